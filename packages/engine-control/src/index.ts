@@ -1,0 +1,22 @@
+/**
+ * @virtnet/engine-control: what the virtnet command line means. Pure: facts and requests in, plans and answers out.
+ *
+ * @example
+ *   const plan = planHotplug(request, store.current, devices, { uplinkMtu: 1500, supportedFeatures, defaultFeatures });
+ *   if (!isFailure(plan)) makeDevice(plan);
+ *   reply(hotplugAnswer(plan));
+ */
+export * from './answers.js';
+export * from './errors.js';
+export * from './facts.js';
+export * from './feature-names.js';
+export * from './firmware-config.js';
+export * from './firmware-entries.js';
+export * from './firmware-text.js';
+export * from './format.js';
+export * from './hotplug.js';
+export * from './hotplug-plan.js';
+export * from './identity.js';
+export * from './limits.js';
+export * from './lspci.js';
+export * from './requests.js';

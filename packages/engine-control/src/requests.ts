@@ -1,0 +1,169 @@
+/**
+ * What each command of the command line asks for, and the line that shows it.
+ *
+ * The command line sends `{command, params}` with these parameters; the emulator's methods take the same fields.
+ */
+import { type Failure, failure } from './errors.js';
+import type { EchoParams } from './format.js';
+import { isWithin } from './hotplug-plan.js';
+
+/** One new hotplug PF. Exactly one of `queues` (virtqueues, control queue included) and `queuePairs` is a number. */
+export interface HotplugRequest {
+  readonly ibDevice: string;
+  readonly mac: string;
+  /** Bytes. */
+  readonly mtu: number;
+  readonly queues: number | null;
+  readonly queuePairs: number | null;
+  /** Entries per virtqueue. */
+  readonly queueSize: number;
+  readonly sfNum: number | null;
+  /** Feature bits to add to the default ones, hexadecimal. */
+  readonly features: string | null;
+  readonly legacy: boolean;
+}
+
+/** One hotplug PF, by number or by VUID. */
+export interface UnplugRequest {
+  readonly pf: number | null;
+  readonly vuid: string | null;
+}
+
+/** Which devices a command means: all, one PF, one VF of a PF, or one VUID. */
+export interface DeviceSelector {
+  readonly all: boolean;
+  readonly pf: number | null;
+  readonly vf: number | null;
+  readonly vuid: string | null;
+}
+
+export interface QueryRequest extends DeviceSelector {
+  readonly brief: boolean;
+  /** Only this virtqueue. */
+  readonly queue: number | null;
+  /** Adds the counters that serve debugging. */
+  readonly dbgStats?: boolean;
+}
+
+export type HealthRequest = DeviceSelector;
+
+/** Names of the log levels on the command line. */
+export const LOG_LEVELS = ['info', 'err', 'debug'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export interface LogRequest {
+  readonly level: LogLevel;
+}
+
+/** The commands that exist, with their parameters. */
+export interface ControlRequests {
+  readonly hotplug: HotplugRequest;
+  readonly unplug: UnplugRequest;
+  readonly list: Readonly<Record<string, never>>;
+  readonly query: QueryRequest;
+  readonly health: HealthRequest;
+  readonly log: LogRequest;
+  readonly version: Readonly<Record<string, never>>;
+}
+export type ControlCommand = keyof ControlRequests;
+
+/** A command with its own parameters. */
+export type ControlRequest = {
+  [C in ControlCommand]: { readonly command: C; readonly params: ControlRequests[C] };
+}[ControlCommand];
+
+/** Largest number and longest text a request carries; anything beyond names nothing that exists. */
+const REQUEST_ID_MAX = 0xffff;
+const REQUEST_TEXT_MAX = 64;
+
+/**
+ * What is wrong with a request by itself, or null: a number or text no device can have. Whether a device has it is
+ * judged where the devices are.
+ */
+export function requestFailure(request: ControlRequest): Failure | null {
+  switch (request.command) {
+    case 'hotplug': {
+      const { ibDevice, mac, features } = request.params;
+      if (ibDevice.length > REQUEST_TEXT_MAX) return failure('PORT_CTX_NOT_FOUND');
+      if (mac.length > REQUEST_TEXT_MAX) return failure('MAC_INVALID');
+      return features !== null && features.length > REQUEST_TEXT_MAX ? failure('DEV_FEATURE_VALIDATE') : null;
+    }
+    case 'unplug':
+      return idFailure([request.params.pf], request.params.vuid);
+    case 'query': {
+      const { pf, vf, vuid, queue } = request.params;
+      return idFailure([pf, vf], vuid) ?? (isId(queue) ? null : failure('QUEUE_IDX_INVALID'));
+    }
+    case 'health':
+      return idFailure([request.params.pf, request.params.vf], request.params.vuid);
+    case 'list':
+    case 'log':
+    case 'version':
+      return null;
+  }
+}
+
+function idFailure(ids: readonly (number | null)[], vuid: string | null): Failure | null {
+  if (!ids.every(isId)) return failure('ID_OUT_OF_RANGE');
+  return vuid !== null && vuid.length > REQUEST_TEXT_MAX ? failure('VUID_INVALID') : null;
+}
+
+function isId(id: number | null): boolean {
+  return id === null || isWithin(id, 0, REQUEST_ID_MAX);
+}
+
+/** Options of `query` that the parameters line shows although they change nothing here. */
+export interface QueryDisplay {
+  readonly latencyStats?: boolean;
+  readonly statsClear?: boolean;
+}
+
+/** Number of health's only sub-command, `show`, in the parameters line. */
+const HEALTH_SHOW = 0;
+
+/**
+ * The parameters a command shows before its answer, in the original's order; null for a command that shows none. The
+ * original's examples of hotplug show none, and list and version have no parameters.
+ */
+export function echoOf(request: ControlRequest, display: QueryDisplay = {}): EchoParams | null {
+  switch (request.command) {
+    case 'unplug': {
+      const { pf, vuid } = request.params;
+      return { ...(pf === null ? {} : { id: pf }), ...(vuid === null ? {} : { vuid }) };
+    }
+    case 'query':
+      return queryEcho(request.params, display);
+    case 'health':
+      return { ...chosenDevice(request.params), all: flag(request.params.all), subcmd: HEALTH_SHOW };
+    case 'log':
+      return { level: request.params.level };
+    case 'hotplug':
+    case 'list':
+    case 'version':
+      return null;
+  }
+}
+
+function queryEcho(query: QueryRequest, display: QueryDisplay): EchoParams {
+  return {
+    all: flag(query.all),
+    ...chosenDevice(query),
+    dbg_stats: flag(query.dbgStats),
+    brief: flag(query.brief),
+    latency_stats: flag(display.latencyStats),
+    ...(query.queue === null ? {} : { queue_id: query.queue }),
+    stats_clear: flag(display.statsClear),
+  };
+}
+
+function chosenDevice({ pf, vf, vuid }: DeviceSelector): EchoParams {
+  return {
+    ...(vf === null ? {} : { vf }),
+    ...(pf === null ? {} : { pf }),
+    ...(vuid === null ? {} : { vuid }),
+  };
+}
+
+function flag(on: boolean | undefined): number {
+  return on === true ? 1 : 0;
+}

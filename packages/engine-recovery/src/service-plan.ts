@@ -1,0 +1,77 @@
+/**
+ * service-plan.ts: what the controller does next, decided from what lives now.
+ *
+ * Theory
+ *   The service wants one keeper, one active emulator and one standby. The plan compares that with what there is and
+ *   names the steps; it is asked again after each event, and an unchanged view gives an unchanged plan.
+ *
+ * Invariants
+ *   I1  nobody is promoted while an emulator that ever served is not known to be dead.
+ *   I2  after a death the standby is promoted before a new one is started, so that starting does not slow it down.
+ *   I3  at most one promotion and one start of each kind per plan.
+ *
+ * Limits  EMULATORS_WANTED.
+ */
+import type { ChildState } from './supervision.js';
+
+/** The active and the standby. */
+export const EMULATORS_WANTED = 2;
+
+export interface EmulatorView {
+  readonly instance: number;
+  readonly state: ChildState;
+  /** It was the active one at any time. */
+  readonly hasServed: boolean;
+}
+
+export interface ServiceView {
+  readonly stopping: boolean;
+  /** State of the keeper; `gone` when there is none. */
+  readonly keeper: ChildState;
+  readonly emulators: readonly EmulatorView[];
+  /** The crash-loop rule permits a start now. */
+  readonly mayStartKeeper: boolean;
+  readonly mayStartEmulator: boolean;
+}
+
+export type Step =
+  /** `expectUpload`: it replaces one whose clients live and will upload. */
+  | { readonly kind: 'start-keeper'; readonly expectUpload: boolean }
+  | { readonly kind: 'start-emulator' }
+  | { readonly kind: 'promote'; readonly instance: number }
+  /** One too many: asked to end. */
+  | { readonly kind: 'stop-emulator'; readonly instance: number }
+  /** Two say that they are active: only one may live. */
+  | { readonly kind: 'fence-emulator'; readonly instance: number };
+
+const isUp = (state: ChildState) => state === 'starting' || state === 'ready' || state === 'serving';
+
+/** The steps to take now, in order. */
+export function planService(view: ServiceView): Step[] {
+  if (view.stopping) return [];
+  const steps: Step[] = [];
+  const emulators = [...view.emulators].sort((a, b) => a.instance - b.instance);
+  const informed = emulators.some(({ state }) => state === 'ready' || state === 'serving');
+  if (view.keeper === 'gone' && view.mayStartKeeper)
+    steps.push({ kind: 'start-keeper', expectUpload: informed });
+
+  const serving = emulators.filter(({ state }) => state === 'serving');
+  const ready = emulators.filter(({ state }) => state === 'ready');
+  for (const former of serving.slice(0, -1))
+    steps.push({ kind: 'fence-emulator', instance: former.instance });
+
+  const predecessor = emulators.some(
+    ({ state, hasServed }) => hasServed && state !== 'gone' && state !== 'serving',
+  );
+  const candidate = ready[0];
+  if (serving.length === 0 && candidate !== undefined) {
+    if (!predecessor) steps.push({ kind: 'promote', instance: candidate.instance });
+    return steps; // first that; the rest of the plan follows when it serves
+  }
+  const up = emulators.filter(({ state }) => isUp(state));
+  if (up.length < EMULATORS_WANTED && view.mayStartEmulator) steps.push({ kind: 'start-emulator' });
+  const surplus = up.length > EMULATORS_WANTED ? up.filter(({ state }) => state !== 'serving') : [];
+  for (const { instance } of surplus.slice(0, up.length - EMULATORS_WANTED))
+    steps.push({ kind: 'stop-emulator', instance });
+  return steps;
+}

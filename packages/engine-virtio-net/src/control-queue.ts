@@ -1,0 +1,217 @@
+/**
+ * control-queue.ts: executes control commands (virtio 1.3, 5.1.6.5).
+ *
+ * Theory
+ *   A command is class, command and data, already copied out of the driver's memory. A table says which feature each
+ *   needs and how many bytes of data it has; its function makes the new control state, or refuses. Every command is a
+ *   setting: executing it twice is the same as once, so a successor may repeat one whose end it does not know.
+ *
+ * Invariants
+ *   I1  a refused command changes nothing.
+ *   I2  no request throws, whatever its bytes.
+ *
+ * Limits    CONTROL_REQUEST_BYTES_MAX; what is longer is refused.
+ * Not here  the ring and used.len (the caller's); RSS, hash and coalescing commands, whose features are not offered.
+ */
+import {
+  ControlAck,
+  ControlAnnounce,
+  ControlClass,
+  ControlGuestOffloads,
+  ControlMac,
+  ControlMq,
+  ControlRx,
+  ControlVlan,
+  MAC_BYTES,
+  NetControlHeader,
+  NetFeature,
+  VLAN_IDS,
+  viewOf,
+} from '@virtnet/wire';
+import { type ControlState, macTable, type ReceiveModes } from './control-state.js';
+import { RECEIVE_OFFLOADS } from './features.js';
+import { CONTROL_REQUEST_BYTES_MAX } from './limits.js';
+import { isStationMac } from './mac-address.js';
+import type { NetDevice } from './net-device.js';
+import { QUEUES_PER_PAIR } from './net-profile.js';
+
+/** What a command has changed; the caller carries it out before it acknowledges. */
+export type ControlChange =
+  /** Which frames the driver wants: give `filterState()` to the datapath. */
+  | { readonly kind: 'filter' }
+  /** The device configuration: raise its generation. */
+  | { readonly kind: 'config' }
+  /** Which queue pairs may get frames. */
+  | { readonly kind: 'queue-pairs'; readonly pairs: number }
+  /** What the driver takes on received frames: give `receiveOffloads()` to the port. */
+  | { readonly kind: 'offloads'; readonly offloads: bigint };
+
+export interface ControlResult {
+  readonly ack: ControlAck;
+  /** Result data in front of the acknowledgement, of commands that have any. */
+  readonly extra?: Uint8Array;
+  readonly changed: readonly ControlChange[];
+}
+
+/** What the transport knows. */
+export interface ControlContext {
+  /** Whether the driver has enabled a queue. */
+  isQueueEnabled(queue: number): boolean;
+}
+
+interface Call {
+  readonly device: NetDevice;
+  readonly data: Uint8Array;
+  readonly view: DataView;
+  readonly context: ControlContext;
+}
+
+/** null refuses. */
+type Run = (call: Call) => readonly ControlChange[] | null;
+
+interface Command {
+  readonly needs: NetFeature;
+  /** Bytes of data; null when the command looks itself. */
+  readonly dataBytes: number | null;
+  readonly run: Run;
+}
+
+const OFFLOADS_BYTES = 8;
+const U16_BYTES = 2;
+const U32_BYTES = 4;
+const ERROR: ControlResult = { ack: ControlAck.ERR, changed: [] };
+const ALL_ENABLED: ControlContext = { isQueueEnabled: () => true };
+
+function change(device: NetDevice, fields: Partial<ControlState>): void {
+  device.control = { ...device.control, ...fields };
+}
+
+const mode =
+  (name: keyof ReceiveModes): Run =>
+  ({ device, data }) => {
+    change(device, { modes: { ...device.control.modes, [name]: data[0] !== 0 } });
+    return [{ kind: 'filter' }];
+  };
+
+/** One table: its addresses, and where the next begins; null when it is cut off. */
+function table(
+  data: Uint8Array,
+  view: DataView,
+  at: number,
+): { readonly addresses: Uint8Array; readonly end: number } | null {
+  if (data.length - at < U32_BYTES) return null;
+  const entries = view.getUint32(at, true);
+  const first = at + U32_BYTES;
+  // Compared as a quotient: the product of a hostile count must not be trusted to any width.
+  if (entries > Math.floor((data.length - first) / MAC_BYTES)) return null;
+  const end = first + entries * MAC_BYTES;
+  return { addresses: data.subarray(first, end), end };
+}
+
+const setMacTable: Run = ({ device, data, view }) => {
+  const unicast = table(data, view, 0);
+  const multicast = unicast === null ? null : table(data, view, unicast.end);
+  if (unicast === null || multicast === null || multicast.end !== data.length) return null;
+  change(device, { unicast: macTable(unicast.addresses), multicast: macTable(multicast.addresses) });
+  return [{ kind: 'filter' }];
+};
+
+const setMac: Run = ({ device, data }) => {
+  if (!isStationMac(data)) return null;
+  change(device, { mac: [...data] });
+  return [{ kind: 'filter' }, { kind: 'config' }];
+};
+
+const setVlan =
+  (on: boolean): Run =>
+  ({ device, view }) => {
+    const id = view.getUint16(0, true);
+    if (id >= VLAN_IDS) return null;
+    const vlans = new Set(device.control.vlans);
+    if (on) vlans.add(id);
+    else vlans.delete(id);
+    change(device, { vlans });
+    return [{ kind: 'filter' }];
+  };
+
+const acknowledgeAnnouncement: Run = ({ device }) => (device.announced() ? [{ kind: 'config' }] : []);
+
+const setQueuePairs: Run = ({ device, view, context }) => {
+  const pairs = view.getUint16(0, true);
+  if (pairs < 1 || pairs > device.queuePairs) return null;
+  for (let queue = 0; queue < pairs * QUEUES_PER_PAIR; queue++)
+    if (!context.isQueueEnabled(queue)) return null;
+  change(device, { activePairs: pairs });
+  return [{ kind: 'queue-pairs', pairs }];
+};
+
+const setOffloads: Run = ({ device, view }) => {
+  const offloads = view.getBigUint64(0, true);
+  if ((offloads & ~(device.features & RECEIVE_OFFLOADS)) !== 0n) return null;
+  change(device, { offloads });
+  return [{ kind: 'offloads', offloads: device.receiveOffloads() }];
+};
+
+/** The two bytes in front of a command as one key. */
+const key = (controlClass: number, command: number): number => (controlClass << 8) | command;
+
+const rx = (command: ControlRx, name: keyof ReceiveModes, needs: NetFeature): [number, Command] => [
+  key(ControlClass.RX, command),
+  { needs, dataBytes: 1, run: mode(name) },
+];
+
+const COMMANDS: ReadonlyMap<number, Command> = new Map<number, Command>([
+  rx(ControlRx.PROMISC, 'promiscuous', NetFeature.CTRL_RX),
+  rx(ControlRx.ALLMULTI, 'allMulticast', NetFeature.CTRL_RX),
+  rx(ControlRx.ALLUNI, 'allUnicast', NetFeature.CTRL_RX_EXTRA),
+  rx(ControlRx.NOMULTI, 'noMulticast', NetFeature.CTRL_RX_EXTRA),
+  rx(ControlRx.NOUNI, 'noUnicast', NetFeature.CTRL_RX_EXTRA),
+  rx(ControlRx.NOBCAST, 'noBroadcast', NetFeature.CTRL_RX_EXTRA),
+  [
+    key(ControlClass.MAC, ControlMac.TABLE_SET),
+    { needs: NetFeature.CTRL_RX, dataBytes: null, run: setMacTable },
+  ],
+  [
+    key(ControlClass.MAC, ControlMac.ADDR_SET),
+    { needs: NetFeature.CTRL_MAC_ADDR, dataBytes: MAC_BYTES, run: setMac },
+  ],
+  [
+    key(ControlClass.VLAN, ControlVlan.ADD),
+    { needs: NetFeature.CTRL_VLAN, dataBytes: U16_BYTES, run: setVlan(true) },
+  ],
+  [
+    key(ControlClass.VLAN, ControlVlan.DEL),
+    { needs: NetFeature.CTRL_VLAN, dataBytes: U16_BYTES, run: setVlan(false) },
+  ],
+  [
+    key(ControlClass.ANNOUNCE, ControlAnnounce.ACK),
+    { needs: NetFeature.GUEST_ANNOUNCE, dataBytes: 0, run: acknowledgeAnnouncement },
+  ],
+  [
+    key(ControlClass.MQ, ControlMq.VQ_PAIRS_SET),
+    { needs: NetFeature.MQ, dataBytes: U16_BYTES, run: setQueuePairs },
+  ],
+  [
+    key(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET),
+    { needs: NetFeature.CTRL_GUEST_OFFLOADS, dataBytes: OFFLOADS_BYTES, run: setOffloads },
+  ],
+]);
+
+/**
+ * Executes one command. `request` is the device-readable part of the command, header included, in private memory.
+ * Without a context every queue counts as enabled.
+ */
+export function executeControl(
+  device: NetDevice,
+  request: Uint8Array,
+  context: ControlContext = ALL_ENABLED,
+): ControlResult {
+  if (request.length < NetControlHeader.sizeBytes || request.length > CONTROL_REQUEST_BYTES_MAX) return ERROR;
+  const header = NetControlHeader.decode(viewOf(request));
+  const command = COMMANDS.get(key(header.class, header.command));
+  if (command === undefined || !device.has(command.needs)) return ERROR;
+  const data = request.subarray(NetControlHeader.sizeBytes);
+  if (command.dataBytes !== null && data.length !== command.dataBytes) return ERROR;
+  const changed = command.run({ device, data, view: viewOf(data), context });
+  return changed === null ? ERROR : { ack: ControlAck.OK, changed };
+}

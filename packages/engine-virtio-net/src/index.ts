@@ -1,0 +1,20 @@
+/**
+ * @virtnet/engine-virtio-net: a virtio network device: configuration, features, control commands, filters and the two
+ * directions of the datapath. No I/O.
+ *
+ * @example
+ *   const device = new NetDevice(profile);
+ *   const { ack, changed } = executeControl(device, request);
+ */
+export * from './control-queue.js';
+export * from './control-state.js';
+export * from './features.js';
+export * from './limits.js';
+export * from './mac-address.js';
+export * from './net-device.js';
+export * from './net-header.js';
+export * from './net-profile.js';
+export * from './port.js';
+export * from './receive-filter.js';
+export * from './receive-queue.js';
+export * from './transmit-queue.js';

@@ -1,0 +1,295 @@
+import {
+  ControlClass,
+  ControlMac,
+  ControlMq,
+  ControlRx,
+  ControlVlan,
+  featureMask,
+  NetConfig,
+  NetFeature,
+  viewOf,
+} from '@virtnet/wire';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { executeControl } from './control-queue.js';
+import { hotplugFeatures, withoutOrphans } from './features.js';
+import { NetDevice, type NetDeviceState } from './net-device.js';
+import { profileProblems } from './net-profile.js';
+import { agreedDevice, PROFILE, request, u16, u32, u64 } from './test-profile.fixture.js';
+
+const config = (device: NetDevice) => NetConfig.decode(viewOf(device.readConfig(0, NetConfig.sizeBytes)));
+const MAC = [0x0c, 0xc4, 0x7a, 0xff, 0x22, 0x93];
+
+describe('network device: profile', () => {
+  it('NET-1 refuses an MTU outside 68..65535 and queue pairs outside 1..32767', () => {
+    for (const mtu of [68, 1280, 65_535]) expect(profileProblems({ ...PROFILE, mtu })).toEqual([]);
+    for (const mtu of [0, 67, 65_536, 1500.5, Number.NaN])
+      expect(profileProblems({ ...PROFILE, mtu })).toHaveLength(1);
+    for (const maxQueuePairs of [0, -1, 32_768, 1.5])
+      expect(profileProblems({ ...PROFILE, maxQueuePairs })).toHaveLength(1);
+    expect(profileProblems({ ...PROFILE, maxQueuePairs: 32_767 })).toEqual([]);
+  });
+
+  it('refuses addresses no interface has, sizes that are no power of two, impossible speeds', () => {
+    for (const mac of [
+      '',
+      'x',
+      '0C:C4:7A:FF:22',
+      '00:00:00:00:00:00',
+      '01:00:5E:00:00:01',
+      '0c-c4-7a-ff-22-93',
+    ])
+      expect(profileProblems({ ...PROFILE, mac })).toHaveLength(1);
+    for (const maxQueueSize of [0, 3, 65_536])
+      expect(profileProblems({ ...PROFILE, maxQueueSize })).toHaveLength(1);
+    for (const speedMbps of [-1, 0x8000_0000])
+      expect(profileProblems({ ...PROFILE, speedMbps })).toHaveLength(1);
+    expect(() => new NetDevice({ ...PROFILE, mtu: 1 })).toThrow(RangeError);
+  });
+});
+
+describe('network device: configuration', () => {
+  it('BF-9 every field can be read before features are agreed on', () => {
+    expect(config(new NetDevice(PROFILE))).toMatchObject({
+      mac0: MAC[0],
+      mac5: MAC[5],
+      status: 1,
+      maxVirtqueuePairs: 3,
+      mtu: 1500,
+      speed: 25_000,
+      duplex: 1,
+      rssMaxKeySize: 0,
+    });
+  });
+
+  it('fields of features that are not offered read 0; an unknown speed is all ones', () => {
+    const offeredFeatures = featureMask([32]);
+    expect(new NetDevice({ ...PROFILE, offeredFeatures }).readConfig(0, 28)).toEqual(new Uint8Array(28));
+    expect(config(new NetDevice({ ...PROFILE, speedMbps: null }))).toMatchObject({
+      speed: 0xffff_ffff,
+      duplex: 0xff,
+    });
+  });
+
+  it('G13 reading in any width at any offset gives the same bytes, and 0 behind the end', () => {
+    const device = new NetDevice(PROFILE);
+    const whole = [...device.readConfig(0, 28), ...new Array(16).fill(0)];
+    for (let at = 0; at < 32; at++)
+      for (let width = 1; width <= 8; width++)
+        expect([...device.readConfig(at, width)]).toEqual(whole.slice(at, at + width));
+  });
+
+  it('G11 writes of a modern driver change nothing', () => {
+    const device = agreedDevice();
+    for (let at = 0; at < 28; at++) expect(device.writeConfig(at, Uint8Array.of(0x55))).toBe(false);
+    expect([...device.currentMac]).toEqual(MAC);
+  });
+
+  it('NET-14 the link shows in status; only a change is reported', () => {
+    const device = agreedDevice();
+    expect(device.setLinkUp(false)).toBe(true);
+    expect(device.setLinkUp(false)).toBe(false);
+    expect(config(device).status).toBe(0);
+    device.reset();
+    expect(device.linkUp).toBe(false);
+    expect(device.setLinkUp(true)).toBe(true);
+    const blind = new NetDevice({ ...PROFILE, offeredFeatures: featureMask([32]) });
+    expect(blind.setLinkUp(false)).toBe(false);
+  });
+
+  it('H11 an announcement is asked for in status, only of a driver that agreed to it', () => {
+    const device = agreedDevice();
+    expect(device.announce()).toBe(true);
+    expect(device.announce()).toBe(false);
+    expect(config(device).status).toBe(3);
+    device.reset();
+    expect(config(device).status).toBe(1);
+    expect(device.announce()).toBe(false);
+  });
+});
+
+describe('network device: queues', () => {
+  it('E15 with MQ the control queue is behind all pairs, without it is queue 2', () => {
+    const cases: [number[], number | null, string[]][] = [
+      [[], 6, ['receive', 'transmit', 'receive', 'transmit', 'receive', 'transmit', 'control', 'unused']],
+      [
+        [NetFeature.MQ],
+        2,
+        ['receive', 'transmit', 'control', 'unused', 'unused', 'unused', 'unused', 'unused'],
+      ],
+    ];
+    for (const [without, index, roles] of cases) {
+      const device = agreedDevice(without);
+      expect(device.controlQueueIndex).toBe(index);
+      expect(roles.map((_, queue) => device.roleOf(queue))).toEqual(roles);
+    }
+    const alone = new NetDevice(PROFILE);
+    alone.acceptFeatures(featureMask([32]));
+    expect(alone.controlQueueIndex).toBeNull();
+    expect(alone.roleOf(2)).toBe('unused');
+    expect(alone.roleOf(-1)).toBe('unused');
+  });
+
+  it('there are two queues a pair, and one more when a control queue is offered', () => {
+    expect(new NetDevice(PROFILE).queueCount).toBe(7);
+    const offeredFeatures = withoutOrphans(PROFILE.offeredFeatures & ~featureMask([NetFeature.CTRL_VQ]));
+    expect(new NetDevice({ ...PROFILE, offeredFeatures }).queueCount).toBe(6);
+  });
+
+  it('CVQ-6 after agreement and after reset one pair is in use', () => {
+    const device = agreedDevice();
+    expect(device.activePairs).toBe(1);
+    executeControl(device, request(ControlClass.MQ, ControlMq.VQ_PAIRS_SET, ...u16(3)));
+    expect(device.activePairs).toBe(3);
+    device.reset();
+    expect(device.activePairs).toBe(1);
+  });
+});
+
+describe('network device: filter', () => {
+  it('without CTRL_RX and CTRL_VLAN nothing is filtered', () => {
+    expect(
+      agreedDevice([NetFeature.CTRL_RX, NetFeature.CTRL_RX_EXTRA, NetFeature.CTRL_VLAN]).filterState(),
+    ).toBeNull();
+    expect(new NetDevice(PROFILE).filterState()).toBeNull();
+  });
+
+  it('with CTRL_RX the device is promiscuous until the driver says otherwise', () => {
+    expect(agreedDevice().filterState()).toMatchObject({ promiscuous: true, allMulticast: false, vlans: [] });
+    expect(agreedDevice([NetFeature.CTRL_VLAN]).filterState()?.vlans).toBeNull();
+  });
+
+  it('with CTRL_VLAN alone only VLANs are filtered', () => {
+    expect(agreedDevice([NetFeature.CTRL_RX]).filterState()).toMatchObject({
+      promiscuous: false,
+      allUnicast: true,
+      allMulticast: true,
+      vlans: [],
+    });
+  });
+
+  it('crosses to another thread as it is', () => {
+    const state = agreedDevice().filterState();
+    expect(structuredClone(state)).toEqual(state);
+  });
+});
+
+/** Commands that leave the device in any state a driver can bring it to. */
+const commands = fc.array(
+  fc.oneof(
+    fc
+      .tuple(fc.constantFrom(...Object.values(ControlRx)), fc.boolean())
+      .map(([command, on]) => request(ControlClass.RX, command, on ? 1 : 0)),
+    fc
+      .tuple(fc.integer({ min: 0, max: 70 }), fc.integer({ min: 0, max: 70 }))
+      .map(([unicast, multicast]) =>
+        request(
+          ControlClass.MAC,
+          ControlMac.TABLE_SET,
+          ...u32(unicast),
+          ...Array.from({ length: unicast * 6 }, (_, i) => i & 0xfe),
+          ...u32(multicast),
+          ...Array.from({ length: multicast * 6 }, (_, i) => i | 1),
+        ),
+      ),
+    fc
+      .uint8Array({ minLength: 6, maxLength: 6 })
+      .map((mac) => request(ControlClass.MAC, ControlMac.ADDR_SET, ...mac)),
+    fc.integer({ min: 0, max: 5000 }).map((id) => request(ControlClass.VLAN, ControlVlan.ADD, ...u16(id))),
+    fc
+      .integer({ min: 0, max: 5 })
+      .map((pairs) => request(ControlClass.MQ, ControlMq.VQ_PAIRS_SET, ...u16(pairs))),
+    fc.bigInt({ min: 0n, max: 0x3ffn }).map((bits) => request(ControlClass.GUEST_OFFLOADS, 0, ...u64(bits))),
+    fc.uint8Array({ maxLength: 40 }),
+  ),
+  { maxLength: 12 },
+);
+
+const json = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
+
+describe('network device: saved state', () => {
+  it('E14 restore(save()) through JSON gives the same filters, offloads, pairs, link and configuration', () => {
+    fc.assert(
+      fc.property(commands, fc.boolean(), fc.boolean(), (list, up, announce) => {
+        const one = agreedDevice();
+        for (const bytes of list) executeControl(one, bytes);
+        one.setLinkUp(up);
+        if (announce) one.announce();
+        const state = json(one.save());
+        const two = new NetDevice(PROFILE);
+        expect(two.restore(state)).toEqual([]);
+        expect(json(two.save())).toEqual(state);
+        expect(two.filterState()).toEqual(one.filterState());
+        expect(two.readConfig(0, 28)).toEqual(one.readConfig(0, 28));
+        expect([two.features, two.activePairs, two.receiveOffloads(), two.linkUp]).toEqual([
+          one.features,
+          one.activePairs,
+          one.receiveOffloads(),
+          one.linkUp,
+        ]);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('a device no driver has touched round-trips as well', () => {
+    const state = json(new NetDevice(PROFILE).save());
+    const device = agreedDevice();
+    expect(device.restore(state)).toEqual([]);
+    expect(device.features).toBe(0n);
+  });
+
+  it('H7 anything at all is refused without a throw, and a refusal changes nothing', () => {
+    const device = agreedDevice();
+    const before = device.save();
+    fc.assert(
+      fc.property(fc.anything(), (state) => {
+        expect(device.restore(state).length).toBeGreaterThan(0);
+        expect(device.save()).toEqual(before);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('H7 each field at a value it cannot have is refused with its name', () => {
+    const good = json(agreedDevice().save()) as NetDeviceState;
+    const control = (fields: object): object => ({ control: { ...good.control, ...fields } });
+    const bad: readonly [string, object][] = [
+      ['features', { features: '0xffffffffffffffff' }],
+      ['features', { features: '0x100000080' }],
+      ['linkUp', { linkUp: 1 }],
+      [
+        'announcing',
+        { features: '0x100000000', announcing: true, ...control({ vlans: null, offloads: '0x0' }) },
+      ],
+      ['control', { control: [] }],
+      ['mac', control({ mac: '01:00:00:00:00:00' })],
+      ['mac', control({ mac: 5 })],
+      ['modes.noUnicast', control({ modes: { ...good.control.modes, noUnicast: null } })],
+      [
+        'unicast.addresses',
+        control({ unicast: { overflow: false, addresses: new Array(65).fill('02:00:00:00:00:01') } }),
+      ],
+      ['multicast.addresses[0]', control({ multicast: { overflow: false, addresses: ['zz'] } })],
+      ['vlans', control({ vlans: null })],
+      ['vlans[0]', control({ vlans: [4096] })],
+      ['vlans', control({ vlans: new Array(5000).fill(1) })],
+      ['activePairs', control({ activePairs: 4 })],
+      ['activePairs', control({ activePairs: 0 })],
+      ['offloads', control({ offloads: '0x400' })],
+    ];
+    for (const [path, fields] of bad) {
+      const device = new NetDevice(PROFILE);
+      const problems = device.restore({ ...good, ...fields });
+      expect([path, problems.some((problem) => problem.startsWith(path))]).toEqual([path, true]);
+      expect(device.save()).toEqual(new NetDevice(PROFILE).save());
+    }
+    expect(new NetDevice(PROFILE).restore(good)).toEqual([]);
+  });
+
+  it('BF-6 U6 a state that needs more features than are offered now is refused', () => {
+    const state = json(agreedDevice().save());
+    const device = new NetDevice({ ...PROFILE, offeredFeatures: hotplugFeatures({ uso: false }) });
+    expect(device.restore(state).join()).toContain('not offered');
+  });
+});

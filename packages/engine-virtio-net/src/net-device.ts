@@ -1,0 +1,272 @@
+/**
+ * net-device.ts: a virtio network device without its queues: configuration, features, and what the driver has set.
+ *
+ * Theory
+ *   The profile is the operator's word and outlives resets. Features and control state are the driver's word: they
+ *   begin with acceptFeatures and end with reset. The device configuration is worked out from both whenever it is read.
+ *   Commands of the control queue are executed by control-queue.ts, which gives this object a new control state.
+ *
+ * Parties
+ *   transport  (PCI function) reads configuration, agrees on features, resets. Sees this class as a VirtioDevice.
+ *   program    sets the link, asks for an announcement, and raises the configuration interrupt when told to.
+ *
+ * Invariants
+ *   I1  features is a subset of what is offered and has no feature without what it needs.
+ *   I2  every configuration field can be read before features are agreed on; fields of features not offered are 0.
+ *   I3  restore changes either everything or nothing.
+ *
+ * Saved   features, link, announcement, control state. Not the profile.
+ * Limits  limits.ts.
+ * Spec    virtio 1.3, 5.1.
+ */
+import {
+  Duplex,
+  hasFeature,
+  hex64,
+  NetConfig,
+  NetFeature,
+  NetStatus,
+  PlainReader,
+  SPEED_UNKNOWN,
+  VIRTIO_ID_NET,
+} from '@virtnet/wire';
+import {
+  type ControlState,
+  initialControlState,
+  parseControlState,
+  type SavedControlState,
+  saveControlState,
+} from './control-state.js';
+import { featureProblems, withoutOrphans } from './features.js';
+import { parseMac } from './mac-address.js';
+import { type NetProfile, profileProblems, QUEUES_PER_PAIR } from './net-profile.js';
+import type { ReceiveFilterState } from './receive-filter.js';
+
+/** What a virtqueue is for under the features agreed on. */
+export type QueueRole = 'receive' | 'transmit' | 'control' | 'unused';
+
+/** What `NetDevice.save` returns: plain data. */
+export interface NetDeviceState {
+  readonly features: string;
+  readonly linkUp: boolean;
+  readonly announcing: boolean;
+  readonly control: SavedControlState;
+}
+
+export class NetDevice {
+  readonly deviceType = VIRTIO_ID_NET;
+  readonly configBytes = NetConfig.sizeBytes;
+  readonly profile: NetProfile;
+  /** What the driver has set; replaced as a whole by control commands. */
+  control: ControlState;
+
+  readonly #mac: Uint8Array;
+  #features = 0n;
+  #linkUp = true;
+  #announcing = false;
+
+  /** Throws RangeError when no device can have this profile. */
+  constructor(profile: NetProfile) {
+    const problems = profileProblems(profile);
+    const mac = parseMac(profile.mac);
+    if (problems.length > 0 || mac === null) throw new RangeError(problems.join('; '));
+    this.profile = profile;
+    this.#mac = mac;
+    this.control = initialControlState(mac, 0n);
+  }
+
+  get offeredFeatures(): bigint {
+    return this.profile.offeredFeatures;
+  }
+
+  /** Features agreed on; 0n before. */
+  get features(): bigint {
+    return this.#features;
+  }
+
+  /** Whether this feature is agreed on. */
+  has(bit: number): boolean {
+    return hasFeature(this.#features, bit);
+  }
+
+  get queueSizeMax(): number {
+    return this.profile.maxQueueSize;
+  }
+
+  get queueCount(): number {
+    const control = hasFeature(this.offeredFeatures, NetFeature.CTRL_VQ) ? 1 : 0;
+    return this.profile.maxQueuePairs * QUEUES_PER_PAIR + control;
+  }
+
+  /** Queue pairs that exist under the features agreed on (5.1.2). */
+  get queuePairs(): number {
+    return this.has(NetFeature.MQ) ? this.profile.maxQueuePairs : 1;
+  }
+
+  /** Queue pairs the driver has put to use. */
+  get activePairs(): number {
+    return this.control.activePairs;
+  }
+
+  /** Index of the control queue; null without one (5.1.2). */
+  get controlQueueIndex(): number | null {
+    return this.has(NetFeature.CTRL_VQ) ? this.queuePairs * QUEUES_PER_PAIR : null;
+  }
+
+  roleOf(queue: number): QueueRole {
+    if (queue === this.controlQueueIndex) return 'control';
+    if (queue < 0 || queue >= this.queuePairs * QUEUES_PER_PAIR) return 'unused';
+    return queue % QUEUES_PER_PAIR === 0 ? 'receive' : 'transmit';
+  }
+
+  /** Address in effect: the profile's until the driver sets another. */
+  get currentMac(): Uint8Array {
+    return Uint8Array.from(this.control.mac);
+  }
+
+  /** Mb/s; null when not known. */
+  get speedMbps(): number | null {
+    return this.profile.speedMbps;
+  }
+
+  get linkUp(): boolean {
+    return this.#linkUp;
+  }
+
+  /** Sets the link; true when the configuration changed, so that the driver is to be told. */
+  setLinkUp(up: boolean): boolean {
+    const changed = this.#linkUp !== up;
+    this.#linkUp = up;
+    return changed && hasFeature(this.offeredFeatures, NetFeature.STATUS);
+  }
+
+  /** Whether the driver was asked to announce itself and has not acknowledged. */
+  get announcing(): boolean {
+    return this.#announcing;
+  }
+
+  /** Asks the driver to announce itself; true when the configuration changed, false when it did not agree to this. */
+  announce(): boolean {
+    if (this.#announcing || !this.has(NetFeature.GUEST_ANNOUNCE)) return false;
+    this.#announcing = true;
+    return true;
+  }
+
+  /** The driver has announced itself; true when the configuration changed. */
+  announced(): boolean {
+    const changed = this.#announcing;
+    this.#announcing = false;
+    return changed;
+  }
+
+  /** Offloads that may be used on received frames: those switched on that also have what they need. */
+  receiveOffloads(): bigint {
+    return withoutOrphans(this.control.offloads);
+  }
+
+  /** What the datapath needs to filter received frames; null when the driver agreed to no filter. Plain data. */
+  filterState(): ReceiveFilterState | null {
+    const { modes, mac, unicast, multicast, vlans } = this.control;
+    const filtered = this.has(NetFeature.CTRL_RX);
+    if (!filtered && vlans === null) return null;
+    return {
+      ...modes,
+      promiscuous: filtered && modes.promiscuous,
+      allUnicast: !filtered || modes.allUnicast || unicast.overflow,
+      allMulticast: !filtered || modes.allMulticast || multicast.overflow,
+      mac: Uint8Array.from(mac),
+      unicast: Uint8Array.from(unicast.addresses),
+      multicast: Uint8Array.from(multicast.addresses),
+      vlans: vlans === null ? null : [...vlans].sort((a, b) => a - b),
+    };
+  }
+
+  /** Why a driver cannot accept this set; empty when it can. */
+  featureProblems(features: bigint): string[] {
+    const notOffered = features & ~this.offeredFeatures;
+    const problems = featureProblems(features, 'accepted');
+    if (notOffered !== 0n) problems.push(`not offered: 0x${notOffered.toString(16)}`);
+    return problems;
+  }
+
+  /** The driver's features, judged before. */
+  acceptFeatures(features: bigint): void {
+    this.#features = features;
+    this.#announcing = false;
+    this.control = initialControlState(this.#mac, features);
+  }
+
+  /** Forgets what the driver said; profile and link stay. */
+  reset(): void {
+    this.acceptFeatures(0n);
+  }
+
+  /** Exactly `count` bytes of the device configuration (5.1.4); 0 behind its end. */
+  readConfig(offset: number, count: number): Uint8Array {
+    const bytes = new Uint8Array(count);
+    bytes.set(this.#config().subarray(offset, offset + count));
+    return bytes;
+  }
+
+  /** Drivers of modern devices must not write the configuration (5.1.4.2): nothing changes. */
+  writeConfig(_offset: number, _bytes: Uint8Array): boolean {
+    return false;
+  }
+
+  #config(): Uint8Array {
+    const { mac } = this.control;
+    const { mtu, maxQueuePairs, speedMbps } = this.profile;
+    const offers = (bit: number): boolean => hasFeature(this.offeredFeatures, bit);
+    const status = (this.#linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
+    const hasMac = offers(NetFeature.MAC);
+    const hasSpeed = offers(NetFeature.SPEED_DUPLEX);
+    return NetConfig.bytes({
+      mac0: hasMac ? mac[0]! : 0,
+      mac1: hasMac ? mac[1]! : 0,
+      mac2: hasMac ? mac[2]! : 0,
+      mac3: hasMac ? mac[3]! : 0,
+      mac4: hasMac ? mac[4]! : 0,
+      mac5: hasMac ? mac[5]! : 0,
+      status: offers(NetFeature.STATUS) ? status : 0,
+      maxVirtqueuePairs: offers(NetFeature.MQ) ? maxQueuePairs : 0,
+      mtu: offers(NetFeature.MTU) ? mtu : 0,
+      speed: hasSpeed ? (speedMbps ?? SPEED_UNKNOWN) : 0,
+      duplex: hasSpeed ? (speedMbps === null ? Duplex.UNKNOWN : Duplex.FULL) : 0,
+      rssMaxKeySize: 0,
+      rssMaxIndirectionTableLength: 0,
+      supportedHashTypes: 0,
+      supportedTunnelTypes: 0,
+    });
+  }
+
+  save(): NetDeviceState {
+    return {
+      features: hex64(this.#features),
+      linkUp: this.#linkUp,
+      announcing: this.#announcing,
+      control: saveControlState(this.control),
+    };
+  }
+
+  /**
+   * Takes over a saved state. Returns the problems of a state that cannot be taken over; then nothing has changed.
+   * Never throws.
+   */
+  restore(value: unknown): readonly string[] {
+    const reader = new PlainReader();
+    const fields = reader.object(value, 'net');
+    const features = reader.hex64(fields.features, 'features');
+    for (const problem of this.featureProblems(features)) reader.problem('features', problem);
+    const linkUp = reader.boolean(fields.linkUp, 'linkUp');
+    const announcing = reader.boolean(fields.announcing, 'announcing');
+    if (announcing && !hasFeature(features, NetFeature.GUEST_ANNOUNCE))
+      reader.problem('announcing', 'not agreed on');
+    const control = parseControlState(fields.control, features, this.profile.maxQueuePairs, reader);
+    if (reader.problems.length > 0) return reader.problems;
+    this.#features = features;
+    this.#linkUp = linkUp;
+    this.#announcing = announcing;
+    this.control = control;
+    return [];
+  }
+}

@@ -1,0 +1,31 @@
+import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
+import { describe, expect, it } from 'vitest';
+import { FRAME_BYTES_MAX, headerBytes, vlanOf } from './net-header.js';
+import { UNTAGGED } from './receive-filter.js';
+
+describe('net header', () => {
+  it('§5.1.6.1 NET-13 F3 its size follows from the features, not from the driver’s buffers', () => {
+    const { VERSION_1 } = VirtioFeature;
+    const { MRG_RXBUF, HASH_REPORT } = NetFeature;
+    expect(headerBytes(featureMask([]))).toBe(10);
+    expect(headerBytes(featureMask([MRG_RXBUF]))).toBe(12);
+    expect(headerBytes(featureMask([VERSION_1]))).toBe(12);
+    expect(headerBytes(featureMask([VERSION_1, MRG_RXBUF]))).toBe(12);
+    expect(headerBytes(featureMask([VERSION_1, HASH_REPORT]))).toBe(20);
+  });
+
+  it('the largest frame has room for 64 KiB of IPv6 payload behind two tags', () => {
+    expect(FRAME_BYTES_MAX).toBe(65_597);
+  });
+
+  it('the VLAN id of a frame is the one of its outermost tag, without priority bits', () => {
+    const head = new Uint8Array(22);
+    expect(vlanOf(head)).toBe(UNTAGGED);
+    head.set([0x08, 0x00], 12);
+    expect(vlanOf(head)).toBe(UNTAGGED);
+    head.set([0x81, 0x00, 0xe1, 0x23], 12);
+    expect(vlanOf(head)).toBe(0x123);
+    head.set([0x88, 0xa8, 0x0f, 0xff, 0x81, 0x00, 0x00, 0x05], 12);
+    expect(vlanOf(head)).toBe(0xfff);
+  });
+});

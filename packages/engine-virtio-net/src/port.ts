@@ -1,0 +1,36 @@
+/**
+ * port.ts: the representor's side of a queue pair, as the queues see it.
+ *
+ * Theory
+ *   A port moves one frame at a time between a ring's current chain and whatever stands behind it (a TAP, a switch).
+ *   The frame never passes through a buffer of the queue's: the port works on the chain's segments. The frame header
+ *   does: it lies in private memory, so that what was judged is what is used.
+ *
+ * Parties
+ *   queue    owns the ring and the header; judges, counts, gives chains back.
+ *   port     touches the current chain's segments during a call, and not after.
+ *
+ * Invariants
+ *   I1  `header` is always the NetHeader.sizeBytes bytes of struct virtio_net_hdr_v1, whatever header the driver
+ *       negotiated, and the same array in every call of one queue; its memory does not move.
+ *   I2  a port never throws: a result below 0 is a negative errno.
+ *   I3  -EAGAIN means that nothing happened.
+ *
+ * Limits  one frame a call.
+ */
+import type { DeviceRing } from '@virtnet/engine-virtqueue';
+
+export interface FramePort {
+  /**
+   * Sends the frame in the chain's readable segments, which begins `frameOffset` bytes into them, under `header`.
+   * Returns bytes sent, header included; -EAGAIN when the port is full; another -errno when it refuses the frame.
+   */
+  send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
+
+  /**
+   * Receives one frame into the chain's writable segments, `frameOffset` bytes into them, and its header into
+   * `header`. Returns the bytes of header and whole frame: more than the chain holds, if only by one, when the frame
+   * did not fit, in which case it is gone all the same. -EAGAIN when no frame waits; another -errno on failure.
+   */
+  receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
+}

@@ -1,0 +1,118 @@
+/**
+ * receive-queue.ts: frames from the representor to the driver.
+ *
+ * Theory
+ *   One turn takes a chain and lets the port put a frame into it, behind the room for the header; the header is
+ *   judged in private memory and written last. A frame that is not delivered leaves its chain where it was, for the
+ *   next frame. Without a chain the port is not read: what the driver has no room for waits, or is lost, on the
+ *   representor's side, where the kernel or the switch counts it.
+ *
+ * Invariants
+ *   I1  no used element names bytes that were not written: a frame too large for its chain is dropped whole
+ *       (failure F6).
+ *   I2  the stores around the port's call follow queue-ledger.ts: a crash loses at most one frame.
+ *   I3  an inactive queue (steering) is given no frame.
+ *
+ * Limits  one chain a frame (no MRG_RXBUF); the budget a turn.
+ * Spec    virtio 1.3, 5.1.6.3 and 5.1.6.4.
+ */
+import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
+import { Errno, Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
+import { ReceiveHeader, vlanOf } from './net-header.js';
+import type { FramePort } from './port.js';
+import type { ReceiveFilter } from './receive-filter.js';
+import type { QueueOptions } from './transmit-queue.js';
+
+export interface ReceiveQueueOptions extends QueueOptions {
+  /** Whether steering may choose this queue now. */
+  readonly active: boolean;
+  /** null: every frame is wanted. */
+  readonly filter: ReceiveFilter | null;
+}
+
+const PORT_EMPTY = -Errno.EAGAIN;
+
+export class ReceiveQueue extends WorkedQueue {
+  readonly #port: FramePort;
+  readonly #header: ReceiveHeader;
+  readonly #linkUp: boolean;
+  readonly #active: boolean;
+  readonly #filter: ReceiveFilter | null;
+
+  constructor(options: ReceiveQueueOptions) {
+    super(options.ring, options.block);
+    this.#port = options.port;
+    this.#header = new ReceiveHeader(options.features, options.mtu);
+    this.#linkUp = options.linkUp;
+    this.#active = options.active;
+    this.#filter = options.filter;
+  }
+
+  override poll(budget: number): number {
+    if (this.fault !== null) return 0;
+    const { ring, ledger } = this;
+    this.waitsFor = QueueWait.PORT;
+    ledger.turn();
+    if (!this.#active) return 0;
+    let worked = 0;
+    while (worked < budget) {
+      const segments = ring.take();
+      if (segments === 0) {
+        this.waitsFor = QueueWait.DRIVER;
+        break;
+      }
+      if (segments > 0) {
+        if (!this.#receive()) break;
+      } else if (!ledger.refuse()) {
+        this.stop();
+        break;
+      }
+      worked++;
+    }
+    if (worked > 0 && ledger.publish()) this.interrupt = true;
+    return worked;
+  }
+
+  /** Deals with one frame, or with a chain that can hold none; false when the port has no frame. */
+  #receive(): boolean {
+    const { ring, ledger } = this;
+    const header = this.#header;
+    const room = ring.writableBytes - header.frameOffset;
+    if (room < Ethernet.HEADER_BYTES) {
+      ledger.count(QueueCounter.BAD_DESC_ERRORS);
+      ledger.completeDrop(QueueCounter.DROP_BAD_CHAIN);
+      return true;
+    }
+    ledger.begin();
+    const received = this.#port.receive(ring, header.bytes, header.frameOffset);
+    if (received < 0) {
+      ledger.keep();
+      if (received !== PORT_EMPTY) ledger.count(QueueCounter.DROP_TAP_ERROR);
+      return false;
+    }
+    const frameBytes = received - NetHeader.sizeBytes;
+    const reason = this.#reasonToDrop(frameBytes, room);
+    if (reason !== 0) {
+      ledger.count(reason);
+      ledger.keep();
+      return true;
+    }
+    header.write(ring);
+    ledger.completeFrame(frameBytes, header.frameOffset + frameBytes);
+    return true;
+  }
+
+  #reasonToDrop(frameBytes: number, room: number): QueueCounter {
+    const { ring } = this;
+    const header = this.#header;
+    if (!this.#linkUp) return QueueCounter.DROP_LINK_DOWN;
+    const filter = this.#filter;
+    if (filter !== null) {
+      const head = header.headOf(ring);
+      const reason = filter.accepts(head, vlanOf(head));
+      if (reason !== 0) return reason;
+    }
+    if (frameBytes > room) return QueueCounter.DROP_NO_BUFFER;
+    return header.judge(ring, frameBytes);
+  }
+}

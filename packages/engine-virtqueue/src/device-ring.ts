@@ -1,0 +1,80 @@
+/**
+ * device-ring.ts: what a queue's owner may ask of the device's end of a ring, split or packed.
+ *
+ * Theory
+ *   take() makes the next available chain current and lays its buffers out as segments, readable ones first, every
+ *   address already translated and bounded. The owner reads (gather), writes (scatter, or straight to the process
+ *   addresses) and then either hands the chain back (give) or leaves it where it was (untake). What was given becomes
+ *   visible to the driver with publish(), once per burst.
+ *
+ * States            no chain -> current (take) -> no chain (give, untake);  any -> broken (take finds a fault whose
+ *                   remedy is needs-reset)
+ *   broken -> any   Prohibited. A ring that lied once is not asked again; the owner opens a new one after a reset.
+ *
+ * Invariants
+ *   I1  at most one chain is current, and chains are given in the order they were taken.
+ *   I2  the segment arrays, counts and bytes belong to the current chain and change with the next take().
+ *   I3  no method allocates, throws or uses a BigInt, whatever the driver wrote (`fault` excepted: it describes).
+ *
+ * Limits  queueSize chains outstanding; chainSegmentsMax segments a chain (a buffer that crosses two pieces of memory
+ *         is two segments).
+ */
+import type { RingFault, RingFaultCode } from './fault.js';
+import type { GuestMemory } from './guest-memory.js';
+
+export interface DeviceRing {
+  readonly queueSize: number;
+  readonly memory: GuestMemory;
+  /** Resume token, at most 32 bits: opening a ring with it continues after the last given chain. */
+  readonly position: number;
+
+  /** Segments of the current chain: `readableCount` readable ones, then `writableCount` writable ones. */
+  readonly segmentAddress: Float64Array;
+  readonly segmentLength: Uint32Array;
+  /** Index into memory.pieces, and offset in bytes inside that piece. */
+  readonly segmentPiece: Int32Array;
+  readonly segmentOffset: Int32Array;
+  readonly readableCount: number;
+  readonly writableCount: number;
+  readonly readableBytes: number;
+  readonly writableBytes: number;
+  /** Descriptor index (split) or buffer id (packed) of the current chain. */
+  readonly head: number;
+
+  /** What the last take() that returned -1 found; null before. */
+  readonly faultCode: RingFaultCode | null;
+  /** The same with its facts. Allocates. */
+  readonly fault: RingFault | null;
+
+  /**
+   * Segments of the chain now current, at least 1; 0 when none is available; -1 on a fault. After a fault whose
+   * remedy is skip-chain the chain has no segments but can be given back with give(0).
+   */
+  take(): number;
+  /** Copies readable bytes from `offset` into private memory; returns how many there were, at most `length`. */
+  gather(offset: number, target: Uint8Array, targetOffset: number, length: number): number;
+  /**
+   * Reads the first 4 * `count` readable bytes as little-endian words if the first segment holds them all: the short
+   * way to a header. False otherwise, and nothing read.
+   */
+  readWords(target: Int32Array, count: number): boolean;
+  /** The same for the first writable bytes. False, and nothing written, if the first writable segment is too short. */
+  writeWords(source: Int32Array, count: number): boolean;
+  /** Copies private bytes into writable segments from `offset`; returns how many found room. */
+  scatter(offset: number, source: Uint8Array, sourceOffset: number, length: number): number;
+  /** Like gather, from the writable segments: what was written, or what the driver made of it since. */
+  readBack(offset: number, target: Uint8Array, targetOffset: number, length: number): number;
+  /** Hands the current chain back with `writtenBytes` in its writable segments; not yet visible to the driver. */
+  give(writtenBytes: number): void;
+  /** Forgets the current chain; the next take() returns it again. */
+  untake(): void;
+
+  /** Makes every given chain visible; true when the driver wants an interrupt for what was not visible before. */
+  publish(): boolean;
+  /** Entries waiting, at most queueSize. */
+  available(): number;
+  /** Asks the driver not to kick. */
+  suppressKicks(): void;
+  /** Asks the driver to kick; true when entries are waiting already, in which case no kick may come for them. */
+  armKicks(): boolean;
+}

@@ -1,0 +1,146 @@
+/**
+ * queue-ledger.ts: keeps a queue's block of the state page in step with its ring.
+ *
+ * Theory
+ *   The process may vanish between any two instructions; what it stored before stays. So the order of stores is the
+ *   protocol, and it is written here once, for every kind of queue:
+ *     begin      IN_FLIGHT = 1, then the owner does what can not be undone (sends, or reads, a frame)
+ *     complete   used element into guest memory, POSITION, IN_FLIGHT = 0
+ *     publish    used index into guest memory, PUBLISHED
+ *   A successor opens the ring at POSITION and calls resume(), which publishes what the dead process had completed.
+ *
+ * Invariants
+ *   I1  POSITION never runs ahead of the used elements in guest memory, and the used index never ahead of POSITION.
+ *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost.
+ *   I3  a chain that is given back is counted once: as a frame, or under one reason to drop it.
+ *
+ * Limits  counters are 64-bit floats, exact to 2^53.
+ */
+import { type QueueBlock, QueueCounter, QueueWord } from '@virtnet/wire';
+import type { DeviceRing } from './device-ring.js';
+import { type RingFaultCode, remedyForCode } from './fault.js';
+
+const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT } = QueueWord;
+const { RECEIVED_DESC, COMPLETED_DESC, FRAMES, BYTES, MAX_POSTED, HANDLER_RUNS, BATCHES } = QueueCounter;
+
+/** Counter a refused chain goes to, beside DROP_BAD_CHAIN. */
+export function counterOfFault(code: RingFaultCode): QueueCounter {
+  switch (code) {
+    case 'CHAIN_TOO_LONG':
+      return QueueCounter.EXCEED_MAX_CHAIN;
+    case 'BUFFER_OUTSIDE_MEMORY':
+    case 'BUFFER_READ_ONLY':
+      return QueueCounter.INVALID_BUFFER;
+    default:
+      return QueueCounter.BAD_DESC_ERRORS;
+  }
+}
+
+/** Where a ring goes on that was worked by a process that is gone. */
+export const resumePosition = (block: QueueBlock): number => block.words[POSITION]!;
+
+export class QueueLedger {
+  readonly #ring: DeviceRing;
+  readonly #words: Uint32Array;
+  readonly #counters: Float64Array;
+
+  constructor(ring: DeviceRing, block: QueueBlock) {
+    this.#ring = ring;
+    this.#words = block.words;
+    this.#counters = block.counters;
+  }
+
+  /**
+   * Begins a turn: heartbeat, and what the driver made available. Returns the entries waiting. RECEIVED_DESC is what
+   * was completed plus what waits, so that a crash neither loses nor repeats any of it.
+   */
+  turn(): number {
+    const counters = this.#counters;
+    const waiting = this.#ring.available();
+    this.#words[HEARTBEAT] = this.#words[HEARTBEAT]! + 1;
+    counters[HANDLER_RUNS] = counters[HANDLER_RUNS]! + 1;
+    counters[RECEIVED_DESC] = counters[COMPLETED_DESC]! + waiting;
+    if (waiting > counters[MAX_POSTED]!) counters[MAX_POSTED] = waiting;
+    return waiting;
+  }
+
+  /** The next step can not be undone. */
+  begin(): void {
+    this.#words[IN_FLIGHT] = 1;
+  }
+
+  /** The step did not take place, or its frame was dropped; the chain stays with the driver. */
+  keep(): void {
+    this.#ring.untake();
+    this.#words[IN_FLIGHT] = 0;
+  }
+
+  /** Hands the current chain back as a frame of `frameBytes`, with `writtenBytes` in its writable segments. */
+  completeFrame(frameBytes: number, writtenBytes: number): void {
+    const counters = this.#counters;
+    counters[FRAMES] = counters[FRAMES]! + 1;
+    counters[BYTES] = counters[BYTES]! + frameBytes;
+    this.#complete(writtenBytes);
+  }
+
+  /** Hands the current chain back unused, under a reason to drop. */
+  completeDrop(reason: QueueCounter): void {
+    this.count(reason);
+    this.#complete(0);
+  }
+
+  /** Hands the current chain back with an answer that is no frame (control queue). */
+  completeAnswer(writtenBytes: number): void {
+    this.#complete(writtenBytes);
+  }
+
+  /**
+   * After take() found a fault: counts it, and gives a malformed chain back without a byte. False when the ring
+   * itself is broken and its owner must stop.
+   */
+  refuse(): boolean {
+    const code = this.#ring.faultCode!;
+    this.count(counterOfFault(code));
+    if (remedyForCode(code) === 'needs-reset') return false;
+    this.completeDrop(QueueCounter.DROP_BAD_CHAIN);
+    return true;
+  }
+
+  count(counter: QueueCounter): void {
+    this.#counters[counter] = this.#counters[counter]! + 1;
+  }
+
+  /** Makes a burst visible to the driver; whether it wants an interrupt for it. */
+  publish(): boolean {
+    const counters = this.#counters;
+    counters[BATCHES] = counters[BATCHES]! + 1;
+    return this.#publish();
+  }
+
+  /**
+   * Publishes what was completed before this ring was opened. True when something was not visible yet: its
+   * interrupt may be missing.
+   */
+  resume(): boolean {
+    const words = this.#words;
+    const behind = words[PUBLISHED] !== this.#ring.position || words[IN_FLIGHT] === 1;
+    words[POSITION] = this.#ring.position;
+    words[IN_FLIGHT] = 0;
+    this.#publish();
+    return behind;
+  }
+
+  #publish(): boolean {
+    const wanted = this.#ring.publish();
+    this.#words[PUBLISHED] = this.#ring.position;
+    return wanted;
+  }
+
+  #complete(writtenBytes: number): void {
+    const words = this.#words;
+    this.#counters[COMPLETED_DESC] = this.#counters[COMPLETED_DESC]! + 1;
+    this.#ring.give(writtenBytes);
+    words[POSITION] = this.#ring.position;
+    words[IN_FLIGHT] = 0;
+  }
+}

@@ -1,0 +1,350 @@
+/**
+ * split-ring.ts: the device's end of one split virtqueue.
+ *
+ * Theory
+ *   The driver fills descriptors, puts the head of each chain into the available ring and moves the available index.
+ *   We take chains in that order, answer each with an element of the used ring, and move the used index. Chains are
+ *   given back in the order they were taken, so one free-running number, `position`, is both the next available
+ *   entry to take and the used index: it alone resumes a ring.
+ *
+ * Parties
+ *   driver   writes descriptors and the driver area; may be hostile, may be mid-write at any instant.
+ *   device   this object, on exactly one thread; writes the device area and nothing else of the ring.
+ *
+ * Visibility
+ *   The available index is loaded (Atomics) before the entries it covers are read. Used elements are stored before
+ *   the used index (Atomics). Both sides of "publish, then look whether the other wants to know" are sequentially
+ *   consistent, so that the store cannot pass the load: either we see the driver's wish, or it sees our entry.
+ *   Atomics are the same instructions on memory that is not a SharedArrayBuffer.
+ *
+ * States            running -> broken, on a fault whose remedy is needs-reset
+ *   broken -> any   Prohibited, see device-ring.ts.
+ *
+ * Invariants
+ *   I1  every descriptor is read once into locals, then judged, then used (failure C13).
+ *   I2  position and the used index are free-running modulo 2^16; only an access masks them.
+ *   I3  a walk ends after at most as many steps as the table has entries.
+ *
+ * Limits  SPLIT_QUEUE_SIZE_MAX entries; chainSegmentsMax segments a chain; INDIRECT_ENTRIES_MAX entries a table.
+ * Saved   position. Nothing else.
+ * Spec    virtio 1.3, 2.7.
+ */
+import {
+  AvailableFlag,
+  availableEventAt,
+  DESCRIPTOR_NEXT_SHIFT,
+  DESCRIPTOR_WORDS_SHIFT,
+  DescriptorFlag,
+  DescriptorWord,
+  RingWord,
+  SPLIT_QUEUE_SIZE_MAX,
+  UsedFlag,
+  UsedWord,
+  usedEventAt,
+  VirtqDescriptor,
+} from '@virtnet/wire';
+import { Chain } from './chain.js';
+import type { DeviceRing } from './device-ring.js';
+import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
+import type { GuestMemory } from './guest-memory.js';
+import { CHAIN_SEGMENTS_MAX, INDIRECT_ENTRIES_MAX } from './limits.js';
+import { needsEvent } from './notification.js';
+import { openParts, type SplitParts } from './split-parts.js';
+
+export interface SplitRingConfig {
+  /** Entries: a power of two, at most SPLIT_QUEUE_SIZE_MAX. */
+  readonly queueSize: number;
+  readonly memory: GuestMemory;
+  readonly descriptorAddress: bigint;
+  readonly driverAddress: bigint;
+  readonly deviceAddress: bigint;
+  /** INDIRECT_DESC was negotiated. */
+  readonly indirect: boolean;
+  /** EVENT_IDX was negotiated. */
+  readonly eventIdx: boolean;
+  /** Where to go on: 0 for a ring just set up. */
+  readonly position: number;
+  /** Most segments of a chain the owner can take, at most CHAIN_SEGMENTS_MAX. */
+  readonly chainSegmentsMax: number;
+}
+
+// Locals of the module: an imported object's property costs a load per use.
+const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
+const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
+const { FLAGS, INDEX, FIRST_ENTRY } = RingWord;
+const ENTRY_BYTES = VirtqDescriptor.sizeBytes;
+const INDEX_MASK = 0xffff;
+
+export class SplitRing extends Chain implements DeviceRing {
+  readonly queueSize: number;
+  head = 0;
+  faultCode: RingFaultCode | null = null;
+
+  readonly #mask: number;
+  readonly #indirect: boolean;
+  readonly #eventIdx: boolean;
+  readonly #usedEventAt: number;
+  readonly #availableEventAt: number;
+  /** Views over exactly the three parts. */
+  readonly #table: Int32Array;
+  readonly #available: Uint16Array;
+  readonly #used: Uint16Array;
+  readonly #usedElements: Uint32Array;
+
+  #position: number;
+  /** The available index as last loaded; entries before it are ours to take. */
+  #seen: number;
+  /** The used index as last stored, which is what the driver's wish is judged against. */
+  #published: number;
+  #kicksSuppressed = false;
+  #broken = false;
+  /** Facts of the last fault, in private memory; `fault` makes words of them. */
+  #factA = 0;
+  #factB = 0;
+  #factC = 0;
+  #defect: IndirectDefect = 'empty';
+  /** One entry of an indirect table that two pieces share. */
+  readonly #entry = new Uint8Array(ENTRY_BYTES);
+  readonly #entryView = new DataView(this.#entry.buffer);
+
+  /** Opens the ring, or says what is wrong with its size or addresses (failure C14). Writes nothing. */
+  static open(config: SplitRingConfig): SplitRing | RingFault {
+    const { queueSize, chainSegmentsMax } = config;
+    if (queueSize <= 0 || queueSize > SPLIT_QUEUE_SIZE_MAX || (queueSize & (queueSize - 1)) !== 0) {
+      return { code: 'BAD_QUEUE_SIZE', queueSize };
+    }
+    if (!(chainSegmentsMax >= 1 && chainSegmentsMax <= CHAIN_SEGMENTS_MAX)) {
+      throw new RangeError(`chainSegmentsMax ${chainSegmentsMax}`); // the owner's fault, not the driver's
+    }
+    const parts = openParts(config);
+    return 'code' in parts ? parts : new SplitRing(config, parts);
+  }
+
+  private constructor(config: SplitRingConfig, parts: SplitParts) {
+    super(config.memory, config.chainSegmentsMax);
+    this.queueSize = config.queueSize;
+    this.#mask = config.queueSize - 1;
+    this.#indirect = config.indirect;
+    this.#eventIdx = config.eventIdx;
+    this.#usedEventAt = usedEventAt(config.queueSize);
+    this.#availableEventAt = availableEventAt(config.queueSize);
+    this.#table = parts.descriptor.i32;
+    this.#available = parts.driver.u16;
+    this.#used = parts.device.u16;
+    this.#usedElements = parts.device.u32;
+    this.#position = config.position & INDEX_MASK;
+    this.#seen = this.#position;
+    this.#published = this.#position;
+  }
+
+  get position(): number {
+    return this.#position;
+  }
+
+  take(): number {
+    if (this.#broken) return -1;
+    const position = this.#position;
+    if (position === this.#seen) {
+      const index = Atomics.load(this.#available, INDEX);
+      const waiting = (index - position) & INDEX_MASK;
+      if (waiting === 0) return 0;
+      if (waiting > this.queueSize) return this.#refuse('AVAILABLE_INDEX_JUMP', index, position, 0);
+      this.#seen = index;
+    }
+    const head = this.#available[FIRST_ENTRY + (position & this.#mask)]!;
+    this.head = head;
+    this.clear();
+    if (head >= this.queueSize) return this.#refuse('HEAD_OUT_OF_RANGE', 0, 0, 0);
+    return this.#walk(head);
+  }
+
+  give(writtenBytes: number): void {
+    const position = this.#position;
+    const at = UsedWord.FIRST_ELEMENT + ((position & this.#mask) << UsedWord.WORDS_PER_ELEMENT_SHIFT);
+    this.#usedElements[at] = this.head;
+    this.#usedElements[at + UsedWord.LENGTH] = writtenBytes;
+    this.#position = (position + 1) & INDEX_MASK;
+  }
+
+  untake(): void {
+    // Nothing to take back: only give() moves the position, and take() reads the descriptors afresh.
+  }
+
+  publish(): boolean {
+    const position = this.#position;
+    const before = this.#published;
+    Atomics.store(this.#used, INDEX, position);
+    this.#published = position;
+    if (position === before) return false;
+    if (this.#eventIdx) return needsEvent(Atomics.load(this.#available, this.#usedEventAt), position, before);
+    return (Atomics.load(this.#available, FLAGS) & AvailableFlag.NO_INTERRUPT) === 0;
+  }
+
+  available(): number {
+    return Math.min((Atomics.load(this.#available, INDEX) - this.#position) & INDEX_MASK, this.queueSize);
+  }
+
+  suppressKicks(): void {
+    // Under EVENT_IDX the flag must stay 0; an avail_event that is left behind suppresses just as well.
+    if (this.#eventIdx || this.#kicksSuppressed) return;
+    Atomics.store(this.#used, FLAGS, UsedFlag.NO_NOTIFY);
+    this.#kicksSuppressed = true;
+  }
+
+  armKicks(): boolean {
+    if (this.#eventIdx) Atomics.store(this.#used, this.#availableEventAt, this.#position);
+    else Atomics.store(this.#used, FLAGS, 0);
+    this.#kicksSuppressed = false;
+    return Atomics.load(this.#available, INDEX) !== this.#position;
+  }
+
+  get fault(): RingFault | null {
+    return this.faultCode === null ? null : this.#describe(this.faultCode);
+  }
+
+  #describe(code: RingFaultCode): RingFault | null {
+    const { head: headIndex, queueSize, segmentsMax } = this;
+    switch (code) {
+      case 'AVAILABLE_INDEX_JUMP':
+        return { code, availableIndex: this.#factA, position: this.#factB, queueSize };
+      case 'HEAD_OUT_OF_RANGE':
+        return { code, headIndex, queueSize };
+      case 'NEXT_OUT_OF_RANGE':
+        return { code, headIndex, nextIndex: this.#factA, tableSize: this.#factB };
+      case 'CHAIN_LOOP':
+        return { code, headIndex, tableSize: this.#factA };
+      case 'CHAIN_TOO_LONG':
+        return { code, headIndex, segmentsMax };
+      case 'CHAIN_ORDER':
+      case 'ZERO_LENGTH':
+        return { code, headIndex };
+      case 'INDIRECT_MALFORMED':
+        return { code, headIndex, defect: this.#defect };
+      case 'BUFFER_OUTSIDE_MEMORY':
+      case 'BUFFER_READ_ONLY': {
+        const address = (BigInt(this.#factA >>> 0) << 32n) | BigInt(this.#factB >>> 0);
+        return { code, headIndex, address, lengthBytes: this.#factC };
+      }
+      case 'BAD_QUEUE_SIZE':
+      case 'BAD_RING_ADDRESS':
+        return null; // open() answers with these; a ring that exists never has them
+    }
+  }
+
+  #walk(head: number): number {
+    const table = this.#table;
+    const size = this.queueSize;
+    let index = head;
+    for (let steps = 1; ; steps++) {
+      const at = index << DESCRIPTOR_WORDS_SHIFT;
+      const low = table[at + ADDRESS_LOW]!;
+      const high = table[at + ADDRESS_HIGH]!;
+      const length = table[at + LENGTH]! >>> 0;
+      const flagsNext = table[at + FLAGS_NEXT]!;
+      if ((flagsNext & INDIRECT) !== 0) return this.#walkIndirect(high, low, length, flagsNext);
+      const code = this.add(high, low, length, (flagsNext & WRITE) !== 0);
+      if (code !== null) {
+        if (code === 'CHAIN_TOO_LONG' && this.#runsInCircles(flagsNext, steps)) {
+          return this.#refuse('CHAIN_LOOP', size, 0, 0);
+        }
+        return this.#refuse(code, high, low, length);
+      }
+      if ((flagsNext & NEXT) === 0) return this.#end();
+      index = flagsNext >>> DESCRIPTOR_NEXT_SHIFT;
+      if (index >= size) return this.#refuse('NEXT_OUT_OF_RANGE', index, size, 0);
+      if (steps === size) return this.#refuse('CHAIN_LOOP', size, 0, 0);
+    }
+  }
+
+  /** Whether a chain too long to take has no end either: then the ring is at fault, not the request. */
+  #runsInCircles(flagsNext: number, stepsDone: number): boolean {
+    let link = flagsNext;
+    for (let steps = stepsDone; steps <= this.queueSize; steps++) {
+      if ((link & NEXT) === 0 || (link & INDIRECT) !== 0) return false;
+      const index = link >>> DESCRIPTOR_NEXT_SHIFT;
+      if (index >= this.queueSize) return true;
+      link = this.#table[(index << DESCRIPTOR_WORDS_SHIFT) + FLAGS_NEXT]!;
+    }
+    return true;
+  }
+
+  /** The rest of a chain that lies in a table of its own. WRITE on the referring descriptor is ignored (2.7.5.3.2). */
+  #walkIndirect(high: number, low: number, lengthBytes: number, referring: number): number {
+    const defect = this.#tableDefect(lengthBytes, referring);
+    if (defect !== null) return this.#refuseTable(defect);
+    const memory = this.memory;
+    const entries = lengthBytes / ENTRY_BYTES;
+    const whole = memory.translate(high, low, lengthBytes) === lengthBytes;
+    // Kept in locals: adding a segment translates too.
+    const tableView = memory.piece.view;
+    const tableOffset = memory.offset;
+    let index = 0;
+    for (let steps = 1; ; steps++) {
+      let view = tableView;
+      let at = tableOffset + index * ENTRY_BYTES;
+      if (!whole) {
+        if (!this.#fetchEntry(high, low, index * ENTRY_BYTES)) {
+          return this.#refuse('BUFFER_OUTSIDE_MEMORY', high, low, lengthBytes);
+        }
+        view = this.#entryView;
+        at = 0;
+      }
+      const entryLow = view.getInt32(at + ADDRESS_LOW * 4, true);
+      const entryHigh = view.getInt32(at + ADDRESS_HIGH * 4, true);
+      const length = view.getUint32(at + LENGTH * 4, true);
+      const flagsNext = view.getInt32(at + FLAGS_NEXT * 4, true);
+      if ((flagsNext & INDIRECT) !== 0) return this.#refuseTable('nested');
+      const code = this.add(entryHigh, entryLow, length, (flagsNext & WRITE) !== 0);
+      if (code !== null) return this.#refuse(code, entryHigh, entryLow, length);
+      if ((flagsNext & NEXT) === 0) return this.#end();
+      index = flagsNext >>> DESCRIPTOR_NEXT_SHIFT;
+      if (index >= entries) return this.#refuse('NEXT_OUT_OF_RANGE', index, entries, 0);
+      if (steps === entries) return this.#refuse('CHAIN_LOOP', entries, 0, 0);
+    }
+  }
+
+  #tableDefect(lengthBytes: number, referring: number): IndirectDefect | null {
+    if (!this.#indirect) return 'not-negotiated';
+    if ((referring & NEXT) !== 0) return 'next-flag-set';
+    if (lengthBytes === 0) return 'empty';
+    if (lengthBytes % ENTRY_BYTES !== 0) return 'length-not-multiple-of-16';
+    if (lengthBytes > INDIRECT_ENTRIES_MAX * ENTRY_BYTES) return 'too-many-entries';
+    return null;
+  }
+
+  /** Reads one entry of a table that is not in one piece, by as many reads as it takes (failure A20). */
+  #fetchEntry(high: number, low: number, offset: number): boolean {
+    const memory = this.memory;
+    for (let done = 0; done < ENTRY_BYTES; ) {
+      const next = (low >>> 0) + offset + done;
+      const carry = next > 0xffff_ffff ? 1 : 0;
+      if (carry === 1 && high >>> 0 === 0xffff_ffff) return false;
+      const contiguous = memory.translate((high + carry) | 0, next | 0, ENTRY_BYTES - done);
+      if (contiguous === 0) return false;
+      for (let i = 0; i < contiguous; i++) this.#entry[done + i] = memory.piece.u8[memory.offset + i]!;
+      done += contiguous;
+    }
+    return true;
+  }
+
+  /** The walk came to its end: a chain without a byte is nothing anybody can use. */
+  #end(): number {
+    const segments = this.readableCount + this.writableCount;
+    return segments === 0 ? this.#refuse('ZERO_LENGTH', 0, 0, 0) : segments;
+  }
+
+  #refuseTable(defect: IndirectDefect): number {
+    this.#defect = defect;
+    return this.#refuse('INDIRECT_MALFORMED', 0, 0, 0);
+  }
+
+  #refuse(code: RingFaultCode, factA: number, factB: number, factC: number): number {
+    this.faultCode = code;
+    this.#factA = factA;
+    this.#factB = factB;
+    this.#factC = factC;
+    this.#broken = remedyForCode(code) === 'needs-reset';
+    this.clear();
+    return -1;
+  }
+}

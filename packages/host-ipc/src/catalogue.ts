@@ -1,0 +1,388 @@
+/**
+ * catalogue.ts: every message that our processes send one another over ZeroMQ.
+ *
+ * Theory
+ *   A message is a request and its reply. The catalogue says who sends it, who answers it, the schema of both halves,
+ *   how large they may be, how long the sender waits, and whether sending it twice is the same as sending it once.
+ *   Senders and receivers are typed by it; both check what arrives against it.
+ *
+ * Invariants
+ *   I1  a message without schema, direction, sample, deadline or size cap does not compile.
+ *   I2  a message is repeated after a lost connection only if it says `idempotent`.
+ *
+ * Limits  requestBytesMax and replyBytesMax of each message; MESSAGE_BYTES_MAX for all of them.
+ */
+import {
+  anyJson,
+  array,
+  boolean,
+  integer,
+  type JsonObject,
+  nullable,
+  number,
+  object,
+  objectWith,
+  oneOf,
+  openObject,
+  type Schema,
+  type Static,
+  text,
+} from './schema.js';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Largest message of all: `query --all` of 1,008 devices with 63 queues each makes about 45 MiB. */
+export const MESSAGE_BYTES_MAX = 64 * MIB;
+const SMALL_BYTES = 16 * KIB;
+/** What a caller of the command line waits for the slowest answer. */
+const COMMAND_DEADLINE_MS = 15_000;
+const STATUS_DEADLINE_MS = 2_000;
+
+/** Who may be at an end of a message. */
+export type Role = 'cli' | 'controller' | 'emu' | 'ha' | 'vfe-cli' | 'vhostd';
+
+const id = integer(0, 0xffff);
+const optionalId = nullable(id);
+const vuid = nullable(text(64));
+/** Levels of `virtnet log -l`. */
+export const LogLevelName = oneOf('info', 'err', 'debug');
+export type LogLevelName = Static<typeof LogLevelName>;
+
+/** What every answer with an error code has; device answers add fields of their own. */
+const Answer = openObject({ errno: integer(), errstr: text(1024) });
+const nothing = object({});
+
+const hotplugFields = {
+  ibDevice: text(64),
+  mac: text(64),
+  mtu: integer(),
+  queues: nullable(integer()),
+  queuePairs: nullable(integer()),
+  queueSize: integer(),
+  sfNum: nullable(integer()),
+  /** Feature bits in hexadecimal, with or without 0x. */
+  features: nullable(text(64)),
+  legacy: boolean(),
+};
+const unplugFields = { pf: optionalId, vuid };
+const selectFields = { all: boolean(), pf: optionalId, vf: optionalId, vuid };
+const queryFields = { ...selectFields, brief: boolean(), queue: optionalId };
+/** Chosen by the sender; a repetition under the same id is answered with the first answer. */
+const requestId = text(64, '^[0-9a-zA-Z-]{1,64}$');
+
+const EmuStatus = object({
+  role: oneOf('standby', 'active'),
+  ready: boolean(),
+  pid: integer(1),
+  devices: integer(0),
+  /** Time from noticing the predecessor's death to serving every device; null when it took nothing over. */
+  takeoverMs: nullable(number(0)),
+  uptimeMs: number(0),
+});
+export type EmuStatus = Static<typeof EmuStatus>;
+
+const HaStatus = object({
+  ready: boolean(),
+  pid: integer(1),
+  uptimeMs: number(0),
+  entries: integer(0),
+  descriptors: integer(0),
+  blobBytes: integer(0),
+  clients: integer(0),
+  subscribers: integer(0),
+  /** Process that holds the lease; null when nobody does. */
+  leaseHolderPid: nullable(integer(1)),
+  /** False while a new keeper still waits for, or is in the middle of, the upload. */
+  settled: boolean(),
+  transactions: integer(0),
+  refused: integer(0),
+  droppedSubscribers: integer(0),
+  expired: integer(0),
+});
+export type HaStatus = Static<typeof HaStatus>;
+
+const HaList = object({
+  total: integer(0),
+  entries: array(
+    object({ name: text(200), blobBytes: integer(0), descriptor: boolean(), ttlWithoutHolderMs: integer(0) }),
+    1_000,
+  ),
+});
+
+/** What a person may type: whether a number or a text makes sense is judged, and said in words, by the controller. */
+const typedId = nullable(integer());
+const typedText = text(4096);
+const typedSelection = { all: boolean(), pf: typedId, vf: typedId, vuid: nullable(typedText) };
+
+/** Parameters of each command of the `virtnet` command line, as `cli.request` carries them. */
+export const cliCommands = {
+  hotplug: object({ ...hotplugFields, ibDevice: typedText, mac: typedText, features: nullable(typedText) }),
+  unplug: object({ pf: typedId, vuid: nullable(typedText) }),
+  list: nothing,
+  query: objectWith(
+    { ...typedSelection, brief: boolean(), queue: typedId },
+    { dbgStats: boolean(), latencyStats: boolean(), statsClear: boolean() },
+  ),
+  health: object(typedSelection),
+  log: object({ level: LogLevelName }),
+  version: nothing,
+} as const satisfies Record<string, Schema<unknown>>;
+export type CliCommand = keyof typeof cliCommands;
+export type CliParams<C extends CliCommand> = Static<(typeof cliCommands)[C]>;
+
+const schemas = {
+  'cli.request': {
+    params: object({ command: text(32, '^[a-z][a-z-]*$'), params: openObject({}) }),
+    result: objectWith({ answer: anyJson(), exitCode: integer(0, 255) }, { echo: openObject({}) }),
+  },
+  'vhost.request': {
+    params: object({ command: text(32, '^[a-z][a-z-]*$'), params: openObject({}) }),
+    result: object({ answer: anyJson(), exitCode: integer(0, 255) }),
+  },
+  'device.hotplug': { params: object({ requestId, ...hotplugFields }), result: Answer },
+  'device.unplug': { params: object({ requestId, ...unplugFields }), result: Answer },
+  'device.list': { params: nothing, result: openObject({}) },
+  'device.query': { params: objectWith(queryFields, { dbgStats: boolean() }), result: anyJson() },
+  'device.health': { params: object(selectFields), result: anyJson() },
+  'emu.status': { params: nothing, result: EmuStatus },
+  'emu.promote': {
+    params: object({ reason: oneOf('first', 'crash') }),
+    result: object({ devices: integer(0), takeoverMs: nullable(number(0)) }),
+  },
+  'emu.shutdown': { params: object({ removeDevices: boolean() }), result: nothing },
+  'log.level': { params: object({ level: LogLevelName }), result: nothing },
+  'ha.status': { params: nothing, result: HaStatus },
+  'ha.list': {
+    params: object({ prefix: text(200), offset: integer(0), limit: integer(1, 1_000) }),
+    result: HaList,
+  },
+  'ha.shutdown': { params: nothing, result: nothing },
+} as const satisfies Record<string, { params: Schema<unknown>; result: Schema<unknown> }>;
+
+export type MessageName = keyof typeof schemas;
+export type Params<N extends MessageName> = Static<(typeof schemas)[N]['params']>;
+export type Result<N extends MessageName> = Static<(typeof schemas)[N]['result']>;
+
+/** What the catalogue says about one message beside its schemas. */
+interface Entry<N extends MessageName> {
+  readonly from: Role;
+  readonly to: readonly Role[];
+  readonly requestBytesMax: number;
+  readonly replyBytesMax: number;
+  /** How long the sender waits for the reply, in milliseconds, unless it says otherwise. */
+  readonly deadlineMs: number;
+  /** Sending it twice has the effect of sending it once. */
+  readonly idempotent: boolean;
+  readonly sample: { readonly params: Params<N>; readonly result: Result<N> };
+}
+
+const small = { requestBytesMax: SMALL_BYTES, replyBytesMax: SMALL_BYTES } as const;
+const large = { requestBytesMax: SMALL_BYTES, replyBytesMax: MESSAGE_BYTES_MAX } as const;
+const success = { errno: 0, errstr: 'Success' } as const;
+
+const entries = {
+  'cli.request': {
+    from: 'cli',
+    to: ['controller'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS + 1_000, // the controller's own wait ends first and explains itself
+    idempotent: false,
+    sample: {
+      params: { command: 'unplug', params: { pf: 0, vuid: null } },
+      result: { echo: { id: '0x0' }, answer: success, exitCode: 0 },
+    },
+  },
+  'vhost.request': {
+    from: 'vfe-cli',
+    to: ['vhostd'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: false,
+    sample: {
+      params: { command: 'vf', params: { list: true } },
+      result: { answer: { devices: [], ...success }, exitCode: 0 },
+    },
+  },
+  'device.hotplug': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true, // by requestId
+    sample: {
+      params: {
+        requestId: '7d0a8c5e-1',
+        ibDevice: 'mlx5_0',
+        mac: '0C:C4:7A:FF:22:93',
+        mtu: 1500,
+        queues: 3,
+        queuePairs: null,
+        queueSize: 1024,
+        sfNum: null,
+        features: null,
+        legacy: false,
+      },
+      result: { bdf: '15:00.0', vuid: 'MT2151X03152VNETS1D0F0', id: 0, ...success },
+    },
+  },
+  'device.unplug': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true, // by requestId
+    sample: { params: { requestId: '7d0a8c5e-2', pf: 0, vuid: null }, result: success },
+  },
+  'device.list': {
+    from: 'controller',
+    to: ['emu'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: {}, result: { controller: { emulation_manager: 'mlx5_0' }, devices: [] } },
+  },
+  'device.query': {
+    from: 'controller',
+    to: ['emu'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: { all: false, pf: 0, vf: null, vuid: null, brief: true, queue: null },
+      result: { devices: [] },
+    },
+  },
+  'device.health': {
+    from: 'controller',
+    to: ['emu'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: { all: false, pf: 0, vf: null, vuid: null },
+      result: { pf_id: 0, health_recover_counter: 1 },
+    },
+  },
+  'emu.status': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: {},
+      result: { role: 'active', ready: true, pid: 4711, devices: 2, takeoverMs: 7.25, uptimeMs: 1_000.5 },
+    },
+  },
+  'emu.promote': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: 10_000,
+    idempotent: true,
+    sample: { params: { reason: 'crash' }, result: { devices: 2, takeoverMs: 7.25 } },
+  },
+  'emu.shutdown': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: 5_000,
+    idempotent: true,
+    sample: { params: { removeDevices: true }, result: {} },
+  },
+  'log.level': {
+    from: 'controller',
+    to: ['emu', 'ha'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: { level: 'debug' }, result: {} },
+  },
+  'ha.status': {
+    from: 'controller',
+    to: ['ha'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: {},
+      result: {
+        ready: true,
+        pid: 4712,
+        uptimeMs: 12.5,
+        entries: 3,
+        descriptors: 2,
+        blobBytes: 900,
+        clients: 2,
+        subscribers: 1,
+        leaseHolderPid: 4711,
+        settled: true,
+        transactions: 17,
+        refused: 0,
+        droppedSubscribers: 0,
+        expired: 0,
+      },
+    },
+  },
+  'ha.list': {
+    from: 'controller',
+    to: ['ha'],
+    requestBytesMax: SMALL_BYTES,
+    replyBytesMax: MIB,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: { prefix: 'dev/', offset: 0, limit: 100 },
+      result: {
+        total: 1,
+        entries: [
+          {
+            name: 'dev/MT2151X03152VNETS1D0F0/record',
+            blobBytes: 900,
+            descriptor: false,
+            ttlWithoutHolderMs: 0,
+          },
+        ],
+      },
+    },
+  },
+  'ha.shutdown': {
+    from: 'controller',
+    to: ['ha'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: {}, result: {} },
+  },
+} as const satisfies { readonly [N in MessageName]: Entry<N> };
+
+/** Messages that `R` answers. */
+export type AnsweredBy<R extends Role> = {
+  [N in MessageName]: R extends (typeof entries)[N]['to'][number] ? N : never;
+}[MessageName];
+
+/** One message of the catalogue: its entry and its schemas. */
+export type CatalogueEntry = Entry<MessageName> & {
+  readonly paramsSchema: JsonObject;
+  readonly resultSchema: JsonObject;
+};
+
+export const messageNames = Object.keys(schemas) as MessageName[];
+
+/** The catalogue, by name. */
+export const catalogue: Readonly<Record<MessageName, CatalogueEntry>> = byName();
+
+function byName(): Record<MessageName, CatalogueEntry> {
+  const all: Partial<Record<MessageName, CatalogueEntry>> = {};
+  for (const name of messageNames) {
+    const { params, result } = schemas[name];
+    all[name] = { ...entries[name], paramsSchema: params.json, resultSchema: result.json };
+  }
+  return all as Record<MessageName, CatalogueEntry>; // messageNames are all the names there are
+}
+
+/** True when `name` is a message of the catalogue. */
+export function isMessageName(name: unknown): name is MessageName {
+  return typeof name === 'string' && Object.hasOwn(schemas, name);
+}

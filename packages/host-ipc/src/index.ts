@@ -1,0 +1,18 @@
+/**
+ * @virtnet/host-ipc: how our processes talk: the ZeroMQ message catalogue, the descriptor channel of the state keeper,
+ * the paths below VIRTNET_ROOT, and the logger. The only importer of zeromq.
+ *
+ * @example
+ *   const paths = virtnetPaths();
+ *   const server = await RpcServer.bind('emu', paths.emuIpc(1), handlers, log);
+ *   const client = new RpcClient(paths.emuIpc(1));
+ *   const { role } = await client.call('emu.status', {});
+ */
+export * from './catalogue.js';
+export * from './catalogue-vfe.js';
+export * from './logging.js';
+export * from './paths.js';
+export * from './rpc.js';
+export * from './schema.js';
+export * from './shared-fd.js';
+export * from './shelf-channel.js';

@@ -1,0 +1,103 @@
+/**
+ * logging.ts: the one way our programs log.
+ *
+ * Theory
+ *   JSON lines on standard error, or readable lines when standard error is a terminal. Writing is asynchronous: a
+ *   reader of the log that stops reading must not stop a device. What does not fit the buffer is dropped, and counted.
+ *
+ * Invariants
+ *   I1  logging never throws and never ends the process, whatever became of standard error.
+ *   I2  logging never blocks the event loop.
+ *
+ * Limits  LOG_BUFFER_BYTES_MAX bytes wait for a slow reader.
+ */
+import { writeSync } from 'node:fs';
+import { pino } from 'pino';
+import pretty from 'pino-pretty';
+import type { LogLevelName } from './catalogue.js';
+
+const LOG_BUFFER_BYTES_MAX = 1024 * 1024;
+const STDERR_FD = 2;
+
+export type Logger = pino.Logger;
+
+const pinoLevel = { err: 'error', info: 'info', debug: 'debug' } as const satisfies Record<
+  LogLevelName,
+  string
+>;
+
+/** Lines lost because nobody read standard error. */
+export const logCounters = { dropped: 0 };
+
+/** The root logger of a program. `program` is its process name. */
+export function createLogger(program: string, level: LogLevelName = 'info'): Logger {
+  const destination = pino.destination({ fd: STDERR_FD, sync: false, maxLength: LOG_BUFFER_BYTES_MAX });
+  const lost = () => {
+    logCounters.dropped += 1;
+  };
+  destination.on('drop', lost);
+  destination.on('error', lost); // EPIPE: whoever read the log is gone, which is no reason to stop
+  const stream = process.stderr.isTTY ? pretty({ destination, ignore: 'program,hostname' }) : destination;
+  return pino(
+    {
+      level: pinoLevel[level],
+      base: { program, pid: process.pid },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      serializers: { error: pino.stdSerializers.err },
+    },
+    stream,
+  );
+}
+
+/** pino gives a child its parent's level once, at birth; these follow later changes. Entries go with their loggers. */
+const children = new WeakMap<Logger, Set<WeakRef<Logger>>>();
+const collected = new FinalizationRegistry<() => void>((forget) => forget());
+
+/** A child of `logger` whose lines name the source file and, where it helps, the function. */
+export function childLogger(logger: Logger, file: string, functionName?: string): Logger {
+  const child = logger.child(functionName === undefined ? { file } : { file, function: functionName });
+  const siblings = children.get(logger) ?? new Set();
+  children.set(logger, siblings);
+  const reference = new WeakRef(child);
+  siblings.add(reference);
+  collected.register(child, () => siblings.delete(reference));
+  return child;
+}
+
+/** Applies a level of `virtnet log -l` to `logger` and to every child made of it with `childLogger`. */
+export function setLogLevel(logger: Logger, level: LogLevelName): void {
+  logger.level = pinoLevel[level];
+  for (const reference of children.get(logger) ?? []) {
+    const child = reference.deref();
+    if (child !== undefined) setLogLevel(child, level);
+  }
+}
+
+const FAULT_EXIT_CODE = 1;
+
+/**
+ * Our own fault ends the process, and recovery brings everything back: an exception nobody caught is written as one
+ * last line, at once, and the process exits with 1.
+ */
+export function exitOnFault(program: string): void {
+  const end = (error: unknown) => {
+    const { message, stack } = error instanceof Error ? error : { message: String(error), stack: undefined };
+    const line = {
+      level: 'fatal',
+      time: new Date().toISOString(),
+      program,
+      pid: process.pid,
+      msg: message,
+      stack,
+    };
+    try {
+      writeSync(STDERR_FD, `${JSON.stringify(line)}\n`);
+    } catch {
+      // Standard error is full or gone: the exit code remains.
+    }
+    process.exit(FAULT_EXIT_CODE);
+  };
+  process.on('uncaughtException', end);
+  process.on('unhandledRejection', end);
+}

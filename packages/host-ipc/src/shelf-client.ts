@@ -1,0 +1,372 @@
+/**
+ * shelf-client.ts: an emulator's end of the descriptor channel.
+ *
+ * Theory
+ *   The active emulator holds the lease and says every change with `transaction` before the change is visible outside.
+ *   A transaction is one send: when it returned 0 the kernel has it, whatever becomes of us, and no answer is awaited.
+ *   A standby subscribes and hears the shelf and every change. The connection is made again by itself; a writer then
+ *   takes the lease again and uploads everything, a subscriber is sent everything again: names that are not sent
+ *   again are reported as deleted when the whole shelf is there, not before, so that a keeper that lost its memory
+ *   takes nothing away from a standby.
+ *
+ * States   lost -> connected -> lost ...; closed is final.
+ *
+ * Invariants
+ *   I1  transactions reach the keeper in the order of their calls, or the connection is lost and everything is
+ *       uploaded again.
+ *   I2  a call returns within SEND_WAIT_MS, whatever the keeper does.
+ *   I3  descriptors given to `transaction` stay the caller's; descriptors given to `onEntry` become the callee's.
+ *
+ * Limits  one message per transaction: 253 descriptors, 180 KiB, names of 200 printable ASCII bytes.
+ */
+import { EventEmitter } from 'node:events';
+import type { ShelfOperation as StoredOperation } from '@virtnet/engine-recovery';
+import {
+  close,
+  closeAll,
+  connect,
+  type Poller,
+  peerCredentials,
+  send,
+  setSendBuffer,
+  type Watch,
+} from '@virtnet/host-linux';
+import { Errno, LeaseMode, ShelfMessageKind } from '@virtnet/wire';
+import { decodeShelfMessage, encodeShelfMessage } from './shelf-codec.js';
+import { MESSAGES_PER_TURN, SHELF_SEND_BUFFER_BYTES, shelfReceiver } from './shelf-connection.js';
+import { TOO_MANY_REFERENCES } from './shelf-outbox.js';
+
+/** One change. A put replaces the whole entry. */
+export type ShelfOperation =
+  | {
+      readonly put: string;
+      readonly blob?: Uint8Array;
+      readonly fd?: number;
+      /** The keeper drops the entry when it has been without any client for so long, in milliseconds; 0 = never. */
+      readonly ttlWithoutHolderMs?: number;
+    }
+  | { readonly delete: string }
+  | { readonly deletePrefix: string };
+
+/** What a subscriber hears. The calls for one transaction come without a break between them. */
+export interface ShelfSubscriber {
+  /** A new or replaced entry. `fd` is -1 when it has none, else now the callee's. */
+  onEntry(name: string, blob: Uint8Array, fd: number): void;
+  onDelete(name: string): void;
+  /** Everything was told; `holderPid` holds the lease, null when nobody does. */
+  onSynced(holderPid: number | null): void;
+  /** The lease has a new holder. */
+  onLeaseHeld?(holderPid: number): void;
+  /** The holder's connection ended, and everything it sent was told. It may be alive: look at its pidfd. */
+  onLeaseLost(holderPid: number): void;
+}
+
+export interface ShelfClientEvents {
+  connected: [];
+  /** The connection ended, for the reason given; it is made again. */
+  lost: [reason: string];
+  /** The keeper refused a transaction as a whole; positive errno. */
+  refused: [errno: number];
+  /** The upload callback failed; the connection is dropped and everything begins again. */
+  'upload-failed': [error: unknown];
+}
+
+/** Puts everything again, by transactions; called after each new connection of a writer. */
+export type Upload = () => void | Promise<void>;
+
+/** Longest that a transaction waits for room in the socket: far below the 200 ms a stall may last. */
+export const SEND_WAIT_MS = 50;
+const SEND_RETRY_MS = 1;
+const RECONNECT_FIRST_MS = 10;
+const RECONNECT_LAST_MS = 100;
+
+const sleepCell = new Int32Array(new SharedArrayBuffer(4));
+const NO_BLOB = new Uint8Array(0);
+
+export class ShelfClient extends EventEmitter<ShelfClientEvents> {
+  readonly #path: string;
+  readonly #poller: Poller;
+  #fd = -1;
+  #watch: Watch | null = null;
+  #timer: NodeJS.Timeout | undefined;
+  #delayMs = RECONNECT_FIRST_MS;
+  #closed = false;
+  #reset = false;
+  #subscriber: ShelfSubscriber | null = null;
+  /** The whole shelf was told on this connection. */
+  #synced = false;
+  /** Names told to the subscriber. Bounded by the keeper's shelf. */
+  readonly #known = new Set<string>();
+  /** Of these, names not told again on this connection; null once synced. */
+  #stale: Set<string> | null = null;
+  #upload: Upload | null = null;
+  #leasePromise: PromiseWithResolvers<number> | null = null;
+  readonly counters = { transactions: 0, waited: 0, malformed: 0, connections: 0 };
+
+  constructor(options: { readonly path: string; readonly poller: Poller }) {
+    super();
+    this.#path = options.path;
+    this.#poller = options.poller;
+  }
+
+  get connected(): boolean {
+    return this.#fd >= 0;
+  }
+
+  /** Connects now if the keeper is there, else as soon as it is. */
+  start(): void {
+    this.#connect();
+  }
+
+  /** Asks for the shelf and every change of it, now and on each new connection. */
+  subscribe(subscriber: ShelfSubscriber): void {
+    this.#subscriber = subscriber;
+    if (this.connected) this.#sendControl(ShelfMessageKind.SUBSCRIBE, 0);
+  }
+
+  /**
+   * Becomes the writer. Resolves to 0, which ends the subscription and comes after everything that the former writer
+   * said; to -EBUSY when somebody else is the writer; or to -ENOTCONN when the keeper is away: it is then asked as soon
+   * as it is back. Transactions may be sent at once and need not wait for the answer.
+   * `upload` is called at once, unless the subscription is in step with the shelf, and again on every later
+   * connection. What was not put when it has resolved is dropped from the shelf.
+   */
+  lease(upload: Upload): Promise<number> {
+    const adopt = this.#synced && this.connected;
+    this.#upload = upload;
+    if (!this.connected) {
+      this.#unsubscribe();
+      return Promise.resolve(-Errno.ENOTCONN);
+    }
+    this.#leasePromise = Promise.withResolvers<number>();
+    const { promise } = this.#leasePromise;
+    this.#takeLease(adopt);
+    return promise;
+  }
+
+  /**
+   * Sends `operations` as one atomic message. Returns 0, or -EPERM without lease, -ENOTCONN or -EPIPE when the keeper is
+   * away, -ETIMEDOUT when it does not read (in all three cases it will be uploaded to again), -EINVAL (name), -E2BIG or
+   * -EMSGSIZE (does not fit a message), -EBADF (a descriptor of yours is closed).
+   */
+  transaction(operations: readonly ShelfOperation[]): number {
+    if (this.#upload === null) return -Errno.EPERM;
+    if (!this.connected) return -Errno.ENOTCONN;
+    const result = this.#send(ShelfMessageKind.TRANSACTION, 0, operations.map(stored));
+    if (result === 0) this.counters.transactions += 1;
+    return result;
+  }
+
+  /** Ends the connection for good; the keeper tells its subscribers that the lease is lost. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#drop();
+  }
+
+  #connect(): void {
+    if (this.#closed || this.connected) return;
+    const fd = connect(this.#path, 'seqpacket');
+    if (fd < 0 || !this.#adopt(fd)) {
+      this.#timer = setTimeout(() => this.#connect(), this.#delayMs);
+      this.#delayMs = Math.min(this.#delayMs * 2, RECONNECT_LAST_MS);
+      return;
+    }
+    this.#delayMs = RECONNECT_FIRST_MS;
+    this.counters.connections += 1;
+    this.#stale = new Set(this.#known);
+    this.emit('connected');
+    if (this.#upload !== null) {
+      this.#unsubscribe();
+      this.#takeLease(false);
+    } else if (this.#subscriber !== null) this.#sendControl(ShelfMessageKind.SUBSCRIBE, 0);
+  }
+
+  #adopt(fd: number): boolean {
+    const peer = peerCredentials(fd);
+    const ours = typeof peer === 'object' && (peer.uid === 0 || peer.uid === process.getuid?.());
+    const watch = ours ? this.#poller.watch(fd, { readable: true }, () => this.#read()) : -Errno.EPERM;
+    if (typeof watch === 'number') {
+      close(fd);
+      return false;
+    }
+    setSendBuffer(fd, SHELF_SEND_BUFFER_BYTES);
+    this.#fd = fd;
+    this.#watch = watch;
+    this.#reset = false;
+    this.#synced = false;
+    return true;
+  }
+
+  #takeLease(adopt: boolean): void {
+    if (this.#sendControl(ShelfMessageKind.LEASE, adopt ? LeaseMode.ADOPT : LeaseMode.UPLOAD) < 0) return;
+    if (!adopt) void this.#uploadAll(this.counters.connections);
+  }
+
+  async #uploadAll(connection: number): Promise<void> {
+    try {
+      await this.#upload?.();
+    } catch (error) {
+      this.emit('upload-failed', error);
+      if (connection === this.counters.connections) this.#lose('the upload failed');
+      return;
+    }
+    if (connection === this.counters.connections) this.#sendControl(ShelfMessageKind.COMPLETE, 0);
+  }
+
+  #sendControl(kind: ShelfMessageKind, argument: number): number {
+    return this.connected ? this.#send(kind, argument, []) : -Errno.ENOTCONN;
+  }
+
+  #send(kind: ShelfMessageKind, argument: number, operations: readonly StoredOperation<number>[]): number {
+    const message = encodeShelfMessage({ kind, argument, operations });
+    if (typeof message === 'number') return message;
+    const { bytes, handles } = message;
+    let sent = send(this.#fd, bytes, handles);
+    const deadlineMs = performance.now() + SEND_WAIT_MS;
+    while (isFull(sent) && performance.now() < deadlineMs) {
+      this.counters.waited += 1;
+      Atomics.wait(sleepCell, 0, 0, SEND_RETRY_MS);
+      sent = send(this.#fd, bytes, handles);
+    }
+    if (sent >= 0) return 0;
+    if (sent === -Errno.EBADF && handles.length > 0) return sent; // one of the caller's descriptors is closed
+    this.#loseLater(isFull(sent) ? 'the keeper does not read' : `send failed: errno ${-sent}`);
+    return isFull(sent) ? -Errno.ETIMEDOUT : sent;
+  }
+
+  #read(): void {
+    for (let count = 0; count < MESSAGES_PER_TURN && this.connected; count++) {
+      const received = shelfReceiver.receive(this.#fd);
+      if (typeof received === 'number') {
+        if (received === -Errno.EAGAIN) return;
+        // A peer that died with unread data reports this once, before the messages that it left.
+        if (received === -Errno.ECONNRESET && !this.#reset) {
+          this.#reset = true;
+          continue;
+        }
+        this.#lose(`receive failed: errno ${-received}`);
+        return;
+      }
+      const { bytes, fds, truncated } = received;
+      if (bytes.byteLength === 0 || truncated) {
+        closeAll(fds);
+        this.#lose(truncated ? 'a message was cut off' : 'end of connection');
+        return;
+      }
+      this.#take(bytes, fds);
+    }
+  }
+
+  #take(bytes: Uint8Array, fds: readonly number[]): void {
+    const message = decodeShelfMessage(bytes, fds);
+    if (typeof message === 'string') {
+      this.counters.malformed += 1;
+      closeAll(fds);
+      this.#lose(`malformed message: ${message}`);
+      return;
+    }
+    const { kind, argument, operations } = message;
+    if (kind === ShelfMessageKind.TRANSACTION && this.#subscriber !== null) {
+      for (const operation of operations) this.#tell(this.#subscriber, operation);
+      return;
+    }
+    closeAll(fds); // what was on its way to a subscriber that meanwhile is the writer
+    if (kind === ShelfMessageKind.SYNCED) this.#wholeShelf(argument);
+    else if (kind === ShelfMessageKind.LEASE_HELD) this.#subscriber?.onLeaseHeld?.(argument);
+    else if (kind === ShelfMessageKind.LEASE_LOST) this.#subscriber?.onLeaseLost(argument);
+    else if (kind === ShelfMessageKind.REFUSED) this.emit('refused', -argument);
+    else if (kind === ShelfMessageKind.LEASE) this.#leaseAnswered(argument);
+  }
+
+  #tell(subscriber: ShelfSubscriber, operation: StoredOperation<number>): void {
+    switch (operation.kind) {
+      case 'put':
+        this.#known.add(operation.name);
+        this.#stale?.delete(operation.name);
+        subscriber.onEntry(operation.name, operation.blob, operation.handle ?? -1);
+        return;
+      case 'delete':
+        this.#forget(subscriber, operation.name);
+        return;
+      case 'delete-prefix':
+        for (const name of [...this.#known])
+          if (name.startsWith(operation.prefix)) this.#forget(subscriber, name);
+    }
+  }
+
+  #forget(subscriber: ShelfSubscriber, name: string): void {
+    this.#stale?.delete(name);
+    if (this.#known.delete(name)) subscriber.onDelete(name);
+  }
+
+  #wholeShelf(holderPid: number): void {
+    const subscriber = this.#subscriber;
+    if (subscriber === null) return;
+    for (const name of [...(this.#stale ?? [])]) this.#forget(subscriber, name);
+    this.#stale = null;
+    this.#synced = true;
+    subscriber.onSynced(holderPid === 0 ? null : holderPid);
+  }
+
+  #unsubscribe(): void {
+    this.#subscriber = null;
+    this.#known.clear();
+    this.#stale = null;
+  }
+
+  #leaseAnswered(result: number): void {
+    if (result === 0) this.#unsubscribe();
+    this.#leasePromise?.resolve(result);
+    this.#leasePromise = null;
+    // Somebody else writes. Whoever asked first decides what that means; we ask again on a new connection.
+    if (result < 0) this.#lose(`the lease was refused: errno ${-result}`);
+  }
+
+  /** Not inside a caller's transaction: listeners may do anything. */
+  #loseLater(reason: string): void {
+    if (!this.connected) return;
+    this.#drop();
+    setImmediate(() => this.#lost(reason));
+  }
+
+  #lose(reason: string): void {
+    if (!this.connected) return;
+    this.#drop();
+    this.#lost(reason);
+  }
+
+  #drop(): void {
+    this.#watch?.close();
+    this.#watch = null;
+    if (this.#fd >= 0) close(this.#fd);
+    this.#fd = -1;
+    this.#synced = false;
+    this.#leasePromise?.resolve(-Errno.ENOTCONN);
+    this.#leasePromise = null;
+  }
+
+  #lost(reason: string): void {
+    if (this.#closed) return;
+    this.emit('lost', reason);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#connect(), this.#delayMs);
+  }
+}
+
+function isFull(sent: number): boolean {
+  return sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS || sent === -TOO_MANY_REFERENCES;
+}
+
+function stored(operation: ShelfOperation): StoredOperation<number> {
+  if ('put' in operation)
+    return {
+      kind: 'put',
+      name: operation.put,
+      blob: operation.blob ?? NO_BLOB,
+      handle: operation.fd ?? null,
+      ttlWithoutHolderMs: operation.ttlWithoutHolderMs ?? 0,
+    };
+  if ('delete' in operation) return { kind: 'delete', name: operation.delete };
+  return { kind: 'delete-prefix', prefix: operation.deletePrefix };
+}

@@ -1,0 +1,135 @@
+/**
+ * fd.ts: file descriptors: duplicates, flags, eventfds and pidfds. All descriptors made here are close-on-exec.
+ *
+ * Limits  An eventfd of a peer is as blocking as the peer makes it: O_NONBLOCK belongs to the open file. One that is
+ *         to be signalled is checked with isEventfd() and made non-blocking when it is taken over; a peer that undoes
+ *         this *and* fills the counter holds up the thread that signals it until the counter is read.
+ */
+import { readlinkSync } from 'node:fs';
+import { Errno, EventfdFlag, FcntlCommand, FD_CLOEXEC, OpenFlag, SyscallNumber } from '@virtnet/wire';
+import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
+
+/** close: descriptors arrive from peers as plain numbers, which no Node object owns. */
+const nativeClose = declare<(fd: number) => number>('close', 'int', ['int']);
+/** fcntl: duplicate above a number with close-on-exec, read and set the two kinds of flags. */
+export const nativeFcntl = declare<(fd: number, command: number, argument: number) => number>(
+  'fcntl',
+  'int',
+  ['int', 'int', 'int64_t'],
+);
+/** dup3: a descriptor must appear under a given number, atomically. */
+const nativeDup3 = declare<(from: number, to: number, flags: number) => number>('dup3', 'int', [
+  'int',
+  'int',
+  'int',
+]);
+/** eventfd: the doorbell between guests, workers and processes. */
+const nativeEventfd = declare<(initial: number, flags: number) => number>('eventfd', 'int', [
+  'uint32_t',
+  'int',
+]);
+/** read, write: eventfds are drained and signalled with them; Node's fs would allocate per call. */
+const nativeRead = declare<(fd: number, address: number, bytes: number) => number>('read', 'int', [
+  'int',
+  'uintptr_t',
+  'int',
+]);
+const nativeWrite = declare<(fd: number, address: number, bytes: number) => number>('write', 'int', [
+  'int',
+  'uintptr_t',
+  'int',
+]);
+/** syscall: pidfd_open and pidfd_send_signal have libc functions only since glibc 2.36. */
+const nativeSyscall = declare<(n: number, a: number, b: number, c: number, d: number) => number>(
+  'syscall',
+  'int',
+  ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t'],
+);
+
+const one = new NativeBuffer(8);
+one.u32[0] = 1;
+const drained = new NativeBuffer(8);
+
+/** Closes `fd`. EINTR counts as closed: Linux frees the number first. Returns 0 or -errno. */
+export function close(fd: number): number {
+  if (nativeClose(fd) === 0) return 0;
+  const error = negativeErrno();
+  return error === -Errno.EINTR ? 0 : error;
+}
+
+/** Closes each of `fds`; for descriptors that came with a refused message. */
+export function closeAll(fds: readonly number[]): void {
+  for (const fd of fds) nativeClose(fd);
+}
+
+/** A second descriptor for the same open file, not below `lowest`. Returns it or -errno. */
+export function dup(fd: number, lowest = 0): number {
+  return orErrno(nativeFcntl(fd, FcntlCommand.DUPFD_CLOEXEC, lowest));
+}
+
+/** Makes `target` a descriptor for the open file of `fd`, closing what it was. Returns it or -errno. */
+export function dupTo(fd: number, target: number): number {
+  return orErrno(nativeDup3(fd, target, OpenFlag.CLOEXEC));
+}
+
+/** Sets or clears O_NONBLOCK, which is shared by all duplicates of `fd`. Returns 0 or -errno. */
+export function setNonBlocking(fd: number, on = true): number {
+  const flags = nativeFcntl(fd, FcntlCommand.GETFL, 0);
+  if (flags < 0) return negativeErrno();
+  const wanted = on ? flags | OpenFlag.NONBLOCK : flags & ~OpenFlag.NONBLOCK;
+  return wanted === flags ? 0 : orErrno(nativeFcntl(fd, FcntlCommand.SETFL, wanted));
+}
+
+/** Sets or clears close-on-exec; clear it only for a descriptor a child is to inherit. Returns 0 or -errno. */
+export function setCloseOnExec(fd: number, on = true): number {
+  return orErrno(nativeFcntl(fd, FcntlCommand.SETFD, on ? FD_CLOEXEC : 0));
+}
+
+/** A new non-blocking eventfd, or -errno. */
+export function eventfd(initial = 0): number {
+  return orErrno(nativeEventfd(initial, EventfdFlag.CLOEXEC | EventfdFlag.NONBLOCK));
+}
+
+/** What the kernel calls the file behind `fd` (for example `anon_inode:[eventfd]`), or null for a bad descriptor. */
+export function describeFd(fd: number): string | null {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return null;
+  }
+}
+
+/** Whether `fd` is an eventfd. Asked of descriptors from a peer before they are signalled: a pipe could block us. */
+export function isEventfd(fd: number): boolean {
+  return describeFd(fd) === 'anon_inode:[eventfd]';
+}
+
+/** Adds 1 to an eventfd. A counter that is full is a signal not yet seen, so that is success. Returns 0 or -errno. */
+export function eventfdSignal(fd: number): number {
+  for (;;) {
+    if (nativeWrite(fd, one.address, 8) >= 0) return 0;
+    const error = negativeErrno();
+    if (error === -Errno.EAGAIN) return 0;
+    if (error !== -Errno.EINTR) return error;
+  }
+}
+
+/** Takes the count of an eventfd; 0 when nobody signalled. Returns -errno for a bad descriptor. */
+export function eventfdDrain(fd: number): number {
+  for (;;) {
+    if (nativeRead(fd, drained.address, 8) === 8) return drained.u32[0]! + drained.u32[1]! * 2 ** 32;
+    const error = negativeErrno();
+    if (error === -Errno.EAGAIN) return 0;
+    if (error !== -Errno.EINTR) return error;
+  }
+}
+
+/** A descriptor that becomes readable when process `pid` has ended, or -errno. */
+export function pidfdOpen(pid: number): number {
+  return orErrno(nativeSyscall(SyscallNumber.PIDFD_OPEN, pid, 0, 0, 0));
+}
+
+/** Sends `signal` (a number; 0 only asks) to the very process a pidfd stands for. Returns 0 or -errno. */
+export function pidfdSendSignal(pidfd: number, signal: number): number {
+  return orErrno(nativeSyscall(SyscallNumber.PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0));
+}

@@ -1,0 +1,62 @@
+/**
+ * @virtnet/host-linux: everything this project asks of the Linux kernel beyond what Node offers. The only importer
+ * of koffi. System calls return a non-negative result or a negative errno and do not throw.
+ *
+ * @example
+ *   const arena = Arena.reserve();
+ *   const offset = arena.map(memoryFd, 0, 2 ** 30, { writable: true }); // < 0: -errno
+ *   const ram = new Uint8Array(arena.buffer, offset, 2 ** 30);
+ */
+export * from './arena.js';
+export * from './epoll.js';
+export {
+  close,
+  closeAll,
+  describeFd,
+  dup,
+  dupTo,
+  eventfd,
+  eventfdDrain,
+  eventfdSignal,
+  isEventfd,
+  pidfdOpen,
+  pidfdSendSignal,
+  setCloseOnExec,
+  setNonBlocking,
+} from './fd.js';
+export { isInterfaceName } from './interface-request.js';
+export * from './io-vector.js';
+export { NativeBuffer } from './libc.js';
+export {
+  addSeals,
+  fileSize,
+  ftruncate,
+  getSeals,
+  mappingGranularity,
+  memfdCreate,
+  PAGE_BYTES,
+  type SharedMapping,
+  sharedMapping,
+  viewAt,
+} from './memory.js';
+export * from './netdev.js';
+export * from './poller.js';
+export * from './process.js';
+export * from './reply-ring.js';
+export {
+  accept,
+  type Credentials,
+  connect,
+  isWritable,
+  listen,
+  peerCredentials,
+  readableBytes,
+  SOCKET_MODE,
+  type SocketKind,
+  setPeekOffset,
+  setSendBuffer,
+  socketPair,
+  takeSocketError,
+} from './socket.js';
+export { discard, type Received, type ReceiveOptions, Receiver, send } from './socket-message.js';
+export * from './tap.js';

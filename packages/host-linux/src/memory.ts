@@ -1,0 +1,142 @@
+/** memory.ts: memfds, shared mappings of a descriptor, and views of memory by address. */
+import { fstatSync } from 'node:fs';
+import {
+  Errno,
+  FcntlCommand,
+  HUGETLBFS_MAGIC,
+  MemfdFlag,
+  MmapFlag,
+  MmapProtection,
+  SC_PAGESIZE,
+  STATFS_BYTES,
+  StatfsHead,
+} from '@virtnet/wire';
+import { close, nativeFcntl } from './fd.js';
+import { declare, NativeBuffer, negativeErrno, orErrno, viewMemory } from './libc.js';
+
+/** mmap: guest memory, state pages and ring memory arrive as descriptors and are touched in place. */
+export const nativeMmap = declare<
+  (address: number, bytes: number, protection: number, flags: number, fd: number, offset: number) => number
+>('mmap', 'int64_t', ['uintptr_t', 'size_t', 'int', 'int', 'int', 'int64_t']);
+/** munmap: give a mapping back. */
+export const nativeMunmap = declare<(address: number, bytes: number) => number>('munmap', 'int', [
+  'uintptr_t',
+  'size_t',
+]);
+/** memfd_create: memory that outlives its maker and can be passed to another process. */
+const nativeMemfdCreate = declare<(name: string, flags: number) => number>('memfd_create', 'int', [
+  'str',
+  'uint32_t',
+]);
+/** ftruncate: a memfd is born empty. */
+const nativeFtruncate = declare<(fd: number, bytes: number) => number>('ftruncate', 'int', [
+  'int',
+  'int64_t',
+]);
+/** fstatfs: tells whether a descriptor is of hugetlbfs, whose mappings must be aligned to its page size. */
+const nativeFstatfs = declare<(fd: number, address: number) => number>('fstatfs', 'int', [
+  'int',
+  'uintptr_t',
+]);
+/** sysconf: the page size is 4 KiB on x86-64, and 4, 16 or 64 KiB on arm64. */
+const nativeSysconf = declare<(name: number) => number>('sysconf', 'int64_t', ['int']);
+
+/** Size of a page of memory in bytes. */
+export const PAGE_BYTES = nativeSysconf(SC_PAGESIZE);
+
+/** Longest name memfd_create takes, in bytes. */
+const MEMFD_NAME_BYTES_MAX = 249;
+
+const statfs = new NativeBuffer(STATFS_BYTES);
+
+/** A new sealable memfd of `sizeBytes` zero bytes, or -errno. `flags` adds MemfdFlag bits such as HUGETLB. */
+export function memfdCreate(name: string, sizeBytes: number, flags = 0): number {
+  if (Buffer.byteLength(name) > MEMFD_NAME_BYTES_MAX || name.includes('\0')) return -Errno.EINVAL;
+  const fd = nativeMemfdCreate(name, MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | flags);
+  if (fd < 0) return negativeErrno();
+  const error = ftruncate(fd, sizeBytes);
+  if (error === 0) return fd;
+  close(fd);
+  return error;
+}
+
+/** Sets the size of a file. Returns 0 or -errno. */
+export function ftruncate(fd: number, sizeBytes: number): number {
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0) return -Errno.EINVAL;
+  return orErrno(nativeFtruncate(fd, sizeBytes));
+}
+
+/** Size in bytes of a regular file, memfd or hugetlbfs file; -EINVAL for anything else, or -errno. */
+export function fileSize(fd: number): number {
+  try {
+    const stat = fstatSync(fd);
+    return stat.isFile() ? stat.size : -Errno.EINVAL;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).errno ?? -Errno.EBADF;
+  }
+}
+
+/** The granularity at which `fd` can be mapped: the huge page size for hugetlbfs, else the page size; or -errno. */
+export function mappingGranularity(fd: number): number {
+  if (nativeFstatfs(fd, statfs.address) < 0) return negativeErrno();
+  const { type, blockBytes } = StatfsHead.decode(statfs.view);
+  return type === BigInt(HUGETLBFS_MAGIC) ? Number(blockBytes) : PAGE_BYTES;
+}
+
+/** Adds `Seal` bits to a memfd. Returns 0 or -errno. */
+export function addSeals(fd: number, seals: number): number {
+  return orErrno(nativeFcntl(fd, FcntlCommand.ADD_SEALS, seals));
+}
+
+/** The `Seal` bits of a memfd, or -errno. */
+export function getSeals(fd: number): number {
+  return orErrno(nativeFcntl(fd, FcntlCommand.GET_SEALS, 0));
+}
+
+/** Memory shared with whoever else maps the same descriptor. */
+export interface SharedMapping {
+  readonly address: bigint;
+  /** All of it. Detached by close(): a later access through it reads undefined instead of unmapped memory. */
+  readonly buffer: ArrayBuffer;
+  /** Unmaps. Views other threads made by address must be out of use by then. Closing twice does nothing. */
+  close(): void;
+}
+
+/**
+ * Maps the first `sizeBytes` of `fd` for reading and writing. The descriptor may be closed afterwards.
+ * Errors: -EINVAL when the file is shorter than that or not a file; else what mmap says.
+ */
+export function sharedMapping(fd: number, sizeBytes: number): SharedMapping | number {
+  const size = fileSize(fd);
+  if (size < 0) return size;
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes > size) return -Errno.EINVAL;
+  const granularity = mappingGranularity(fd);
+  if (granularity < 0) return granularity;
+  const mappedBytes = Math.ceil(sizeBytes / granularity) * granularity;
+  const address = nativeMmap(
+    0,
+    mappedBytes,
+    MmapProtection.READ | MmapProtection.WRITE,
+    MmapFlag.SHARED,
+    fd,
+    0,
+  );
+  if (address < 0) return negativeErrno();
+  const buffer = viewMemory(BigInt(address), sizeBytes);
+  let open = true;
+  return {
+    address: BigInt(address),
+    buffer,
+    close() {
+      if (!open) return;
+      open = false;
+      buffer.transfer();
+      nativeMunmap(address, mappedBytes);
+    },
+  };
+}
+
+/** A view of memory another thread of this process has mapped at `address`. */
+export function viewAt(address: bigint, sizeBytes: number): ArrayBuffer {
+  return viewMemory(address, sizeBytes);
+}

@@ -1,0 +1,117 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { Errno } from '@virtnet/wire';
+import { afterEach, describe, expect, it } from 'vitest';
+import { runChild } from './child.fixture.js';
+import {
+  getThreadAffinity,
+  isAlive,
+  kill,
+  openDescriptorCount,
+  readProcessStat,
+  setThreadAffinity,
+  setThreadName,
+} from './process.js';
+
+const ABSENT_PID = 2 ** 22 + 1;
+
+describe('process name', () => {
+  it('shows in ps, whole in the arguments and cut to 15 bytes as the command', async () => {
+    const end = await runChild(`
+      import { readFileSync } from 'node:fs';
+      import { setProcessName } from '@virtnet/host-linux';
+      setProcessName('virtio_net_controller');
+      console.log(readFileSync('/proc/self/comm', 'utf8').trim());
+      console.log(readFileSync('/proc/self/cmdline', 'utf8').replaceAll('\\0', ''));`);
+    expect(end.output.split('\n').slice(0, 2)).toEqual(['virtio_net_cont', 'virtio_net_controller']);
+  });
+
+  it('of a thread is its own', () => {
+    const own = readFileSync('/proc/thread-self/comm', 'utf8');
+    expect(setThreadName('worker-1')).toBe(0);
+    expect(readFileSync('/proc/thread-self/comm', 'utf8')).toBe('worker-1\n');
+    expect(setThreadName('a\0b')).toBe(-Errno.EINVAL);
+    setThreadName(own.trim());
+  });
+});
+
+describe('thread affinity', () => {
+  const all = getThreadAffinity() as number[];
+  afterEach(() => expect(setThreadAffinity(all)).toBe(0));
+
+  it('is what was set, until set back', () => {
+    expect(all.length).toBeGreaterThan(0);
+    expect(setThreadAffinity([all[0]!])).toBe(0);
+    expect(getThreadAffinity()).toEqual([all[0]]);
+  });
+
+  it('to no existing processor is -EINVAL and changes nothing', () => {
+    expect(setThreadAffinity([])).toBe(-Errno.EINVAL);
+    expect(setThreadAffinity([1023])).toBe(-Errno.EINVAL);
+    expect(setThreadAffinity([1024])).toBe(-Errno.EINVAL);
+    expect(setThreadAffinity([-1])).toBe(-Errno.EINVAL);
+    expect(getThreadAffinity()).toEqual(all);
+  });
+});
+
+describe('process', () => {
+  it('our own is alive, with the state the kernel tells', () => {
+    const stat = readProcessStat(process.pid)!;
+    expect(stat).toMatchObject({ pid: process.pid, parentPid: process.ppid, state: 'R' });
+    expect(stat.threads).toBeGreaterThan(1);
+    expect(stat.residentPages).toBeGreaterThan(1000);
+    expect(stat.startTicks).toBeGreaterThan(0);
+    expect(isAlive(process.pid)).toBe(true);
+  });
+
+  it('one whose name holds blanks and parentheses is read right', async () => {
+    const end = await runChild(`
+      import { readProcessStat, setThreadName } from '@virtnet/host-linux';
+      setThreadName('a) R (b c');
+      const { name, parentPid } = readProcessStat(process.pid);
+      console.log(name, parentPid === process.ppid);`);
+    expect(end.output).toBe('a) R (b c true\n');
+  });
+
+  it('a zombie is not alive', () => {
+    // The shell ends at once; its parent, a sleeping shell, does not wait for it.
+    const script = 'sh -c "exit 0" & echo $!; exec sleep 0.4';
+    const shell = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'ignore'] });
+    return new Promise<void>((resolve, reject) => {
+      shell.stdout.once('data', (chunk: Buffer) => {
+        const pid = Number(chunk.toString());
+        setTimeout(() => {
+          try {
+            expect(readProcessStat(pid)?.state).toBe('Z');
+            expect(isAlive(pid)).toBe(false);
+            resolve();
+          } catch (error) {
+            reject(error);
+          }
+        }, 100);
+      });
+    });
+  });
+
+  it('one that does not exist is not alive and cannot be signalled', () => {
+    expect(isAlive(ABSENT_PID)).toBe(false);
+    expect(readProcessStat(ABSENT_PID)).toBeNull();
+    expect(readProcessStat(-1)).toBeNull();
+    expect(kill(ABSENT_PID, 0)).toBe(-3); // ESRCH
+  });
+
+  it('kill reaches one process and never a group', () => {
+    expect(kill(0, 0)).toBe(-Errno.EINVAL);
+    expect(kill(-1, 0)).toBe(-Errno.EINVAL);
+    expect(kill(process.pid, 0)).toBe(0);
+    const victim = spawnSync('sh', ['-c', 'kill -9 $$']);
+    expect(victim.signal).toBe('SIGKILL');
+  });
+
+  it('open descriptors are counted without the one that counts', () => {
+    const listed = readFileSync('/proc/self/status', 'utf8');
+    expect(listed).toContain('FDSize');
+    expect(openDescriptorCount()).toBe(openDescriptorCount());
+    expect(openDescriptorCount()).toBeGreaterThan(2);
+  });
+});

@@ -1,0 +1,57 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { bashCompletion, zshCompletion } from './completion.js';
+import { buildProgram, UNSUPPORTED_COMMANDS } from './definition.js';
+
+const program = buildProgram(() => undefined);
+const file = (name: string) => fileURLToPath(new URL(`../completion/${name}`, import.meta.url));
+
+/** What bash offers for the last of `words`. */
+function offered(...words: string[]): string[] {
+  const script =
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: it is bash that expands this, not JavaScript
+    'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _virtnet; printf "%s\\n" "${COMPREPLY[@]}"';
+  const out = execFileSync('bash', ['-c', script, 'bash', file('virtnet.bash'), 'virtnet', ...words], {
+    encoding: 'utf8',
+  });
+  return out.split('\n').filter((line) => line !== '');
+}
+
+describe('completion files', () => {
+  it.each([
+    ['virtnet.bash', bashCompletion],
+    ['_virtnet', zshCompletion],
+  ])('%s is what the definition yields; else run dist/completion-write.js', (name, make) => {
+    expect(readFileSync(file(name), 'utf8')).toBe(make(program));
+  });
+
+  it('zsh gets every command that does something, and every option of it', () => {
+    const text = zshCompletion(program);
+    for (const command of program.commands.filter((c) => !Object.hasOwn(UNSUPPORTED_COMMANDS, c.name()))) {
+      expect(text).toContain(`    ${command.name()})\n`);
+      for (const { long } of command.options.filter((option) => option.long != null))
+        expect(text).toContain(long);
+    }
+  });
+});
+
+describe('bash completion', () => {
+  it('offers the commands that begin with the word', () => {
+    expect(offered('h')).toEqual(['hotplug', 'health']);
+    expect(offered('mod')).toEqual([]);
+  });
+
+  it('offers the options of the command', () => {
+    expect(offered('hotplug', '--max')).toEqual(['--max_queues', '--max_queue_pairs', '--max_queue_size']);
+    expect(offered('hotplug', '-q')).toEqual(['-qp']);
+    expect(offered('--json', 'unplug', '--p')).toEqual(['--pf']);
+  });
+
+  it('offers the values of an option that has a list of them, and none elsewhere', () => {
+    expect(offered('log', '-l', '')).toEqual(['info', 'err', 'debug']);
+    expect(offered('hotplug', '-m', '')).toEqual([]);
+    expect(offered('health', '-p', '0', 's')).toEqual(['show']);
+  });
+});

@@ -1,0 +1,95 @@
+/**
+ * controller.ts: asking the controller, or finding out that there is none.
+ *
+ * Theory
+ *   ZeroMQ connects when somebody listens and says nothing while nobody does. A command line must say so soon: no
+ *   socket file means no controller at once; a file without a listener shows when a plain connection is refused,
+ *   which is tried only after the answer has not come for a moment. A controller that listens and does not answer is
+ *   busy, and is waited for until the message's own deadline.
+ *
+ * Limits  DOWN_PROBE_AFTER_MS plus the time of one connect() until a dead controller is reported.
+ */
+import { existsSync } from 'node:fs';
+import type { ControlRequest } from '@virtnet/engine-control';
+import { Errno } from '@virtnet/wire';
+
+const DOWN_PROBE_AFTER_MS = 300;
+
+/** What came of a request. */
+export type Reply =
+  | { readonly kind: 'answer'; readonly answer: unknown; readonly exitCode: number }
+  /** The controller refused the request itself; `errno` is a negative Linux errno. */
+  | { readonly kind: 'refused'; readonly errno: number; readonly errstr: string }
+  /** There was no answer; the text says why. */
+  | { readonly kind: 'unavailable'; readonly reason: string };
+
+export type Ask = (request: ControlRequest) => Promise<Reply>;
+
+/** Sends `request` to the controller below VIRTNET_ROOT and waits for its answer. */
+export async function askController(request: ControlRequest): Promise<Reply> {
+  const { commandClient, virtnetPaths } = await import('@virtnet/host-ipc/client');
+  let path: string;
+  try {
+    path = virtnetPaths(undefined, { create: false }).controllerIpc;
+  } catch (error) {
+    return { kind: 'unavailable', reason: error instanceof Error ? error.message : String(error) };
+  }
+  if (!existsSync(path)) return noController(path, 'no socket');
+  const client = commandClient(path);
+  const probe = probeLater(path);
+  try {
+    const params = { command: request.command, params: { ...request.params } };
+    const answered = client
+      .call('cli.request', params)
+      .then(({ answer, exitCode }): Reply => ({ kind: 'answer', answer, exitCode }))
+      .catch(failed);
+    return await Promise.race([answered, probe.refused]);
+  } finally {
+    probe.cancel();
+    client.close();
+  }
+}
+
+function noController(path: string, detail: string): Reply {
+  return { kind: 'unavailable', reason: `the controller is not running (${path}: ${detail})` };
+}
+
+/** What an RpcError means; anything else is a fault of this program and goes on. */
+function failed(error: unknown): Reply {
+  if (!(error instanceof Error) || !('errno' in error) || typeof error.errno !== 'number') throw error;
+  const { errno, message } = error;
+  switch (-errno) {
+    case Errno.ETIMEDOUT:
+      return { kind: 'unavailable', reason: `the controller does not answer (${message})` };
+    case Errno.ECONNRESET:
+      return {
+        kind: 'unavailable',
+        reason: 'the controller ended while it worked on the command, which may have been carried out',
+      };
+    default:
+      return { kind: 'refused', errno, errstr: message };
+  }
+}
+
+/** Settles only when nobody listens at `path`; looks once, after a while. */
+function probeLater(path: string): { readonly refused: Promise<Reply>; cancel(): void } {
+  const { promise, resolve } = Promise.withResolvers<Reply>();
+  let cancelled = false;
+  const timer = setTimeout(() => {
+    void import('node:net').then(({ connect }) => {
+      if (cancelled) return;
+      const socket = connect(path);
+      socket.on('connect', () => socket.destroy());
+      socket.on('error', (error: NodeJS.ErrnoException) =>
+        resolve(noController(path, error.code ?? error.message)),
+      );
+    });
+  }, DOWN_PROBE_AFTER_MS);
+  return {
+    refused: promise,
+    cancel: () => {
+      cancelled = true;
+      clearTimeout(timer);
+    },
+  };
+}

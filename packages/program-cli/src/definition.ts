@@ -1,0 +1,271 @@
+/**
+ * definition.ts: the command line of virtnet: commands, options, and the request each one makes.
+ *
+ * Theory
+ *   The names of commands and options are the original's. One commander definition is the only place that has them:
+ *   help, errors and the completion files follow from it. Values are only read here; whether a device can have them
+ *   is decided where the devices are.
+ *
+ * Limits
+ *   Commander knows no short option of two letters, so `-qp` is translated before parsing (`translateArgv`).
+ *   argparse's abbreviations of long options (`--mt` for `--mtu`) are not taken.
+ */
+import type { ControlRequest, DeviceSelector, LogLevel, QueryDisplay } from '@virtnet/engine-control';
+import { Argument, Command, Option } from 'commander';
+import { packageVersion } from './package-version.js';
+import { featureText, integer, type ParseOutcome, parseWith, prepareProgram } from './usage.js';
+
+/** What a command line asks for. */
+export type Invocation =
+  | Exclude<ParseOutcome, { kind: 'parsed' }>
+  /** A request, and what the parameters line shows beside it. */
+  | {
+      readonly kind: 'request';
+      readonly request: ControlRequest;
+      readonly display: QueryDisplay;
+      readonly json: boolean;
+    }
+  /** A command or option of the original that this version does not have. */
+  | { readonly kind: 'unsupported'; readonly json: boolean };
+
+type Action =
+  Exclude<Invocation, ParseOutcome> extends infer T ? (T extends unknown ? Omit<T, 'json'> : never) : never;
+type Collect = (action: Action) => void;
+
+/** Short options of two letters, by long option. */
+export const SHORT_FORMS = { '--max_queue_pairs': '-qp' } as const;
+
+/** Commands of the original that this version answers with "Option is not supported". */
+export const UNSUPPORTED_COMMANDS = {
+  modify: 'modify a device or its queues',
+  restart: 'restart the controller without ending the service',
+  validate: 'check the configuration file',
+  update: 'update the controller while it serves',
+  debug: 'for debugging',
+  stats: 'packet counters of a device',
+} as const;
+
+const LOG_LEVEL_NAMES = ['info', 'err', 'debug'] as const satisfies readonly LogLevel[];
+
+/** The definition; `collect` is called with what a command asks for. */
+export function buildProgram(collect: Collect): Command {
+  const program = prepareProgram(new Command('virtnet'), SHORT_FORMS)
+    .usage('[-h] [-v] [--json] COMMAND ...')
+    .description('Command line of the virtnet controller.')
+    .enablePositionalOptions()
+    .version(versionLine(), '-v, --version', 'show the version of this program and exit')
+    .option('--json', 'print JSON only, without the line of parameters');
+  addHotplug(program, collect);
+  addUnplug(program, collect);
+  program
+    .command('list')
+    .description('show the controller and all devices')
+    .usage('[-h]')
+    .action(() => collect(requested({ command: 'list', params: {} })));
+  addQuery(program, collect);
+  addHealth(program, collect);
+  addLog(program, collect);
+  program
+    .command('version')
+    .description('show the versions of the controller that runs and of the one installed')
+    .usage('[-h]')
+    .action(() => collect(requested({ command: 'version', params: {} })));
+  for (const [name, description] of Object.entries(UNSUPPORTED_COMMANDS))
+    program
+      .command(name)
+      .description(`${description} (not supported yet)`)
+      .usage('...')
+      .allowUnknownOption()
+      .allowExcessArguments()
+      .action(() => collect({ kind: 'unsupported' }));
+  return program;
+}
+
+/** `v0.1.0`; the form of the original. */
+function versionLine(): string {
+  return `v${packageVersion()}`;
+}
+
+function requested(request: ControlRequest, display: QueryDisplay = {}): Action {
+  return { kind: 'request', request, display };
+}
+
+interface HotplugOptions {
+  ib_device: string;
+  mac: string;
+  mtu: number;
+  max_queues?: number;
+  max_queue_pairs?: number;
+  max_queue_size: number;
+  sf_num?: number;
+  features?: string;
+  legacy?: true;
+}
+
+function addHotplug(program: Command, collect: Collect): void {
+  const command = program
+    .command('hotplug')
+    .description('make a hotplug PF')
+    .usage(
+      '[-h] -i IB_DEVICE -m MAC -t MTU {-n MAX_QUEUES | -qp MAX_QUEUE_PAIRS} -s MAX_QUEUE_SIZE [-u SF_NUM] [-f FEATURES] [-l]',
+    )
+    .requiredOption('-i, --ib_device <IB_DEVICE>', 'uplink: mlx5_0, mlx5_1 or mlx5_bond_0')
+    .requiredOption('-m, --mac <MAC>', 'MAC address of the device')
+    .requiredOption('-t, --mtu <MTU>', 'MTU in bytes, at most that of the uplink', integer)
+    .addOption(
+      new Option('-n, --max_queues <MAX_QUEUES>', 'virtqueues, control queue included (3 is one pair)')
+        .argParser(integer)
+        .conflicts('max_queue_pairs'),
+    )
+    .addOption(new Option('--max_queue_pairs <MAX_QUEUE_PAIRS>', 'data queue pairs').argParser(integer))
+    .requiredOption('-s, --max_queue_size <MAX_QUEUE_SIZE>', 'entries per virtqueue, a power of two', integer)
+    .option('-u, --sf_num <SF_NUM>', 'SF number, 2000 to 2999', integer)
+    .option('-f, --features <FEATURES>', 'feature bits to add to the default ones, hexadecimal', featureText)
+    .option('-l, --legacy', 'transitional device');
+  command.action((options: HotplugOptions) => {
+    if (options.max_queues === undefined && options.max_queue_pairs === undefined)
+      command.error('one of -n, --max_queues and -qp, --max_queue_pairs is required');
+    const params = {
+      ibDevice: options.ib_device,
+      mac: options.mac,
+      mtu: options.mtu,
+      queues: options.max_queues ?? null,
+      queuePairs: options.max_queue_pairs ?? null,
+      queueSize: options.max_queue_size,
+      sfNum: options.sf_num ?? null,
+      features: options.features ?? null,
+      legacy: options.legacy === true,
+    };
+    collect(requested({ command: 'hotplug', params }));
+  });
+}
+
+interface SelectorOptions {
+  all?: true;
+  pf?: number;
+  vf?: number;
+  vuid?: string;
+}
+
+function pfOption(): Option {
+  return new Option('-p, --pf <PF>', 'number of the PF').argParser(integer);
+}
+function vuidOption(): Option {
+  return new Option('-u, --vuid <VUID>', 'VUID of the device');
+}
+
+function addUnplug(program: Command, collect: Collect): void {
+  const command = program
+    .command('unplug')
+    .description('remove a hotplug PF')
+    .usage('[-h] {-p PF | -u VUID}')
+    .addOption(pfOption().conflicts('vuid'))
+    .addOption(vuidOption());
+  command.action(({ pf, vuid }: SelectorOptions) => {
+    if (pf === undefined && vuid === undefined) command.error('one of -p, --pf and -u, --vuid is required');
+    collect(requested({ command: 'unplug', params: { pf: pf ?? null, vuid: vuid ?? null } }));
+  });
+}
+
+/** Options that choose devices: all, one PF, one VF of a PF, or one VUID. */
+function addSelector(command: Command): Command {
+  return command
+    .addOption(new Option('-a, --all', 'all devices').conflicts(['pf', 'vf', 'vuid']))
+    .addOption(pfOption().conflicts('vuid'))
+    .addOption(new Option('-v, --vf <VF>', 'number of the VF, with -p').argParser(integer).conflicts('vuid'))
+    .addOption(vuidOption());
+}
+
+function selectorOf(command: Command, { all, pf, vf, vuid }: SelectorOptions): DeviceSelector {
+  if (vf !== undefined && pf === undefined) command.error('-v, --vf needs -p, --pf');
+  if (all === undefined && pf === undefined && vuid === undefined)
+    command.error('one of -a, --all, -p, --pf and -u, --vuid is required');
+  return { all: all === true, pf: pf ?? null, vf: vf ?? null, vuid: vuid ?? null };
+}
+
+interface QueryOptions extends SelectorOptions {
+  brief?: true;
+  queue_id?: number;
+  dbg_stats?: true;
+  latency_stats?: true;
+  stats_clear?: true;
+}
+
+function addQuery(program: Command, collect: Collect): void {
+  const command = addSelector(program.command('query'))
+    .description('show devices in detail')
+    .usage(
+      '[-h] {-a | -p PF [-v VF] | -u VUID} [--dbg_stats] [-b] [--latency_stats] [-q QUEUE_ID] [--stats_clear]',
+    )
+    .option('--dbg_stats', 'add counters for debugging')
+    .option('-b, --brief', 'no virtqueues')
+    .option('--latency_stats', 'nothing here: there is no latency debugging')
+    .option('-q, --queue_id <QUEUE_ID>', 'only this virtqueue', integer)
+    .option('--stats_clear', 'not supported yet');
+  command.action((options: QueryOptions) => {
+    const selector = selectorOf(command, options);
+    if (options.stats_clear === true) {
+      collect({ kind: 'unsupported' });
+      return;
+    }
+    const params = {
+      ...selector,
+      brief: options.brief === true,
+      queue: options.queue_id ?? null,
+      ...(options.dbg_stats === true ? { dbgStats: true } : {}),
+    };
+    collect(requested({ command: 'query', params }, { latencyStats: options.latency_stats === true }));
+  });
+}
+
+function addHealth(program: Command, collect: Collect): void {
+  const command = addSelector(program.command('health'))
+    .description('show the health of devices')
+    .usage('[-h] {-a | -p PF [-v VF] | -u VUID} show')
+    .addArgument(new Argument('<subcommand>', 'what to do').choices(['show']));
+  command.action((_show: string, options: SelectorOptions) => {
+    collect(requested({ command: 'health', params: selectorOf(command, options) }));
+  });
+}
+
+function addLog(program: Command, collect: Collect): void {
+  program
+    .command('log')
+    .description('set the log level')
+    .usage('[-h] -l {info,err,debug}')
+    .addOption(new Option('-l, --level <LEVEL>', 'log level').choices(LOG_LEVEL_NAMES).makeOptionMandatory())
+    .action(({ level }: { level: LogLevel }) => collect(requested({ command: 'log', params: { level } })));
+}
+
+/**
+ * The arguments in the form commander knows, and whether `--json` was among them, which may stand anywhere. `-qp` is
+ * hotplug's alone: elsewhere the same letters are two options.
+ */
+export function translateArgv(argv: readonly string[]): { readonly argv: string[]; readonly json: boolean } {
+  const end = argv.indexOf('--');
+  const options = end < 0 ? argv : argv.slice(0, end);
+  const rest = end < 0 ? [] : argv.slice(end);
+  const isHotplug = options.find((argument) => !argument.startsWith('-')) === 'hotplug';
+  const translated = options
+    .filter((argument) => argument !== '--json')
+    .map((argument) => {
+      for (const [long, short] of Object.entries(SHORT_FORMS))
+        if (isHotplug && (argument === short || argument.startsWith(`${short}=`)))
+          return `${long}${argument.slice(short.length)}`;
+      return argument;
+    });
+  return { argv: [...translated, ...rest], json: options.includes('--json') };
+}
+
+/** Reads a command line. */
+export function parseVirtnet(argv: readonly string[]): Invocation {
+  const translated = translateArgv(argv);
+  let action: Action | null = null;
+  const program = buildProgram((collected) => {
+    action = collected;
+  });
+  const outcome = parseWith(program, translated.argv);
+  if (outcome.kind !== 'parsed') return outcome;
+  if (action === null) throw new Error('a command was parsed and asked for nothing');
+  return { ...(action as Action), json: translated.json };
+}

@@ -1,0 +1,115 @@
+import type { ControlRequest } from '@virtnet/engine-control';
+import { describe, expect, it } from 'vitest';
+import type { Reply } from './controller.js';
+import { UNSUPPORTED_COMMANDS } from './definition.js';
+import { runVirtnet } from './run-virtnet.js';
+
+interface Run {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+  readonly asked: readonly ControlRequest[];
+}
+
+async function run(line: string, reply?: Reply): Promise<Run> {
+  let out = '';
+  let err = '';
+  const asked: ControlRequest[] = [];
+  const io = {
+    out: (text: string) => {
+      out += text;
+    },
+    err: (text: string) => {
+      err += text;
+    },
+  };
+  const code = await runVirtnet(line.split(' '), io, async (request) => {
+    asked.push(request);
+    if (reply === undefined) throw new Error('nothing may be asked here');
+    return reply;
+  });
+  return { code, out, err, asked };
+}
+const answer = (value: unknown, exitCode = 0): Reply => ({ kind: 'answer', answer: value, exitCode });
+const success = { errno: 0, errstr: 'Success' };
+
+describe('virtnet', () => {
+  it('prints the parameters, then JSON with two blanks per level', async () => {
+    const { out, code, err } = await run('unplug -p 0', answer(success));
+    expect(out).toBe(`{'id': '0x0'}\n{\n  "errno": 0,\n  "errstr": "Success"\n}\n`);
+    expect([code, err]).toEqual([0, '']);
+  });
+
+  it('keeps the order and the padding of keys', async () => {
+    const status = { value: '0x3', '    0': 'ACK', '    1': 'DRIVER' };
+    const { out } = await run('list', answer(status));
+    expect(out).toBe(`{\n  "value": "0x3",\n  "    0": "ACK",\n  "    1": "DRIVER"\n}\n`);
+  });
+
+  it('hotplug, list and version print no parameters', async () => {
+    const hotplug = 'hotplug -i mlx5_0 -m 0C:C4:7A:FF:22:93 -t 1500 -n 3 -s 1024';
+    for (const line of [hotplug, 'list', 'version']) expect((await run(line, answer({}))).out).toBe('{}\n');
+  });
+
+  it('log prints the JSON text of the original', async () => {
+    expect((await run('log -l info', answer('Success'))).out).toBe(`{'level': 'info'}\n"Success"\n`);
+  });
+
+  it('--json prints JSON only', async () => {
+    const { out } = await run('--json query -p 0 -b', answer({ devices: [] }));
+    expect(JSON.parse(out)).toEqual({ devices: [] });
+  });
+
+  it('a device that does not exist is an error of the answer, with the exit code of the controller', async () => {
+    const { out, code } = await run('query -p 0 -v 0 -b', answer({ Error: "Device doesn't exist" }, 1));
+    expect(out).toMatch(
+      /^\{'all': '0x0', 'vf': '0x0', 'pf': '0x0', .*\}\n\{\n {2}"Error": "Device doesn't exist"\n\}\n$/,
+    );
+    expect(code).toBe(1);
+  });
+
+  it('sends exactly what was asked for', async () => {
+    const { asked } = await run('health -p 3 show', answer({}));
+    expect(asked).toEqual([{ command: 'health', params: { all: false, pf: 3, vf: null, vuid: null } }]);
+  });
+});
+
+describe('virtnet, errors', () => {
+  it('a refused request shows the Linux errno', async () => {
+    const { out, code } = await run('list', { kind: 'refused', errno: -22, errstr: 'bad' });
+    expect(JSON.parse(out)).toEqual({ errno: -22, errstr: 'bad' });
+    expect(code).toBe(1);
+  });
+
+  it('no controller: a message on stderr, nothing on stdout, exit code 1', async () => {
+    const { out, err, code } = await run('list', { kind: 'unavailable', reason: 'gone' });
+    expect([out, err, code]).toEqual(['', 'virtnet: gone\n', 1]);
+  });
+
+  it('a number that no device can have is answered without asking', async () => {
+    const { out, code, asked } = await run('unplug -p 70000');
+    expect(out).toContain('"errno": -1007');
+    expect([code, asked]).toEqual([1, []]);
+  });
+
+  it.each(Object.keys(UNSUPPORTED_COMMANDS))('%s is answered without asking', async (name) => {
+    const { out, code, asked } = await run(`${name} -p 0`);
+    expect(JSON.parse(out)).toEqual({ errno: -1047, errstr: 'Option is not supported' });
+    expect([code, asked]).toEqual([1, []]);
+  });
+
+  it('a wrong command line: usage and error on stderr, exit code 2', async () => {
+    const { out, err, code } = await run('query');
+    expect(out).toBe('');
+    expect(err).toMatch(/^usage: virtnet query .*\nvirtnet query: error: .*\n$/);
+    expect(code).toBe(2);
+  });
+
+  it('help and version go to stdout with exit code 0', async () => {
+    for (const line of ['-h', '-v', 'query -h']) {
+      const { out, err, code } = await run(line);
+      expect(out).not.toBe('');
+      expect([err, code]).toEqual(['', 0]);
+    }
+  });
+});

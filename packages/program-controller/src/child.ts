@@ -1,0 +1,280 @@
+/**
+ * child.ts: one supervised process, started by us or taken over from a former controller.
+ *
+ * Theory
+ *   What happens to it is looked up in engine-recovery's supervision table; this file carries the cells' actions out.
+ *   Death is what the pidfd says: it works for processes that are not our children, and it comes after the last
+ *   thread is gone.
+ *
+ * States   see supervision.ts.
+ *
+ * Invariants
+ *   I1  a signal is sent through the pidfd, so never to a stranger with a reused pid.
+ *   I2  after `gone` no timer, descriptor or connection of this object is left.
+ *
+ * Limits  deadlines in limits.ts.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import {
+  type ChildAction,
+  type ChildEvent,
+  type ChildState,
+  supervisionTable,
+} from '@virtnet/engine-recovery';
+import { type EmuStatus, type HaStatus, type Logger, RpcClient } from '@virtnet/host-ipc';
+import {
+  close,
+  Nice,
+  type Poller,
+  pidfdOpen,
+  pidfdSendSignal,
+  setThreadNice,
+  type Watch,
+} from '@virtnet/host-linux';
+import {
+  HEALTH_DEADLINE_MS,
+  HEALTH_INTERVAL_MS,
+  HEALTH_MISSES,
+  READY_DEADLINE_MS,
+  READY_POLL_MS,
+} from './limits.js';
+import type { ProgramKind } from './programs.js';
+
+export interface ChildSpec {
+  readonly kind: ProgramKind;
+  /** Instance of an emulator; 0 for the keeper. */
+  readonly instance: number;
+  /** Where it answers RPC. */
+  readonly ipcPath: string;
+  /** Node flags, main module and arguments. */
+  readonly command: readonly string[];
+  readonly root: string;
+}
+
+export interface ChildHooks {
+  /** After every move; `gone` is the last. */
+  moved(child: Child, from: ChildState): void;
+  /** An unasked death. */
+  died(child: Child): void;
+}
+
+/** How it is asked to end. */
+export interface StopRequest {
+  readonly removeDevices: boolean;
+  /** When it has not ended by then it is killed, in milliseconds. */
+  readonly deadlineMs: number;
+}
+
+const SIGKILL = 9;
+
+export class Child {
+  readonly spec: ChildSpec;
+  readonly client: RpcClient;
+  readonly #poller: Poller;
+  readonly #log: Logger;
+  readonly #hooks: ChildHooks;
+  #state: ChildState = 'new';
+  #pid = 0;
+  #pidfd = -1;
+  #watch: Watch | null = null;
+  #process: ChildProcess | null = null;
+  #readyTimer: NodeJS.Timeout | undefined;
+  #stopTimer: NodeJS.Timeout | undefined;
+  #pollTimer: NodeJS.Timeout | undefined;
+  #stopRequest: StopRequest = { removeDevices: false, deadlineMs: 0 };
+  /** Questions in a row that it left unanswered. */
+  #misses = 0;
+  /** It was the active emulator at any time. */
+  hasServed = false;
+  /** What it last said about itself. */
+  lastStatus: EmuStatus | HaStatus | null = null;
+
+  constructor(spec: ChildSpec, poller: Poller, log: Logger, hooks: ChildHooks) {
+    this.spec = spec;
+    this.#poller = poller;
+    this.#hooks = hooks;
+    this.client = new RpcClient(spec.ipcPath);
+    this.#log = log.child({ child: spec.kind, instance: spec.instance });
+  }
+
+  get state(): ChildState {
+    return this.#state;
+  }
+  get pid(): number {
+    return this.#pid;
+  }
+
+  spawn(): void {
+    this.#event('spawn');
+  }
+
+  /** Takes the living process `pid` over. */
+  adopt(pid: number, as: 'starting' | 'ready' | 'serving'): void {
+    this.#pid = pid;
+    this.#event(`adopt-${as}`);
+  }
+
+  /** It told us by the answer to emu.promote that it serves. */
+  serving(): void {
+    this.#event('serving');
+  }
+
+  /** It does not do what it should: kill it. */
+  fence(reason: string): void {
+    if ('next' in supervisionTable[this.#state].silent)
+      this.#log.error({ childPid: this.#pid, reason }, 'killing');
+    this.#event('silent');
+  }
+
+  stop(request: StopRequest): void {
+    this.#stopRequest = request;
+    this.#event('stop');
+  }
+
+  #event(event: ChildEvent): void {
+    const from = this.#state;
+    const cell = supervisionTable[from][event];
+    if ('prohibited' in cell) throw new RangeError(`supervision: ${event} in ${from}: ${cell.prohibited}`);
+    if ('ignored' in cell) return;
+    this.#state = cell.next;
+    if (cell.next === 'serving') this.hasServed = true;
+    for (const action of cell.actions) this.#do(action);
+    if (from !== cell.next) this.#log.info({ childPid: this.#pid, from, to: cell.next, event }, 'moved');
+    if (from !== cell.next) this.#hooks.moved(this, from);
+  }
+
+  #do(action: ChildAction): void {
+    switch (action) {
+      case 'spawn':
+        this.#spawn();
+        return;
+      case 'watch':
+        this.#watchDeath();
+        this.#poll(0);
+        return;
+      case 'arm-ready-deadline':
+        this.#readyTimer = setTimeout(
+          () => this.fence(`not ready within ${READY_DEADLINE_MS} ms`),
+          READY_DEADLINE_MS,
+        );
+        return;
+      case 'disarm-ready-deadline':
+        clearTimeout(this.#readyTimer);
+        return;
+      case 'kill':
+        if (this.#pidfd >= 0) pidfdSendSignal(this.#pidfd, SIGKILL);
+        else this.#process?.kill('SIGKILL');
+        return;
+      case 'ask-to-stop':
+        void this.#askToStop();
+        return;
+      case 'arm-stop-deadline':
+        this.#stopTimer = setTimeout(() => this.#event('stop-deadline'), this.#stopRequest.deadlineMs);
+        return;
+      case 'tally':
+        this.#hooks.died(this);
+        return;
+      case 'clean-up':
+        this.#cleanUp();
+    }
+  }
+
+  /** It inherits our own precedence, but has yet to load and to warm up: that must not slow anybody who serves. */
+  #stepBack(): void {
+    if (this.#pid === 0) return;
+    try {
+      setThreadNice(this.#pid, Nice.BACKGROUND);
+    } catch {
+      // not permitted, and then we have no precedence it could inherit
+    }
+  }
+
+  #spawn(): void {
+    const child = spawn(process.execPath, [...this.spec.command], {
+      // Its standard output goes to our standard error: ours carries the one word `ready`.
+      stdio: ['ignore', 2, 2],
+      env: { ...process.env, VIRTNET_ROOT: this.spec.root },
+    });
+    this.#process = child;
+    this.#pid = child.pid ?? 0;
+    this.#stepBack();
+    child.on('exit', (code, signal) => {
+      this.#log.info({ childPid: this.#pid, code, signal }, 'exited');
+      this.#event('exit'); // the pidfd says the same, where there is one
+    });
+    child.on('error', (error) => {
+      this.#log.error({ error }, 'cannot be started');
+      if (child.pid === undefined) this.#event('exit');
+    });
+  }
+
+  #watchDeath(): void {
+    if (this.#pid === 0) return; // not even started: 'error' follows
+    this.#pidfd = pidfdOpen(this.#pid);
+    const watch =
+      this.#pidfd < 0
+        ? this.#pidfd
+        : this.#poller.watch(this.#pidfd, { readable: true }, () => this.#event('exit'));
+    if (typeof watch === 'object') this.#watch = watch;
+    else if (this.#process === null)
+      setImmediate(() => this.#event('exit')); // adopted, and gone meanwhile
+    else this.#log.error({ errno: -watch }, 'no pidfd; waiting for the exit instead');
+  }
+
+  /** Asks for its state in `delayMs`, and again for as long as it lives. */
+  #poll(delayMs: number): void {
+    this.#pollTimer = setTimeout(() => void this.#ask(), delayMs);
+  }
+
+  async #ask(): Promise<void> {
+    const starting = this.#state === 'starting';
+    const options = { deadlineMs: starting ? READY_DEADLINE_MS : HEALTH_DEADLINE_MS };
+    try {
+      const status =
+        this.spec.kind === 'ha'
+          ? await this.client.call('ha.status', {}, options)
+          : await this.client.call('emu.status', {}, options);
+      if (this.#state === 'gone') return;
+      this.#misses = 0;
+      this.lastStatus = status;
+      if ('role' in status && status.role === 'active') this.#event('serving');
+      else if (status.ready) this.#event('ready');
+    } catch (error) {
+      if (this.#state === 'gone' || this.#state === 'stopping') return;
+      // Its death ends the connection first; the pidfd follows. Silence alone is a hang.
+      if (!starting && isTimeout(error)) this.#misses += 1;
+      if (this.#misses >= HEALTH_MISSES) this.fence(`no answer to ${HEALTH_MISSES} questions`);
+    }
+    if (this.#pollTimer !== undefined)
+      this.#poll(this.#state === 'starting' ? READY_POLL_MS : HEALTH_INTERVAL_MS);
+  }
+
+  async #askToStop(): Promise<void> {
+    const { removeDevices, deadlineMs } = this.#stopRequest;
+    try {
+      if (this.spec.kind === 'ha') await this.client.call('ha.shutdown', {}, { deadlineMs });
+      else await this.client.call('emu.shutdown', { removeDevices }, { deadlineMs });
+    } catch (error) {
+      if (this.#state !== 'gone') this.#log.warn({ error }, 'did not take the request to end');
+    }
+  }
+
+  #cleanUp(): void {
+    clearTimeout(this.#readyTimer);
+    clearTimeout(this.#stopTimer);
+    clearTimeout(this.#pollTimer);
+    this.#pollTimer = undefined;
+    this.#watch?.close();
+    if (this.#pidfd >= 0) close(this.#pidfd);
+    this.#pidfd = -1;
+    this.client.close();
+    rmSync(this.spec.ipcPath, { force: true });
+  }
+}
+
+const ETIMEDOUT = -110;
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof Error && 'errno' in error && error.errno === ETIMEDOUT;
+}

@@ -1,0 +1,145 @@
+/**
+ * cli-front.ts: what the controller answers to the `virtnet` command line.
+ *
+ * Theory
+ *   Commands about devices go to the active emulator. While there is none, or when it dies over a command, the
+ *   command waits for the next one and is sent again: hotplug and unplug carry an id by which the emulator knows a
+ *   command that its predecessor carried out already.
+ *
+ * Invariants
+ *   I1  every command gets an answer within COMMAND_DEADLINE_MS.
+ *   I2  only commands whose message is idempotent are sent again.
+ */
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import {
+  type ControlCommand,
+  type ControlRequest,
+  type ControlRequests,
+  echoOf,
+  exitCodeOf,
+  failure,
+  requestFailure,
+  versionAnswer,
+} from '@virtnet/engine-control';
+import {
+  type CliCommand,
+  catalogue,
+  cliParamsProblem,
+  type JsonObject,
+  type JsonValue,
+  type LogLevelName,
+  type MessageName,
+  type Params,
+  type Result,
+  RpcError,
+} from '@virtnet/host-ipc';
+import { Errno } from '@virtnet/wire';
+import { COMMAND_DEADLINE_MS } from './limits.js';
+import type { Supervisor } from './supervisor.js';
+
+type DeviceMessage = Extract<MessageName, `device.${string}`>;
+
+export interface CliFrontOptions {
+  readonly supervisor: Supervisor;
+  /** Applies a log level to this process. */
+  readonly setLogLevel: (level: LogLevelName) => void;
+  /** Version of the running program, without the leading `v`. */
+  readonly version: string;
+  /** Where the version installed now is read: a package.json. */
+  readonly packageFile: URL;
+}
+
+/** The version in a package.json. Throws when there is none. */
+export function versionOf(packageFile: URL): string {
+  const { version } = JSON.parse(readFileSync(packageFile, 'utf8')) as { version?: unknown };
+  if (typeof version !== 'string') throw new TypeError(`${packageFile.pathname} names no version`);
+  return version;
+}
+
+export class CliFront {
+  readonly #options: CliFrontOptions;
+
+  constructor(options: CliFrontOptions) {
+    this.#options = options;
+  }
+
+  /** Answers `cli.request`. */
+  async request({ command, params }: Params<'cli.request'>): Promise<Result<'cli.request'>> {
+    const request = asRequest(command, params);
+    if (typeof request === 'number') {
+      const answer =
+        request === Errno.EINVAL
+          ? { errno: -Errno.EINVAL, errstr: 'Invalid argument' }
+          : failure('OPT_NOT_SUPPORTED');
+      return { answer: { ...answer }, exitCode: exitCodeOf(answer) };
+    }
+    const echo = echoOf(request);
+    const answer = await this.#answer(request);
+    return { ...(echo === null ? {} : { echo }), answer, exitCode: exitCodeOf(answer) };
+  }
+
+  async #answer(request: ControlRequest): Promise<JsonValue> {
+    const wrong = requestFailure(request);
+    if (wrong !== null) return { ...wrong };
+    switch (request.command) {
+      case 'hotplug':
+        return this.#onActive('device.hotplug', { requestId: randomUUID(), ...request.params });
+      case 'unplug':
+        return this.#onActive('device.unplug', { requestId: randomUUID(), ...request.params });
+      case 'list':
+        return this.#onActive('device.list', {});
+      case 'query': {
+        const { all, pf, vf, vuid, brief, queue, dbgStats } = request.params;
+        const chosen = { all, pf, vf, vuid, brief, queue };
+        return this.#onActive('device.query', dbgStats === true ? { ...chosen, dbgStats } : chosen);
+      }
+      case 'health':
+        return this.#onActive('device.health', request.params);
+      case 'log':
+        this.#options.setLogLevel(request.params.level);
+        this.#options.supervisor.setLogLevel(request.params.level);
+        return 'Success';
+      case 'version':
+        return versionAnswer(this.#options.version, versionOf(this.#options.packageFile)) as JsonValue;
+    }
+  }
+
+  async #onActive<N extends DeviceMessage>(name: N, params: Params<N>): Promise<JsonValue> {
+    const deadlineMs = performance.now() + COMMAND_DEADLINE_MS;
+    for (;;) {
+      const leftMs = deadlineMs - performance.now();
+      const active = leftMs > 0 ? await this.#options.supervisor.waitForActive(leftMs) : null;
+      if (active === null) return { errno: -Errno.ETIMEDOUT, errstr: 'Connection timed out' };
+      try {
+        return await active.client.call(name, params, {
+          deadlineMs: Math.max(1, deadlineMs - performance.now()),
+        });
+      } catch (error) {
+        if (!(error instanceof RpcError)) throw error;
+        const lost = error.errno === -Errno.ECONNRESET || error.errno === -Errno.ENOTCONN;
+        if (!lost || !catalogue[name].idempotent) return { errno: error.errno, errstr: error.message };
+        // Its death is noticed a moment after its connection: only another answers this.
+        await this.#options.supervisor.waitUntilNotActive(active);
+      }
+    }
+  }
+}
+
+const commands: Readonly<Record<ControlCommand, CliCommand>> = {
+  hotplug: 'hotplug',
+  unplug: 'unplug',
+  list: 'list',
+  query: 'query',
+  health: 'health',
+  log: 'log',
+  version: 'version',
+};
+
+/** The request, EINVAL when its parameters are not those of the command, ENOSYS when there is no such command. */
+function asRequest(command: string, params: JsonObject): ControlRequest | number {
+  if (!Object.hasOwn(commands, command)) return Errno.ENOSYS;
+  const known = command as ControlCommand;
+  if (cliParamsProblem(commands[known], params) !== null) return Errno.EINVAL;
+  return { command: known, params: params as unknown as ControlRequests[typeof known] } as ControlRequest;
+}

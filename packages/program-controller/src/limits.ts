@@ -1,0 +1,26 @@
+/** How long the controller waits for what. Milliseconds throughout. */
+
+/** A process that is not ready by then is replaced. Starting takes a second; on a machine at ten times its load, ten. */
+export const READY_DEADLINE_MS = 15_000;
+/** Between two looks at a process that is not ready yet. */
+export const READY_POLL_MS = 20;
+/** Between two looks at a process that is. */
+export const HEALTH_INTERVAL_MS = 500;
+/** How long it may take to answer one of them. */
+export const HEALTH_DEADLINE_MS = 1_500;
+/**
+ * A process that leaves so many unanswered hangs: 3,500 ms, below QEMU's 5,000 ms. One is not enough: when we were
+ * stopped ourselves, the question of that time is overdue as soon as we go on.
+ */
+export const HEALTH_MISSES = 2;
+/** What each process may take to end when asked to; all together 5 s, one after the other. */
+export const STOP_STANDBY_MS = 500;
+/** It removes its devices. */
+export const STOP_ACTIVE_MS = 4_000;
+export const STOP_KEEPER_MS = 500;
+/** A survivor of a former controller answers by then, or is replaced. */
+export const ADOPT_DEADLINE_MS = 1_000;
+/** How long a command of the command line waits for its answer, takeovers included. */
+export const COMMAND_DEADLINE_MS = 15_000;
+/** After how long a service with an active emulator says ready although its standby is not. */
+export const STANDBY_PATIENCE_MS = 10_000;

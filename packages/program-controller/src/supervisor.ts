@@ -1,0 +1,319 @@
+/**
+ * supervisor.ts: keeps the service's processes as service-plan.ts wants them.
+ *
+ * Theory
+ *   Every event of a child leads to one question: what does the plan say now? The answer's steps are carried out, and
+ *   what they cause is the next event. There is no other place that starts, promotes or ends a process.
+ *   After a death the standby promotes itself; `emu.promote` is sent as well, which does nothing then, and does
+ *   everything when the keeper could not tell the standby.
+ *
+ * Invariants
+ *   I1  pid files say what lives: emu.pid is the active one, or the one that will be.
+ *   I2  one promotion is under way at a time.
+ *   I3  the service is never given up: restarts slow down, they do not end.
+ *
+ * Limits  the crash-loop rule of supervision.ts; limits.ts.
+ */
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { planService, restartDelayMs, type ServiceView, type Step } from '@virtnet/engine-recovery';
+import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
+import type { Poller } from '@virtnet/host-linux';
+import { Child, type ChildSpec, type StopRequest } from './child.js';
+import {
+  COMMAND_DEADLINE_MS,
+  STANDBY_PATIENCE_MS,
+  STOP_ACTIVE_MS,
+  STOP_KEEPER_MS,
+  STOP_STANDBY_MS,
+} from './limits.js';
+import { PidFiles } from './pid-files.js';
+import { nodeFlags, type ProgramKind, programMains } from './programs.js';
+import { findSurvivors } from './survivors.js';
+
+export interface SupervisorOptions {
+  readonly paths: VirtnetPaths;
+  readonly poller: Poller;
+  readonly log: Logger;
+  /** Main module of the emulator instead of the installed one. */
+  readonly emu?: string;
+}
+
+export class Supervisor {
+  readonly #paths: VirtnetPaths;
+  readonly #poller: Poller;
+  readonly #log: Logger;
+  readonly #mains: Readonly<Record<ProgramKind, string>>;
+  readonly #pidFiles: PidFiles;
+  readonly #deathsMs: Record<ProgramKind, number[]> = { ha: [], emu: [] };
+  #keeper: Child | null = null;
+  readonly #emulators = new Set<Child>(); // two, and for moments their predecessors
+  #nextInstance = 1;
+  #everServed = false;
+  #finding: Promise<unknown> = Promise.resolve();
+  #stopping = false;
+  #promoting = false;
+  #planned = false;
+  #restartTimer: NodeJS.Timeout | undefined;
+  readonly #waiting = new Set<() => void>(); // bounded by the calls in progress
+  #logLevel: LogLevelName = 'info';
+  #standbyFailed = false;
+  readonly counters = { takeovers: 0, deaths: 0 };
+
+  constructor(options: SupervisorOptions) {
+    this.#paths = options.paths;
+    this.#poller = options.poller;
+    this.#log = options.log;
+    this.#mains = { ...programMains, ...(options.emu === undefined ? {} : { emu: options.emu }) };
+    this.#pidFiles = new PidFiles(options.paths);
+  }
+
+  /** Takes over what a former controller left, starts what is missing, and resolves when devices are served. */
+  async start(): Promise<void> {
+    this.#pidFiles.set('controller', process.pid);
+    const finding = findSurvivors(this.#paths, this.#pidFiles, this.#mains, this.#poller, this.#log);
+    this.#finding = finding;
+    const survivors = await finding;
+    for (const { kind, instance, pid, as } of survivors) {
+      this.#log.info({ kind, instance, childPid: pid, as }, 'adopted');
+      const child = this.#make(kind, instance);
+      this.#nextInstance = Math.max(this.#nextInstance, instance + 1);
+      child.adopt(pid, as);
+    }
+    this.#plan();
+    const startedMs = performance.now();
+    await this.#until(() => {
+      if (this.active === null) return false;
+      const patience = performance.now() - startedMs > STANDBY_PATIENCE_MS;
+      return this.standby !== null || this.#standbyFailed || patience;
+    });
+  }
+
+  /** The active emulator, or null while there is none. */
+  get active(): Child | null {
+    for (const child of this.#emulators) if (child.state === 'serving') return child;
+    return null;
+  }
+
+  /** A standby that is warm. */
+  get standby(): Child | null {
+    for (const child of this.#emulators) if (child.state === 'ready') return child;
+    return null;
+  }
+
+  /** The active emulator as soon as there is one; null when there is none for `deadlineMs`. */
+  async waitForActive(deadlineMs = COMMAND_DEADLINE_MS): Promise<Child | null> {
+    const expired = { now: false };
+    const timer = setTimeout(() => {
+      expired.now = true;
+      this.#wake();
+    }, deadlineMs);
+    await this.#until(() => this.active !== null || expired.now || this.#stopping);
+    clearTimeout(timer);
+    return this.active;
+  }
+
+  /** Resolves when `child` is no longer the active emulator, or everything ends. */
+  waitUntilNotActive(child: Child): Promise<void> {
+    return this.#until(() => this.active !== child || this.#stopping);
+  }
+
+  /** Sets the level of every process, now and when it is started later. */
+  setLogLevel(level: LogLevelName): void {
+    this.#logLevel = level;
+    for (const child of this.#living()) this.#tellLogLevel(child);
+  }
+
+  /**
+   * Ends everything: the standby first, so that it does not take over; then the active one with its devices; then the
+   * keeper. Who does not end in its time is killed. Resolves when all are dead and their files are gone.
+   */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    clearTimeout(this.#restartTimer);
+    this.#wake();
+    await this.#finding;
+    await this.#until(() => !this.#promoting); // who is active must be known before anybody is asked to end
+    const standbys = [...this.#emulators].filter((child) => child.state !== 'serving');
+    await this.#end(standbys, { removeDevices: false, deadlineMs: STOP_STANDBY_MS });
+    await this.#end([...this.#emulators], { removeDevices: true, deadlineMs: STOP_ACTIVE_MS });
+    const keepers = this.#keeper === null ? [] : [this.#keeper];
+    await this.#end(keepers, { removeDevices: false, deadlineMs: STOP_KEEPER_MS });
+    for (const name of ['emu', 'emu-standby', 'ha', 'controller'] as const) this.#pidFiles.set(name, null);
+    // Whoever was killed could not remove its own; nobody is left who serves them.
+    rmSync(this.#paths.haSocket, { force: true });
+    for (const name of readdirSync(this.#paths.pci)) rmSync(join(this.#paths.pci, name), { force: true });
+  }
+
+  #living(): Child[] {
+    return [...(this.#keeper === null ? [] : [this.#keeper]), ...this.#emulators];
+  }
+
+  async #end(children: readonly Child[], request: StopRequest): Promise<void> {
+    for (const child of children) child.stop(request);
+    await this.#until(() => children.every((child) => child.state === 'gone'));
+  }
+
+  #make(kind: ProgramKind, instance: number, extra: readonly string[] = []): Child {
+    const arguments_ = kind === 'ha' ? extra : ['--instance', String(instance), '--role', 'standby'];
+    const spec: ChildSpec = {
+      kind,
+      instance,
+      ipcPath: kind === 'ha' ? this.#paths.haIpc : this.#paths.emuIpc(instance),
+      command: [...nodeFlags[kind], this.#mains[kind], ...arguments_],
+      root: this.#paths.root,
+    };
+    const child = new Child(spec, this.#poller, this.#log, {
+      moved: () => this.#moved(child),
+      died: () => this.#died(child),
+    });
+    if (kind === 'ha') this.#keeper = child;
+    else this.#emulators.add(child);
+    return child;
+  }
+
+  #died(child: Child): void {
+    const { kind, instance } = child.spec;
+    this.counters.deaths += 1;
+    const nowMs = performance.now();
+    const deaths = this.#deathsMs[kind];
+    deaths.push(nowMs);
+    if (deaths.length > DEATHS_REMEMBERED) deaths.shift();
+    this.#standbyFailed ||= kind === 'emu' && !child.hasServed;
+    const delayMs = restartDelayMs(deaths, nowMs);
+    const line = { kind, instance, childPid: child.pid, served: child.hasServed, restartInMs: delayMs };
+    this.#log.error(line, delayMs > 0 ? 'died, again and again: restarts are slowed down' : 'died');
+  }
+
+  #moved(child: Child): void {
+    if (child.state === 'serving') {
+      if (this.#everServed) this.counters.takeovers += 1;
+      this.#everServed = true;
+    }
+    if (child.state === 'gone') {
+      this.#emulators.delete(child);
+      if (this.#keeper === child) this.#keeper = null;
+    }
+    if (child.state === 'ready' && this.#logLevel !== 'info') this.#tellLogLevel(child);
+    this.#writePidFiles();
+    this.#wake();
+    // Not now: a step may be in the middle of moving another child.
+    if (!this.#planned) setImmediate(() => this.#plan());
+    this.#planned = true;
+  }
+
+  #writePidFiles(): void {
+    if (this.#stopping) return; // what is written stays, for whoever has to clean up should we die
+    const byAge = [...this.#emulators]
+      .filter(({ pid }) => pid > 0)
+      .sort((a, b) => a.spec.instance - b.spec.instance);
+    const predecessor = byAge.find(({ hasServed }) => hasServed); // until its death is certain
+    const first = this.active ?? predecessor ?? byAge[0] ?? null;
+    const other = byAge.findLast((child) => child !== first) ?? null;
+    this.#pidFiles.set('emu', first?.pid ?? null);
+    this.#pidFiles.set('emu-standby', other?.pid ?? null);
+    this.#pidFiles.set('ha', this.#keeper?.pid || null);
+  }
+
+  #view(): ServiceView {
+    return {
+      stopping: this.#stopping,
+      keeper: this.#keeper?.state ?? 'gone',
+      emulators: [...this.#emulators].map(({ spec, state, hasServed }) => ({
+        instance: spec.instance,
+        state,
+        hasServed,
+      })),
+      mayStartKeeper: this.#startsInMs('ha') === 0,
+      mayStartEmulator: this.#startsInMs('emu') === 0,
+    };
+  }
+
+  /** Time until the crash-loop rule permits a start. */
+  #startsInMs(kind: ProgramKind): number {
+    const deaths = this.#deathsMs[kind];
+    const last = deaths.at(-1);
+    if (last === undefined) return 0;
+    // Counted as of the last death: waiting must not shorten the wait.
+    return Math.max(0, last + restartDelayMs(deaths, last) - performance.now());
+  }
+
+  #plan(): void {
+    this.#planned = false;
+    for (const step of planService(this.#view())) this.#carryOut(step);
+    clearTimeout(this.#restartTimer);
+    const waits = [this.#startsInMs('ha'), this.#startsInMs('emu')].filter((waitMs) => waitMs > 0);
+    if (waits.length > 0 && !this.#stopping)
+      this.#restartTimer = setTimeout(() => this.#plan(), Math.ceil(Math.min(...waits)) + 1);
+  }
+
+  #carryOut(step: Step): void {
+    switch (step.kind) {
+      case 'start-keeper':
+        this.#make('ha', 0, step.expectUpload ? ['--expect-upload'] : []).spawn();
+        return;
+      case 'start-emulator':
+        this.#make('emu', this.#nextInstance++).spawn();
+        return;
+      case 'promote':
+        void this.#promote(this.#emulator(step.instance));
+        return;
+      case 'stop-emulator':
+        this.#emulator(step.instance).stop({ removeDevices: false, deadlineMs: STOP_STANDBY_MS });
+        return;
+      case 'fence-emulator':
+        this.#emulator(step.instance).fence('another emulator is active');
+    }
+  }
+
+  #emulator(instance: number): Child {
+    for (const child of this.#emulators) if (child.spec.instance === instance) return child;
+    throw new RangeError(`the plan names emulator ${instance}, which is gone`);
+  }
+
+  async #promote(child: Child): Promise<void> {
+    if (this.#promoting) return;
+    this.#promoting = true;
+    const reason = this.#everServed ? 'crash' : 'first';
+    try {
+      const { devices, takeoverMs } = await child.client.call('emu.promote', { reason });
+      this.#log.info(
+        { instance: child.spec.instance, childPid: child.pid, reason, devices, takeoverMs },
+        'promoted',
+      );
+      child.serving();
+    } catch (error) {
+      this.#log.error({ error, instance: child.spec.instance }, 'promotion failed');
+      child.fence('it cannot be promoted');
+    }
+    this.#promoting = false;
+    this.#wake();
+    this.#plan();
+  }
+
+  #tellLogLevel(child: Child): void {
+    child.client.call('log.level', { level: this.#logLevel }).catch((error: unknown) => {
+      this.#log.warn({ error, child: child.spec.kind }, 'did not take the log level');
+    });
+  }
+
+  /** Resolves when `condition` holds; it is looked at after every event. */
+  #until(condition: () => boolean): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const look = () => {
+      if (!condition()) return;
+      this.#waiting.delete(look);
+      resolve();
+    };
+    this.#waiting.add(look);
+    look();
+    return promise;
+  }
+
+  #wake(): void {
+    for (const look of [...this.#waiting]) look();
+  }
+}
+
+/** More than fit the crash-loop window at the slowest rate. */
+const DEATHS_REMEMBERED = 256;

@@ -1,0 +1,129 @@
+/**
+ * survivors.ts: what a former controller left running on this root.
+ *
+ * Theory
+ *   Emulators and keeper serve on when their controller dies. Whoever answers on its RPC socket and tells its pid is
+ *   adopted. A process that a pid file names and that does not answer hangs, or had not come up: it is killed, and
+ *   its death awaited, before anything is started in its place.
+ *
+ * Invariants
+ *   I1  nobody is killed who is not a program of ours on this very root: command line and environment are compared.
+ *   I2  when findSurvivors resolves, every process named by a pid file is adopted, dead, or not ours.
+ *
+ * Limits  ADOPT_DEADLINE_MS for the answers.
+ */
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Logger, RpcClient, type VirtnetPaths } from '@virtnet/host-ipc';
+import { close, connect, type Poller, pidfdOpen, pidfdSendSignal } from '@virtnet/host-linux';
+import { ADOPT_DEADLINE_MS } from './limits.js';
+import type { PidFiles } from './pid-files.js';
+import { type ProgramKind, programNames } from './programs.js';
+
+export interface Survivor {
+  readonly kind: ProgramKind;
+  readonly instance: number;
+  readonly pid: number;
+  readonly as: 'starting' | 'ready' | 'serving';
+}
+
+const EMU_IPC = /^emu-(\d{1,9})\.ipc$/;
+const SIGKILL = 9;
+
+export async function findSurvivors(
+  paths: VirtnetPaths,
+  pidFiles: PidFiles,
+  mains: Readonly<Record<ProgramKind, string>>,
+  poller: Poller,
+  log: Logger,
+): Promise<Survivor[]> {
+  const instances = readdirSync(paths.run).flatMap((name) => {
+    const match = EMU_IPC.exec(name);
+    return match === null ? [] : [Number(match[1])];
+  });
+  const answers = await Promise.all([
+    askKeeper(paths),
+    ...instances.map((instance) => askEmulator(paths, instance)),
+  ]);
+  const survivors = answers.filter((answer) => answer !== null);
+  const adopted = new Set(survivors.map(({ pid }) => pid));
+  const dying: Promise<void>[] = [];
+  for (const [file, kind] of [
+    ['ha', 'ha'],
+    ['emu', 'emu'],
+    ['emu-standby', 'emu'],
+  ] as const) {
+    const pid = pidFiles.read(file);
+    if (pid === null || adopted.has(pid) || !isOurs(pid, kind, mains, paths.root)) continue;
+    log.warn({ kind, childPid: pid }, 'left by a former controller and does not answer: killing');
+    dying.push(killAndWait(pid, poller));
+  }
+  await Promise.all(dying);
+  return survivors;
+}
+
+async function askKeeper(paths: VirtnetPaths): Promise<Survivor | null> {
+  return ask(paths.haIpc, async (client) => {
+    const { pid } = await client.call('ha.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
+    return { kind: 'ha', instance: 0, pid, as: 'ready' };
+  });
+}
+
+async function askEmulator(paths: VirtnetPaths, instance: number): Promise<Survivor | null> {
+  return ask(paths.emuIpc(instance), async (client) => {
+    const { pid, role, ready } = await client.call('emu.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
+    return { kind: 'emu', instance, pid, as: role === 'active' ? 'serving' : ready ? 'ready' : 'starting' };
+  });
+}
+
+/** Null when nobody listens at `path` (the file is then removed) or nobody answers. */
+async function ask(
+  path: string,
+  question: (client: RpcClient) => Promise<Survivor>,
+): Promise<Survivor | null> {
+  const probe = connect(path, 'stream'); // ZeroMQ would retry until the deadline
+  if (probe < 0) {
+    rmSync(path, { force: true });
+    return null;
+  }
+  close(probe);
+  const client = new RpcClient(path);
+  try {
+    return await question(client);
+  } catch {
+    return null;
+  } finally {
+    client.close();
+  }
+}
+
+/** Whether `pid` runs the program on this root. The name replaces the command line once the process is up. */
+function isOurs(
+  pid: number,
+  kind: ProgramKind,
+  mains: Readonly<Record<ProgramKind, string>>,
+  root: string,
+): boolean {
+  try {
+    const command = readFileSync(join('/proc', String(pid), 'cmdline'), 'utf8').split('\0');
+    const environment = readFileSync(join('/proc', String(pid), 'environ'), 'utf8').split('\0');
+    const named = command.includes(mains[kind]) || command[0]?.trim() === programNames[kind];
+    return named && environment.includes(`VIRTNET_ROOT=${root}`);
+  } catch {
+    return false; // gone, or somebody else's
+  }
+}
+
+function killAndWait(pid: number, poller: Poller): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const pidfd = pidfdOpen(pid);
+  if (pidfd < 0) return Promise.resolve(); // gone
+  const watch = poller.watch(pidfd, { readable: true }, () => {
+    if (typeof watch === 'object') watch.close();
+    close(pidfd);
+    resolve();
+  });
+  pidfdSendSignal(pidfd, SIGKILL);
+  if (typeof watch === 'number') throw new RangeError(`cannot watch pid ${pid}: errno ${-watch}`);
+  return promise;
+}

@@ -1,0 +1,69 @@
+/** What the main thread and a datapath worker say to each other. Structured clones; no object is shared. */
+
+import type { ReceiveFilterState } from '@virtnet/engine-virtio-net';
+import type { RingFault } from '@virtnet/engine-virtqueue';
+
+/** One mapped region of a device's memory. */
+export interface RegionMessage {
+  readonly iova: bigint;
+  readonly sizeBytes: number;
+  /** Byte offset in the arena. */
+  readonly arenaOffset: number;
+  readonly writable: boolean;
+}
+
+/** Everything a worker needs to work one queue. */
+export interface QueueConfig {
+  readonly direction: 'receive' | 'transmit';
+  readonly queueSize: number;
+  readonly descriptorAddress: bigint;
+  readonly driverAddress: bigint;
+  readonly deviceAddress: bigint;
+  /** Features the driver accepted. */
+  readonly features: bigint;
+  /** Largest packet, Ethernet header excluded, in bytes. */
+  readonly mtu: number;
+  readonly linkUp: boolean;
+  /** Index of the queue in the function, which selects its block of the state page. */
+  readonly queue: number;
+  readonly pageAddress: bigint;
+  readonly pageBytes: number;
+  readonly tapFd: number;
+  /** Event the driver kicks with, or -1 when kicks come through the doorbell bitmap. */
+  readonly kickFd: number;
+  /** Event that interrupts the driver; -1: none; REPORT_INTERRUPT: the main thread decides. */
+  readonly interruptFd: number;
+  /** Whether a receive queue may be given frames now (multi-queue steering), and a transmit queue's go out. */
+  readonly active: boolean;
+  readonly filter: ReceiveFilterState | null;
+  /** Interrupt once when attached: a kick or an interrupt may have been lost before. */
+  readonly signalAtOnce: boolean;
+}
+
+/** Value of `interruptFd` when the decision is the main thread's (INTx, masked vectors). */
+export const REPORT_INTERRUPT = -2;
+
+export type WorkerMessage =
+  | { readonly kind: 'memory'; readonly device: number; readonly regions: readonly RegionMessage[] | null }
+  | {
+      readonly kind: 'queue';
+      readonly device: number;
+      readonly slot: number;
+      readonly config: QueueConfig | null;
+    }
+  | { readonly kind: 'sync'; readonly id: number }
+  | { readonly kind: 'stop' };
+
+export type WorkerReport =
+  | { readonly kind: 'ready'; readonly warmUpMs: number }
+  | { readonly kind: 'synced'; readonly id: number }
+  | { readonly kind: 'fault'; readonly slot: number; readonly fault: RingFault }
+  | { readonly kind: 'interrupt'; readonly slot: number };
+
+/** What a worker is started with. */
+export interface WorkerStart {
+  readonly arenaBase: bigint;
+  readonly arenaBytes: number;
+  /** eventfd that ends the worker's sleep. */
+  readonly wakeFd: number;
+}

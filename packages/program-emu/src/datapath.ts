@@ -1,0 +1,205 @@
+/**
+ * datapath.ts: the main thread's side of the workers.
+ *
+ * Theory
+ *   A queue pair belongs to one worker, chosen by the fewest pairs when the device first uses the pair, so that the
+ *   TAP descriptor of a pair has one reader and one writer. Every change to a queue (attach, other memory, other
+ *   interrupt, other filter, detach) is the same message: its whole configuration, or none. `settle()` resolves when
+ *   every worker has carried out everything posted before; only then may memory be unmapped or a reply be sent.
+ *
+ * Invariants
+ *   I1  messages to one worker are carried out in order.
+ *   I2  a slot number is not given to another queue before its worker confirmed the former one's detachment.
+ *
+ * Limits  DOORBELLS_MAX slots per worker; WORKER_ANSWER_MS to answer, after which the process is no longer believed
+ *         and ends (a successor takes its devices over).
+ */
+import { availableParallelism } from 'node:os';
+import type { Arena } from '@virtnet/host-linux';
+import { closeAll, eventfd, eventfdSignal } from '@virtnet/host-linux';
+import { DOORBELLS_MAX, LongRuns, MailboxSender } from '@virtnet/host-workers';
+import type {
+  QueueConfig,
+  RegionMessage,
+  WorkerMessage,
+  WorkerReport,
+  WorkerStart,
+} from './datapath-protocol.js';
+import { WORKER_ANSWER_MS } from './limits.js';
+
+/** Whom a worker's reports about a slot concern. */
+export interface SlotOwner {
+  onFault(queue: number, report: Extract<WorkerReport, { kind: 'fault' }>): void;
+  onInterrupt(queue: number): void;
+}
+
+interface Slot {
+  readonly owner: SlotOwner;
+  readonly queue: number;
+}
+
+/** Where a queue lives. */
+export interface Place {
+  readonly worker: number;
+  readonly slot: number;
+}
+
+interface WorkerState {
+  readonly mailbox: MailboxSender<WorkerMessage>;
+  readonly slots: (Slot | null)[];
+  readonly free: number[];
+  pairs: number;
+  ready: boolean;
+}
+
+/** What a device needs of the datapath. */
+export type DatapathPort = Pick<
+  Datapath,
+  'choosePairWorker' | 'releasePairWorker' | 'place' | 'vacate' | 'configure' | 'memory' | 'kick' | 'settle'
+>;
+
+export class Datapath {
+  readonly #workers: WorkerState[] = [];
+  readonly #runs: LongRuns<WorkerStart>;
+  readonly #wakeFds: readonly number[];
+  readonly #pending = new Map<number, { resolve: () => void; timer: NodeJS.Timeout }>();
+  readonly #dirty = new Set<number>();
+  readonly #ready: Promise<void>;
+  #nextSync = 1;
+  #stopping = false;
+
+  /** `onFatal` is told of anything after which the process must not go on. */
+  constructor(arena: Arena, workerCount: number | null, onFatal: (reason: Error) => void) {
+    const count = workerCount ?? Math.max(1, Math.min(8, availableParallelism() - 1));
+    const wakeFds = Array.from({ length: count }, () => eventfd());
+    this.#wakeFds = wakeFds;
+    this.#runs = new LongRuns<WorkerStart>(
+      new URL('./worker.js', import.meta.url).href,
+      count,
+      (index) => ({ arenaBase: arena.base, arenaBytes: arena.buffer.byteLength, wakeFd: wakeFds[index]! }),
+      (index, error) => {
+        if (!this.#stopping)
+          onFatal(new Error(`datapath worker ${index} ended: ${error?.stack ?? 'by itself'}`));
+      },
+    );
+    const readies: Promise<void>[] = [];
+    for (const run of this.#runs.runs) {
+      const state: WorkerState = {
+        mailbox: new MailboxSender<WorkerMessage>(run.port, run.control, () =>
+          eventfdSignal(wakeFds[run.index]!),
+        ),
+        slots: [],
+        free: [],
+        pairs: 0,
+        ready: false,
+      };
+      this.#workers.push(state);
+      readies.push(
+        new Promise((resolve) => {
+          run.port.on('message', (report: WorkerReport) => {
+            if (report.kind === 'ready') resolve();
+            else this.#onReport(state, report);
+          });
+        }),
+      );
+    }
+    this.#ready = Promise.all(readies).then(() => undefined);
+    this.#onTimeout = () =>
+      onFatal(new Error(`a datapath worker did not answer within ${WORKER_ANSWER_MS} ms`));
+  }
+
+  readonly #onTimeout: () => void;
+
+  /** Resolves when every worker has compiled its loops. */
+  get ready(): Promise<void> {
+    return this.#ready;
+  }
+
+  /** The worker with the fewest pairs; the caller keeps the answer for both queues of the pair. */
+  choosePairWorker(): number {
+    let best = 0;
+    for (let i = 1; i < this.#workers.length; i++) {
+      if (this.#workers[i]!.pairs < this.#workers[best]!.pairs) best = i;
+    }
+    this.#workers[best]!.pairs++;
+    return best;
+  }
+
+  releasePairWorker(worker: number): void {
+    this.#workers[worker]!.pairs--;
+  }
+
+  /** Reserves a slot for a queue; null when the worker is full. */
+  place(worker: number, owner: SlotOwner, queue: number): Place | null {
+    const state = this.#workers[worker]!;
+    const slot = state.free.pop() ?? state.slots.length;
+    if (slot >= DOORBELLS_MAX) return null;
+    state.slots[slot] = { owner, queue };
+    return { worker, slot };
+  }
+
+  /** Gives a slot back; its queue must have been detached and settled (I2). */
+  vacate(place: Place): void {
+    const state = this.#workers[place.worker]!;
+    state.slots[place.slot] = null;
+    state.free.push(place.slot);
+  }
+
+  configure(device: number, place: Place, config: QueueConfig | null): void {
+    this.#post(place.worker, { kind: 'queue', device, slot: place.slot, config });
+  }
+
+  /** Tells `worker` the memory of a device; null forgets it. */
+  memory(worker: number, device: number, regions: readonly RegionMessage[] | null): void {
+    this.#post(worker, { kind: 'memory', device, regions });
+  }
+
+  /** The driver kicked a queue through its notification register. */
+  kick(place: Place): void {
+    this.#workers[place.worker]!.mailbox.ring(place.slot);
+  }
+
+  /** Resolves when everything posted so far has been carried out. */
+  async settle(): Promise<void> {
+    const waits: Promise<void>[] = [];
+    for (const worker of this.#dirty) {
+      const id = this.#nextSync++;
+      waits.push(
+        new Promise((resolve) => {
+          const timer = setTimeout(this.#onTimeout, WORKER_ANSWER_MS);
+          this.#pending.set(id, { resolve, timer });
+        }),
+      );
+      this.#workers[worker]!.mailbox.post({ kind: 'sync', id });
+    }
+    this.#dirty.clear();
+    await Promise.all(waits);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    for (const worker of this.#workers) worker.mailbox.post({ kind: 'stop' });
+    await this.#runs.finished();
+    closeAll(this.#wakeFds);
+  }
+
+  #post(worker: number, message: WorkerMessage): void {
+    this.#workers[worker]!.mailbox.post(message);
+    this.#dirty.add(worker);
+  }
+
+  #onReport(state: WorkerState, report: Exclude<WorkerReport, { kind: 'ready' }>): void {
+    if (report.kind === 'synced') {
+      const waiting = this.#pending.get(report.id);
+      if (waiting === undefined) return;
+      this.#pending.delete(report.id);
+      clearTimeout(waiting.timer);
+      waiting.resolve();
+      return;
+    }
+    const slot = state.slots[report.slot];
+    if (slot === null || slot === undefined) return; // a report that crossed the detachment
+    if (report.kind === 'fault') slot.owner.onFault(slot.queue, report);
+    else slot.owner.onInterrupt(slot.queue);
+  }
+}

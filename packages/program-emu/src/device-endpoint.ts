@@ -1,0 +1,194 @@
+/**
+ * device-endpoint.ts: the vfio-user socket of one function, and the one client that may be connected to it.
+ *
+ * Theory
+ *   A function has one owner. While a client is connected the listening socket is left alone, so a second client
+ *   waits in the kernel's backlog and is served when the first has gone: a restarted client never races the end of
+ *   its predecessor. Listener and connection live with the state keeper too, which is why no client sees a
+ *   connection end when this process does.
+ *
+ * Invariants
+ *   I1  at most one connection.
+ *   I2  the end of a connection resets the function before the next client is accepted.
+ *
+ * Limits  the backlog of the listening socket. Without a free descriptor clients wait there, ACCEPT_AGAIN_MS each time.
+ */
+import { accept, close, type Poller, type Watch } from '@virtnet/host-linux';
+import {
+  type AnsweredRequest,
+  type ConnectionEnd,
+  RequestJournal,
+  ServerConnection,
+  type ServerConnectionOptions,
+  ServerSession,
+} from '@virtnet/server-vfio-user';
+import { Errno, StatePageHeader } from '@virtnet/wire';
+import { DeviceAccess } from './device-access.js';
+import type { DeviceHost, HostServices } from './device-host.js';
+import type { AppliedRequest } from './device-record.js';
+import { shelfNames } from './shelf-names.js';
+
+const EMPTY = new Uint8Array(0);
+/** Until the next look when a client could not be accepted: it stays in the backlog, which would call at once. */
+const ACCEPT_AGAIN_MS = 50;
+
+function answeredOf(applied: AppliedRequest | null): AnsweredRequest | null {
+  if (applied === null) return null;
+  const reply = applied.reply === null ? null : new Uint8Array(Buffer.from(applied.reply, 'base64'));
+  return { sequence: applied.sequence, digest: applied.digest, reply };
+}
+
+export class DeviceEndpoint {
+  readonly #host: DeviceHost;
+  readonly #services: HostServices;
+  readonly #poller: Poller;
+  readonly #replyRing: ServerConnectionOptions['replyRing'];
+  readonly #pageWords: Uint32Array;
+  #listenerFd: number;
+  #listenerWatch: Watch | null = null;
+  #connection: ServerConnection | null = null;
+  #connectionFd = -1;
+  /** The function is being reset after its last client. */
+  #resetting = false;
+  #ended = false;
+
+  constructor(
+    host: DeviceHost,
+    listenerFd: number,
+    services: HostServices,
+    replyRing: ServerConnectionOptions['replyRing'],
+  ) {
+    this.#host = host;
+    this.#services = services;
+    this.#poller = services.poller;
+    this.#replyRing = replyRing;
+    this.#listenerFd = listenerFd;
+    this.#pageWords = new Uint32Array(host.page.buffer, 0, StatePageHeader.sizeBytes / 4);
+  }
+
+  get connected(): boolean {
+    return this.#connection !== null;
+  }
+
+  /** Begins to accept clients. */
+  listen(): void {
+    if (this.#ended || this.#resetting || this.#connection !== null || this.#listenerWatch !== null) return;
+    const watch = this.#poller.watch(this.#listenerFd, { readable: true }, () => this.#accept());
+    if (typeof watch === 'number') {
+      this.#services.log('error', 'cannot watch a listening socket', {
+        vuid: this.#host.vuid,
+        errno: -watch,
+      });
+      return;
+    }
+    this.#listenerWatch = watch;
+  }
+
+  /** Goes on with a predecessor's connection, whose session is `saved`. */
+  adopt(fd: number, saved: unknown): void {
+    const session = ServerSession.restore(new DeviceAccess(this.#host), saved, this.#host.memory.all());
+    if ('error' in session) {
+      this.#services.log('error', 'a saved session is unusable', {
+        vuid: this.#host.vuid,
+        reason: session.error,
+      });
+      close(fd);
+      void this.#afterEnd();
+      return;
+    }
+    this.#open(fd, session, true);
+  }
+
+  /** Puts listener and connection on an empty shelf again. */
+  upload(): void {
+    const { store } = this.#services;
+    store.put(this.#host, shelfNames.listener(this.#host.vuid), EMPTY, this.#listenerFd);
+    if (this.#connectionFd >= 0) {
+      store.put(this.#host, shelfNames.connection(this.#host.vuid), EMPTY, this.#connectionFd);
+    }
+  }
+
+  /** Ends the connection and stops listening, for good. */
+  end(): void {
+    this.#ended = true;
+    this.#listenerWatch?.close();
+    this.#listenerWatch = null;
+    this.#connection?.close();
+    close(this.#listenerFd);
+  }
+
+  #accept(): void {
+    const fd = accept(this.#listenerFd);
+    if (fd === -Errno.EAGAIN) return; // gone again: the next event tells
+    this.#listenerWatch?.close();
+    this.#listenerWatch = null;
+    if (fd < 0) {
+      this.#services.log('error', 'cannot accept a client', { vuid: this.#host.vuid, errno: -fd });
+      setTimeout(() => this.listen(), ACCEPT_AGAIN_MS).unref();
+      return;
+    }
+    const at = StatePageHeader.at.connectionEpoch / 4;
+    this.#pageWords[at] = (this.#pageWords[at]! + 1) >>> 0;
+    this.#open(fd, new ServerSession(new DeviceAccess(this.#host)), false);
+    if (this.#connection === null) return;
+    this.#services.store.put(this.#host, shelfNames.connection(this.#host.vuid), EMPTY, fd);
+    this.#host.touch();
+    this.#host.commit(null);
+  }
+
+  #open(fd: number, session: ServerSession, adopted: boolean): void {
+    this.#host.session = () => session.save();
+    const journal = new RequestJournal(
+      {
+        readFinished: () => this.#pageWords[StatePageHeader.at.requestSequence / 4]!,
+        writeFinished: (sequence) => {
+          this.#pageWords[StatePageHeader.at.requestSequence / 4] = sequence;
+        },
+        record: (answered) => this.#record(answered),
+      },
+      adopted ? answeredOf(this.#host.applied) : null,
+    );
+    const connection = ServerConnection.open({
+      fd,
+      poller: this.#poller,
+      session,
+      replyRing: this.#replyRing,
+      journal,
+      adopted,
+      onClose: (end) => void this.#onClose(end),
+    });
+    if (typeof connection === 'number') {
+      this.#services.log('error', 'cannot serve a socket', { vuid: this.#host.vuid, errno: -connection });
+      close(fd);
+      void this.#afterEnd();
+      return;
+    }
+    this.#connection = connection;
+    this.#connectionFd = fd;
+  }
+
+  #record(answered: AnsweredRequest): void {
+    const { sequence, digest, reply } = answered;
+    this.#host.commit({
+      sequence,
+      digest,
+      reply: reply === null ? null : Buffer.from(reply).toString('base64'),
+    });
+  }
+
+  async #onClose(end: ConnectionEnd): Promise<void> {
+    if (end.reason !== 'peer-closed' && end.reason !== 'closed-here') {
+      this.#services.log('warn', 'a client was disconnected', { vuid: this.#host.vuid, ...end });
+    }
+    this.#connection = null;
+    this.#connectionFd = -1;
+    if (!this.#ended) await this.#afterEnd();
+  }
+
+  async #afterEnd(): Promise<void> {
+    this.#resetting = true;
+    await this.#host.disconnected();
+    this.#resetting = false;
+    this.listen();
+  }
+}

@@ -1,0 +1,182 @@
+/** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
+import type { HotplugPlan } from '@virtnet/engine-control';
+import { VirtioPciFunction } from '@virtnet/engine-pci';
+import { NetDevice } from '@virtnet/engine-virtio-net';
+import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
+import { Errno, STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader, statePageSize } from '@virtnet/wire';
+import { DeviceHost, type HostServices } from './device-host.js';
+import { DeviceInterrupts } from './device-interrupts.js';
+import { DeviceMemory } from './device-memory.js';
+import { type DeviceRecord, decodeDeviceRecord } from './device-record.js';
+import { DeviceTaps } from './device-taps.js';
+import { type DeviceMirror, mapPage, type PageMapping } from './mirror.js';
+
+/** PCI address with its domain, as sockets are named. */
+export function pciAddress(bdf: string): string {
+  return `0000:${bdf}`;
+}
+
+const PCI_CLASS_ETHERNET = 0x020000;
+
+function netDevice(plan: HotplugPlan): NetDevice {
+  return new NetDevice({
+    mac: plan.mac,
+    mtu: plan.mtu,
+    maxQueuePairs: plan.queuePairs,
+    maxQueueSize: plan.queueSize,
+    speedMbps: null,
+    offeredFeatures: BigInt(plan.features),
+  });
+}
+
+function pciFunction(plan: HotplugPlan, device: NetDevice, page: PageMapping): VirtioPciFunction {
+  const words = new Uint32Array(page.buffer, 0, StatePageHeader.sizeBytes / 4);
+  const cell = (at: number) => ({
+    get: () => words[at / 4]! & 0xff,
+    set: (value: number) => {
+      words[at / 4] = value;
+    },
+  });
+  return new VirtioPciFunction({
+    device,
+    classCode: PCI_CLASS_ETHERNET,
+    msixVectors: plan.msixVectors,
+    isr: cell(StatePageHeader.at.isr),
+    generation: cell(StatePageHeader.at.configGeneration),
+  });
+}
+
+/** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. */
+function interruptsOf(plan: HotplugPlan): DeviceInterrupts {
+  return new DeviceInterrupts([1, 0, plan.msixVectors, 1, 1]);
+}
+
+/** A new state page; -errno when there is no memory. */
+function newPage(queueCount: number): PageMapping | number {
+  const fd = memfdCreate('virtnet-state-page', statePageSize(queueCount));
+  if (fd < 0) return fd;
+  const page = mapPage(fd);
+  if (page === null) {
+    close(fd);
+    return -Errno.ENOMEM;
+  }
+  StatePageHeader.encode(new DataView(page.buffer), 0, {
+    magic: STATE_PAGE_MAGIC,
+    version: STATE_PAGE_VERSION,
+    queueCount,
+    isr: 0,
+    configGeneration: 0,
+    requestSequence: 0,
+    takeovers: 0,
+    connectionEpoch: 0,
+    reserved0: 0,
+    reserved1: 0,
+  });
+  return page;
+}
+
+/** Makes a planned function with its TAP and state page; nothing is shelved yet. -errno when the host refuses. */
+export function createDevice(
+  plan: HotplugPlan,
+  requestId: string,
+  arena: Arena,
+  services: HostServices,
+): DeviceHost | number {
+  const taps = DeviceTaps.create(plan.representor, plan.queuePairs);
+  if (typeof taps === 'number') return taps;
+  const sized = setMtu(plan.representor, plan.mtu);
+  const host = sized < 0 ? sized : buildDevice(plan, requestId, taps, arena, services);
+  if (typeof host === 'number') taps.close();
+  return host;
+}
+
+/** The same over TAP queues that exist, which stay the caller's on failure. */
+export function buildDevice(
+  plan: HotplugPlan,
+  requestId: string,
+  taps: DeviceTaps,
+  arena: Arena,
+  services: HostServices,
+): DeviceHost | number {
+  const page = newPage(plan.queueCount);
+  if (typeof page === 'number') return page;
+  const net = netDevice(plan);
+  return new DeviceHost(
+    {
+      plan,
+      requestId,
+      fn: pciFunction(plan, net, page),
+      net,
+      page,
+      taps,
+      memory: new DeviceMemory(arena),
+      interrupts: interruptsOf(plan),
+      kicks: new Map(),
+      health: { recoveries: 0, lastCause: null, lastPauseMs: null, maxPauseMs: null },
+    },
+    services,
+  );
+}
+
+export interface RestoredDevice {
+  readonly host: DeviceHost;
+  readonly record: DeviceRecord;
+}
+
+/**
+ * Makes a function from its mirror, whose descriptors it takes over; what is wrong when that cannot be done, and then
+ * they stay the mirror's. Never throws: a record that cannot be used would end every successor alike.
+ */
+export function restoreDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
+  try {
+    return rebuildDevice(mirror, services);
+  } catch (error) {
+    return `the record describes no possible device: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
+  if (mirror.record === null) return 'no record';
+  const record = decodeDeviceRecord(mirror.record);
+  if (typeof record === 'string') return record;
+  const { plan } = record;
+  if (plan.vuid !== mirror.vuid) return `record of another device: ${plan.vuid}`;
+  const { page } = mirror;
+  if (page === null || page.buffer.byteLength < statePageSize(plan.queueCount)) return 'no state page';
+  const header = StatePageHeader.decode(new DataView(page.buffer));
+  if (header.magic !== STATE_PAGE_MAGIC || header.version !== STATE_PAGE_VERSION) return 'not a state page';
+  const { taps } = mirror;
+  const tapFds = Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1);
+  if (tapFds.includes(-1)) return 'a queue of the representor is missing';
+  if (mirror.listenerFd < 0) return 'no listening socket';
+  const net = netDevice(plan);
+  const netProblems = net.restore(record.net);
+  if (netProblems.length > 0) return netProblems.join('; ');
+  const fn = pciFunction(plan, net, page);
+  const pciProblems = fn.restore(record.pci);
+  if (pciProblems.length > 0) return pciProblems.join('; ');
+  const unknown = [...taps.values()].filter((fd) => !tapFds.includes(fd));
+  const interrupts = interruptsOf(plan);
+  for (const [key, fd] of mirror.irqs) {
+    const [index, vector] = key.split('/').map(Number) as [number, number];
+    if (interrupts.has(index, vector)) interrupts.replace(index, vector, fd);
+    else unknown.push(fd);
+  }
+  const host = new DeviceHost(
+    {
+      plan,
+      requestId: record.requestId,
+      fn,
+      net,
+      page,
+      taps: new DeviceTaps(plan.representor, tapFds),
+      memory: mirror.memory,
+      interrupts,
+      kicks: new Map(mirror.kicks),
+      health: { ...record.health },
+    },
+    services,
+  );
+  closeAll(unknown);
+  return { host, record };
+}

@@ -1,0 +1,162 @@
+/** What the command line's answers need of one device, read from the engines and the state page. */
+import {
+  type DeviceFacts,
+  FunctionKind,
+  formatMac,
+  type HealthFacts,
+  NO_VF_POOL,
+  type QueueFacts,
+} from '@virtnet/engine-control';
+import { getSpeed, ifIndex } from '@virtnet/host-linux';
+import { DeviceStatus, QueueCounter } from '@virtnet/wire';
+import type { DeviceHost } from './device-host.js';
+import { POLL_BUDGET } from './limits.js';
+
+const PCI_CLASS_ETHERNET = 0x020000;
+const VIRTIO_VENDOR = 0x1af4;
+const VIRTIO_NET_MODERN = 0x1041;
+
+function queueFacts(host: DeviceHost, index: number): QueueFacts {
+  const queue = host.fn.queues[index]!;
+  const { counters } = host.state.block(index);
+  const count = (counter: QueueCounter) => counters[counter]!;
+  return {
+    index,
+    size: queue.size,
+    msixVector: queue.vector,
+    enabled: queue.enabled,
+    notifyOffset: queue.notifyOffset,
+    descriptorAddress: queue.descriptorAddress,
+    driverAddress: queue.driverAddress,
+    deviceAddress: queue.deviceAddress,
+    receivedDesc: count(QueueCounter.RECEIVED_DESC),
+    completedDesc: count(QueueCounter.COMPLETED_DESC),
+    badDescErrors: count(QueueCounter.BAD_DESC_ERRORS),
+    errorCqes: count(QueueCounter.DROP_TAP_ERROR),
+    exceedMaxChain: count(QueueCounter.EXCEED_MAX_CHAIN),
+    invalidBuffer: count(QueueCounter.INVALID_BUFFER),
+    batchNumber: POLL_BUDGET,
+    dmaQUsedNumber: count(QueueCounter.BATCHES),
+    handlerSchdNumber: count(QueueCounter.HANDLER_RUNS),
+    auxHandlerSchdNumber: count(QueueCounter.INTERRUPTS),
+    maxPostDescNumber: count(QueueCounter.MAX_POSTED),
+    totalBytes: count(QueueCounter.BYTES),
+    rqCqMaxCount: 0,
+    rqCqPeriod: 0,
+    rqCqPeriodMode: 0,
+    debug: {
+      frames: count(QueueCounter.FRAMES),
+      spurious_kicks: count(QueueCounter.SPURIOUS_KICKS),
+      drop_header: count(QueueCounter.DROP_HEADER),
+      drop_tap_again: count(QueueCounter.DROP_TAP_AGAIN),
+      drop_tap_error: count(QueueCounter.DROP_TAP_ERROR),
+      drop_link_down: count(QueueCounter.DROP_LINK_DOWN),
+      drop_filter_mac: count(QueueCounter.DROP_FILTER_MAC),
+      drop_filter_vlan: count(QueueCounter.DROP_FILTER_VLAN),
+      drop_mtu: count(QueueCounter.DROP_MTU),
+      drop_no_buffer: count(QueueCounter.DROP_NO_BUFFER),
+      drop_bad_chain: count(QueueCounter.DROP_BAD_CHAIN),
+    },
+  };
+}
+
+/** `uplinkSpeed`: Mb/s of the uplink's network device, null when there is none. */
+export function deviceFacts(host: DeviceHost, uplinkSpeed: number | null): DeviceFacts {
+  const { plan, fn, net } = host;
+  const loaded = (fn.status & DeviceStatus.DRIVER_OK) !== 0;
+  return {
+    kind: FunctionKind.HOTPLUG_PF,
+    pfId: plan.pfId,
+    vfId: null,
+    vuid: plan.vuid,
+    bdf: plan.bdf,
+    sfNum: plan.sfNum,
+    transitional: false,
+    pciVhcaId: plan.pciVhcaId,
+    pciMaxVfs: 0,
+    enabledVfs: 0,
+    vfPool: {
+      ...NO_VF_POOL,
+      msixMax: plan.msixVectors,
+      queuePairsMax: Math.max(0, (plan.msixVectors - 2) >> 1),
+    },
+    msixVectors: plan.msixVectors,
+    queueCount: plan.queueCount,
+    enabledQueueCount: fn.queues.filter((queue) => queue.enabled).length,
+    queueSizeMax: plan.queueSize,
+    msixConfigVector: fn.configVector,
+    mac: plan.mac,
+    linkUp: net.linkUp,
+    queuePairsMax: plan.queuePairs,
+    mtu: plan.mtu,
+    speedMbps: uplinkSpeed ?? net.speedMbps ?? 0,
+    rssKeySizeMax: 0,
+    supportedHashTypes: 0,
+    driverMac: loaded ? formatMac(net.currentMac) : null,
+    driverQueuePairs: loaded ? host.receivingPairs : 0,
+    ibDevice: plan.ibDevice,
+    ibDevicePciAddress: plan.ibDevicePciAddress,
+    representor: plan.representor,
+    representorIfindex: Math.max(0, ifIndex(plan.representor)),
+    sfRdmaDevice: plan.sfRdmaDevice,
+    sfCrossMkey: plan.sfCrossMkey,
+    sfVhcaId: plan.sfVhcaId,
+    aarfs: false,
+    dim: false,
+    pciDeviceId: VIRTIO_NET_MODERN,
+    pciVendorId: VIRTIO_VENDOR,
+    pciClassCode: PCI_CLASS_ETHERNET,
+    pciSubsystemId: VIRTIO_NET_MODERN,
+    pciSubsystemVendorId: VIRTIO_VENDOR,
+    pciRevisionId: 1,
+    deviceFeatures: net.offeredFeatures,
+    driverFeatures: fn.driverFeatures,
+    status: fn.status,
+    resetting: fn.queues.some((queue) => queue.resetting),
+    enabled: fn.status !== 0,
+    queues: fn.queues.map((_, index) => queueFacts(host, index)),
+  };
+}
+
+export function healthFacts(host: DeviceHost): HealthFacts {
+  const { plan, fn, health } = host;
+  let spurious = 0;
+  let stalled = 0;
+  for (let index = 0; index < fn.queues.length; index++) {
+    spurious += host.state.block(index).counters[QueueCounter.SPURIOUS_KICKS]!;
+    stalled += host.state.broken.has(index) ? 1 : 0;
+  }
+  return {
+    kind: FunctionKind.HOTPLUG_PF,
+    pfId: plan.pfId,
+    vfId: null,
+    vuid: plan.vuid,
+    status: fn.status,
+    fatal: (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
+    recoverCount: health.recoveries,
+    controlPlaneErrors: {
+      sf_rqt_update_err: 0,
+      sf_drop_create_err: 0,
+      sf_tir_create_err: 0,
+      steer_rx_domain_err: 0,
+      steer_rx_table_err: 0,
+      sf_flows_apply_err: host.taps.errors,
+      aarfs_flow_init_err: 0,
+      vlan_flow_init_err: 0,
+      drop_cnt_config_err: 0,
+    },
+    dataPlaneErrors: {
+      sq_stall: stalled,
+      dma_q_stall: 0,
+      spurious_db_invoke: spurious,
+      aux_not_invoked: 0,
+      dma_q_errors: 0,
+      host_read_errors: 0,
+    },
+  };
+}
+
+/** Mb/s of a network device, null when it does not exist or does not say. */
+export function uplinkSpeed(name: string): number | null {
+  return getSpeed(name);
+}

@@ -1,0 +1,398 @@
+/**
+ * device-host.ts: one PCI function with everything that belongs to it.
+ *
+ * Theory
+ *   The engines (PCI function, net device) decide; this object carries their effects out in the outside world: queues
+ *   on workers, interrupts, TAP, the state keeper. Every change passes three points in this order: the engine
+ *   changes, the change is recorded with the keeper (`commit`, one atomic message), the answer becomes visible. A
+ *   successor therefore finds either nothing of a request or all of it.
+ *
+ * Parties
+ *   access    what the client asks for (device-access.ts), one request at a time.
+ *   workers   report faults and interrupts.
+ *   emulator  creates, restores, unplugs; asks for facts.
+ *
+ * Invariants
+ *   I1  the workers hold exactly the queues that QueueState wants whenever no change is under way.
+ *   I2  memory leaves the arena only after every worker was told.
+ *   I3  whatever the driver can see happened was recorded before.
+ *   I4  after `destroy` began nothing is told to the keeper any more: a late record would outlive its device.
+ *
+ * Limits  limits.ts; the function's own vector and queue counts.
+ */
+import type { HotplugPlan } from '@virtnet/engine-control';
+import type { Effect, VirtioPciFunction } from '@virtnet/engine-pci';
+import { describeRecordFault } from '@virtnet/engine-recovery';
+import type { ControlChange, NetDevice } from '@virtnet/engine-virtio-net';
+import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
+import { close, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linux';
+import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
+import { ControlQueue } from './control-queue.js';
+import type { DatapathPort } from './datapath.js';
+import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
+import { type DeviceMemory, dmaRangeRecord } from './device-memory.js';
+import { DeviceQueues } from './device-queues.js';
+import {
+  type AppliedRequest,
+  type DeviceHealth,
+  type DeviceRecord,
+  encodeDeviceRecord,
+  RECORD_SCHEMA,
+} from './device-record.js';
+import type { DeviceStore } from './device-store.js';
+import type { DeviceTaps } from './device-taps.js';
+import type { PageMapping } from './mirror.js';
+import { QueueState } from './queue-state.js';
+import { shelfNames } from './shelf-names.js';
+
+export interface DeviceParts {
+  readonly plan: HotplugPlan;
+  readonly requestId: string;
+  readonly fn: VirtioPciFunction;
+  readonly net: NetDevice;
+  readonly page: PageMapping;
+  readonly taps: DeviceTaps;
+  readonly memory: DeviceMemory;
+  readonly interrupts: DeviceInterrupts;
+  readonly kicks: Map<number, number>;
+  readonly health: DeviceHealth;
+}
+
+export interface HostServices {
+  readonly datapath: DatapathPort;
+  readonly poller: Poller;
+  readonly store: DeviceStore;
+  /** Tells of something an operator should see. */
+  log(level: 'info' | 'warn' | 'error', message: string, facts?: Record<string, unknown>): void;
+}
+
+const textEncoder = new TextEncoder();
+const EMPTY = new Uint8Array(0);
+let nextDeviceNumber = 1;
+
+export class DeviceHost {
+  readonly plan: HotplugPlan;
+  readonly requestId: string;
+  readonly fn: VirtioPciFunction;
+  readonly net: NetDevice;
+  readonly page: PageMapping;
+  readonly taps: DeviceTaps;
+  readonly memory: DeviceMemory;
+  readonly interrupts: DeviceInterrupts;
+  readonly health: DeviceHealth;
+  readonly state: QueueState;
+  /** Saved session of the connected client, as the connection keeps it. */
+  session: () => unknown = () => null;
+  applied: AppliedRequest | null = null;
+
+  readonly #services: HostServices;
+  readonly #queues: DeviceQueues;
+  readonly #control: ControlQueue;
+  #controlWatch: { readonly fd: number; readonly watch: Watch } | null = null;
+  #changed = false;
+  #ended = false;
+
+  constructor(parts: DeviceParts, services: HostServices) {
+    this.plan = parts.plan;
+    this.requestId = parts.requestId;
+    this.fn = parts.fn;
+    this.net = parts.net;
+    this.page = parts.page;
+    this.taps = parts.taps;
+    this.memory = parts.memory;
+    this.interrupts = parts.interrupts;
+    this.health = parts.health;
+    this.state = new QueueState({ ...parts, mtu: parts.plan.mtu });
+    this.#services = services;
+    this.#queues = new DeviceQueues(nextDeviceNumber++, services.datapath, this.memory, {
+      onFault: (queue, report) => void this.#onFault(queue, report.fault),
+      onInterrupt: (queue) => this.#interruptQueue(queue),
+    });
+    const context = { isQueueEnabled: (queue: number) => this.fn.queues[queue]?.enabled === true };
+    this.#control = new ControlQueue(this.net, context, {
+      apply: (changes) => this.#applyControl(changes),
+      interrupt: () => this.#interruptQueue(this.state.controlIndex),
+      fault: (fault) => void this.#onFault(this.state.controlIndex, fault),
+    });
+  }
+
+  get vuid(): string {
+    return this.plan.vuid;
+  }
+
+  /** Queue pairs that may be given frames. */
+  get receivingPairs(): number {
+    return this.taps.fds.filter((_, pair) => this.state.mayReceive(pair)).length;
+  }
+
+  // ---- life cycle ------------------------------------------------------------------------------------------
+
+  /** Takes over what a predecessor left: continues every ring at its position and signals every vector once. */
+  async adopt(record: DeviceRecord): Promise<void> {
+    this.state.load(record);
+    this.applied = record.applied;
+    const truncated = this.memory.dropTruncated();
+    if (truncated.length > 0) {
+      this.#log('error', 'guest memory was taken away by its owner', { regions: truncated.length });
+      for (const { iova } of truncated) this.drop(shelfNames.dma(this.vuid, iova));
+      this.fn.needsReset();
+    }
+    for (const [queue, { resetting }] of this.fn.queues.entries()) {
+      if (resetting) this.fn.completeQueueReset(queue); // nobody works it, and its reset is not asked for twice
+    }
+    this.state.continuing = true;
+    const attached = this.reconcile(false);
+    for (const { index, vector } of this.interrupts.entries()) {
+      if (index === IrqIndex.MSIX || index === IrqIndex.INTX) this.interrupts.fire(index, vector);
+    }
+    await attached;
+    this.state.continuing = false;
+  }
+
+  /** The client is gone: the function goes back to its state after power-on and lets go of the client's memory. */
+  async disconnected(): Promise<void> {
+    await this.#letGo();
+    if (this.#ended) return; // unplugged meanwhile
+    const { store } = this.#services;
+    store.deletePrefix(this, shelfNames.allDma(this.vuid));
+    store.deletePrefix(this, shelfNames.allIrqs(this.vuid));
+    store.deletePrefix(this, shelfNames.allKicks(this.vuid));
+    store.delete(this, shelfNames.connection(this.vuid));
+    this.session = () => null;
+    this.#changed = true;
+    this.commit(null);
+  }
+
+  /** Stops everything and closes what belongs to the function. The keeper is the caller's business. */
+  async destroy(): Promise<void> {
+    this.#ended = true;
+    await this.#letGo();
+    this.taps.close();
+    this.page.close();
+    close(this.page.fd);
+  }
+
+  async #letGo(): Promise<void> {
+    await this.carryOut(this.fn.reset());
+    this.interrupts.clearAll();
+    for (const fd of this.state.kicks.values()) close(fd);
+    this.state.kicks.clear();
+    for (const region of this.memory.removeAll()) this.memory.release(region);
+  }
+
+  // ---- record ----------------------------------------------------------------------------------------------
+
+  /** Something changed that the record holds. */
+  touch(): void {
+    this.#changed = true;
+  }
+
+  /** Records every change since the last commit, with the request that made it. One atomic message. */
+  commit(applied: AppliedRequest | null): void {
+    if (!this.#changed || this.#ended) return;
+    this.applied = applied;
+    this.#changed = false;
+    const record = encodeDeviceRecord(this.record());
+    if (!(record instanceof Uint8Array)) {
+      throw new Error(`record of ${this.vuid}: ${describeRecordFault(record)}`);
+    }
+    this.#services.store.commit(this, shelfNames.record(this.vuid), record);
+  }
+
+  record(): DeviceRecord {
+    return {
+      schema: RECORD_SCHEMA,
+      requestId: this.requestId,
+      plan: this.plan,
+      linkUp: this.net.linkUp,
+      pci: this.fn.save(),
+      net: this.net.save(),
+      session: this.session(),
+      applied: this.applied,
+      ...this.state.save(),
+      health: this.health,
+    };
+  }
+
+  /** Puts every descriptor and the record on an empty shelf again. */
+  upload(): void {
+    this.put(shelfNames.page(this.vuid), this.page.fd);
+    for (const [pair, fd] of this.taps.fds.entries()) this.put(shelfNames.tap(this.vuid, pair), fd);
+    for (const region of this.memory.all()) {
+      const blob = textEncoder.encode(JSON.stringify(dmaRangeRecord(region)));
+      this.put(shelfNames.dma(this.vuid, region.iova), region.fd, blob);
+    }
+    for (const { index, vector, fd } of this.interrupts.entries()) {
+      this.put(shelfNames.irq(this.vuid, index, vector), fd);
+    }
+    for (const [queue, fd] of this.state.kicks) this.put(shelfNames.kick(this.vuid, queue), fd);
+    this.#changed = true;
+    this.commit(this.applied);
+  }
+
+  /** Stages a descriptor for the keeper; -1 for none. */
+  put(name: string, fd: number, blob: Uint8Array = EMPTY): void {
+    if (this.#ended) return;
+    this.#services.store.put(this, name, blob, fd);
+    this.#changed = true;
+  }
+
+  /** Stages the removal of an entry. */
+  drop(name: string): void {
+    if (this.#ended) return;
+    this.#services.store.delete(this, name);
+    this.#changed = true;
+  }
+
+  // ---- effects ---------------------------------------------------------------------------------------------
+
+  /** The driver notified `queue` through its register or an event. */
+  kick(queue: number): void {
+    if (queue === this.state.controlIndex && this.#control.open) this.#control.kick();
+    else this.#queues.kick(queue);
+  }
+
+  /** Carries out what a register access asks for; resolves when it is in force. */
+  async carryOut(effects: readonly Effect[]): Promise<void> {
+    const resets: number[] = [];
+    let settle = false;
+    for (const effect of effects) {
+      switch (effect.kind) {
+        case 'queue-notify':
+          this.kick(effect.queue);
+          break;
+        case 'fire':
+          this.interrupts.fire(IrqIndex.MSIX, effect.vector);
+          break;
+        case 'fire-intx':
+          this.interrupts.fire(IrqIndex.INTX, 0);
+          break;
+        case 'features-refused':
+          this.#log('warn', 'features refused', {
+            features: `0x${effect.features.toString(16)}`,
+            problems: effect.problems,
+          });
+          break;
+        case 'queue-refused':
+          this.#log('warn', 'queue refused', { queue: effect.queue, reason: effect.reason });
+          break;
+        case 'queue-reset':
+          resets.push(effect.queue);
+          break;
+        case 'reset':
+        case 'flr':
+          this.state.reset();
+          settle = true;
+          break;
+        default:
+          settle = true;
+      }
+    }
+    if (settle || resets.length > 0) await this.reconcile(false);
+    for (const queue of resets) {
+      this.state.broken.delete(queue);
+      this.fn.completeQueueReset(queue);
+    }
+  }
+
+  /** The table of memory changed; resolves when nobody uses the former one. */
+  async memoryChanged(): Promise<void> {
+    if (this.#queues.busy || this.#control.open) await this.reconcile(true);
+  }
+
+  /** Brings TAP, control queue and workers in line with what is wanted now. */
+  async reconcile(memoryChanged: boolean): Promise<void> {
+    const ready = this.state.driverReady;
+    this.taps.applyOffloads(ready ? this.net.receiveOffloads() : 0n);
+    this.taps.setCarrier(ready && this.net.linkUp);
+    await this.#reconcileControl(memoryChanged);
+    await this.#reconcileData(memoryChanged);
+  }
+
+  async #reconcileData(memoryChanged: boolean): Promise<void> {
+    const { state } = this;
+    this.taps.steer((pair) => state.driverReady && state.mayReceive(pair));
+    await this.#queues.reconcile(
+      this.fn.queues.length,
+      (queue) => state.wanted(queue),
+      memoryChanged,
+      (queue) => state.prepare(queue),
+    );
+  }
+
+  async #reconcileControl(memoryChanged: boolean): Promise<void> {
+    const { state } = this;
+    if (!state.controlWanted) {
+      if (this.#control.open) await this.#control.stop();
+      this.#watchControlKicks(-1);
+      return;
+    }
+    const index = state.controlIndex;
+    this.#watchControlKicks(state.kicks.get(index) ?? -1);
+    if (this.#control.open && !memoryChanged) return;
+    if (!this.#control.open) state.prepare(index);
+    const queue = this.fn.queues[index]!;
+    const features = this.fn.driverFeatures;
+    this.#control.start(
+      {
+        queueSize: queue.size,
+        descriptorAddress: queue.descriptorAddress,
+        driverAddress: queue.driverAddress,
+        deviceAddress: queue.deviceAddress,
+        indirect: hasFeature(features, VirtioFeature.INDIRECT_DESC),
+        eventIdx: hasFeature(features, VirtioFeature.EVENT_IDX),
+      },
+      state.block(index),
+      new GuestMemory(this.memory.views()),
+    );
+  }
+
+  #watchControlKicks(fd: number): void {
+    if ((this.#controlWatch?.fd ?? -1) === fd) return;
+    this.#controlWatch?.watch.close();
+    this.#controlWatch = null;
+    if (fd < 0) return;
+    const watch = this.#services.poller.watch(fd, { readable: true }, () => {
+      eventfdDrain(fd);
+      this.#control.kick();
+    });
+    if (typeof watch !== 'number') this.#controlWatch = { fd, watch };
+  }
+
+  #interruptQueue(queue: number): void {
+    if (queue < 0) return;
+    this.#fire(this.fn.interruptFor(queue));
+    this.state.block(queue).counters[QueueCounter.INTERRUPTS]!++;
+  }
+
+  #fire(target: ReturnType<VirtioPciFunction['interruptFor']>): void {
+    if (target.kind === 'msix') this.interrupts.fire(IrqIndex.MSIX, target.vector);
+    else if (target.kind === 'intx') this.interrupts.fire(IrqIndex.INTX, 0);
+  }
+
+  async #applyControl(changes: readonly ControlChange[]): Promise<void> {
+    if (changes.some((change) => change.kind === 'config')) this.fn.configChanged();
+    this.#changed = true;
+    this.commit(this.applied);
+    this.taps.applyOffloads(this.net.receiveOffloads());
+    await this.#reconcileData(false);
+  }
+
+  async #onFault(queue: number, fault: RingFault): Promise<void> {
+    if (this.state.broken.has(queue)) return;
+    this.state.broken.add(queue);
+    this.#log('error', 'a queue cannot be believed any more and was stopped', {
+      queue,
+      fault: describeFault(fault),
+    });
+    const tell = this.fn.needsReset();
+    this.#changed = true;
+    this.commit(this.applied);
+    if (tell) this.#fire(this.fn.interruptFor('config'));
+    await this.reconcile(false);
+  }
+
+  #log(level: 'info' | 'warn' | 'error', message: string, facts: Record<string, unknown>): void {
+    this.#services.log(level, message, { vuid: this.vuid, ...facts });
+  }
+}

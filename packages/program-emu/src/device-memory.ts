@@ -1,0 +1,176 @@
+/**
+ * device-memory.ts: the guest memory one function may reach.
+ *
+ * Theory
+ *   DMA_MAP gives a range of I/O virtual addresses, usually with a descriptor of the memory behind it. Ranges with a
+ *   descriptor are mapped into the arena; ranges without (ROM, private memory) are remembered, so that their removal
+ *   is understood, but a ring or a buffer in them is outside the device's memory.
+ *
+ * Ownership
+ *   A descriptor handed to `add` belongs to this object once `add` has returned 0: it is kept for a new state keeper
+ *   and closed with the region.
+ *
+ * Invariants
+ *   I1  ranges never overlap and never wrap.
+ *   I2  a region leaves the arena only through `release`, which the caller calls after every worker let go of it.
+ *
+ * Limits  DMA_REGIONS_MAX.
+ */
+import type { MemoryRegion } from '@virtnet/engine-virtqueue';
+import type { Arena } from '@virtnet/host-linux';
+import { close, fileSize } from '@virtnet/host-linux';
+import { Errno } from '@virtnet/wire';
+import type { RegionMessage } from './datapath-protocol.js';
+import { DMA_REGIONS_MAX } from './limits.js';
+
+export interface DmaRange {
+  readonly iova: bigint;
+  readonly sizeBytes: number;
+  readonly fdOffset: number;
+  readonly readable: boolean;
+  readonly writable: boolean;
+}
+
+export interface DmaRegion extends DmaRange {
+  /** -1 when the client gave none. */
+  readonly fd: number;
+  /** Byte offset in the arena, -1 when not mapped. */
+  readonly arenaOffset: number;
+}
+
+/** What the keeper stores beside a region's descriptor. */
+export interface DmaRangeRecord {
+  readonly iova: string;
+  readonly sizeBytes: number;
+  readonly fdOffset: number;
+  readonly readable: boolean;
+  readonly writable: boolean;
+}
+
+export function dmaRangeRecord(range: DmaRange): DmaRangeRecord {
+  const { sizeBytes, fdOffset, readable, writable } = range;
+  return { iova: `0x${range.iova.toString(16)}`, sizeBytes, fdOffset, readable, writable };
+}
+
+/** Reads what the keeper stored; null when it is not a range. */
+export function parseDmaRange(value: unknown): DmaRange | null {
+  if (typeof value !== 'object' || value === null) return null;
+  const { iova, sizeBytes, fdOffset, readable, writable } = value as Record<string, unknown>;
+  if (typeof iova !== 'string' || !/^0x[0-9a-f]{1,16}$/.test(iova)) return null;
+  if (!Number.isSafeInteger(sizeBytes) || !Number.isSafeInteger(fdOffset)) return null;
+  if (typeof readable !== 'boolean' || typeof writable !== 'boolean') return null;
+  return {
+    iova: BigInt(iova),
+    sizeBytes: sizeBytes as number,
+    fdOffset: fdOffset as number,
+    readable,
+    writable,
+  };
+}
+
+export class DeviceMemory {
+  readonly #arena: Arena;
+  readonly #regions = new Map<bigint, DmaRegion>();
+
+  constructor(arena: Arena) {
+    this.#arena = arena;
+  }
+
+  get count(): number {
+    return this.#regions.size;
+  }
+
+  /** Every range, mapped or not. */
+  all(): IterableIterator<DmaRegion> {
+    return this.#regions.values();
+  }
+
+  /** Whether some range came without a descriptor and therefore cannot be reached. */
+  get hasUnshared(): boolean {
+    for (const region of this.#regions.values()) if (region.fd < 0 && region.writable) return true;
+    return false;
+  }
+
+  /** Adds a range and, with a descriptor, maps it. 0 or -errno; on failure the descriptor stays the caller's. */
+  add(range: DmaRange, fd: number): number {
+    const { iova, sizeBytes } = range;
+    if (sizeBytes <= 0 || iova % 4096n !== 0n || sizeBytes % 4096 !== 0) return -Errno.EINVAL;
+    if (iova + BigInt(sizeBytes) > 1n << 64n) return -Errno.EINVAL;
+    if (this.#regions.size >= DMA_REGIONS_MAX) return -Errno.ENOSPC;
+    for (const other of this.#regions.values()) {
+      if (iova < other.iova + BigInt(other.sizeBytes) && other.iova < iova + BigInt(sizeBytes)) {
+        return -Errno.EEXIST;
+      }
+    }
+    let arenaOffset = -1;
+    if (fd >= 0) {
+      arenaOffset = this.#arena.map(fd, range.fdOffset, sizeBytes, { writable: range.writable });
+      if (arenaOffset < 0) return arenaOffset;
+    }
+    this.#regions.set(iova, { ...range, fd, arenaOffset });
+    return 0;
+  }
+
+  /** Takes an exact range out of the table; it stays mapped until `release`. -EINVAL when there is no such range. */
+  remove(iova: bigint, sizeBytes: number): DmaRegion | number {
+    const region = this.#regions.get(iova);
+    if (region === undefined || region.sizeBytes !== sizeBytes) return -Errno.EINVAL;
+    this.#regions.delete(iova);
+    return region;
+  }
+
+  removeAll(): DmaRegion[] {
+    const all = [...this.#regions.values()];
+    this.#regions.clear();
+    return all;
+  }
+
+  /**
+   * Takes out and unmaps the regions whose file has become shorter than they are: touching them ends the process
+   * (SIGBUS), which is what made a predecessor's end likely. Returns what they were.
+   */
+  dropTruncated(): DmaRange[] {
+    const dropped: DmaRange[] = [];
+    for (const region of [...this.#regions.values()]) {
+      if (region.fd < 0 || fileSize(region.fd) >= region.fdOffset + region.sizeBytes) continue;
+      this.#regions.delete(region.iova);
+      this.release(region);
+      dropped.push(region);
+    }
+    return dropped;
+  }
+
+  /** Unmaps a removed region and closes its descriptor. */
+  release(region: DmaRegion): void {
+    if (region.arenaOffset >= 0) this.#arena.unmap(region.arenaOffset, region.sizeBytes);
+    if (region.fd >= 0) close(region.fd);
+  }
+
+  /** The mapped regions, for a worker. */
+  messages(): RegionMessage[] {
+    return [...this.#regions.values()]
+      .filter((r) => r.arenaOffset >= 0)
+      .map(({ iova, sizeBytes, arenaOffset, writable }) => ({ iova, sizeBytes, arenaOffset, writable }));
+  }
+
+  /** The mapped regions, for this thread's own rings. */
+  views(): MemoryRegion[] {
+    return memoryRegions(this.messages(), this.#arena.base, this.#arena.buffer);
+  }
+}
+
+/** Regions as the ring engine wants them, over this thread's view of the arena. */
+export function memoryRegions(
+  regions: readonly RegionMessage[],
+  arenaBase: bigint,
+  arena: ArrayBuffer,
+): MemoryRegion[] {
+  return regions.map(({ iova, sizeBytes, arenaOffset, writable }) => ({
+    iova,
+    sizeBytes,
+    buffer: arena,
+    byteOffset: arenaOffset,
+    address: Number(arenaBase) + arenaOffset,
+    writable,
+  }));
+}

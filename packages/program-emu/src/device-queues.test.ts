@@ -1,0 +1,297 @@
+import { Arena } from '@virtnet/host-linux';
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { DatapathPort, Place } from './datapath.js';
+import type { QueueConfig } from './datapath-protocol.js';
+import { DeviceMemory } from './device-memory.js';
+import { DeviceQueues } from './device-queues.js';
+
+const DEVICE = 7;
+const arena = Arena.reserve(2 ** 24);
+
+function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
+  return {
+    direction: queue % 2 === 0 ? 'receive' : 'transmit',
+    queueSize: 64,
+    descriptorAddress: 0n,
+    driverAddress: 0n,
+    deviceAddress: 0n,
+    features: 0n,
+    mtu: 1500,
+    linkUp: true,
+    queue,
+    pageAddress: 0n,
+    pageBytes: 0,
+    tapFd: 3,
+    kickFd: -1,
+    interruptFd: -1,
+    active: true,
+    filter: null,
+    signalAtOnce: false,
+    ...change,
+  };
+}
+
+/** Writes down what it is told; settles when the test says so. */
+class RecordingDatapath implements DatapathPort {
+  readonly told: string[] = [];
+  readonly kicked: Place[] = [];
+  readonly pairs: number[];
+  readonly taken: Set<number>[];
+  readonly #settling: (() => void)[] = [];
+  /** Settle at once. */
+  easy = true;
+  slotsMax = 100;
+
+  constructor(workers = 2) {
+    this.pairs = new Array<number>(workers).fill(0);
+    this.taken = this.pairs.map(() => new Set<number>());
+  }
+
+  choosePairWorker(): number {
+    const worker = this.pairs.indexOf(Math.min(...this.pairs));
+    this.pairs[worker]!++;
+    return worker;
+  }
+
+  releasePairWorker(worker: number): void {
+    this.pairs[worker]!--;
+  }
+
+  place(worker: number): Place | null {
+    const slot = Array.from({ length: this.slotsMax }, (_, i) => i).find((i) => !this.taken[worker]!.has(i));
+    if (slot === undefined) return null;
+    this.taken[worker]!.add(slot);
+    return { worker, slot };
+  }
+
+  vacate({ worker, slot }: Place): void {
+    this.told.push(`vacate ${worker}/${slot}`);
+    this.taken[worker]!.delete(slot);
+  }
+
+  configure(device: number, { worker, slot }: Place, entry: QueueConfig | null): void {
+    expect(device).toBe(DEVICE);
+    this.told.push(`${worker}/${slot} ${entry === null ? 'detach' : `= queue ${entry.queue}`}`);
+  }
+
+  memory(worker: number, device: number, regions: Parameters<DatapathPort['memory']>[2]): void {
+    expect(device).toBe(DEVICE);
+    this.told.push(`memory ${worker} ${regions === null ? 'gone' : regions.length}`);
+  }
+
+  kick(place: Place): void {
+    this.kicked.push(place);
+  }
+
+  settle(): Promise<void> {
+    this.told.push('settle');
+    return this.easy ? Promise.resolve() : new Promise((resolve) => this.#settling.push(resolve));
+  }
+
+  settleNow(): Promise<void> {
+    for (const resolve of this.#settling.splice(0)) resolve();
+    return new Promise((resolve) => setImmediate(resolve));
+  }
+
+  take(): string[] {
+    return this.told.splice(0);
+  }
+}
+
+describe('device queues', () => {
+  let datapath: RecordingDatapath;
+  let queues: DeviceQueues;
+  const wanted = new Map<number, QueueConfig>();
+  const attachedNow: number[] = [];
+  const reconcile = (memoryChanged = false) =>
+    queues.reconcile(
+      4,
+      (queue) => wanted.get(queue) ?? null,
+      memoryChanged,
+      (queue) => attachedNow.push(queue),
+    );
+  const want = (...list: number[]) => {
+    wanted.clear();
+    for (const queue of list) wanted.set(queue, config(queue));
+  };
+
+  beforeEach(() => {
+    datapath = new RecordingDatapath();
+    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), {
+      onFault: () => {},
+      onInterrupt: () => {},
+    });
+    wanted.clear();
+    attachedNow.length = 0;
+  });
+
+  it('attaches what is wanted: memory first, each queue prepared right before, both of a pair on one worker', async () => {
+    want(0, 1, 2, 3);
+    await reconcile();
+    expect(datapath.take()).toEqual([
+      'memory 0 0',
+      '0/0 = queue 0',
+      '0/1 = queue 1',
+      'memory 1 0',
+      '1/0 = queue 2',
+      '1/1 = queue 3',
+      'settle',
+      'settle',
+    ]);
+    expect(attachedNow).toEqual([0, 1, 2, 3]);
+    expect(queues.busy).toBe(true);
+  });
+
+  it('what is wanted already is not told again, and not prepared again', async () => {
+    want(0, 1);
+    await reconcile();
+    datapath.take();
+    wanted.set(0, config(0, { signalAtOnce: true }));
+    await reconcile();
+    expect(datapath.take()).toEqual(['settle', 'settle']);
+    expect(attachedNow).toEqual([0, 1]);
+  });
+
+  it.each<[string, Partial<QueueConfig>]>([
+    ['interrupt', { interruptFd: 9 }],
+    ['kick', { kickFd: 9 }],
+    ['steering', { active: false }],
+    ['features', { features: 1n }],
+    ['filter', { filter: null, mtu: 9000 }],
+    ['link', { linkUp: false }],
+  ])('another %s: told to the same place, without being prepared', async (_, change) => {
+    want(0, 1);
+    await reconcile();
+    datapath.take();
+    wanted.set(0, config(0, change));
+    await reconcile();
+    expect(datapath.take()).toEqual(['0/0 = queue 0', 'settle', 'settle']);
+    expect(attachedNow).toEqual([0, 1]);
+  });
+
+  it('memory changed: the new one is told to each worker before any queue of it is opened again', async () => {
+    want(0, 1, 2);
+    await reconcile();
+    datapath.take();
+    await reconcile(true);
+    expect(datapath.take()).toEqual([
+      'memory 0 0',
+      'memory 1 0',
+      '0/0 = queue 0',
+      '0/1 = queue 1',
+      '1/0 = queue 2',
+      'settle',
+      'settle',
+    ]);
+  });
+
+  it('resolves only when the workers have settled', async () => {
+    datapath.easy = false;
+    want(0);
+    let done = false;
+    const turn = reconcile().then(() => {
+      done = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(done).toBe(false);
+    await datapath.settleNow();
+    expect(done).toBe(false); // the second settle, for what leaving queues leave behind
+    await datapath.settleNow();
+    await turn;
+    expect(done).toBe(true);
+  });
+
+  it('a slot is given back only after its worker confirmed the detachment', async () => {
+    want(0, 1);
+    await reconcile();
+    datapath.take();
+    datapath.easy = false;
+    want(1);
+    const turn = reconcile();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(datapath.take()).toEqual(['0/0 detach', 'settle']);
+    expect(datapath.taken[0]?.has(0)).toBe(true);
+    await datapath.settleNow();
+    expect(datapath.take()).toEqual(['vacate 0/0', 'settle']);
+    await datapath.settleNow();
+    await turn;
+  });
+
+  it('the last queue of a worker leaves: the worker forgets the memory and the pair counts no more', async () => {
+    want(0, 1, 2);
+    await reconcile();
+    expect(datapath.pairs).toEqual([1, 1]);
+    datapath.take();
+    want(0, 1);
+    await reconcile();
+    expect(datapath.take()).toEqual(['1/0 detach', 'settle', 'vacate 1/0', 'memory 1 gone', 'settle']);
+    want();
+    await reconcile();
+    expect(datapath.take()).toContain('memory 0 gone');
+    expect([datapath.pairs, queues.busy]).toEqual([[0, 0], false]);
+  });
+
+  it('two pairs on one worker: its memory stays until both are gone', async () => {
+    datapath = new RecordingDatapath(1);
+    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), { onFault() {}, onInterrupt() {} });
+    want(0, 2);
+    await reconcile();
+    want(2);
+    await reconcile();
+    expect(datapath.take().filter((line) => line.startsWith('memory'))).toEqual(['memory 0 0']);
+    want();
+    await reconcile();
+    expect(datapath.take()).toContain('memory 0 gone');
+  });
+
+  it('calls at once are carried out one after the other, each with what is wanted when its turn comes', async () => {
+    datapath.easy = false;
+    want(0);
+    const first = reconcile();
+    const second = reconcile();
+    want(0, 1);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(datapath.take().filter((line) => line.includes('queue'))).toEqual([
+      '0/0 = queue 0',
+      '0/1 = queue 1',
+    ]);
+    want();
+    for (let i = 0; i < 4; i++) await datapath.settleNow();
+    await Promise.all([first, second]);
+    expect(datapath.take().filter((line) => line.includes('detach'))).toEqual(['0/0 detach', '0/1 detach']);
+  });
+
+  it('is busy until a queue that leaves has really left, so that its memory is not unmapped under it', async () => {
+    want(0);
+    await reconcile();
+    datapath.easy = false;
+    want();
+    const turn = reconcile();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(queues.attached(0)).toBe(false);
+    expect(queues.busy).toBe(true);
+    for (let i = 0; i < 2; i++) await datapath.settleNow();
+    await turn;
+    expect(queues.busy).toBe(false);
+  });
+
+  it('no room on a worker: the queue is left out and costs nothing; with room again it is attached', async () => {
+    datapath = new RecordingDatapath(1);
+    datapath.slotsMax = 1;
+    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), { onFault() {}, onInterrupt() {} });
+    want(0, 2);
+    await reconcile();
+    expect([queues.attached(0), queues.attached(2), datapath.pairs]).toEqual([true, false, [1]]);
+    want(2);
+    await reconcile();
+    await reconcile();
+    expect([queues.attached(0), queues.attached(2), datapath.pairs]).toEqual([false, true, [1]]);
+  });
+
+  it('kicks go to the queue’s place, and nowhere when it is not attached', async () => {
+    want(0, 1);
+    await reconcile();
+    expect([queues.kick(1), queues.kick(2)]).toEqual([true, false]);
+    expect(datapath.kicked).toEqual([{ worker: 0, slot: 1 }]);
+  });
+});

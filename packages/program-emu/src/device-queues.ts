@@ -1,0 +1,157 @@
+/**
+ * device-queues.ts: brings the workers in line with what a function's queues should be.
+ *
+ * Theory
+ *   The device says for each queue what its configuration should be now, or that it should not run. `reconcile`
+ *   compares with what the workers were told last and posts the differences; calls are carried out one after the
+ *   other. So a reset, a changed vector, other memory or a takeover all take the same road.
+ *
+ * Invariants
+ *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
+ *   I2  both queues of a pair live on one worker.
+ *
+ * Limits  see datapath.ts.
+ */
+import type { DatapathPort, Place, SlotOwner } from './datapath.js';
+import type { QueueConfig } from './datapath-protocol.js';
+import type { DeviceMemory } from './device-memory.js';
+
+interface AttachedQueue {
+  readonly place: Place;
+  config: QueueConfig;
+}
+
+function sameConfig(a: QueueConfig, b: QueueConfig): boolean {
+  for (const key of Object.keys(a) as (keyof QueueConfig)[]) {
+    if (key !== 'signalAtOnce' && a[key] !== b[key]) return false;
+  }
+  return true;
+}
+
+export class DeviceQueues {
+  readonly #device: number;
+  readonly #datapath: DatapathPort;
+  readonly #memory: DeviceMemory;
+  readonly #owner: SlotOwner;
+  readonly #attached = new Map<number, AttachedQueue>();
+  /** Worker and number of attached queues of each pair in use. */
+  readonly #pairs = new Map<number, { worker: number; queues: number }>();
+  readonly #memoryAt = new Set<number>();
+  #chain: Promise<void> = Promise.resolve();
+  /** Calls of `reconcile` not finished: a queue that is leaving is held by its worker until the end. */
+  #turns = 0;
+
+  constructor(device: number, datapath: DatapathPort, memory: DeviceMemory, owner: SlotOwner) {
+    this.#device = device;
+    this.#datapath = datapath;
+    this.#memory = memory;
+    this.#owner = owner;
+  }
+
+  /** Whether any worker holds this device's memory, so that a change of memory has to be told. */
+  get busy(): boolean {
+    return this.#attached.size > 0 || this.#turns > 0;
+  }
+
+  attached(queue: number): boolean {
+    return this.#attached.has(queue);
+  }
+
+  /** The driver kicked `queue`; false when it is not attached. */
+  kick(queue: number): boolean {
+    const entry = this.#attached.get(queue);
+    if (entry === undefined) return false;
+    this.#datapath.kick(entry.place);
+    return true;
+  }
+
+  /**
+   * Makes queues 0..count-1 what `wanted` says. With `memoryChanged` every attached queue is given the new memory.
+   * `beforeAttach` runs right before a queue is posted that was not attached.
+   */
+  reconcile(
+    count: number,
+    wanted: (queue: number) => QueueConfig | null,
+    memoryChanged: boolean,
+    beforeAttach: (queue: number) => void,
+  ): Promise<void> {
+    this.#turns++;
+    const turn = this.#chain
+      .then(() => this.#apply(count, wanted, memoryChanged, beforeAttach))
+      .finally(() => {
+        this.#turns--;
+      });
+    this.#chain = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #apply(
+    count: number,
+    wanted: (queue: number) => QueueConfig | null,
+    memoryChanged: boolean,
+    beforeAttach: (queue: number) => void,
+  ): Promise<void> {
+    if (memoryChanged) {
+      for (const worker of this.#memoryAt)
+        this.#datapath.memory(worker, this.#device, this.#memory.messages());
+    }
+    const leaving: [number, AttachedQueue][] = [];
+    for (let queue = 0; queue < count; queue++) {
+      const config = wanted(queue);
+      const entry = this.#attached.get(queue);
+      if (config === null) {
+        if (entry === undefined) continue;
+        this.#datapath.configure(this.#device, entry.place, null);
+        this.#attached.delete(queue);
+        leaving.push([queue, entry]);
+      } else if (entry === undefined) {
+        const place = this.#enter(queue);
+        if (place === null) continue;
+        beforeAttach(queue);
+        this.#attached.set(queue, { place, config });
+        this.#datapath.configure(this.#device, place, config);
+      } else if (memoryChanged || !sameConfig(entry.config, config)) {
+        entry.config = config;
+        this.#datapath.configure(this.#device, entry.place, config);
+      }
+    }
+    await this.#datapath.settle();
+    for (const [queue, entry] of leaving) this.#leave(queue, entry);
+    await this.#datapath.settle();
+  }
+
+  #enter(queue: number): Place | null {
+    const pair = queue >> 1;
+    let home = this.#pairs.get(pair);
+    if (home === undefined) {
+      home = { worker: this.#datapath.choosePairWorker(), queues: 0 };
+      this.#pairs.set(pair, home);
+    }
+    const place = this.#datapath.place(home.worker, this.#owner, queue);
+    if (place === null) {
+      if (home.queues === 0) this.#leaveWorker(pair, home.worker);
+      return null;
+    }
+    home.queues++;
+    if (!this.#memoryAt.has(home.worker)) {
+      this.#memoryAt.add(home.worker);
+      this.#datapath.memory(home.worker, this.#device, this.#memory.messages());
+    }
+    return place;
+  }
+
+  #leave(queue: number, entry: AttachedQueue): void {
+    this.#datapath.vacate(entry.place);
+    const pair = queue >> 1;
+    const home = this.#pairs.get(pair)!;
+    if (--home.queues === 0) this.#leaveWorker(pair, home.worker);
+  }
+
+  /** The last queue of a pair has left its worker. */
+  #leaveWorker(pair: number, worker: number): void {
+    this.#pairs.delete(pair);
+    this.#datapath.releasePairWorker(worker);
+    for (const other of this.#pairs.values()) if (other.worker === worker) return;
+    if (this.#memoryAt.delete(worker)) this.#datapath.memory(worker, this.#device, null);
+  }
+}

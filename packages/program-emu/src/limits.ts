@@ -1,0 +1,30 @@
+/** Bounds of one emulator, each with its arithmetic. */
+
+/**
+ * Functions served at once: 31 hotplug ports and 1008 VFs, the most the firmware configuration can ask for.
+ */
+export const DEVICES_MAX = 31 + 31 + 1008;
+
+/**
+ * DMA regions of one function. QEMU maps one per memory slot (509 at most) and a few dozen ROM pieces; VPP and
+ * cloud-hypervisor stay far below. One page of guard each side makes 1024 regions 8 MiB of address space.
+ */
+export const DMA_REGIONS_MAX = 1024;
+
+/** Frames a queue may move in one turn before the next queue has its own: keeps a turn below 100 microseconds. */
+export const POLL_BUDGET = 64;
+
+/** Turns an active queue may stay empty before it arms its notifications and leaves the busy list. */
+export const IDLE_TURNS_MAX = 24;
+
+/** Segments in one chain: Linux uses at most 19 (64 KiB in pages, header, tail); other drivers get six times that. */
+export const CHAIN_SEGMENTS_MAX = 128;
+
+/** Milliseconds a datapath worker has to answer a change of configuration. */
+export const WORKER_ANSWER_MS = 2000;
+
+/** Control commands a function may have executed before everything else on the main thread has its turn. */
+export const CONTROL_COMMANDS_PER_TURN = 16;
+
+/** Bytes of a control command, header included: a MAC table of 2 x 64 entries is 776. */
+export const CONTROL_COMMAND_BYTES_MAX = 64 * 1024;

@@ -1,0 +1,238 @@
+/**
+ * mirror.ts: what a standby holds of every device before it is needed.
+ *
+ * Theory
+ *   The state keeper sends a subscriber its whole shelf and then every change. The mirror files each descriptor and
+ *   record under its device and maps guest memory and state page at once, so that taking over later costs no system
+ *   call per region.
+ *
+ * Ownership
+ *   Every descriptor received belongs to the mirror until `take` hands a device over or `close` drops it.
+ *
+ * Invariants
+ *   I1  an entry that replaces another of its name closes the former's descriptor.
+ *   I2  an entry that makes no sense is closed, counted in `refused`, and otherwise ignored: what the keeper holds is
+ *       as untrusted as any saved state.
+ *
+ * Limits  DEVICES_MAX devices; the regions of each as device-memory.ts bounds them.
+ */
+import type { Arena } from '@virtnet/host-linux';
+import { close, fileSize, sharedMapping } from '@virtnet/host-linux';
+import { DeviceMemory, parseDmaRange } from './device-memory.js';
+import { DEVICES_MAX } from './limits.js';
+import { parseShelfName } from './shelf-names.js';
+
+/** A mapped state page. */
+export interface PageMapping {
+  readonly fd: number;
+  readonly address: bigint;
+  readonly buffer: ArrayBuffer;
+  close(): void;
+}
+
+/** Largest state page believed: 65,536 queue blocks. */
+const PAGE_BYTES_MAX = 4096 + 65_536 * 256;
+
+/** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
+export function mapPage(fd: number): PageMapping | null {
+  const bytes = fileSize(fd);
+  if (bytes <= 0 || bytes > PAGE_BYTES_MAX) return null;
+  const mapping = sharedMapping(fd, bytes);
+  if (typeof mapping === 'number') return null;
+  return { fd, address: mapping.address, buffer: mapping.buffer, close: () => mapping.close() };
+}
+
+/** Everything held of one device. */
+export class DeviceMirror {
+  record: Uint8Array | null = null;
+  page: PageMapping | null = null;
+  listenerFd = -1;
+  connectionFd = -1;
+  readonly taps = new Map<number, number>();
+  readonly kicks = new Map<number, number>();
+  /** By `index/vector`. */
+  readonly irqs = new Map<string, number>();
+  readonly memory: DeviceMemory;
+  readonly vuid: string;
+
+  constructor(vuid: string, arena: Arena) {
+    this.vuid = vuid;
+    this.memory = new DeviceMemory(arena);
+  }
+
+  /** Files one entry; false when it is not understood (its descriptor is then closed by the caller). */
+  put(part: string, blob: Uint8Array, fd: number): boolean {
+    const [kind, first, second] = part.split('/');
+    switch (kind) {
+      case 'record':
+        this.record = blob.slice();
+        return fd < 0;
+      case 'page': {
+        const page = fd < 0 ? null : mapPage(fd);
+        if (page === null) return false;
+        this.#dropPage();
+        this.page = page;
+        return true;
+      }
+      case 'listener':
+        if (fd < 0) return false;
+        if (this.listenerFd >= 0) close(this.listenerFd);
+        this.listenerFd = fd;
+        return true;
+      case 'connection':
+        if (fd < 0) return false;
+        if (this.connectionFd >= 0) close(this.connectionFd);
+        this.connectionFd = fd;
+        return true;
+      case 'tap':
+        return isIndex(first) && putFd(this.taps, Number(first), fd);
+      case 'kick':
+        return isIndex(first) && putFd(this.kicks, Number(first), fd);
+      case 'irq':
+        return isIndex(first) && isIndex(second) && putFd(this.irqs, `${first}/${second}`, fd);
+      case 'dma':
+        return this.#putDma(blob, fd);
+      default:
+        return false;
+    }
+  }
+
+  delete(part: string): void {
+    const [kind, first, second] = part.split('/');
+    switch (kind) {
+      case 'record':
+        this.record = null;
+        break;
+      case 'page':
+        this.#dropPage();
+        break;
+      case 'listener':
+        this.listenerFd = closed(this.listenerFd);
+        break;
+      case 'connection':
+        this.connectionFd = closed(this.connectionFd);
+        break;
+      case 'tap':
+        dropFd(this.taps, Number(first));
+        break;
+      case 'kick':
+        dropFd(this.kicks, Number(first));
+        break;
+      case 'irq':
+        dropFd(this.irqs, `${first}/${second}`);
+        break;
+      case 'dma':
+        for (const region of this.memory.all()) {
+          if (region.iova.toString(16) !== first) continue;
+          this.memory.remove(region.iova, region.sizeBytes);
+          this.memory.release(region);
+          break;
+        }
+    }
+  }
+
+  close(): void {
+    for (const part of ['page', 'listener', 'connection']) this.delete(part);
+    for (const table of [this.taps, this.kicks, this.irqs]) {
+      for (const fd of table.values()) close(fd);
+      table.clear();
+    }
+    for (const region of this.memory.removeAll()) this.memory.release(region);
+  }
+
+  #putDma(blob: Uint8Array, fd: number): boolean {
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(new TextDecoder().decode(blob));
+    } catch {
+      return false;
+    }
+    const range = parseDmaRange(parsed);
+    if (range === null) return false;
+    this.delete(`dma/${range.iova.toString(16)}`);
+    return this.memory.add(range, fd) === 0;
+  }
+
+  #dropPage(): void {
+    if (this.page === null) return;
+    this.page.close();
+    close(this.page.fd);
+    this.page = null;
+  }
+}
+
+function closed(fd: number): number {
+  if (fd >= 0) close(fd);
+  return -1;
+}
+
+/** Whether a part of a name is a queue, pair or vector, in the one way they are written. */
+function isIndex(text: string | undefined): boolean {
+  return text !== undefined && /^(0|[1-9]\d{0,4})$/.test(text);
+}
+
+function putFd<K>(table: Map<K, number>, key: K, fd: number): boolean {
+  if (fd < 0) return false;
+  dropFd(table, key);
+  table.set(key, fd);
+  return true;
+}
+
+function dropFd<K>(table: Map<K, number>, key: K): void {
+  const fd = table.get(key);
+  if (fd === undefined) return;
+  close(fd);
+  table.delete(key);
+}
+
+export class Mirror {
+  readonly #arena: Arena;
+  readonly #devices = new Map<string, DeviceMirror>();
+  /** Entries that were not understood. */
+  refused = 0;
+
+  constructor(arena: Arena) {
+    this.#arena = arena;
+  }
+
+  get size(): number {
+    return this.#devices.size;
+  }
+
+  put(name: string, blob: Uint8Array, fd: number): void {
+    const place = parseShelfName(name);
+    let device = place === null ? undefined : this.#devices.get(place.vuid);
+    if (device === undefined && place !== null && this.#devices.size < DEVICES_MAX) {
+      device = new DeviceMirror(place.vuid, this.#arena);
+    }
+    if (device !== undefined && place !== null && device.put(place.part, blob, fd)) {
+      this.#devices.set(place.vuid, device);
+      return;
+    }
+    this.refused++;
+    if (fd >= 0) close(fd);
+  }
+
+  delete(name: string): void {
+    const place = parseShelfName(name);
+    if (place === null) return;
+    const device = this.#devices.get(place.vuid);
+    if (device === undefined) return;
+    device.delete(place.part);
+    if (place.part === 'record') {
+      device.close();
+      this.#devices.delete(place.vuid);
+    }
+  }
+
+  /** Hands every device over; the mirror is empty afterwards. */
+  take(): DeviceMirror[] {
+    const devices = [...this.#devices.values()];
+    this.#devices.clear();
+    return devices;
+  }
+
+  close(): void {
+    for (const device of this.take()) device.close();
+  }
+}

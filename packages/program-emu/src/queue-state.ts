@@ -1,0 +1,165 @@
+/**
+ * queue-state.ts: what the queues of one function should be, worked out from what its driver and client said.
+ *
+ * Theory
+ *   The registers say which queues the driver enabled; a vhost-user frontend adds where a ring begins and which rings
+ *   may receive; faults take queues out until a reset. `wanted` puts all of it together into the configuration a
+ *   worker is given. It is worked out anew each time: nothing here has to be kept in step.
+ *
+ * Invariants
+ *   I1  `wanted` has no side effect but the memory of an unchanged filter.
+ *   I2  a queue that faulted is not wanted before its reset.
+ *
+ * Limits  the queues of the function.
+ */
+import type { VirtioPciFunction } from '@virtnet/engine-pci';
+import { type NetDevice, RECEIVE_OFFLOADS, type ReceiveFilterState } from '@virtnet/engine-virtio-net';
+import { DeviceStatus, type QueueBlock, QueueWord, queueBlock } from '@virtnet/wire';
+import { type QueueConfig, REPORT_INTERRUPT } from './datapath-protocol.js';
+import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
+import type { DeviceRecord } from './device-record.js';
+import type { DeviceTaps } from './device-taps.js';
+import type { PageMapping } from './mirror.js';
+
+export interface QueueStateParts {
+  readonly fn: VirtioPciFunction;
+  readonly net: NetDevice;
+  readonly page: PageMapping;
+  readonly taps: DeviceTaps;
+  readonly interrupts: DeviceInterrupts;
+  readonly kicks: Map<number, number>;
+  readonly mtu: number;
+}
+
+export class QueueState {
+  /** Events the driver kicks queues with, by queue. */
+  readonly kicks: Map<number, number>;
+  /** Position set for a queue that is not enabled yet. */
+  readonly bases = new Map<number, number>();
+  /** Rings a vhost-user frontend switched on or off. */
+  readonly ringEnables = new Map<number, boolean>();
+  readonly broken = new Set<number>();
+  /** Queues continue where their blocks say, and are signalled once: a predecessor's are being taken over. */
+  continuing = false;
+  readonly #parts: QueueStateParts;
+  readonly #blocks: readonly QueueBlock[];
+  #filter: ReceiveFilterState | null = null;
+  #filterKey = '';
+
+  constructor(parts: QueueStateParts) {
+    this.#parts = parts;
+    this.kicks = parts.kicks;
+    this.#blocks = parts.fn.queues.map((_, queue) => queueBlock(parts.page.buffer, queue));
+  }
+
+  block(queue: number): QueueBlock {
+    return this.#blocks[queue]!;
+  }
+
+  get driverReady(): boolean {
+    return (this.#parts.fn.status & DeviceStatus.DRIVER_OK) !== 0;
+  }
+
+  /** Index of the control queue, -1 without one. */
+  get controlIndex(): number {
+    return this.#parts.net.controlQueueIndex ?? -1;
+  }
+
+  /** Whether frames may go to the receive queue of a pair: by the frontend's word if there is one, else MQ's. */
+  mayReceive(pair: number): boolean {
+    if (this.ringEnables.size > 0) return this.ringEnables.get(pair * 2) === true;
+    return pair < this.#parts.net.activePairs;
+  }
+
+  /** Whether the control queue should be worked now. */
+  get controlWanted(): boolean {
+    const index = this.controlIndex;
+    return this.driverReady && this.#parts.fn.queues[index]?.enabled === true && !this.broken.has(index);
+  }
+
+  /** What a worker should make of a queue now; null: nothing. */
+  wanted(queue: number): QueueConfig | null {
+    const { fn, net, page, taps, mtu } = this.#parts;
+    const entry = fn.queues[queue]!;
+    if (!entry.enabled || !this.driverReady || this.broken.has(queue)) return null;
+    const role = net.roleOf(queue);
+    if (role === 'control' || role === 'unused') return null;
+    const pair = queue >> 1;
+    const receive = role === 'receive';
+    return {
+      direction: role,
+      queueSize: entry.size,
+      descriptorAddress: entry.descriptorAddress,
+      driverAddress: entry.driverAddress,
+      deviceAddress: entry.deviceAddress,
+      features: (fn.driverFeatures & ~RECEIVE_OFFLOADS) | net.receiveOffloads(),
+      mtu,
+      linkUp: net.linkUp,
+      queue,
+      pageAddress: page.address,
+      pageBytes: page.buffer.byteLength,
+      tapFd: taps.fds[pair]!,
+      kickFd: this.kicks.get(queue) ?? -1,
+      interruptFd: this.#interruptFd(queue),
+      // A started ring that a frontend has switched off: nothing is received, and what is sent is discarded.
+      active: receive ? this.mayReceive(pair) : this.ringEnables.get(queue) !== false,
+      filter: receive ? this.#filterState() : null,
+      signalAtOnce: this.continuing,
+    };
+  }
+
+  /** Sets a queue's block to where the queue begins, unless a predecessor's position is continued. */
+  prepare(queue: number): void {
+    if (this.continuing) return;
+    const { words } = this.block(queue);
+    const base = this.bases.get(queue) ?? 0;
+    this.bases.delete(queue);
+    words[QueueWord.POSITION] = base;
+    words[QueueWord.PUBLISHED] = base;
+    words[QueueWord.IN_FLIGHT] = 0;
+  }
+
+  /** Position of a queue nobody works. */
+  position(queue: number): number {
+    return this.block(queue).words[QueueWord.POSITION]! & 0xffff;
+  }
+
+  /** The device was reset. */
+  reset(): void {
+    this.broken.clear();
+    this.bases.clear();
+    this.ringEnables.clear();
+  }
+
+  load(record: Pick<DeviceRecord, 'bases' | 'ringEnables' | 'broken'>): void {
+    for (const [queue, base] of Object.entries(record.bases)) this.bases.set(Number(queue), base);
+    for (const [queue, on] of Object.entries(record.ringEnables)) this.ringEnables.set(Number(queue), on);
+    for (const queue of record.broken) this.broken.add(queue);
+  }
+
+  save(): Pick<DeviceRecord, 'bases' | 'ringEnables' | 'broken'> {
+    return {
+      bases: Object.fromEntries(this.bases),
+      ringEnables: Object.fromEntries(this.ringEnables),
+      broken: [...this.broken],
+    };
+  }
+
+  /** The same object as long as the filter is the same, so that an unchanged queue is not configured anew. */
+  #filterState(): ReceiveFilterState | null {
+    const state = this.#parts.net.filterState();
+    const key = state === null ? '' : JSON.stringify(state);
+    if (key !== this.#filterKey) {
+      this.#filterKey = key;
+      this.#filter = state;
+    }
+    return this.#filter;
+  }
+
+  #interruptFd(queue: number): number {
+    const route = this.#parts.fn.routeOf(queue);
+    if (route.kind === 'none') return -1;
+    if (route.kind === 'msix') return this.#parts.interrupts.fd(IrqIndex.MSIX, route.vector);
+    return REPORT_INTERRUPT;
+  }
+}

@@ -1,0 +1,33 @@
+/** Names under which the emulator shelves descriptors and blobs; readable, so `ha.list` explains itself. */
+
+const GUEST_MEMORY_KEPT_MS = 3000;
+const DEVICE = /^dev\/([^/]+)\/(.+)$/;
+
+export const shelfNames = {
+  device: (vuid: string) => `dev/${vuid}/`,
+  record: (vuid: string) => `dev/${vuid}/record`,
+  page: (vuid: string) => `dev/${vuid}/page`,
+  listener: (vuid: string) => `dev/${vuid}/listener`,
+  connection: (vuid: string) => `dev/${vuid}/connection`,
+  tap: (vuid: string, pair: number) => `dev/${vuid}/tap/${pair}`,
+  dma: (vuid: string, iova: bigint) => `dev/${vuid}/dma/${iova.toString(16)}`,
+  allDma: (vuid: string) => `dev/${vuid}/dma/`,
+  irq: (vuid: string, index: number, vector: number) => `dev/${vuid}/irq/${index}/${vector}`,
+  allIrqs: (vuid: string) => `dev/${vuid}/irq/`,
+  kick: (vuid: string, queue: number) => `dev/${vuid}/kick/${queue}`,
+  allKicks: (vuid: string) => `dev/${vuid}/kick/`,
+} as const;
+
+/**
+ * How long the keeper may hold an entry while it has no client at all, in milliseconds; 0: for ever. Guest memory is let
+ * go: a machine that was killed together with all of us must be able to start again.
+ */
+export function keepWithoutClientsMs(name: string): number {
+  return parseShelfName(name)?.part.startsWith('dma/') === true ? GUEST_MEMORY_KEPT_MS : 0;
+}
+
+/** Splits a shelf name into the device it belongs to and the part of it; null for a name that is not a device's. */
+export function parseShelfName(name: string): { vuid: string; part: string } | null {
+  const match = DEVICE.exec(name);
+  return match === null ? null : { vuid: match[1]!, part: match[2]! };
+}

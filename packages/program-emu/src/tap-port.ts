@@ -1,0 +1,69 @@
+/**
+ * tap-port.ts: one queue of a representor TAP, as the frame port of a queue pair.
+ *
+ * Theory
+ *   Frames move between guest memory and the kernel in one readv or writev, header included, without a copy of our
+ *   own. The header always lives in private memory: on transmit it was read once and judged before, on receive it is
+ *   judged before the driver sees it. A last scratch segment catches what is larger than the driver's buffer, so that
+ *   an oversized frame is recognised and not silently cut.
+ *
+ * Limits  IOVECS segments; SCRATCH_BYTES holds the largest frame a TAP can give.
+ */
+
+import type { FramePort } from '@virtnet/engine-virtio-net';
+import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import { IoVector, NativeBuffer, readv, writev } from '@virtnet/host-linux';
+import { NetHeader } from '@virtnet/wire';
+import { CHAIN_SEGMENTS_MAX } from './limits.js';
+
+const IOVECS = CHAIN_SEGMENTS_MAX + 2;
+/** 64 KiB of GSO payload, Ethernet header, two VLAN tags and the frame header, rounded up. */
+const SCRATCH_BYTES = 66 * 1024;
+
+const scratch = new NativeBuffer(SCRATCH_BYTES);
+
+export class TapPort implements FramePort {
+  readonly #fd: number;
+  readonly #vector = new IoVector(IOVECS);
+  /** The header at an address of its own: a small array of the engine's may move. */
+  readonly #header = new NativeBuffer(NetHeader.sizeBytes);
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Writes one frame; bytes written, header included, or -errno. */
+  send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    this.#header.u8.set(header);
+    const count = this.#fill(ring, 0, ring.readableCount, frameOffset);
+    return writev(this.#fd, this.#vector, count);
+  }
+
+  /** Reads one frame; bytes of header and frame, possibly more than the chain holds, or -errno. */
+  receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    const first = ring.readableCount;
+    const count = this.#fill(ring, first, first + ring.writableCount, frameOffset);
+    this.#vector.set(count, scratch.address, SCRATCH_BYTES);
+    const bytes = readv(this.#fd, this.#vector, count + 1);
+    if (bytes >= NetHeader.sizeBytes) header.set(this.#header.u8.subarray(0, NetHeader.sizeBytes));
+    return bytes;
+  }
+
+  /** Header first, then segments `from`..`to` without their first `skip` bytes; the number of vector entries. */
+  #fill(ring: DeviceRing, from: number, to: number, skip: number): number {
+    const vector = this.#vector;
+    vector.set(0, this.#header.address, NetHeader.sizeBytes);
+    let count = 1;
+    let left = skip;
+    for (let i = from; i < to; i++) {
+      const length = ring.segmentLength[i]!;
+      if (left >= length) {
+        left -= length;
+        continue;
+      }
+      vector.set(count++, ring.segmentAddress[i]! + left, length - left);
+      left = 0;
+    }
+    return count;
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * inline-datapath.ts: the datapath of a test: the real worker loop, in this thread, turned by hand.
+ *
+ * What is posted is carried out by settle(), later than the call, as with a worker on a thread of its own.
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { MessageChannel } from 'node:worker_threads';
+import type { Arena } from '@virtnet/host-linux';
+import { createControl, MailboxReceiver } from '@virtnet/host-workers';
+import type { DatapathPort, Place, SlotOwner } from '../datapath.js';
+import type { WorkerMessage, WorkerReport } from '../datapath-protocol.js';
+import { WorkerLoop } from '../worker-loop.js';
+
+export class InlineDatapath implements DatapathPort {
+  readonly loop: WorkerLoop;
+  /** Posted and not yet carried out. */
+  readonly waiting: WorkerMessage[] = [];
+  /** Calls of settle that have not resolved. */
+  settling = 0;
+  /** What the workers wait for before they answer. */
+  hold: Promise<void> = Promise.resolve();
+  readonly #slots: ({ readonly owner: SlotOwner; readonly queue: number } | null)[] = [];
+  readonly #channel = new MessageChannel();
+
+  constructor(arena: Arena) {
+    const mailbox = new MailboxReceiver<WorkerMessage>(this.#channel.port1, createControl());
+    this.loop = new WorkerLoop(arena, mailbox, -1, (report) => this.#report(report));
+  }
+
+  choosePairWorker(): number {
+    return 0;
+  }
+
+  releasePairWorker(): void {}
+
+  place(worker: number, owner: SlotOwner, queue: number): Place {
+    const free = this.#slots.indexOf(null);
+    const slot = free < 0 ? this.#slots.length : free;
+    this.#slots[slot] = { owner, queue };
+    return { worker, slot };
+  }
+
+  vacate({ slot }: Place): void {
+    this.#slots[slot] = null;
+  }
+
+  configure(...[device, { slot }, config]: Parameters<DatapathPort['configure']>): void {
+    this.waiting.push({ kind: 'queue', device, slot, config });
+  }
+
+  memory(...[, device, regions]: Parameters<DatapathPort['memory']>): void {
+    this.waiting.push({ kind: 'memory', device, regions });
+  }
+
+  kick({ slot }: Place): void {
+    this.loop.wake(slot);
+  }
+
+  async settle(): Promise<void> {
+    this.settling++;
+    await this.hold;
+    await nextTurn();
+    for (const message of this.waiting.splice(0)) this.loop.handle(message);
+    while (this.loop.turn() > 0) {
+      // until every queue is empty
+    }
+    this.settling--;
+  }
+
+  close(): void {
+    this.loop.close();
+    this.#channel.port1.close();
+  }
+
+  #report(report: WorkerReport): void {
+    const slot = 'slot' in report ? this.#slots[report.slot] : null;
+    if (slot === null || slot === undefined) return;
+    if (report.kind === 'fault') slot.owner.onFault(slot.queue, report);
+    else if (report.kind === 'interrupt') slot.owner.onInterrupt(slot.queue);
+  }
+}

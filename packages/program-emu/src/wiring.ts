@@ -1,0 +1,93 @@
+/** wiring.ts: the emulator as a process: what is opened, what answers, and the order of their ends. */
+import type { JsonObject } from '@virtnet/engine-control';
+import {
+  createLogger,
+  exitOnFault,
+  RpcServer,
+  ShelfClient,
+  setLogLevel,
+  virtnetPaths,
+} from '@virtnet/host-ipc';
+import { Arena, Poller, ReplyRing, setProcessName } from '@virtnet/host-linux';
+import { Commands } from './commands.js';
+import { Datapath } from './datapath.js';
+import { Emulator } from './emulator.js';
+import type { EmuOptions } from './options.js';
+
+export const PROGRAM = 'virtio_net_emu';
+
+type HotplugResult = { readonly errno: number; readonly errstr: string } & JsonObject;
+
+/** A hotplug's answer ends with an outcome whether it succeeded or not. */
+function outcome(answer: object): HotplugResult {
+  return { ...answer } as HotplugResult;
+}
+
+/** Serves until SIGTERM, SIGINT or emu.shutdown. */
+export async function serve(options: EmuOptions): Promise<void> {
+  setProcessName(PROGRAM);
+  exitOnFault(PROGRAM);
+  const log = createLogger(PROGRAM).child({ instance: options.instance });
+  const paths = virtnetPaths();
+  const poller = new Poller();
+  poller.start();
+  const arena = Arena.reserve();
+  const datapath = new Datapath(arena, options.workers, (reason) => {
+    throw reason; // our own fault: the process ends and its standby takes over
+  });
+  const emulator = new Emulator({
+    arena,
+    poller,
+    datapath,
+    shelf: new ShelfClient({ path: paths.haSocket, poller }),
+    replyRing: ReplyRing.create(),
+    paths,
+    log,
+  });
+  const commands = new Commands(emulator);
+  const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
+  const rpc = await RpcServer.bind(
+    'emu',
+    paths.emuIpc(options.instance),
+    {
+      'device.hotplug': async (request) => outcome(await commands.hotplug(request)),
+      'device.unplug': async (request) => ({ ...(await commands.unplug(request)) }),
+      'device.list': () => commands.list(),
+      'device.query': (request) => ({ ...commands.query(request) }),
+      'device.health': (request) => commands.health(request),
+      'emu.status': () => ({
+        role: emulator.role,
+        ready: emulator.ready,
+        pid: process.pid,
+        devices: emulator.deviceCount,
+        takeoverMs: emulator.takeoverMs,
+        uptimeMs: process.uptime() * 1000,
+      }),
+      'emu.promote': async ({ reason }) => {
+        await emulator.promote(reason);
+        return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };
+      },
+      'emu.shutdown': ({ removeDevices }) => {
+        setImmediate(() => ended.resolve({ reason: 'emu.shutdown', removeDevices })); // behind the answer
+        return {};
+      },
+      'log.level': ({ level }) => {
+        setLogLevel(log, level);
+        return {};
+      },
+    },
+    log,
+  );
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => ended.resolve({ reason: signal, removeDevices: false }));
+  }
+  commands.warmUp();
+  emulator.start();
+  const { reason, removeDevices } = await ended.promise;
+  log.info({ reason, removeDevices }, 'closing');
+  await rpc.close();
+  log.debug('rpc closed');
+  await emulator.shutdown(removeDevices);
+  await datapath.stop();
+  await poller.stop();
+}

@@ -1,0 +1,239 @@
+import { MessageChannel } from 'node:worker_threads';
+import { eventfdDrain, eventfdSignal } from '@virtnet/host-linux';
+import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
+import { QueueCounter, QueueWord } from '@virtnet/wire';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  type QueueConfig,
+  REPORT_INTERRUPT,
+  type WorkerMessage,
+  type WorkerReport,
+} from './datapath-protocol.js';
+import { IDLE_TURNS_MAX } from './limits.js';
+import { openFds } from './test-support/holdings.js';
+import { HEADER_BYTES, numberOf, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
+import { WorkerLoop } from './worker-loop.js';
+
+/** The loop is turned by hand here; worker-thread.test.ts lets it run and sleep. */
+describe('worker loop', () => {
+  let before: number;
+  let pair: WorkerFixture;
+  let loop: WorkerLoop;
+  let sender: MailboxSender<WorkerMessage>;
+  let channel: MessageChannel;
+  const reports: WorkerReport[] = [];
+
+  beforeEach(() => {
+    before = openFds();
+    pair = new WorkerFixture();
+    channel = new MessageChannel();
+    const control = createControl();
+    reports.length = 0;
+    sender = new MailboxSender(channel.port2, control, () => {});
+    const mailbox = new MailboxReceiver<WorkerMessage>(channel.port1, control);
+    loop = new WorkerLoop(pair.arena, mailbox, -1, (report) => reports.push(report));
+  });
+  afterEach(() => {
+    loop.close();
+    channel.port1.close();
+    pair.close();
+    expect(openFds()).toBe(before);
+  });
+
+  const configure = (queue: number, change: Partial<QueueConfig> | null = {}) =>
+    sender.post({
+      kind: 'queue',
+      device: 0,
+      slot: queue,
+      config: change === null ? null : pair.config(queue, change),
+    });
+  /** Carries out what was posted, then turns until nothing is busy any more. */
+  const settle = () => {
+    loop.drainMailbox();
+    for (let i = 0; i < 10 * IDLE_TURNS_MAX; i++) loop.turn();
+  };
+  const start = (...queues: number[]) => {
+    sender.post(pair.memoryMessage);
+    for (const queue of queues) configure(queue);
+    settle();
+  };
+  const ringDoorbell = (queue: number) => {
+    sender.ring(queue);
+    settle();
+  };
+
+  it('frames of the driver leave in order, header in front, and are given back with one interrupt', () => {
+    start(TRANSMIT);
+    pair.offerFrames(1, 2, 3);
+    ringDoorbell(TRANSMIT);
+    const frames = pair.arrived();
+    expect(frames.map(numberOf)).toEqual([1, 2, 3]);
+    expect(frames.every((bytes) => bytes.length === HEADER_BYTES + 60)).toBe(true);
+    expect(pair.transmit.collect().map(({ lengthBytes }) => lengthBytes)).toEqual([0, 0, 0]);
+    expect(eventfdDrain(pair.interruptFds[TRANSMIT])).toBe(1);
+    expect(pair.block(TRANSMIT).words[QueueWord.POSITION]).toBe(3);
+  });
+
+  it('frames of the network arrive in order in the driver’s buffers, and interrupt it', () => {
+    start(RECEIVE);
+    pair.offerBuffers(8);
+    for (let i = 1; i <= 3; i++) pair.sendFrame(i, 60 + i);
+    ringDoorbell(RECEIVE);
+    const given = pair.receive.collect();
+    expect(given.map(({ lengthBytes }) => lengthBytes)).toEqual([1, 2, 3].map((i) => HEADER_BYTES + 60 + i));
+    expect(given.map(({ written }) => numberOf(written))).toEqual([1, 2, 3]);
+    expect(eventfdDrain(pair.interruptFds[RECEIVE])).toBe(1);
+  });
+
+  it('a queue that stays empty arms its kicks and leaves the busy list', () => {
+    start(TRANSMIT);
+    expect(pair.offerFrames(5)).toBe(true);
+    expect([loop.turn(), pair.arrived().length]).toEqual([0, 0]); // asleep: nobody looks
+    sender.ring(TRANSMIT);
+    loop.drainMailbox();
+    loop.turn();
+    expect(pair.arrived()).toHaveLength(1);
+    expect(pair.transmit.wantsKick).toBe(false); // busy again: kicks are suppressed
+    settle();
+    expect(pair.transmit.wantsKick).toBe(true);
+  });
+
+  it('a kick that brings nothing is counted, and is no fault', () => {
+    start(TRANSMIT);
+    for (let i = 0; i < 3; i++) ringDoorbell(TRANSMIT);
+    expect(pair.block(TRANSMIT).counters[QueueCounter.SPURIOUS_KICKS]).toBe(3);
+    expect(reports).toEqual([]);
+  });
+
+  it('configured anew between frames: goes on at the same position, nothing lost and nothing twice', () => {
+    start(TRANSMIT, RECEIVE);
+    const changes = [
+      () => sender.post(pair.memoryMessage),
+      () => configure(TRANSMIT, { mtu: 9000 }),
+      () => configure(RECEIVE, { interruptFd: -1 }),
+    ];
+    const sent: number[] = [];
+    const seen: number[] = [];
+    const look = () => seen.push(...pair.receive.collect().map(({ written }) => numberOf(written)));
+    pair.offerBuffers(64);
+    for (let round = 0; round < 60; round++) {
+      const numbers = [3 * round, 3 * round + 1, 3 * round + 2];
+      sent.push(...numbers);
+      pair.offerFrames(...numbers);
+      for (const number of numbers) pair.sendFrame(number);
+      for (const queue of [TRANSMIT, RECEIVE]) sender.ring(queue);
+      changes[round % changes.length]!();
+      loop.drainMailbox();
+      for (let i = 0; i < 2; i++) loop.turn();
+      pair.transmit.collect();
+      const before = seen.length;
+      look();
+      pair.offerBuffers(seen.length - before);
+    }
+    settle();
+    look();
+    expect(pair.arrived().map(numberOf)).toEqual(sent);
+    expect(seen).toEqual(sent);
+    for (const queue of [TRANSMIT, RECEIVE])
+      expect(pair.block(queue).words[QueueWord.POSITION]).toBe(sent.length);
+  });
+
+  it('detached: the ring is not touched any more, kicked or not', () => {
+    start(TRANSMIT, RECEIVE);
+    configure(TRANSMIT, null);
+    configure(RECEIVE, null);
+    settle();
+    pair.offerFrames(1);
+    pair.offerBuffers(4);
+    pair.sendFrame(1);
+    eventfdSignal(pair.kickFds[TRANSMIT]);
+    for (const queue of [TRANSMIT, RECEIVE]) ringDoorbell(queue);
+    expect([pair.transmit.usedIndex, pair.receive.usedIndex, pair.arrived().length]).toEqual([0, 0, 0]);
+    expect(reports).toEqual([]);
+  });
+
+  it('a ring that lies: reported once, not polled again, and the other queue goes on', () => {
+    start(TRANSMIT, RECEIVE);
+    pair.transmit.offer(9999);
+    pair.transmit.publish();
+    for (let i = 0; i < 4; i++) ringDoorbell(TRANSMIT);
+    expect(reports).toMatchObject([{ kind: 'fault', slot: TRANSMIT, fault: { code: 'HEAD_OUT_OF_RANGE' } }]);
+    pair.offerBuffers(1);
+    pair.sendFrame(1);
+    ringDoorbell(RECEIVE);
+    expect(pair.receive.usedIndex).toBe(1);
+  });
+
+  it('rings that cannot be opened: reported, nothing attached; configured rightly afterwards it works', () => {
+    sender.post(pair.memoryMessage);
+    configure(TRANSMIT, { descriptorAddress: 0x99_0000_0000n });
+    settle();
+    expect(reports).toMatchObject([{ kind: 'fault', slot: TRANSMIT, fault: { code: 'BAD_RING_ADDRESS' } }]);
+    configure(TRANSMIT);
+    pair.offerFrames(1);
+    settle();
+    expect([reports.length, pair.arrived().length]).toEqual([1, 1]);
+  });
+
+  it('no memory of the device was told, or it was taken back: every ring is outside', () => {
+    configure(TRANSMIT);
+    settle();
+    sender.post(pair.memoryMessage);
+    sender.post({ kind: 'memory', device: 0, regions: null });
+    configure(TRANSMIT);
+    settle();
+    const outside = { kind: 'fault', fault: { code: 'BAD_RING_ADDRESS' } };
+    expect(reports).toMatchObject([outside, outside]);
+  });
+
+  it('signalAtOnce: one interrupt although nothing was done', () => {
+    sender.post(pair.memoryMessage);
+    configure(TRANSMIT, { signalAtOnce: true });
+    settle();
+    expect(eventfdDrain(pair.interruptFds[TRANSMIT])).toBe(1);
+    configure(TRANSMIT, { signalAtOnce: true, interruptFd: REPORT_INTERRUPT });
+    settle();
+    expect(reports).toEqual([{ kind: 'interrupt', slot: TRANSMIT }]);
+  });
+
+  it('what a dead predecessor completed and did not publish is published at once, and not done again', () => {
+    start(TRANSMIT);
+    pair.offerFrames(1, 2);
+    ringDoorbell(TRANSMIT);
+    pair.block(TRANSMIT).words[QueueWord.PUBLISHED] = 1;
+    pair.memory.view.setUint16(pair.memory.at(pair.transmit.deviceAddress) + 2, 1, true);
+    configure(TRANSMIT);
+    settle();
+    expect(pair.transmit.usedIndex).toBe(2);
+    expect(pair.arrived()).toHaveLength(2);
+  });
+
+  it('an inactive receive queue is given no frame, and has it when it is active again', () => {
+    sender.post(pair.memoryMessage);
+    configure(RECEIVE, { active: false });
+    pair.offerBuffers(4);
+    pair.sendFrame(1);
+    settle();
+    expect(pair.receive.usedIndex).toBe(0);
+    configure(RECEIVE);
+    settle();
+    expect(pair.receive.usedIndex).toBe(1);
+  });
+
+  it('without buffers the network waits, and nothing of it is lost', () => {
+    start(RECEIVE);
+    for (let i = 0; i < 5; i++) pair.sendFrame(i);
+    ringDoorbell(RECEIVE);
+    pair.offerBuffers(8);
+    ringDoorbell(RECEIVE);
+    expect(pair.receive.collect().map(({ written }) => numberOf(written))).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  it('sync is answered after everything posted before it', () => {
+    sender.post(pair.memoryMessage);
+    configure(TRANSMIT, { descriptorAddress: 0x99_0000_0000n });
+    sender.post({ kind: 'sync', id: 5 });
+    loop.drainMailbox();
+    expect(reports.map(({ kind }) => kind)).toEqual(['fault', 'synced']);
+  });
+});

@@ -1,0 +1,17 @@
+/** Entry of a datapath worker thread: warms its loops up, says ready, runs until it is told to stop. */
+import { Arena } from '@virtnet/host-linux';
+import { MailboxReceiver, type RunStart } from '@virtnet/host-workers';
+import type { WorkerMessage, WorkerReport, WorkerStart } from './datapath-protocol.js';
+import { warmUp } from './warm-up.js';
+import { WorkerLoop } from './worker-loop.js';
+
+export default function run({ port, control, data }: RunStart<WorkerStart>): void {
+  const started = performance.now();
+  const arena = Arena.attach(data.arenaBase, data.arenaBytes);
+  warmUp();
+  const report = (message: WorkerReport) => port.postMessage(message);
+  const mailbox = new MailboxReceiver<WorkerMessage>(port, control);
+  const loop = new WorkerLoop(arena, mailbox, data.wakeFd, report);
+  report({ kind: 'ready', warmUpMs: performance.now() - started });
+  loop.run();
+}

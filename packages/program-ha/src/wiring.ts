@@ -1,0 +1,78 @@
+/**
+ * wiring.ts: the state keeper as a process: the shelf's channel, its RPC, and the order of their ends.
+ */
+import {
+  createLogger,
+  exitOnFault,
+  type HaStatus,
+  RpcServer,
+  ShelfServer,
+  setLogLevel,
+  virtnetPaths,
+} from '@virtnet/host-ipc';
+import { Nice, Poller, setProcessName, setProcessNice } from '@virtnet/host-linux';
+import type { HaOptions } from './options.js';
+
+export const PROGRAM = 'virtio_net_ha';
+
+/** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
+export async function serve(options: HaOptions): Promise<void> {
+  setProcessName(PROGRAM);
+  exitOnFault(PROGRAM);
+  setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
+  const log = createLogger(PROGRAM, options.logLevel);
+  const paths = virtnetPaths();
+  const poller = new Poller();
+  poller.start();
+  const shelf = ShelfServer.open({
+    path: paths.haSocket,
+    poller,
+    log,
+    expectUpload: options.expectUpload,
+  });
+  if (typeof shelf === 'number') throw new Error(`cannot listen at ${paths.haSocket}: errno ${-shelf}`);
+
+  const ended = Promise.withResolvers<string>();
+  const status = (): HaStatus => ({
+    ready: true,
+    pid: process.pid,
+    uptimeMs: process.uptime() * 1000,
+    ...shelf.status(),
+  });
+  const rpc = await RpcServer.bind(
+    'ha',
+    paths.haIpc,
+    {
+      'ha.status': status,
+      'ha.list': ({ prefix, offset, limit }) => {
+        const all = shelf.list(prefix);
+        const entries = all
+          .slice(offset, offset + limit)
+          .map(({ name, blob, handle, ttlWithoutHolderMs }) => ({
+            name,
+            blobBytes: blob.byteLength,
+            descriptor: handle !== null,
+            ttlWithoutHolderMs,
+          }));
+        return { total: all.length, entries };
+      },
+      'ha.shutdown': () => {
+        setImmediate(() => ended.resolve('ha.shutdown')); // behind the answer
+        return {};
+      },
+      'log.level': ({ level }) => {
+        setLogLevel(log, level);
+        return {};
+      },
+    },
+    log,
+  );
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
+  log.info({ socket: paths.haSocket, expectUpload: options.expectUpload }, 'serving');
+
+  const reason = await ended.promise;
+  log.info({ reason, ...shelf.status() }, 'closing');
+  await rpc.close();
+  shelf.close();
+  await poller.stop();
+}

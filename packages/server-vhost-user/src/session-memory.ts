@@ -1,0 +1,83 @@
+/**
+ * session-memory.ts: the frontend's memory messages, carried out.
+ *
+ * Theory
+ *   Removing comes before adding, because a region that changed its file keeps its guest address. Rings with a part in
+ *   a removed region are stopped first and started again, at the place they had reached, once the change is done.
+ *
+ * Ownership
+ *   Each call takes the descriptors of the regions it is given.
+ *
+ * Invariants
+ *   I1  a region in the table is mapped in the device, with a descriptor that is open.
+ *   I2  regions that stay are not touched: what runs in them goes on.
+ */
+import { Errno } from '@virtnet/wire';
+import type { VhostBackendDevice } from './device.js';
+import { type GuestRegion, MemoryTable } from './memory-table.js';
+import type { RegionDescription } from './requests.js';
+import type { SessionPorts, SessionRings } from './session-rings.js';
+
+export class SessionMemory {
+  readonly table = new MemoryTable();
+  readonly #device: VhostBackendDevice;
+  readonly #ports: SessionPorts;
+
+  constructor(device: VhostBackendDevice, ports: SessionPorts) {
+    this.#device = device;
+    this.#ports = ports;
+  }
+
+  /** SET_MEM_TABLE. On failure the table holds what could be mapped. */
+  async replace(next: readonly GuestRegion[], rings: SessionRings): Promise<number> {
+    const change = this.table.planReplacement(next, this.#ports.sameFile);
+    if (typeof change === 'number') {
+      for (const region of next) this.#ports.closeFd(region.fd);
+      return change;
+    }
+    for (const { sentFd } of change.kept) this.#ports.closeFd(sentFd);
+    await rings.suspendTouching(change.removed);
+    let result = 0;
+    for (const region of change.removed) result = (await this.#take(region)) || result;
+    for (const region of change.added) result = (await this.#put(region)) || result;
+    await rings.startPending();
+    return result;
+  }
+
+  /** ADD_MEM_REG. */
+  async add(region: GuestRegion, rings: SessionRings): Promise<number> {
+    const result = await this.#put(region);
+    if (result === 0) await rings.startPending();
+    return result;
+  }
+
+  /** REM_MEM_REG. */
+  async remove(description: RegionDescription, rings: SessionRings): Promise<number> {
+    const region = this.table.find(description);
+    if (region === undefined) return -Errno.ENOENT;
+    await rings.suspendTouching([region]);
+    return this.#take(region);
+  }
+
+  /** Closes every descriptor; the device has let go of them. */
+  closeAll(): void {
+    for (const region of this.table.clear()) this.#ports.closeFd(region.fd);
+  }
+
+  async #put(region: GuestRegion): Promise<number> {
+    let result = this.table.add(region);
+    if (result === 0) {
+      result = await this.#device.mapRegion(region);
+      if (result < 0) this.table.remove(region);
+    }
+    if (result < 0) this.#ports.closeFd(region.fd);
+    return result;
+  }
+
+  async #take(region: GuestRegion): Promise<number> {
+    this.table.remove(region);
+    const result = await this.#device.unmapRegion(region);
+    this.#ports.closeFd(region.fd);
+    return result;
+  }
+}

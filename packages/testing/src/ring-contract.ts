@@ -1,0 +1,338 @@
+/**
+ * ring-contract.ts: what every device ring must do, as a suite over a factory.
+ *
+ * Theory
+ *   A ring and its driver are made by the factory; the suite only knows DeviceRing and RingDriver, so split and
+ *   packed rings pass the same tests. `open` makes a second device ring over the same memory, which is what a
+ *   successor does after a crash.
+ *
+ * Limits  short runs: the suite takes about a second.
+ */
+import assert from 'node:assert/strict';
+import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import fc from 'fast-check';
+import type { DriverMemory } from './driver-memory.js';
+import { POISON, type RingDriver } from './ring-driver.js';
+
+/** The two functions of a test runner the suite needs, so that this package depends on none. */
+export interface TestApi {
+  describe(name: string, body: () => void): void;
+  it(name: string, body: () => void): void;
+}
+
+export interface RingOptions {
+  readonly queueSize: number;
+  readonly eventIdx: boolean;
+  /** First position, for wrap-around: as close to the end as the ring has one. */
+  readonly nearWrap: boolean;
+  readonly chainSegmentsMax: number;
+}
+
+export interface RingUnderTest {
+  readonly driver: RingDriver;
+  readonly memory: DriverMemory;
+  readonly ring: DeviceRing;
+  /** A new device ring over the same memory at `position`. */
+  open(position: number): DeviceRing;
+}
+
+export type RingFactory = (options: RingOptions) => RingUnderTest;
+
+const DEFAULTS: RingOptions = { queueSize: 16, eventIdx: false, nearWrap: false, chainSegmentsMax: 64 };
+const RUNS = 64;
+
+const bytes = (...values: number[]): Uint8Array => Uint8Array.from(values);
+
+/** Cuts `content` into parts at random places, empty parts included. */
+export function framings(content: Uint8Array, partsMax: number): fc.Arbitrary<Uint8Array[]> {
+  return fc
+    .array(fc.integer({ min: 0, max: content.length }), { maxLength: partsMax - 1 })
+    .map((cuts) => [0, ...cuts.sort((a, b) => a - b), content.length])
+    .map((at) => at.slice(1).map((end, i) => content.subarray(at[i], end)));
+}
+
+function gatherAll(ring: DeviceRing): Uint8Array {
+  const target = new Uint8Array(ring.readableBytes);
+  assert.equal(ring.gather(0, target, 0, target.length), target.length);
+  return target;
+}
+
+export function ringContract({ describe, it }: TestApi, name: string, make: RingFactory): void {
+  const setUp = (options: Partial<RingOptions> = {}) => make({ ...DEFAULTS, ...options });
+
+  describe(`ring contract (${name})`, () => {
+    it('an empty ring has nothing to take, and taking changes nothing', () => {
+      const { ring } = setUp();
+      const before = ring.position;
+      assert.equal(ring.take(), 0);
+      assert.equal(ring.available(), 0);
+      assert.equal(ring.position, before);
+      assert.equal(ring.fault, null);
+    });
+
+    it('a chain added but not published is not taken', () => {
+      const { ring, driver } = setUp();
+      driver.add({ readable: [bytes(1)] });
+      assert.equal(ring.take(), 0);
+      driver.publish();
+      assert.equal(ring.take(), 1);
+    });
+
+    it('chains are taken in the order they were made available', () => {
+      const { ring, driver } = setUp();
+      for (let i = 0; i < 10; i++) driver.add({ readable: [bytes(i)] });
+      driver.publish();
+      for (let i = 0; i < 10; i++) {
+        assert.equal(ring.take(), 1);
+        assert.deepEqual(gatherAll(ring), bytes(i));
+        ring.give(0);
+      }
+      assert.equal(ring.take(), 0);
+    });
+
+    it('SR-1 any framing of the same bytes, direct or indirect, reads as the same bytes', () => {
+      const content = Uint8Array.from({ length: 150 }, (_, i) => i);
+      const { ring, driver } = setUp({ queueSize: 32 });
+      fc.assert(
+        fc.property(framings(content, 12), fc.option(fc.integer({ min: 0, max: 12 })), (parts, indirect) => {
+          const options = indirect === null ? {} : { indirectFrom: indirect };
+          assert.notEqual(driver.add({ readable: parts, writable: [3, 4] }, options), -1);
+          driver.publish();
+          assert.ok(ring.take() > 0);
+          assert.equal(ring.writableBytes, 7);
+          assert.deepEqual(gatherAll(ring), content);
+          ring.give(0);
+          ring.publish();
+          assert.equal(driver.collect()[0]!.readableIntact, true);
+        }),
+        { numRuns: RUNS },
+      );
+    });
+
+    it('scatter over any framing writes exactly what it says, and nothing behind it', () => {
+      const content = Uint8Array.from({ length: 200 }, (_, i) => i + 1);
+      const { ring, driver } = setUp({ queueSize: 32 });
+      const sizes = fc.array(fc.integer({ min: 0, max: 90 }), { minLength: 1, maxLength: 8 });
+      fc.assert(
+        fc.property(sizes, fc.integer({ min: 0, max: 60 }), (writable, offset) => {
+          const room = writable.reduce((a, b) => a + b, 0);
+          fc.pre(room > offset);
+          driver.add({ readable: [bytes(9, 9)], writable });
+          driver.publish();
+          assert.ok(ring.take() > 0);
+          const count = ring.scatter(offset, content, 0, content.length);
+          assert.equal(count, Math.min(content.length, room - offset));
+          const back = new Uint8Array(count);
+          assert.equal(ring.readBack(offset, back, 0, count), count);
+          assert.deepEqual(back, content.slice(0, count));
+          ring.give(offset + count);
+          ring.publish();
+          const [used] = driver.collect();
+          assert.equal(used!.lengthBytes, offset + count);
+          assert.equal(used!.readableIntact, true);
+          used!.written.forEach((byte, i) => {
+            const inside = i >= offset && i < offset + count;
+            assert.equal(byte, inside ? content[i - offset] : POISON);
+          });
+        }),
+        { numRuns: RUNS },
+      );
+    });
+
+    it('gather and scatter stop at the end of the chain and say how far they came', () => {
+      const { ring, driver } = setUp();
+      driver.add({ readable: [bytes(1, 2, 3)], writable: [2] });
+      driver.publish();
+      ring.take();
+      const target = new Uint8Array(8);
+      assert.equal(ring.gather(2, target, 1, 7), 1);
+      assert.deepEqual(target, bytes(0, 3, 0, 0, 0, 0, 0, 0));
+      assert.equal(ring.gather(3, target, 0, 8), 0);
+      assert.equal(ring.scatter(1, target, 0, 8), 1);
+      assert.equal(ring.scatter(2, target, 0, 8), 0);
+    });
+
+    it('words are read and written where one segment holds them all, and nothing is touched where it does not', () => {
+      const { ring, driver } = setUp();
+      driver.add({ readable: [bytes(1, 0, 0, 0, 2, 0, 0, 0x80, 9)], writable: [8, 4] });
+      driver.publish();
+      ring.take();
+      const words = new Int32Array(3);
+      assert.equal(ring.readWords(words, 3), false);
+      assert.deepEqual([...words], [0, 0, 0]);
+      assert.equal(ring.readWords(words, 2), true);
+      assert.deepEqual([...words], [1, -0x7ffffffe, 0]);
+      assert.equal(ring.writeWords(words, 3), false);
+      assert.equal(ring.writeWords(words, 2), true);
+      ring.give(8);
+      ring.publish();
+      const [used] = driver.collect();
+      assert.deepEqual(used!.written, bytes(1, 0, 0, 0, 2, 0, 0, 0x80, POISON, POISON, POISON, POISON));
+    });
+
+    it('words of a chain without readable or without writable buffers are refused', () => {
+      const { ring, driver } = setUp();
+      driver.add({ readable: [new Uint8Array(16)] });
+      driver.add({ writable: [16] });
+      driver.publish();
+      const words = new Int32Array(1);
+      ring.take();
+      assert.deepEqual([ring.readWords(words, 1), ring.writeWords(words, 1)], [true, false]);
+      ring.give(0);
+      ring.take();
+      assert.deepEqual([ring.readWords(words, 1), ring.writeWords(words, 1)], [false, true]);
+    });
+
+    it('an untaken chain comes back at the next take', () => {
+      const { ring, driver } = setUp();
+      driver.add({ readable: [bytes(7)] });
+      driver.publish();
+      const before = ring.position;
+      for (let i = 0; i < 3; i++) {
+        assert.equal(ring.take(), 1);
+        assert.deepEqual(gatherAll(ring), bytes(7));
+        ring.untake();
+      }
+      assert.equal(ring.position, before);
+    });
+
+    it('given chains become visible with publish, all together', () => {
+      const { ring, driver } = setUp();
+      const ids = [1, 2, 3].map((size) => driver.add({ writable: [size] }));
+      driver.publish();
+      for (let i = 0; i < 3; i++) {
+        ring.take();
+        ring.give(0);
+        assert.deepEqual(driver.collect(), []);
+      }
+      ring.publish();
+      const used = driver.collect().map(({ id }) => id);
+      assert.deepEqual(used, ids);
+    });
+
+    for (const eventIdx of [false, true]) {
+      const mode = eventIdx ? 'with EVENT_IDX' : 'without EVENT_IDX';
+
+      it(`${mode}, publish reports an interrupt exactly when the driver wants one`, () => {
+        const { ring, driver } = setUp({ eventIdx });
+        const turn = (): boolean => {
+          driver.add({ writable: [1] });
+          driver.publish();
+          ring.take();
+          ring.give(0);
+          const interrupt = ring.publish();
+          driver.collect();
+          return interrupt;
+        };
+        driver.wantInterrupts(false);
+        assert.equal(turn(), false);
+        driver.wantInterrupts(true);
+        assert.equal(turn(), true);
+        driver.wantInterrupts(false);
+        assert.equal(turn(), false);
+        assert.equal(ring.publish(), false, 'nothing new, no interrupt');
+      });
+
+      it(`${mode}, armed kicks come for the next chain and suppressed ones do not`, () => {
+        const { ring, driver } = setUp({ eventIdx });
+        assert.equal(ring.armKicks(), false);
+        driver.add({ writable: [1] });
+        assert.equal(driver.publish(), true);
+        ring.suppressKicks();
+        ring.take();
+        ring.give(0);
+        ring.publish();
+        driver.add({ writable: [1] });
+        assert.equal(driver.publish(), false);
+      });
+
+      it(`${mode}, arming reports chains that came before the driver could see the wish`, () => {
+        const { ring, driver } = setUp({ eventIdx });
+        ring.suppressKicks();
+        driver.add({ writable: [1] });
+        driver.publish();
+        assert.equal(ring.armKicks(), true);
+      });
+
+      it(`${mode}, a ring opened at another one's position continues at the same chain`, () => {
+        const { ring, driver, open } = setUp({ eventIdx, nearWrap: true, queueSize: 32 });
+        for (let i = 0; i < 12; i++) driver.add({ readable: [bytes(i)], writable: [1] });
+        driver.publish();
+        let device = ring;
+        for (let i = 0; i < 12; i++) {
+          assert.ok(device.take() > 0);
+          assert.deepEqual(gatherAll(device).subarray(0, 1), bytes(i));
+          device.give(0);
+          device = open(device.position); // the former one vanishes, its last chains unpublished
+          device.publish();
+          assert.equal(driver.collect().length, 1);
+        }
+      });
+
+      it(`${mode}, SR-8 nothing changes where indices wrap, over many laps`, () => {
+        const { ring, driver } = setUp({ eventIdx, nearWrap: true, queueSize: 16 });
+        let next = 0;
+        let expected = 0;
+        for (let lap = 0; lap < 60; lap++) {
+          const burst = 1 + (lap % 8);
+          for (let i = 0; i < burst; i++) driver.add({ readable: [bytes(next++ & 0xff)], writable: [2] });
+          driver.publish();
+          assert.equal(ring.available(), burst);
+          for (let i = 0; i < burst; i++) {
+            assert.equal(ring.take(), 2);
+            assert.deepEqual(gatherAll(ring), bytes(expected++ & 0xff));
+            ring.give(2);
+          }
+          ring.publish();
+          assert.equal(driver.collect().length, burst);
+        }
+      });
+    }
+
+    it('a full ring is worked through and can be filled again', () => {
+      const { ring, driver } = setUp();
+      for (let round = 0; round < 3; round++) {
+        while (driver.add({ writable: [1] }) >= 0);
+        driver.publish();
+        assert.equal(ring.available(), driver.queueSize);
+        while (ring.take() > 0) ring.give(0);
+        ring.publish();
+        assert.equal(driver.collect().length, driver.queueSize);
+      }
+    });
+
+    it('a buffer outside memory costs its chain only: it goes back empty and the next one is taken', () => {
+      const { ring, driver } = setUp();
+      const bad = driver.addOutside();
+      const good = driver.add({ readable: [bytes(5)] });
+      driver.publish();
+      assert.equal(ring.take(), -1);
+      assert.equal(ring.faultCode, 'BUFFER_OUTSIDE_MEMORY');
+      ring.give(0);
+      assert.equal(ring.take(), 1);
+      assert.deepEqual(gatherAll(ring), bytes(5));
+      ring.give(0);
+      ring.publish();
+      const used = driver.collect().map(({ id, lengthBytes }) => ({ id, lengthBytes }));
+      assert.deepEqual(used, [
+        { id: bad, lengthBytes: 0 },
+        { id: good, lengthBytes: 0 },
+      ]);
+    });
+
+    it('a chain at the segment limit is taken, one past it is refused alone', () => {
+      const { ring, driver } = setUp({ chainSegmentsMax: 4 });
+      const parts = (count: number) => Array.from({ length: count }, () => bytes(1));
+      driver.add({ readable: parts(4) });
+      driver.add({ readable: parts(5) });
+      driver.add({ readable: parts(1) });
+      driver.publish();
+      assert.equal(ring.take(), 4);
+      ring.give(0);
+      assert.equal(ring.take(), -1);
+      assert.equal(ring.faultCode, 'CHAIN_TOO_LONG');
+      ring.give(0);
+      assert.equal(ring.take(), 1);
+    });
+  });
+}

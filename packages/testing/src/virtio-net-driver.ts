@@ -1,0 +1,310 @@
+/**
+ * virtio-net-driver.ts: a small network driver for tests: brings a device up, commands it, moves frames.
+ *
+ * Theory
+ *   Rings are SplitDrivers in memory the caller shares with the device. Answers are awaited by looking at the used
+ *   ring, so that no interrupt is needed; vectors can be mapped all the same, for tests about them.
+ *
+ * Invariants
+ *   I1  only queues that exist under the features agreed on are set up, all before DRIVER_OK (5.1.5).
+ *
+ * Limits  ANSWER_MS for a control command.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  ControlAck,
+  ControlAnnounce,
+  ControlClass,
+  ControlGuestOffloads,
+  ControlMac,
+  ControlMq,
+  type ControlRx,
+  ControlVlan,
+  hasFeature,
+  MAC_BYTES,
+  NetConfig,
+  NetControlHeader,
+  NetFeature,
+  NetHeader,
+  NO_VECTOR,
+  VirtioFeature,
+  viewOf,
+} from '@virtnet/wire';
+import type { DriverMemory } from './driver-memory.js';
+import type { FunctionAccess } from './function-access.js';
+import { check, littleEndian } from './pci-enumeration.js';
+import type { UsedChain } from './ring-driver.js';
+import { SplitDriver } from './split-driver.js';
+import { VirtioPciDriver } from './virtio-pci-driver.js';
+
+export interface NetDriverOptions {
+  readonly memory: DriverMemory;
+  /** Default: everything offered. */
+  readonly features?: bigint;
+  /** Entries of each queue; default: the most the device has. */
+  readonly queueSize?: number;
+  /** Queue pairs to set up; default: all that exist. */
+  readonly pairs?: number;
+  /** `per-queue`: vector 0 for configuration, then one a queue, as far as they go. Default `none`. */
+  readonly vectors?: 'none' | 'per-queue';
+}
+
+/** What the device answered to a control command. */
+export interface ControlAnswer {
+  readonly ack: number;
+  readonly result: Uint8Array;
+  /** Bytes the device says it wrote. */
+  readonly usedBytes: number;
+}
+
+/** How the bytes of a command are spread over buffers. */
+export interface Framing {
+  /** Sizes of the readable buffers; the last takes the rest. */
+  readonly readable?: readonly number[];
+  /** Sizes of the writable buffers; default one for everything. */
+  readonly writable?: readonly number[];
+}
+
+const ANSWER_MS = 5000;
+const QUEUES_PER_PAIR = 2;
+const NO_OFFLOAD = new Uint8Array(NetHeader.sizeBytes);
+/** What a test receives unless it says otherwise: header and a frame of 1514 bytes. */
+const RECEIVE_BUFFER_BYTES = 1526;
+
+/** `bytes` cut into pieces of these sizes, the rest last. */
+export function cut(bytes: Uint8Array, sizes: readonly number[]): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  let at = 0;
+  for (const size of sizes) {
+    if (at >= bytes.length) break;
+    pieces.push(bytes.slice(at, at + size));
+    at += size;
+  }
+  if (at < bytes.length) pieces.push(bytes.slice(at));
+  return pieces;
+}
+
+const join = (parts: readonly Uint8Array[]): Uint8Array =>
+  Uint8Array.from(parts.flatMap((part) => [...part]));
+
+export class VirtioNetDriver {
+  readonly pci: VirtioPciDriver;
+  readonly memory: DriverMemory;
+  readonly features: bigint;
+  /** Pairs that exist under the features agreed on. */
+  readonly maxPairs: number;
+  /** By queue index; undefined for queues not set up. */
+  readonly rings: readonly (SplitDriver | undefined)[];
+  readonly controlIndex: number | null;
+
+  private constructor(
+    pci: VirtioPciDriver,
+    options: NetDriverOptions,
+    maxPairs: number,
+    rings: readonly (SplitDriver | undefined)[],
+  ) {
+    this.pci = pci;
+    this.memory = options.memory;
+    this.features = pci.features;
+    this.maxPairs = maxPairs;
+    this.rings = rings;
+    this.controlIndex = hasFeature(pci.features, NetFeature.CTRL_VQ) ? maxPairs * QUEUES_PER_PAIR : null;
+  }
+
+  /** Probes the function and brings the device to DRIVER_OK. */
+  static async start(access: FunctionAccess, options: NetDriverOptions): Promise<VirtioNetDriver> {
+    const pci = await VirtioPciDriver.probe(access);
+    const features = await pci.negotiate(options.features);
+    const config = await readConfig(pci);
+    const maxPairs = hasFeature(features, NetFeature.MQ) ? config.maxVirtqueuePairs : 1;
+    const pairs = Math.min(options.pairs ?? maxPairs, maxPairs);
+    const wanted = Array.from({ length: pairs * QUEUES_PER_PAIR }, (_, queue) => queue);
+    if (hasFeature(features, NetFeature.CTRL_VQ)) wanted.push(maxPairs * QUEUES_PER_PAIR);
+    const vectors = await enableVectors(pci, options.vectors ?? 'none');
+    const rings: (SplitDriver | undefined)[] = [];
+    for (const [i, queue] of wanted.entries()) {
+      const vector = 1 + i < vectors ? 1 + i : NO_VECTOR;
+      rings[queue] = await openRing(pci, queue, options, vector);
+    }
+    await pci.driverOk();
+    return new VirtioNetDriver(pci, options, maxPairs, rings);
+  }
+
+  config(): ReturnType<typeof readConfig> {
+    return readConfig(this.pci);
+  }
+
+  ring(queue: number): SplitDriver {
+    const ring = this.rings[queue];
+    check(ring !== undefined, `queue ${queue} was not set up`);
+    return ring;
+  }
+
+  /** Makes what was added visible and notifies the device when it asked for that. */
+  async publish(queue: number): Promise<void> {
+    if (this.ring(queue).publish()) await this.pci.notify(queue);
+  }
+
+  /** Gives the device `count` buffers to receive frames into. */
+  async postReceive(pair: number, count: number, sizeBytes = RECEIVE_BUFFER_BYTES): Promise<number> {
+    const queue = pair * QUEUES_PER_PAIR;
+    let posted = 0;
+    while (posted < count && this.ring(queue).add({ writable: [sizeBytes] }) >= 0) posted++;
+    await this.publish(queue);
+    return posted;
+  }
+
+  /** Received frames since the last call, each with its header. */
+  received(
+    pair: number,
+  ): { readonly header: ReturnType<typeof NetHeader.decode>; readonly frame: Uint8Array }[] {
+    return this.ring(pair * QUEUES_PER_PAIR)
+      .collect()
+      .map(({ written, lengthBytes }) => ({
+        header: NetHeader.decode(viewOf(written)),
+        frame: written.slice(NetHeader.sizeBytes, lengthBytes),
+      }));
+  }
+
+  /** Hands a frame to the device; false when the ring is full. */
+  async transmit(pair: number, frame: Uint8Array, header: Uint8Array = NO_OFFLOAD): Promise<boolean> {
+    const queue = pair * QUEUES_PER_PAIR + 1;
+    if (this.ring(queue).add({ readable: [header, frame] }) < 0) return false;
+    await this.publish(queue);
+    return true;
+  }
+
+  /** Sends any bytes as a control command; `resultBytes` of result are expected in front of the acknowledgement. */
+  async commandBytes(request: Uint8Array, resultBytes = 0, framing: Framing = {}): Promise<ControlAnswer> {
+    check(this.controlIndex !== null, 'there is no control queue');
+    const ring = this.ring(this.controlIndex);
+    const head = ring.add({
+      readable: cut(request, framing.readable ?? []),
+      writable: framing.writable ?? [resultBytes + 1],
+    });
+    check(head >= 0, 'the control queue is full');
+    await this.publish(this.controlIndex);
+    const used = await this.#answer(ring);
+    check(used.id === head && used.readableIntact, 'another command was answered, or this one was changed');
+    const { written, lengthBytes } = used;
+    return { ack: written.at(-1) ?? -1, result: written.slice(0, resultBytes), usedBytes: lengthBytes };
+  }
+
+  async #answer(ring: SplitDriver): Promise<UsedChain> {
+    const deadline = performance.now() + ANSWER_MS;
+    for (;;) {
+      const [used] = ring.collect();
+      if (used !== undefined) return used;
+      check(performance.now() < deadline, 'a control command is not answered');
+      await sleep(1);
+    }
+  }
+
+  async command(
+    controlClass: number,
+    command: number,
+    data: Uint8Array = new Uint8Array(0),
+  ): Promise<number> {
+    const header = NetControlHeader.bytes({ class: controlClass, command });
+    return (await this.commandBytes(join([header, data]))).ack;
+  }
+
+  async #expectOk(ack: Promise<number>, what: string): Promise<void> {
+    check((await ack) === ControlAck.OK, `${what} was refused`);
+  }
+
+  /** Sets a receive mode; DriverError when refused, as with every command below. */
+  setReceiveMode(mode: ControlRx, on: boolean): Promise<void> {
+    return this.#expectOk(this.command(ControlClass.RX, mode, Uint8Array.of(on ? 1 : 0)), 'receive mode');
+  }
+
+  setMacTable(unicast: readonly Uint8Array[], multicast: readonly Uint8Array[]): Promise<void> {
+    const data = join([
+      littleEndian(unicast.length, 4),
+      ...unicast,
+      littleEndian(multicast.length, 4),
+      ...multicast,
+    ]);
+    return this.#expectOk(this.command(ControlClass.MAC, ControlMac.TABLE_SET, data), 'MAC table');
+  }
+
+  setMac(mac: Uint8Array): Promise<void> {
+    check(mac.length === MAC_BYTES, 'not a MAC address');
+    return this.#expectOk(this.command(ControlClass.MAC, ControlMac.ADDR_SET, mac), 'MAC address');
+  }
+
+  addVlan(id: number): Promise<void> {
+    return this.#expectOk(this.command(ControlClass.VLAN, ControlVlan.ADD, littleEndian(id, 2)), 'VLAN');
+  }
+
+  removeVlan(id: number): Promise<void> {
+    return this.#expectOk(this.command(ControlClass.VLAN, ControlVlan.DEL, littleEndian(id, 2)), 'VLAN');
+  }
+
+  acknowledgeAnnouncement(): Promise<void> {
+    return this.#expectOk(this.command(ControlClass.ANNOUNCE, ControlAnnounce.ACK), 'announcement');
+  }
+
+  setQueuePairs(pairs: number): Promise<void> {
+    const data = littleEndian(pairs, 2);
+    return this.#expectOk(this.command(ControlClass.MQ, ControlMq.VQ_PAIRS_SET, data), 'queue pairs');
+  }
+
+  setOffloads(offloads: bigint): Promise<void> {
+    const data = new Uint8Array(8);
+    viewOf(data).setBigUint64(0, offloads, true);
+    return this.#expectOk(
+      this.command(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET, data),
+      'offloads',
+    );
+  }
+
+  /** Resets a queue and sets it up anew in fresh memory, with another size if asked for. */
+  async restartQueue(queue: number, queueSize = this.ring(queue).queueSize): Promise<SplitDriver> {
+    await this.pci.resetQueue(queue);
+    const ring = await openRing(this.pci, queue, { memory: this.memory, queueSize }, NO_VECTOR);
+    (this.rings as (SplitDriver | undefined)[])[queue] = ring;
+    return ring;
+  }
+
+  /** Resets the device. */
+  stop(): Promise<void> {
+    return this.pci.reset();
+  }
+}
+
+async function readConfig(pci: VirtioPciDriver): Promise<ReturnType<typeof NetConfig.decode>> {
+  return NetConfig.decode(viewOf(await pci.readDeviceConfig(0, NetConfig.sizeBytes)));
+}
+
+/** Enables MSI-X when wanted, with configuration changes on vector 0; how many vectors there are. */
+async function enableVectors(pci: VirtioPciDriver, vectors: 'none' | 'per-queue'): Promise<number> {
+  const count = pci.found.msix?.vectors ?? 0;
+  if (vectors === 'none' || count === 0) return 0;
+  await pci.setMsix(true);
+  await pci.mapConfigVector(0);
+  return count;
+}
+
+async function openRing(
+  pci: VirtioPciDriver,
+  queue: number,
+  options: NetDriverOptions,
+  vector: number,
+): Promise<SplitDriver> {
+  const sizeMax = await pci.queueSizeMax(queue);
+  check(sizeMax > 0, `there is no queue ${queue}`);
+  const ring = new SplitDriver({
+    memory: options.memory,
+    queueSize: Math.min(options.queueSize ?? sizeMax, sizeMax),
+    eventIdx: hasFeature(pci.features, VirtioFeature.EVENT_IDX),
+  });
+  await pci.enableQueue(queue, {
+    size: ring.queueSize,
+    descriptorAddress: ring.descriptorAddress,
+    driverAddress: ring.driverAddress,
+    deviceAddress: ring.deviceAddress,
+    vector,
+  });
+  return ring;
+}

@@ -1,0 +1,140 @@
+/**
+ * state-page.ts: the layout of a device's state page, the one thing a crash must not take along.
+ *
+ * Theory
+ *   One memfd per device, mapped by the active emulator, its datapath workers and the warm standby. It holds what
+ *   cannot be inferred from guest memory after the active process has vanished between two instructions: the queue
+ *   positions, the ISR, the sequence of the vfio-user request in progress, and the counters. Everything slow lives
+ *   in the device record instead.
+ *
+ * Parties
+ *   main     writes the header and the control queue's block.
+ *   worker   writes the blocks of the queues it owns; one writer per block at any time.
+ *   standby  reads, only after the active process was fenced.
+ *
+ * Layout
+ *   byte 0     header, STATE_PAGE_HEADER_BYTES
+ *   then       one block of QUEUE_BLOCK_BYTES per virtqueue: 8 32-bit words, then counters as 64-bit floats
+ *              (exact to 2^53; plain stores, no BigInt on the datapath)
+ *
+ * Invariants
+ *   I1  word POSITION of a queue is stored after the frame's used entry is in guest memory, so a successor that
+ *       continues from it repeats or loses at most the one frame in flight.
+ *   I2  a block has one writer.
+ *
+ * Limits  65,535 queues by index width; sized at creation for the queues the device has.
+ */
+import { layout, u32 } from './layout.js';
+
+export const STATE_PAGE_MAGIC = 0x56_4e_53_50; // "VNSP"
+export const STATE_PAGE_VERSION = 1;
+export const STATE_PAGE_HEADER_BYTES = 4096;
+export const QUEUE_BLOCK_BYTES = 256;
+
+/** First bytes of a state page. */
+export const StatePageHeader = layout('StatePageHeader', 40, {
+  magic: u32,
+  version: u32,
+  queueCount: u32,
+  /** ISR status byte of the function (virtio 4.1.4.5). */
+  isr: u32,
+  /** config_generation of the common configuration. */
+  configGeneration: u32,
+  /** Number of vfio-user messages begun on the current connection. */
+  requestSequence: u32,
+  /** How often an emulator took this device over. */
+  takeovers: u32,
+  /** Incremented on every connection accepted. */
+  connectionEpoch: u32,
+  reserved0: u32,
+  reserved1: u32,
+});
+
+/** 32-bit words at the start of a queue block. */
+export const QueueWord = {
+  /** Free-running index of the next available entry to take (split ring: equals the used index as well). */
+  POSITION: 0,
+  /** Used index last published to the driver. */
+  PUBLISHED: 1,
+  /** Bumped by the owner once per loop turn in which the queue was looked at. */
+  HEARTBEAT: 2,
+  /** 1 while a frame is between its side effect and its POSITION store. */
+  IN_FLIGHT: 3,
+  /** Wrap counters of a packed ring: bit 0 available, bit 1 used. */
+  WRAP: 4,
+} as const;
+export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
+
+/** Index of the first 64-bit float of a block, counted from the start of the block in 8-byte units. */
+export const QUEUE_COUNTERS_AT = 4;
+
+/** Counters of a queue, as indices into its floats. Every drop has a reason of its own. */
+export const QueueCounter = {
+  /** Descriptors taken from the driver. */
+  RECEIVED_DESC: 0,
+  /** Descriptors returned to the driver. */
+  COMPLETED_DESC: 1,
+  /** Chains whose descriptors were malformed. */
+  BAD_DESC_ERRORS: 2,
+  /** Chains with more segments than the device takes. */
+  EXCEED_MAX_CHAIN: 3,
+  /** Chains that name memory outside the device's regions. */
+  INVALID_BUFFER: 4,
+  /** Frames moved. */
+  FRAMES: 5,
+  /** Bytes of frames moved, header excluded. */
+  BYTES: 6,
+  /** Interrupts sent to the driver. */
+  INTERRUPTS: 7,
+  /** Times the worker found the queue kicked with nothing new in it. */
+  SPURIOUS_KICKS: 8,
+  /** Dropped: virtio-net header refused. */
+  DROP_HEADER: 9,
+  /** Dropped: the representor would not take it now (full). */
+  DROP_TAP_AGAIN: 10,
+  /** Dropped: the representor is down or refused it. */
+  DROP_TAP_ERROR: 11,
+  /** Dropped: link down. */
+  DROP_LINK_DOWN: 12,
+  /** Dropped: destination MAC not wanted by the driver. */
+  DROP_FILTER_MAC: 13,
+  /** Dropped: VLAN not wanted by the driver. */
+  DROP_FILTER_VLAN: 14,
+  /** Dropped: larger than the MTU. */
+  DROP_MTU: 15,
+  /** Dropped: larger than the driver's buffer. */
+  DROP_NO_BUFFER: 16,
+  /** Dropped: chain malformed (counted in BAD_DESC_ERRORS or INVALID_BUFFER too). */
+  DROP_BAD_CHAIN: 17,
+  /** Bursts worked. */
+  BATCHES: 18,
+  /** Most descriptors found waiting at once. */
+  MAX_POSTED: 19,
+  /** Times the worker's handler ran for this queue. */
+  HANDLER_RUNS: 20,
+} as const;
+export type QueueCounter = (typeof QueueCounter)[keyof typeof QueueCounter];
+
+/** Size in bytes of the state page of a device with `queueCount` virtqueues. */
+export function statePageSize(queueCount: number): number {
+  return STATE_PAGE_HEADER_BYTES + Math.ceil((queueCount * QUEUE_BLOCK_BYTES) / 4096) * 4096;
+}
+
+/** The typed views of one queue's block. */
+export interface QueueBlock {
+  readonly words: Uint32Array;
+  readonly counters: Float64Array;
+}
+
+/** Views over queue `index` of a mapped state page. */
+export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0): QueueBlock {
+  const at = pageOffset + STATE_PAGE_HEADER_BYTES + index * QUEUE_BLOCK_BYTES;
+  return {
+    words: new Uint32Array(page as ArrayBuffer, at, 8),
+    counters: new Float64Array(
+      page as ArrayBuffer,
+      at + QUEUE_COUNTERS_AT * 8,
+      QUEUE_BLOCK_BYTES / 8 - QUEUE_COUNTERS_AT,
+    ),
+  };
+}

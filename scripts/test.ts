@@ -1,0 +1,141 @@
+/** Runs everything that checks this repository. See --help. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Processes } from '../test/lib/processes.ts';
+import { buildCommand } from './lib/npm.ts';
+import { pinnedNode, repository } from './lib/paths.ts';
+import { setup } from './lib/setup.ts';
+import { SetupError } from './lib/shell.ts';
+
+const USAGE = `Usage: scripts/test [stage ...] [-- vitest arguments]
+
+Sets up what is missing, then checks. Stages (all of them when none is named):
+  lint     biome over the whole tree
+  build    tsc --build of the packages, type check of scripts/ and test/
+  unit     lint, build, the tests beside the code, and the structure of the packages; needs no root
+  system   build, and the whole-system tests in test/: DPDK, Linux guests, kill -9; needs root, or Debian packages
+           that are there already and a user namespace
+
+Words after -- go to vitest, so  scripts/test system -- guest -t reboot  runs some of the system tests.
+The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing failed, 1 something did, 2 wrong usage.
+`;
+
+const TYPE_CHECK = [pinnedNode, 'node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json'];
+
+type Stage = 'lint' | 'build' | 'unit' | 'system';
+const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system'];
+
+interface Tally {
+  passed: number;
+  failed: number;
+}
+
+const tally: Tally = { passed: 0, failed: 0 };
+const processes = new Processes();
+const say = (line: string): void => void process.stdout.write(`${line}\n`);
+
+/** Runs a program with its output shown; true when it succeeds. */
+async function shown(command: readonly string[], env: Record<string, string> = {}): Promise<boolean> {
+  const colour = process.stdout.isTTY ? { FORCE_COLOR: '1' } : {};
+  const child = processes.start(command, {
+    name: command.join(' '),
+    cwd: repository,
+    env: { ...colour, ...env },
+  });
+  child.onText((text) => process.stdout.write(text));
+  const { code } = await child.exited;
+  await child.drained;
+  return code === 0;
+}
+
+/** A check that is one pass or one failure. */
+async function check(name: string, ...commands: readonly (readonly string[])[]): Promise<boolean> {
+  const started = performance.now();
+  let good = true;
+  for (const command of commands) good = good && (await shown(command));
+  tally[good ? 'passed' : 'failed'] += 1;
+  say(`${good ? 'ok' : 'FAILED'}: ${name} (${seconds(started)} s)`);
+  return good;
+}
+
+function seconds(started: number): string {
+  return ((performance.now() - started) / 1000).toFixed(1);
+}
+
+/** A run of vitest, counted from its own report. */
+async function vitest(
+  config: string,
+  reporter: 'default' | 'verbose',
+  filters: readonly string[],
+): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'vn-test-'));
+  const report = join(directory, 'report.json');
+  try {
+    const good = await shown([
+      ...[pinnedNode, 'node_modules/vitest/vitest.mjs', 'run', '--config', config],
+      ...[`--reporter=${reporter}`, '--reporter=json', `--outputFile.json=${report}`, ...filters],
+    ]);
+    const counted = readReport(report);
+    tally.passed += counted.passed;
+    // A run can fail without a failed test: a file that does not load, an error nobody waited for.
+    tally.failed += counted.failed === 0 && !good ? 1 : counted.failed;
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function readReport(path: string): Tally {
+  try {
+    const report = JSON.parse(readFileSync(path, 'utf8')) as {
+      numPassedTests: number;
+      numFailedTests: number;
+    };
+    return { passed: report.numPassedTests, failed: report.numFailedTests };
+  } catch {
+    return { passed: 0, failed: 1 };
+  }
+}
+
+async function run(stages: readonly Stage[], words: readonly string[]): Promise<void> {
+  const has = (...names: Stage[]): boolean => names.some((name) => stages.includes(name));
+  setup(has('system') ? ['npm', 'guest', 'dpdk'] : ['npm'], say);
+  if (has('lint', 'unit'))
+    await check('lint', ['node_modules/.bin/biome', 'check', '--error-on-warnings', '.']);
+  if (!(await check('build', buildCommand(), TYPE_CHECK))) return;
+  if (has('unit')) {
+    await vitest('vitest.config.ts', 'default', words);
+    if (words.length === 0) await vitest('test/vitest.unit.config.ts', 'default', []);
+  }
+  if (has('system')) {
+    if (words.length === 0) await vitest('vitest.process.config.ts', 'default', []);
+    await vitest('test/vitest.config.ts', 'verbose', words);
+  }
+}
+
+const split = process.argv.indexOf('--');
+const stages = process.argv.slice(2, split < 0 ? undefined : split);
+const words = split < 0 ? [] : process.argv.slice(split + 1);
+
+if (stages.includes('-h') || stages.includes('--help')) {
+  process.stdout.write(USAGE);
+} else if (!stages.every((stage): stage is Stage => (STAGES as readonly string[]).includes(stage))) {
+  process.stderr.write(USAGE);
+  process.exitCode = 2;
+} else {
+  const started = performance.now();
+  try {
+    await run(stages.length === 0 ? STAGES : stages, words);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    tally.failed += 1;
+    say(error.message);
+  }
+  for (const { pid, command } of await processes.endAll()) {
+    tally.failed += 1;
+    say(`FAILED: left running after the tests: ${pid} ${command}`);
+  }
+  say(`${seconds(started)} s`);
+  say(`${tally.passed} passed, ${tally.failed} failed`);
+  process.exitCode = tally.failed === 0 && tally.passed > 0 ? 0 : 1;
+}

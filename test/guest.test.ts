@@ -1,0 +1,185 @@
+/** A Linux guest in QEMU with its own virtio_net driver, over vhost-user. */
+import { describe, expect, test } from 'vitest';
+import { pinnedNode } from '../scripts/lib/paths.ts';
+import { HostCapture } from './lib/capture.ts';
+import { signalPid } from './lib/processes.ts';
+import { UDP_PROGRAM } from './lib/programs.ts';
+import type { Service } from './lib/service.ts';
+import { generatePackets, streamFromGuest, streamToGuest } from './lib/streams.ts';
+import { isIntact, TransferHost } from './lib/transfer.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { sleep, until } from './lib/waiting.ts';
+import { GUEST_ADDRESS, HOST_ADDRESS, MAC, World } from './lib/world.ts';
+
+const DRIVER_READY = '0xf';
+const TRANSFER_BYTES = 16 * 1024 * 1024;
+const QUEUE_PAIRS = 4;
+
+/** Descriptors returned so far, by queue; the control queue is QEMU's. */
+async function completed(service: Service): Promise<number[]> {
+  return (await service.query())['enabled-queues-info'].map(({ completed_desc }) => Number(completed_desc));
+}
+
+describe('Linux guest, QEMU connects (vfe-vhostd listens)', () => {
+  const used = useScene(async (scene) => {
+    const world = await World.open(scene, { vhostServer: 'backend', queueSize: 256 });
+    await world.bootGuest();
+    return world;
+  });
+
+  test('probe > the driver is ready, with the MAC and queues of the function', async () => {
+    const { guest, service } = used.value;
+    expect(await guest.run('cat /sys/class/net/eth0/address')).toBe(MAC.toLowerCase());
+    const device = await service.query();
+    expect(device.status.value).toBe(DRIVER_READY);
+    expect(device['enabled-queues-info'].map(({ index }) => index)).toEqual(
+      expect.arrayContaining(['0', '1']),
+    );
+  });
+
+  test('ping > every one is answered once, in both directions', async () => {
+    const { guest, scene } = used.value;
+    const fromGuest = await guest.run(`/usr/bin/ping -q -c 100 -i 0.01 ${HOST_ADDRESS}`);
+    expect(fromGuest).toContain('100 packets transmitted, 100 received, 0% packet loss');
+    expect(fromGuest).not.toContain('duplicates');
+    const fromHost = await scene.net.run([
+      'ping',
+      '-q',
+      '-c',
+      '100',
+      '-i',
+      '0.01',
+      '-s',
+      '1400',
+      GUEST_ADDRESS,
+    ]);
+    expect(fromHost).toContain('100 packets transmitted, 100 received, 0% packet loss');
+    expect(fromHost).not.toContain('duplicates');
+  });
+
+  test('TCP > 16 MiB each way at once arrive as they were sent, in segments larger than the MTU', async () => {
+    const { device, ends, guest } = used.value;
+    const features = await guest.run('/usr/bin/ethtool -k eth0');
+    expect(features).toMatch(/tcp-segmentation-offload: on/);
+    const [large, host] = [
+      await HostCapture.start(ends, device.sf_rep_net_device, ['greater', '3000'], { count: 400 }),
+      await TransferHost.start(ends, HOST_ADDRESS, TRANSFER_BYTES),
+    ];
+    const results = await Promise.all([host.toGuest(), host.fromGuest()]);
+    for (const result of results) expect(isIntact(result, TRANSFER_BYTES), JSON.stringify(result)).toBe(true);
+    await host.end();
+    const sources = new Set((await large.finish()).map(({ bytes }) => bytes.subarray(6, 12).toString('hex')));
+    expect(sources).toContain(MAC.replaceAll(':', '').toLowerCase());
+    expect(sources.size).toBe(2);
+  }, 300_000);
+
+  test('an idle device > the emulator sleeps', async () => {
+    const { service } = used.value;
+    await sleep(500);
+    const pid = service.runningPid('emu');
+    const before = service.cpuSeconds(pid);
+    await sleep(3_000);
+    expect(service.cpuSeconds(pid) - before).toBeLessThan(0.3);
+  });
+
+  test('rmmod and modprobe > the driver leaves and comes back, and traffic with it', async () => {
+    const world = used.value;
+    const { guest, service } = world;
+    for (let round = 0; round < 3; round++) {
+      await guest.run('rmmod virtio_net');
+      await until(
+        'a device without driver',
+        5_000,
+        async () => (await service.query()).enabled_queues === '0',
+      );
+      await guest.run('modprobe virtio_net');
+      await guest.address(`${GUEST_ADDRESS}/24`);
+      await world.reachable();
+    }
+    expect((await service.query()).status.value).toBe(DRIVER_READY);
+  });
+
+  test('QEMU killed and started again > the new guest is served, and nothing of the old one is held', async () => {
+    const world = used.value;
+    const { service } = world;
+    const holdings = [];
+    for (let round = 0; round < 3; round++) {
+      signalPid(world.guest.qemu.pid, 'SIGKILL');
+      await world.guest.qemu.exited;
+      await until(
+        'a device without driver',
+        5_000,
+        async () => (await service.query()).enabled_queues === '0',
+      );
+      holdings.push({ emu: service.holdings('emu'), ha: service.holdings('ha') });
+      await world.bootGuest();
+    }
+    expect(holdings[2]).toEqual(holdings[0]);
+  }, 180_000);
+
+  endsCleanly(used);
+});
+
+describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', () => {
+  const used = useScene(async (scene) => {
+    const world = await World.open(scene, { queuePairs: QUEUE_PAIRS, guest: { cpus: 2, reboots: true } });
+    await world.bootGuest();
+    return world;
+  });
+
+  test('ethtool -L > from one to four pairs and back while packets flow: no stop, at most what was in flight is lost', async () => {
+    const { ends, guest, bridgeMac } = used.value;
+    const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7001);
+    const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7002);
+    for (const pairs of [1, 4, 2, 3, 1, QUEUE_PAIRS]) {
+      await guest.run(`/usr/bin/ethtool -L eth0 combined ${pairs}`);
+      expect(await guest.run('/usr/bin/ethtool -l eth0')).toMatch(new RegExp(`Combined:\\s+${pairs}\\s*$`));
+      await sleep(300);
+    }
+    const down = await toGuest();
+    const up = await fromGuest();
+    expect(down.report.duplicated).toEqual([]);
+    expect(up.report.duplicated).toEqual([]);
+    expect(down.arrivals.at(-1)?.sequence).toBe(down.report.expected - 1);
+    expect(up.report.lost).toEqual([]);
+  });
+
+  test('four pairs > packets of many flows use every queue, in both directions', async () => {
+    const { guest, service, scene, bridgeMac } = used.value;
+    await guest.run(`/usr/bin/ethtool -L eth0 combined ${QUEUE_PAIRS}`);
+    const before = await completed(service);
+    await scene.net.run([pinnedNode, UDP_PROGRAM, 'flows', GUEST_ADDRESS, '7200', '128', '10']);
+    await generatePackets(guest, {
+      address: HOST_ADDRESS,
+      mac: bridgeMac,
+      port: 7201,
+      count: 400,
+      queues: QUEUE_PAIRS,
+    });
+    const after = await completed(service);
+    expect(after).toHaveLength(2 * QUEUE_PAIRS);
+    for (const [index, count] of after.entries())
+      expect(count, `queue ${index}`).toBeGreaterThan(before[index] ?? 0);
+  });
+
+  test('reboot of the guest > the device is reset, probed again and works', async () => {
+    const world = used.value;
+    for (let boot = 2; boot <= 3; boot++) {
+      world.guest.reboot();
+      await world.guest.booted(boot);
+      await world.guest.address(`${GUEST_ADDRESS}/24`);
+      await world.reachable();
+    }
+    expect((await world.service.query()).status.value).toBe(DRIVER_READY);
+  }, 120_000);
+
+  test('QEMU killed and started again > vfe-vhostd connects to the new socket', async () => {
+    const world = used.value;
+    signalPid(world.guest.qemu.pid, 'SIGKILL');
+    await world.guest.qemu.exited;
+    await world.bootGuest();
+    expect((await world.service.query()).status.value).toBe(DRIVER_READY);
+  }, 60_000);
+
+  endsCleanly(used);
+});

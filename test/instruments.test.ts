@@ -1,0 +1,95 @@
+/**
+ * The instruments of the other tests, held against a backend that is not ours: DPDK's vhost. What they say of a guest,
+ * of a pause and of a loss has to be true there, too.
+ */
+import { expect, test } from 'vitest';
+import { Guest } from './lib/guest.ts';
+import { markedProcesses, signalPid } from './lib/processes.ts';
+import { longestPause } from './lib/stream-analysis.ts';
+import { streamFromGuest, streamToGuest } from './lib/streams.ts';
+import { Testpmd } from './lib/testpmd.ts';
+import { useScene } from './lib/use-scene.ts';
+import { sleep } from './lib/waiting.ts';
+
+const HOST_ADDRESS = '10.77.0.1';
+const GUEST_ADDRESS = '10.77.0.2';
+const STOP_MS = 80;
+/** What the machine adds by itself to a pause. */
+const TOLERANCE_MS = 60;
+
+const used = useScene(async (scene) => {
+  const { processes, net, directory } = scene;
+  await net.bridge('br0', `${HOST_ADDRESS}/24`);
+  const vhostSocket = scene.path('vhost.sock');
+  const devices = [`net_vhost0,iface=${vhostSocket}`, 'net_tap0,iface=dtap0'];
+  const testpmd = await Testpmd.start({ processes, net, directory, devices });
+  await net.enslave('dtap0', 'br0');
+  await testpmd.forward('io');
+  const guest = await Guest.boot({
+    ...{ processes, net, directory, vhostSocket, vhostServer: 'backend', mac: '0c:c4:7a:ff:22:93' },
+    // DPDK's TAP port completes no checksums.
+    deviceOptions: 'csum=off,gso=off,host_tso4=off,host_tso6=off,host_ufo=off',
+  });
+  await guest.address(`${GUEST_ADDRESS}/24`);
+  const bridge = await net.waitForLink('br0');
+  return { ends: { processes, net, guest }, testpmd, bridgeMac: bridge.address };
+});
+
+test('a backend stopped for 80 ms > both streams show a pause of that length', async () => {
+  const { ends, testpmd, bridgeMac } = used.value;
+  const events = await ends.guest.watchLink();
+  const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7001);
+  const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7002);
+  await sleep(1_000);
+  signalPid(testpmd.child.pid, 'SIGSTOP');
+  await sleep(STOP_MS);
+  signalPid(testpmd.child.pid, 'SIGCONT');
+  await sleep(1_000);
+  for (const { arrivals, report } of [await fromGuest(), await toGuest()]) {
+    expect(report).toMatchObject({ duplicated: [], reordered: 0 });
+    expect(report.received).toBeGreaterThan(1_500);
+    const { pauseMs } = longestPause(arrivals, () => true) ?? { pauseMs: 0 };
+    expect(pauseMs).toBeGreaterThan(STOP_MS - 5);
+    expect(pauseMs).toBeLessThan(STOP_MS + TOLERANCE_MS);
+  }
+  expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });
+});
+
+test('forwarding stopped until queues are full > what is lost on the way is counted as lost', async () => {
+  const { ends, testpmd } = used.value;
+  // The representor drops what does not fit into its queue; 1000 frames do.
+  const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7003);
+  await sleep(300);
+  await testpmd.stop();
+  await sleep(3_000);
+  await testpmd.forward('io');
+  await sleep(500);
+  const { report } = await toGuest();
+  expect(report.lost.length).toBeGreaterThan(500);
+  expect(report.lost.length).toBeLessThan(3_500);
+  expect(report.received + report.lost.length).toBe(report.expected);
+});
+
+test('a backend that is killed > the guest sees its link go', async () => {
+  const { ends, testpmd } = used.value;
+  const events = await ends.guest.watchLink();
+  signalPid(testpmd.child.pid, 'SIGKILL');
+  await sleep(1_500);
+  const { carrierChanges, monitored } = await events();
+  expect(carrierChanges).toBeGreaterThan(0);
+  expect(monitored.length).toBeGreaterThan(0);
+});
+
+test('a program nobody ends > it is found by its mark, ended and reported', async () => {
+  const { scene } = used;
+  const child = scene.processes.start(['sh', '-c', 'sleep 1000 & exec sleep 2000'], { name: 'left' });
+  await sleep(100);
+  expect(
+    markedProcesses(scene.processes.mark).filter(({ command }) => /^sleep [12]000$/.test(command)),
+  ).toHaveLength(2);
+  signalPid(child.pid, 'SIGKILL'); // its child lives on without parent
+  await child.exited;
+  const problems = await scene.end();
+  expect(problems.filter((problem) => problem.includes('sleep 1000'))).toHaveLength(1);
+  expect(markedProcesses(scene.processes.mark)).toEqual([]);
+});

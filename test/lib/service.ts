@@ -1,0 +1,300 @@
+/**
+ * service.ts: the product, started the way an operator starts it.
+ *
+ * Theory
+ *   virtio_net_controller and vfe-vhostd run in a root and a network namespace of their own; the command lines talk
+ *   to them through that root. The pid files in run/virtnet say who is who, above all which emulator is active.
+ *
+ * Invariants
+ *   I1  nothing is signalled but a pid that a pid file or a handle of ours names.
+ *   I2  `stop` ends the service by SIGTERM to the controller alone and reports what it leaves behind.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { program } from '../../scripts/lib/paths.ts';
+import { type Child, isRunning, type Output, signalPid } from './processes.ts';
+import type { Scene } from './scene.ts';
+import { wallClockUs } from './stream-packet.ts';
+import { until } from './waiting.ts';
+
+const READY_TIMEOUT_MS = 15_000;
+const STOP_TIMEOUT_MS = 10_000;
+const COMMAND_TIMEOUT_MS = 15_000;
+const RECOVERY_TIMEOUT_MS = 15_000;
+const STATUS_DEADLINE_MS = 500;
+/** USER_HZ, the unit of times in /proc. */
+const CLOCK_TICKS_PER_SECOND = 100;
+
+export type ProcessRole = 'controller' | 'emu' | 'emu-standby' | 'ha';
+
+export interface HotplugOptions {
+  readonly mac: string;
+  readonly mtu?: number;
+  /** Virtqueues in total; the guide's `-n`. */
+  readonly queues?: number;
+  readonly queueSize?: number;
+  readonly device?: string;
+  /** Feature bits beyond the default ones. */
+  readonly addFeatures?: bigint;
+}
+
+/** The answer of `virtnet hotplug`. */
+export interface Hotplugged {
+  readonly bdf: string;
+  readonly vuid: string;
+  readonly id: number;
+  readonly sf_rep_net_device: string;
+  readonly mac: string;
+  readonly errno: number;
+  readonly errstr: string;
+}
+
+/** What of `virtnet query` the tests look at. */
+export interface QueriedDevice {
+  readonly mac: string;
+  readonly mtu: string;
+  readonly status: Readonly<Record<string, string>>;
+  readonly driver_feature: Readonly<Record<string, string>>;
+  readonly enabled_queues: string;
+  readonly ctrl_mac: string;
+  readonly ctrl_mq: string;
+  readonly 'enabled-queues-info': readonly QueriedQueue[];
+}
+
+export interface QueriedQueue {
+  readonly index: string;
+  readonly size: string;
+  readonly received_desc: string;
+  readonly completed_desc: string;
+  readonly bad_desc_errors: string;
+  readonly total_bytes: string;
+}
+
+/** One kill of the active emulator. */
+export interface Kill {
+  readonly pid: number;
+  /** Wall clock just before the signal. */
+  readonly atUs: number;
+}
+
+export interface EmulatorStatus {
+  readonly role: string;
+  readonly ready: boolean;
+  readonly pid: number;
+  readonly devices: number;
+  /** How long it took to take over, by its own clock; null when it never did. */
+  readonly takeoverMs: number | null;
+}
+
+/** What a leak shows up in. */
+export interface Holdings {
+  readonly descriptors: number;
+  /** Memory of guests and state pages; the rest of the address space is V8's business and varies. */
+  readonly sharedMappings: number;
+}
+
+export class Service {
+  readonly scene: Scene;
+  readonly root: string;
+  readonly controller: Child;
+  #vhostd: Child | null = null;
+
+  private constructor(scene: Scene, root: string, controller: Child) {
+    this.scene = scene;
+    this.root = root;
+    this.controller = controller;
+  }
+
+  /** Starts the controller and waits until it says ready. */
+  static async start(scene: Scene): Promise<Service> {
+    const root = scene.path('root');
+    mkdirSync(root, { recursive: true });
+    const controller = scene.processes.start(scene.net.inside([program('virtio_net_controller')]), {
+      name: 'virtio_net_controller',
+      env: { VIRTNET_ROOT: root },
+      log: scene.path('controller.log'),
+    });
+    const service = new Service(scene, root, controller);
+    scene.atEnd(() => service.stop());
+    await controller.printed(/^ready$/m, READY_TIMEOUT_MS);
+    return service;
+  }
+
+  /** Starts vfe-vhostd; with `client` it connects to the machine's socket, else it listens. */
+  async startVhostd(mode: 'client' | 'server'): Promise<Child> {
+    const vhostd = this.scene.processes.start(
+      this.scene.net.inside([program('vfe-vhostd'), ...(mode === 'client' ? ['--client'] : [])]),
+      { name: 'vfe-vhostd', env: { VIRTNET_ROOT: this.root }, log: this.scene.path('vhostd.log') },
+    );
+    this.#vhostd = vhostd;
+    await until('vfe-vhostd', READY_TIMEOUT_MS, async () => {
+      if (vhostd.exit !== null) throw new Error(`vfe-vhostd ended: ${vhostd.tail}`);
+      return (await this.vhostCli('version')).code === 0;
+    });
+    return vhostd;
+  }
+
+  /** `virtnet <words>` as an operator types it. */
+  virtnet(...words: string[]): Promise<Output> {
+    return this.#command('virtnet', words);
+  }
+
+  vhostCli(...words: string[]): Promise<Output> {
+    return this.#command('vfe-vhost-cli', words);
+  }
+
+  /** The JSON part of what `virtnet <words>` answers, which may follow a line that repeats the parameters. */
+  async answer<T>(...words: string[]): Promise<T> {
+    const { code, stdout, stderr } = await this.virtnet(...words);
+    if (code !== 0) throw new Error(`virtnet ${words.join(' ')} failed (${code}): ${stdout}${stderr}`);
+    return parseAnswer(stdout) as T;
+  }
+
+  /** `virtnet query -p <pf>`: the device, with its queues. */
+  async query(pf = 0): Promise<QueriedDevice> {
+    const { devices } = await this.answer<{ devices: QueriedDevice[] }>('query', '-p', `${pf}`);
+    const [device] = devices;
+    if (device === undefined) throw new Error(`virtnet query -p ${pf} shows no device`);
+    return device;
+  }
+
+  async hotplug(options: HotplugOptions): Promise<Hotplugged> {
+    const words = [
+      ...['-i', options.device ?? 'mlx5_0', '-m', options.mac, '-t', `${options.mtu ?? 1500}`],
+      ...['-n', `${options.queues ?? 3}`, '-s', `${options.queueSize ?? 1024}`],
+      ...(options.addFeatures === undefined ? [] : ['-f', `0x${options.addFeatures.toString(16)}`]),
+    ];
+    return this.answer('hotplug', ...words);
+  }
+
+  /** Binds a function to vfe-vhostd and serves it on `socket`. */
+  async addVhost(bdf: string, socket: string): Promise<void> {
+    const { code, stdout, stderr } = await this.vhostCli('vf', '-a', fullAddress(bdf), '-v', socket);
+    if (code !== 0) throw new Error(`vfe-vhost-cli vf -a failed (${code}): ${stdout}${stderr}`);
+  }
+
+  async removeVhost(bdf: string): Promise<void> {
+    const { code, stdout, stderr } = await this.vhostCli('vf', '-r', fullAddress(bdf));
+    if (code !== 0) throw new Error(`vfe-vhost-cli vf -r failed (${code}): ${stdout}${stderr}`);
+  }
+
+  /** Path of a function's vfio-user socket. */
+  socket(bdf: string): string {
+    return join(this.root, 'run/virtnet/pci', `${fullAddress(bdf)}.sock`);
+  }
+
+  /** The pid in run/virtnet/<role>.pid, null while there is none that runs. */
+  pid(role: ProcessRole): number | null {
+    try {
+      const pid = Number(readFileSync(join(this.root, 'run/virtnet', `${role}.pid`), 'utf8').trim());
+      return pid > 1 && isRunning(pid) ? pid : null;
+    } catch {
+      return null;
+    }
+  }
+
+  runningPid(role: ProcessRole): number {
+    const pid = this.pid(role);
+    if (pid === null) throw new Error(`${role} does not run`);
+    return pid;
+  }
+
+  /** SIGKILL for the active emulator. */
+  killEmu(): Kill {
+    const pid = this.runningPid('emu');
+    const atUs = wallClockUs();
+    signalPid(pid, 'SIGKILL');
+    return { pid, atUs };
+  }
+
+  /** What every emulator that answers says of itself. */
+  async emulators(): Promise<EmulatorStatus[]> {
+    const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
+    const run = join(this.root, 'run/virtnet');
+    const sockets = readdirSync(run).filter((name) => /^emu-\d+\.ipc$/.test(name));
+    const answers = sockets.map(async (name) => {
+      const client = new RpcClient(join(run, name));
+      try {
+        return [await client.call('emu.status', {}, { deadlineMs: STATUS_DEADLINE_MS })];
+      } catch {
+        return []; // the socket of one that is gone
+      } finally {
+        client.close();
+      }
+    });
+    return (await Promise.all(answers)).flat();
+  }
+
+  /** Waits until an emulator other than `killed` is active and a warm standby is behind it. */
+  recovered(killed: number, timeoutMs = RECOVERY_TIMEOUT_MS): Promise<EmulatorStatus> {
+    return until('a successor with a warm standby', timeoutMs, async () => {
+      const emulators = await this.emulators();
+      const active = emulators.find(({ role }) => role === 'active');
+      const standby = emulators.find(({ role, ready }) => role === 'standby' && ready);
+      return active?.pid !== killed && active?.pid === this.pid('emu') && standby !== undefined
+        ? active
+        : null;
+    });
+  }
+
+  /** CPU time a process has used. */
+  cpuSeconds(pid: number): number {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
+      .replace(/^.*\) /, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS_PER_SECOND;
+  }
+
+  holdings(role: ProcessRole): Holdings {
+    const pid = this.runningPid(role);
+    return {
+      descriptors: readdirSync(`/proc/${pid}/fd`).length,
+      sharedMappings: [...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^\S+ ..[-x]s /gm)].length,
+    };
+  }
+
+  /** Ends the service as `kill <controller>` does. Throws when it leaves something behind. */
+  async stop(): Promise<void> {
+    const problems: string[] = [];
+    if (this.#vhostd !== null && this.#vhostd.exit === null) {
+      const { code, signal } = await this.#vhostd.end('SIGTERM', STOP_TIMEOUT_MS);
+      if (code !== 0) problems.push(`vfe-vhostd ended with ${signal ?? code}`);
+    }
+    if (this.controller.exit === null) {
+      const roles = ['emu', 'emu-standby', 'ha'] as const;
+      const pids = roles.map((role) => ({ role, pid: this.pid(role) }));
+      const { code, signal } = await this.controller.end('SIGTERM', STOP_TIMEOUT_MS);
+      if (code !== 0) problems.push(`virtio_net_controller ended with ${signal ?? code}`);
+      for (const { role, pid } of pids)
+        if (pid !== null && isRunning(pid)) problems.push(`${role} (${pid}) outlived the controller`);
+      for (const path of sockets(join(this.root, 'run'))) problems.push(`socket left: ${path}`);
+    }
+    if (problems.length > 0) throw new Error(`the service did not end cleanly: ${problems.join('; ')}`);
+  }
+
+  #command(name: string, words: readonly string[]): Promise<Output> {
+    return this.scene.net.output([program(name), ...words], {
+      env: { VIRTNET_ROOT: this.root },
+      timeoutMs: COMMAND_TIMEOUT_MS,
+    });
+  }
+}
+
+/** The JSON value in what the command line printed. */
+export function parseAnswer(text: string): unknown {
+  const start = text.search(/^[[{"]\s*($|")/m);
+  const from = /^\{'/.test(text) ? text.indexOf('\n') + 1 : Math.max(0, start);
+  return JSON.parse(text.slice(from));
+}
+
+/** `15:00.0` -> `0000:15:00.0`. */
+export function fullAddress(bdf: string): string {
+  return bdf.split(':').length === 2 ? `0000:${bdf}` : bdf;
+}
+
+function sockets(directory: string): string[] {
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' })
+    .map((name) => join(directory, name))
+    .filter((path) => existsSync(path) && statSync(path).isSocket());
+}

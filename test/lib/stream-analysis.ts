@@ -1,0 +1,91 @@
+/**
+ * stream-analysis.ts: what a receiver can say about a numbered stream.
+ *
+ * Theory
+ *   The sender numbers its packets and stamps them with its clock; the receiver stamps their arrival with its own.
+ *   A pause is the time by which the gap between two arrivals is longer than the gap between their departures, plus
+ *   nothing else: a sender that itself was late does not count as a pause of what is between. Packets held back and
+ *   then delivered together show one gap, as long as they were held.
+ *
+ * Invariants
+ *   I1  received + lost = expected + duplicated.
+ *
+ * Limits  The clocks of the two ends need not agree; only differences on the same clock are used. Packets lost after
+ *         the last arrival can be counted only when the number sent is known.
+ */
+
+/** One packet that arrived, in the order of arrival. Times in microseconds of the end that took them. */
+export interface Arrival {
+  readonly sequence: number;
+  readonly sentUs: number;
+  readonly arrivedUs: number;
+}
+
+export interface StreamReport {
+  readonly expected: number;
+  readonly received: number;
+  readonly lost: readonly number[];
+  readonly duplicated: readonly number[];
+  /** Packets that arrived after one with a higher number. */
+  readonly reordered: number;
+}
+
+/** Compares what arrived with the numbers `first` .. `first + expected - 1`. */
+export function analyseStream(arrivals: readonly Arrival[], first: number, expected: number): StreamReport {
+  const seen = new Set<number>();
+  const duplicated: number[] = [];
+  let reordered = 0;
+  let highest = first - 1;
+  for (const { sequence } of arrivals) {
+    if (sequence < first || sequence >= first + expected)
+      throw new RangeError(`packet ${sequence} is not one of the ${expected} from ${first} on`);
+    if (seen.has(sequence)) duplicated.push(sequence);
+    else if (sequence < highest) reordered += 1;
+    seen.add(sequence);
+    highest = Math.max(highest, sequence);
+  }
+  const lost: number[] = [];
+  for (let sequence = first; sequence < first + expected; sequence++)
+    if (!seen.has(sequence)) lost.push(sequence);
+  return { expected, received: arrivals.length, lost, duplicated, reordered };
+}
+
+export interface Pause {
+  /** Index in the arrivals of the packet that ended it. */
+  readonly index: number;
+  readonly pauseMs: number;
+}
+
+/** The longest pause among the arrivals for which `inside` holds; null when there is none. */
+export function longestPause(
+  arrivals: readonly Arrival[],
+  inside: (arrival: Arrival) => boolean,
+): Pause | null {
+  let longest: Pause | null = null;
+  for (let index = 1; index < arrivals.length; index++) {
+    const before = arrivals[index - 1];
+    const after = arrivals[index];
+    if (before === undefined || after === undefined || !inside(after)) continue;
+    const silent = after.arrivedUs - before.arrivedUs;
+    const between = Math.max(0, after.sentUs - before.sentUs);
+    const pauseMs = Math.max(0, silent - between) / 1000;
+    if (longest === null || pauseMs > longest.pauseMs) longest = { index, pauseMs };
+  }
+  return longest;
+}
+
+export interface Summary {
+  readonly count: number;
+  readonly min: number;
+  readonly median: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+/** Order statistics; a percentile is the smallest value that many per cent do not exceed. */
+export function summarise(values: readonly number[]): Summary {
+  if (values.length === 0) throw new RangeError('nothing to summarise');
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (part: number): number => sorted[Math.max(0, Math.ceil(part * sorted.length) - 1)] ?? Number.NaN;
+  return { count: sorted.length, min: at(0), median: at(0.5), p99: at(0.99), max: at(1) };
+}

@@ -1,0 +1,166 @@
+/**
+ * testpmd.ts: DPDK's test program as an independent driver (virtio-user) or device (vhost) of virtio-net.
+ *
+ * Theory
+ *   dpdk-testpmd runs interactively; a command's answer is what it prints before the next prompt. Memory comes from
+ *   a memfd (`--no-huge`), so no huge pages are needed and nothing is left in a file system.
+ *
+ * Limits  One command at a time.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { NetworkNamespace } from './netns.ts';
+import type { Child, Exit, Processes } from './processes.ts';
+import { within } from './waiting.ts';
+
+const PROMPT = 'testpmd> ';
+const START_TIMEOUT_MS = 30_000;
+const COMMAND_TIMEOUT_MS = 10_000;
+
+export interface TestpmdOptions {
+  readonly processes: Processes;
+  readonly net: NetworkNamespace;
+  readonly directory: string;
+  /** `--vdev` arguments, one port each. */
+  readonly devices: readonly string[];
+  /** Words after `--`, without `-i`. */
+  readonly options?: readonly string[];
+  readonly memoryMegabytes?: number;
+  readonly name?: string;
+}
+
+export interface PortStatistics {
+  readonly rxPackets: number;
+  readonly rxBytes: number;
+  readonly rxMissed: number;
+  readonly rxErrors: number;
+  readonly txPackets: number;
+  readonly txBytes: number;
+  readonly txErrors: number;
+}
+
+/** Options of a virtio-user port, in DPDK's words. */
+export interface VirtioUser {
+  readonly path: string;
+  readonly queues?: number;
+  readonly queueSize?: number;
+  readonly mergeable?: boolean;
+  readonly inOrder?: boolean;
+  readonly mac?: string;
+  /** Listen on the socket instead of connecting to it. */
+  readonly server?: boolean;
+}
+
+export function virtioUser(port: VirtioUser): string {
+  const words = [
+    `net_virtio_user0,path=${port.path}`,
+    `queues=${port.queues ?? 1},queue_size=${port.queueSize ?? 256}`,
+    `mrg_rxbuf=${port.mergeable === true ? 1 : 0},in_order=${port.inOrder === true ? 1 : 0}`,
+    ...(port.mac === undefined ? [] : [`mac=${port.mac}`]),
+    ...(port.server === true ? ['server=1'] : []),
+  ];
+  return words.join(',');
+}
+
+export class Testpmd {
+  readonly child: Child;
+
+  private constructor(child: Child) {
+    this.child = child;
+  }
+
+  static async start(options: TestpmdOptions): Promise<Testpmd> {
+    const runtime = join(options.directory, 'dpdk');
+    mkdirSync(runtime, { recursive: true });
+    const name = options.name ?? 'testpmd';
+    const command = [
+      ...[
+        'stdbuf',
+        '-oL',
+        'dpdk-testpmd',
+        '--no-pci',
+        '--no-huge',
+        '-m',
+        `${options.memoryMegabytes ?? 256}`,
+        '--no-telemetry',
+      ],
+      // stdbuf: answers would sit in stdio's buffer while the prompt is written at once.
+      // Two floating threads: one for commands, one for forwarding; nothing is pinned on a small machine.
+      ...['--lcores', '(0,1)@(0-1)', '--file-prefix', `vn${randomBytes(4).toString('hex')}`],
+      ...options.devices.flatMap((device) => ['--vdev', device]),
+      ...['--', '-i', '--total-num-mbufs=16384', ...(options.options ?? [])],
+    ];
+    const child = options.processes.start(options.net.inside(command), {
+      name,
+      stdin: 'pipe',
+      env: { RUNTIME_DIRECTORY: runtime, XDG_RUNTIME_DIR: runtime },
+      log: join(options.directory, `${name}.log`),
+    });
+    const testpmd = new Testpmd(child);
+    await testpmd.#prompt('its start', START_TIMEOUT_MS);
+    return testpmd;
+  }
+
+  /** Types a command and returns what it prints. */
+  async command(text: string, timeoutMs = COMMAND_TIMEOUT_MS): Promise<string> {
+    const prompt = this.#prompt(text, timeoutMs);
+    this.child.write(`${text}\n`);
+    return (await prompt).replace(`${text}\r\n`, '');
+  }
+
+  /** What it prints up to its next prompt. Only stdout counts: messages of drivers go to stderr at any time. */
+  async #prompt(what: string, timeoutMs: number): Promise<string> {
+    let answer = '';
+    let stop: () => void = () => {};
+    const done = new Promise<string>((resolve) => {
+      stop = this.child.onText((chunk) => {
+        answer += chunk;
+        if (answer.endsWith(PROMPT)) resolve(answer.slice(0, -PROMPT.length));
+      }, 'stdout');
+    });
+    try {
+      const result = await within(Promise.race([done, this.child.exited.then(() => null)]), timeoutMs);
+      if (result === null) throw new Error(`testpmd did not finish "${what}"; it said:\n${this.child.tail}`);
+      return result;
+    } finally {
+      stop();
+    }
+  }
+
+  /** Sets the forwarding mode and starts it. */
+  async forward(mode: string): Promise<void> {
+    await this.command(`set fwd ${mode}`);
+    const answer = await this.command('start');
+    if (/error|fail|not started/i.test(answer)) throw new Error(`testpmd would not start ${mode}: ${answer}`);
+  }
+
+  async stop(): Promise<string> {
+    return this.command('stop');
+  }
+
+  async statistics(port = 0): Promise<PortStatistics> {
+    const text = await this.command(`show port stats ${port}`);
+    const number = (name: string): number => {
+      const match = new RegExp(`${name}:\\s*(\\d+)`).exec(text);
+      if (match?.[1] === undefined) throw new Error(`no ${name} in: ${text}`);
+      return Number(match[1]);
+    };
+    return {
+      rxPackets: number('RX-packets'),
+      rxBytes: number('RX-bytes'),
+      rxMissed: number('RX-missed'),
+      rxErrors: number('RX-errors'),
+      txPackets: number('TX-packets'),
+      txBytes: number('TX-bytes'),
+      txErrors: number('TX-errors'),
+    };
+  }
+
+  /** Ends it in order: stops forwarding, closes ports, lets the backend see a clean disconnect. */
+  async quit(): Promise<Exit> {
+    this.child.write('stop\nquit\n');
+    const exit = await within(this.child.exited, COMMAND_TIMEOUT_MS);
+    return exit ?? this.child.end('SIGKILL');
+  }
+}

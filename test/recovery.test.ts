@@ -1,0 +1,263 @@
+/** The active emulator is killed at random instants; whoever drives the device must not notice more than a pause. */
+import { ControlRx, featureMask, NetFeature } from '@virtnet/wire';
+import { describe, expect, test } from 'vitest';
+import { BoundFunction } from './lib/bound-function.ts';
+import { macBytes, udpFrame } from './lib/frames.ts';
+import { killDuring } from './lib/kills.ts';
+import { randomNumbers, seed } from './lib/random.ts';
+import type { Scene } from './lib/scene.ts';
+import { type Hotplugged, Service } from './lib/service.ts';
+import { type Arrival, analyseStream } from './lib/stream-analysis.ts';
+import {
+  readStreamPacket,
+  STREAM_PACKET_BYTES,
+  wallClockUs,
+  writeStreamPacket,
+} from './lib/stream-packet.ts';
+import { HostStream, parseArrivals, SPACING_US, streamFromGuest, streamToGuest } from './lib/streams.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { sleep, until } from './lib/waiting.ts';
+import { GUEST_ADDRESS, HOST_ADDRESS, World } from './lib/world.ts';
+
+/** Kills in all; VIRTNET_TEST_KILLS changes it. */
+const KILLS = Number(process.env.VIRTNET_TEST_KILLS ?? 200);
+const SHARE = { probe: 0.3, control: 0.3, traffic: 0.3, guest: 0.1 };
+const share = (part: keyof typeof SHARE): number => Math.max(1, Math.round(KILLS * SHARE[part]));
+/** Generous: it covers a standby that takes long to come up on a busy machine. */
+const KILL_MS_MAX = 15_000;
+
+const MAC = '0C:C4:7A:FF:22:93';
+const OTHER_MAC = '0C:C4:7A:FF:22:94';
+const GROUP_MAC = '01:00:5E:01:02:03';
+const ADDRESS = '10.78.0.1';
+const PEER_ADDRESS = '10.78.0.2';
+const SEND_PORT = 7401;
+const RECEIVE_PORT = 7402;
+const QUEUE_SIZE = 256;
+const SETTLE_MS = 500;
+
+process.stdout.write(`seed ${seed} (VIRTNET_TEST_SEED), ${KILLS} kills (VIRTNET_TEST_KILLS)\n`);
+
+interface Stage {
+  readonly scene: Scene;
+  readonly service: Service;
+  readonly device: Hotplugged;
+  readonly representorMac: string;
+}
+
+/** The service with one function of two pairs, whose representor has an address, and a peer known behind it. */
+async function stage(scene: Scene): Promise<Stage> {
+  const service = await Service.start(scene);
+  const device = await service.hotplug({ mac: MAC, queues: 5, queueSize: QUEUE_SIZE });
+  const representor = device.sf_rep_net_device;
+  await scene.net.quiet(representor);
+  await scene.net.ip(`addr add ${ADDRESS}/24 dev ${representor}`);
+  await scene.net.ip(`link set ${representor} up`);
+  await scene.net.ip(`neigh add ${PEER_ADDRESS} lladdr ${MAC} dev ${representor} nud permanent`);
+  const link = await scene.net.waitForLink(representor);
+  return { scene, service, device, representorMac: link.address };
+}
+
+describe('kill -9 of the emulator, driver over vfio-user', () => {
+  const used = useScene(stage);
+
+  test(
+    'while functions are probed and given up > every probe finishes, and its frames pass',
+    async () => {
+      const { service, device, representorMac } = used.value;
+      let probes = 0;
+      const before = service.holdings('ha');
+      await killDuring(service, { count: share('probe'), random: randomNumbers(seed) }, async (going) => {
+        while (going()) {
+          const fn = await BoundFunction.open(service.socket(device.bdf));
+          const driver = await fn.start({ queueSize: QUEUE_SIZE });
+          await driver.postReceive(0, 16);
+          for (let frame = 0; frame < 8; frame++)
+            expect(await driver.transmit(0, numberedFrame(representorMac, frame))).toBe(true);
+          await until('transmitted frames', 5_000, () => {
+            driver.ring(1).collect();
+            return driver.ring(1).outstanding === 0;
+          });
+          await driver.stop();
+          await fn.close();
+          probes += 1;
+        }
+      });
+      expect(probes).toBeGreaterThan(share('probe'));
+      await until('the keeper let go of the clients', 5_000, () => {
+        const now = service.holdings('ha');
+        return now.descriptors <= before.descriptors && now.sharedMappings <= before.sharedMappings;
+      });
+    },
+    share('probe') * KILL_MS_MAX,
+  );
+
+  test(
+    'while the control queue works > every command is answered well, and none is forgotten',
+    async () => {
+      const { service, device } = used.value;
+      const fn = await BoundFunction.open(service.socket(device.bdf));
+      const driver = await fn.start({ queueSize: QUEUE_SIZE });
+      const offloads = featureMask([NetFeature.GUEST_CSUM, NetFeature.GUEST_TSO4]);
+      let commands = 0;
+      await killDuring(
+        service,
+        { count: share('control'), random: randomNumbers(seed + 1) },
+        async (going) => {
+          for (let round = 0; going(); round++) {
+            const even = round % 2 === 0;
+            const mac = macBytes(even ? OTHER_MAC : MAC);
+            await driver.setMac(mac);
+            const { mac0, mac1, mac2, mac3, mac4, mac5 } = await driver.config();
+            expect(Buffer.from([mac0, mac1, mac2, mac3, mac4, mac5])).toEqual(mac);
+            await driver.setMacTable([macBytes(OTHER_MAC)], even ? [macBytes(GROUP_MAC)] : []);
+            await driver.setReceiveMode(ControlRx.ALLMULTI, even);
+            await driver.setQueuePairs(even ? 1 : 2);
+            await driver.setOffloads(even ? 0n : offloads);
+            commands += 5;
+          }
+        },
+      );
+      expect(commands).toBeGreaterThan(share('control'));
+      await driver.setMac(macBytes(OTHER_MAC));
+      await driver.setQueuePairs(1);
+      const { pid } = service.killEmu();
+      await service.recovered(pid);
+      expect(await service.query()).toMatchObject({ ctrl_mac: OTHER_MAC, ctrl_mq: '1' });
+      await driver.stop();
+      await fn.close();
+    },
+    (share('control') + 1) * KILL_MS_MAX,
+  );
+
+  test(
+    'under traffic > at most one frame per queue and kill is lost or repeated, the driver never waits for ever',
+    async () => {
+      const { scene, service, device, representorMac } = used.value;
+      const fn = await BoundFunction.open(service.socket(device.bdf));
+      const driver = await fn.start({ queueSize: QUEUE_SIZE, pairs: 1 });
+      await driver.postReceive(0, QUEUE_SIZE);
+      const { processes, net } = scene;
+      const receiver = await HostStream.start(processes, net, ['receive', `${RECEIVE_PORT}`]);
+      const sender = await HostStream.start(processes, net, [
+        ...['send', PEER_ADDRESS, `${SEND_PORT}`, `${SPACING_US}`, '64'],
+      ]);
+      const arrived: Arrival[] = [];
+      let transmitted = 0;
+      const take = async (): Promise<void> => {
+        const received = driver.received(0);
+        for (const { frame } of received) {
+          const packet = readStreamPacket(Buffer.from(frame.subarray(UDP_PAYLOAD_AT)));
+          if (packet !== null) arrived.push({ ...packet, arrivedUs: wallClockUs() });
+        }
+        if (received.length > 0) await driver.postReceive(0, received.length);
+        driver.ring(1).collect();
+      };
+      const kills = await killDuring(
+        service,
+        { count: share('traffic'), random: randomNumbers(seed + 2) },
+        async (going) => {
+          while (going()) {
+            if (await driver.transmit(0, numberedFrame(representorMac, transmitted))) transmitted += 1;
+            await take();
+            await sleep(1);
+          }
+        },
+      );
+      const sent = Number((await sender.finish()).split(' ')[0]);
+      const deadline = performance.now() + SETTLE_MS;
+      while (performance.now() < deadline) {
+        await take();
+        await sleep(10);
+      }
+      expect(driver.ring(1).outstanding).toBe(0);
+      const toDriver = analyseStream(arrived, 0, sent);
+      const fromDriver = analyseStream(parseArrivals(await receiver.finish()), 0, transmitted);
+      for (const { lost, duplicated, reordered } of [toDriver, fromDriver]) {
+        expect(lost.length + duplicated.length, `lost ${lost}, repeated ${duplicated}`).toBeLessThanOrEqual(
+          kills.length,
+        );
+        expect(reordered).toBe(0);
+      }
+      await driver.stop();
+      await fn.close();
+    },
+    share('traffic') * KILL_MS_MAX,
+  );
+
+  endsCleanly(used);
+});
+
+describe('kill -9 of the emulator, Linux guest', () => {
+  const used = useScene(async (scene) => {
+    const world = await World.open(scene);
+    await world.bootGuest();
+    return world;
+  });
+
+  test(
+    'under streams both ways > no link event, no reset, at most one packet per queue and kill is lost or repeated',
+    async () => {
+      const { guest, ends, bridgeMac, service } = used.value;
+      const events = await guest.watchLink();
+      const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7001);
+      const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7002);
+      const kills = await killDuring(
+        service,
+        { count: share('guest'), random: randomNumbers(seed + 3) },
+        async (going) => {
+          while (going()) {
+            const { code, output } = await guest.result(
+              `/usr/bin/ping -q -c 20 -i 0.01 -W 2 ${HOST_ADDRESS}`,
+            );
+            expect(code, output.toString()).toBe(0);
+          }
+        },
+      );
+      for (const { report } of [await fromGuest(), await toGuest()]) {
+        const { lost, duplicated, reordered } = report;
+        expect(lost.length + duplicated.length, `lost ${lost}, repeated ${duplicated}`).toBeLessThanOrEqual(
+          kills.length,
+        );
+        expect(reordered).toBe(0);
+      }
+      expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });
+      const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
+      expect(health.health_recover_counter).toBe(kills.length);
+    },
+    share('guest') * KILL_MS_MAX + 60_000,
+  );
+
+  test(
+    'while the driver is loaded and removed > it always comes up',
+    async () => {
+      const world = used.value;
+      const { guest, service } = world;
+      const random = randomNumbers(seed + 4);
+      for (let round = 0; round < share('guest'); round++) {
+        const loading = guest.run(
+          'rmmod virtio_net && modprobe virtio_net && cat /sys/class/net/eth0/address',
+        );
+        await sleep(random() * 400);
+        const { pid } = service.killEmu();
+        expect(await loading).toMatch(/^0c:/);
+        await service.recovered(pid);
+      }
+      await guest.address(`${GUEST_ADDRESS}/24`);
+      await world.reachable();
+    },
+    share('guest') * KILL_MS_MAX,
+  );
+
+  endsCleanly(used);
+});
+
+const UDP_PAYLOAD_AT = 42;
+
+/** Packet `sequence` of the stream the driver sends. */
+function numberedFrame(destinationMac: string, sequence: number): Buffer {
+  const payload = Buffer.alloc(STREAM_PACKET_BYTES + 20);
+  writeStreamPacket(payload, sequence, wallClockUs());
+  const addresses = { source: PEER_ADDRESS, destination: ADDRESS };
+  return udpFrame({ ...addresses, sourceMac: MAC, destinationMac, port: RECEIVE_PORT, payload });
+}

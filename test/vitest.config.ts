@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config';
+
+// Whole-system tests: real processes, namespaces and guests on few cores, hence strictly one after the other.
+export default defineConfig({
+  test: {
+    root: import.meta.dirname,
+    include: ['*.test.ts'],
+    exclude: ['structure.test.ts'],
+    fileParallelism: false,
+    sequence: { concurrent: false },
+    pool: 'forks',
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+  },
+});

@@ -1,0 +1,11 @@
+import { defineConfig } from 'vitest/config';
+import { slowTests } from './vitest.slow.ts';
+
+export default defineConfig({
+  test: {
+    include: ['packages/*/src/**/*.test.ts'],
+    exclude: ['**/node_modules/**', '**/dist/**', ...slowTests],
+    testTimeout: 20_000,
+    pool: 'forks',
+  },
+});

@@ -1,0 +1,14 @@
+import { defineConfig } from 'vitest/config';
+import { slowTests } from './vitest.slow.ts';
+
+// One after the other: each of these starts processes of its own and waits for them.
+export default defineConfig({
+  test: {
+    include: slowTests,
+    exclude: ['**/node_modules/**', '**/dist/**'],
+    fileParallelism: false,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    pool: 'forks',
+  },
+});
