@@ -6,6 +6,8 @@ import { environment, findProgram, isRoot, SetupError } from './shell.ts';
 interface Need {
   readonly packages: readonly string[];
   readonly present: () => boolean;
+  /** The packages' names on this machine, when they differ from release to release. */
+  readonly resolve?: () => readonly string[];
 }
 
 const program = (name: string, ...packages: string[]): Need => ({
@@ -29,28 +31,39 @@ const GUEST: readonly Need[] = [
 ];
 
 const DPDK: readonly Need[] = [
-  program('dpdk-testpmd', 'dpdk'),
-  ...['librte-net-virtio23', 'librte-net-vhost23', 'librte-mempool-ring23', 'librte-bus-vdev23'].map(
-    (name) => ({
-      packages: [name],
-      present: () => installed(name),
-    }),
-  ),
+  program('dpdk-testpmd', 'dpdk-dev'),
+  ...['librte-net-virtio', 'librte-net-vhost', 'librte-mempool-ring', 'librte-bus-vdev'].map(library),
 ];
+
+/** A DPDK library: its package's name ends in the ABI's number, which differs from release to release. */
+function library(stem: string): Need {
+  const name = new RegExp(`^${stem}-?[0-9]+(t64)?$`);
+  return {
+    packages: [stem],
+    present: () => installed(`${stem}*`),
+    resolve: () => {
+      const known = run(['apt-cache', 'pkgnames', stem]).stdout.split('\n');
+      return known.filter((candidate) => name.test(candidate)).sort(byNumber).slice(-1);
+    },
+  };
+}
+
+const byNumber = (left: string, right: string): number => left.localeCompare(right, 'en', { numeric: true });
 
 export const peers = { guest: GUEST, dpdk: DPDK } as const;
 
 /** Installs what is missing when we may, else says how. */
 export function ensurePackages(groups: readonly (keyof typeof peers)[], say: (line: string) => void): void {
   const needs = groups.flatMap((group) => peers[group]);
-  const missing = [...new Set(needs.filter((need) => !need.present()).flatMap((need) => need.packages))];
+  const missing = needs.filter((need) => !need.present());
   if (missing.length === 0) return;
-  const line = `apt-get install -y --no-install-recommends ${missing.join(' ')}`;
   if (findProgram('apt-get') === null)
-    throw new SetupError(`Missing (names as in Debian 12): ${missing.join(' ')}`);
+    throw new SetupError(`Missing (names as in Debian): ${missing.flatMap((need) => need.packages).join(' ')}`);
+  if (isRoot()) ensurePackageLists(say);
+  const names = [...new Set(missing.flatMap((need) => need.resolve?.() ?? need.packages))];
+  const line = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
   if (!isRoot()) throw new SetupError(`Debian packages are missing; as root, run:\n  ${line}`);
-  say(`installing ${missing.join(' ')}`);
-  ensurePackageLists(say);
+  say(`installing ${names.join(' ')}`);
   const command = line.split(' ');
   if (apt(command) !== null) {
     // Lists older than the archive are the usual reason.
@@ -72,19 +85,24 @@ export function ensurePackageLists(say: (line: string) => void): void {
   if (problem !== null) throw new SetupError(`apt-get update failed:\n${problem}`);
 }
 
+/** Whether a package of this name, which may hold a wildcard, is installed. */
 function installed(name: string): boolean {
   if (findProgram('dpkg-query') === null) return true; // another distribution: the program check has to do
-  const result = spawnSync('dpkg-query', ['-W', '-f', `\${db:Status-Status}`, name], { encoding: 'utf8' });
-  return result.stdout === 'installed';
+  return run(['dpkg-query', '-W', '-f', `\${db:Status-Status}\n`, name]).stdout.split('\n').includes('installed');
 }
 
 /** Null when it went well, else what was said. */
 function apt(command: readonly string[]): string | null {
   const [file = '', ...rest] = command;
-  const result = spawnSync(file, ['-q', ...rest], {
+  const result = run([file, '-q', ...rest]);
+  return result.status === 0 ? null : `${result.stdout}${result.stderr}`.slice(-3_000);
+}
+
+function run(command: readonly string[]): { status: number | null; stdout: string; stderr: string } {
+  const [file = '', ...rest] = command;
+  return spawnSync(file, rest, {
     env: environment({ DEBIAN_FRONTEND: 'noninteractive' }),
     encoding: 'utf8',
     maxBuffer: 64 * 1024 * 1024,
   });
-  return result.status === 0 ? null : `${result.stdout}${result.stderr}`.slice(-3_000);
 }
