@@ -43,7 +43,10 @@ function library(stem: string): Need {
     present: () => installed(`${stem}*`),
     resolve: () => {
       const known = run(['apt-cache', 'pkgnames', stem]).stdout.split('\n');
-      return known.filter((candidate) => name.test(candidate)).sort(byNumber).slice(-1);
+      return known
+        .filter((candidate) => name.test(candidate))
+        .sort(byNumber)
+        .slice(-1);
     },
   };
 }
@@ -58,7 +61,9 @@ export function ensurePackages(groups: readonly (keyof typeof peers)[], say: (li
   const missing = needs.filter((need) => !need.present());
   if (missing.length === 0) return;
   if (findProgram('apt-get') === null)
-    throw new SetupError(`Missing (names as in Debian): ${missing.flatMap((need) => need.packages).join(' ')}`);
+    throw new SetupError(
+      `Missing (names as in Debian): ${missing.flatMap((need) => need.packages).join(' ')}`,
+    );
   if (isRoot()) ensurePackageLists(say);
   const names = [...new Set(missing.flatMap((need) => need.resolve?.() ?? need.packages))];
   const line = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
@@ -88,7 +93,9 @@ export function ensurePackageLists(say: (line: string) => void): void {
 /** Whether a package of this name, which may hold a wildcard, is installed. */
 function installed(name: string): boolean {
   if (findProgram('dpkg-query') === null) return true; // another distribution: the program check has to do
-  return run(['dpkg-query', '-W', '-f', `\${db:Status-Status}\n`, name]).stdout.split('\n').includes('installed');
+  return run(['dpkg-query', '-W', '-f', `\${db:Status-Status}\n`, name])
+    .stdout.split('\n')
+    .includes('installed');
 }
 
 /** Null when it went well, else what was said. */
