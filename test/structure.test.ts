@@ -28,6 +28,9 @@ const OWNERS: Readonly<Record<string, string>> = {
   piscina: 'host-workers',
 };
 
+/** Libraries that compute and nothing else, and the engine that may use each. */
+const PURE_LIBRARIES: Readonly<Record<string, string>> = { ajv: 'engine-control' };
+
 interface SourceFile {
   readonly path: string;
   readonly package: string;
@@ -118,11 +121,12 @@ describe('structure', () => {
       expect(files.some((file) => file.package === owner && file.imports.includes(library))).toBe(true);
   });
 
-  test('engines and wire are pure: they import each other, and no library and nothing of Node', () => {
+  test('engines and wire are pure: they import each other, and nothing of Node', () => {
     const pure = files.filter(({ package: name, isTest }) => /^(engine-|wire$)/.test(name) && !isTest);
     const wrong = pure.flatMap((file) =>
       file.imports
         .filter((specifier) => !specifier.startsWith('.') && ourPackage(specifier) === null)
+        .filter((specifier) => PURE_LIBRARIES[specifier] !== file.package)
         .map((specifier) => `${file.path}: ${specifier}`),
     );
     expect(wrong).toEqual([]);

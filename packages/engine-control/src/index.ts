@@ -7,6 +7,7 @@
  *   reply(hotplugAnswer(plan));
  */
 export * from './answers.js';
+export * from './conf-keys.js';
 export * from './errors.js';
 export * from './facts.js';
 export * from './feature-names.js';
@@ -20,3 +21,4 @@ export * from './identity.js';
 export * from './limits.js';
 export * from './lspci.js';
 export * from './requests.js';
+export * from './uplinks.js';

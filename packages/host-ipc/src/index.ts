@@ -10,9 +10,11 @@
  */
 export * from './catalogue.js';
 export * from './catalogue-vfe.js';
+export * from './configuration.js';
 export * from './logging.js';
 export * from './paths.js';
 export * from './rpc.js';
 export * from './schema.js';
 export * from './shared-fd.js';
 export * from './shelf-channel.js';
+export * from './text-file.js';

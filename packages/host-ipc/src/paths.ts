@@ -34,6 +34,8 @@ export interface VirtnetPaths {
   pciSocket(bdf: string): string;
   readonly controllerIpc: string;
   readonly controllerLock: string;
+  /** The configuration in effect, as the controller handed it to the emulators. */
+  readonly config: string;
   /** Descriptor channel of the state keeper (SOCK_SEQPACKET). */
   readonly haSocket: string;
   readonly haIpc: string;
@@ -78,6 +80,7 @@ export function virtnetPaths(
     pciSocket: (bdf) => join(pci, `${bdf}.sock`),
     controllerIpc: join(run, 'controller.ipc'),
     controllerLock: join(run, 'controller.lock'),
+    config: join(run, 'config.json'),
     haSocket: join(run, 'ha.sock'),
     haIpc: join(run, 'ha.ipc'),
     emuIpc: (instance) => join(run, `emu-${instance}.ipc`),

@@ -23,7 +23,8 @@ _virtnet() {
     health:-v|health:--vf) offered='' ;;
     health:-u|health:--vuid) offered='' ;;
     log:-l|log:--level) offered='info err debug' ;;
-    :*) offered='hotplug unplug list query health log version -v --version --json -h --help' ;;
+    validate:-f|validate:--file) offered='' ;;
+    :*) offered='hotplug unplug list query health log version validate -v --version --json -h --help' ;;
     hotplug:*) offered='-i --ib_device -m --mac -t --mtu -n --max_queues -qp --max_queue_pairs -s --max_queue_size -u --sf_num -f --features -l --legacy -h --help' ;;
     unplug:*) offered='-p --pf -u --vuid -h --help' ;;
     list:*) offered='-h --help' ;;
@@ -31,6 +32,7 @@ _virtnet() {
     health:*) offered='show -a --all -p --pf -v --vf -u --vuid -h --help' ;;
     log:*) offered='-l --level -h --help' ;;
     version:*) offered='-h --help' ;;
+    validate:*) offered='-f --file -h --help' ;;
   esac
   mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$current")
 }

@@ -25,6 +25,8 @@ export type Invocation =
       readonly display: QueryDisplay;
       readonly json: boolean;
     }
+  /** The verdict on a configuration file; null: the one in its place. */
+  | { readonly kind: 'validate'; readonly file: string | null; readonly json: boolean }
   /** A command or option of the original that this version does not have. */
   | { readonly kind: 'unsupported'; readonly json: boolean };
 
@@ -39,7 +41,6 @@ export const SHORT_FORMS = { '--max_queue_pairs': '-qp' } as const;
 export const UNSUPPORTED_COMMANDS = {
   modify: 'modify a device or its queues',
   restart: 'restart the controller without ending the service',
-  validate: 'check the configuration file',
   update: 'update the controller while it serves',
   debug: 'for debugging',
   stats: 'packet counters of a device',
@@ -70,6 +71,7 @@ export function buildProgram(collect: Collect): Command {
     .description('show the versions of the controller that runs and of the one installed')
     .usage('[-h]')
     .action(() => collect(requested({ command: 'version', params: {} })));
+  addValidate(program, collect);
   for (const [name, description] of Object.entries(UNSUPPORTED_COMMANDS))
     program
       .command(name)
@@ -235,6 +237,15 @@ function addLog(program: Command, collect: Collect): void {
     .usage('[-h] -l {info,err,debug}')
     .addOption(new Option('-l, --level <LEVEL>', 'log level').choices(LOG_LEVEL_NAMES).makeOptionMandatory())
     .action(({ level }: { level: LogLevel }) => collect(requested({ command: 'log', params: { level } })));
+}
+
+function addValidate(program: Command, collect: Collect): void {
+  program
+    .command('validate')
+    .description('check the configuration file')
+    .usage('[-h] [-f PATH_TO_FILE]')
+    .option('-f, --file <PATH_TO_FILE>', 'the file; without it virtnet.conf in its place')
+    .action(({ file }: { file?: string }) => collect({ kind: 'validate', file: file ?? null }));
 }
 
 /**

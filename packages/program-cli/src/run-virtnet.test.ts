@@ -1,5 +1,8 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { ControlRequest } from '@virtnet/engine-control';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { Reply } from './controller.js';
 import { UNSUPPORTED_COMMANDS } from './definition.js';
 import { runVirtnet } from './run-virtnet.js';
@@ -111,5 +114,49 @@ describe('virtnet, errors', () => {
       expect(out).not.toBe('');
       expect([err, code]).toEqual(['', 0]);
     }
+  });
+});
+
+describe('virtnet validate', () => {
+  function root(): string {
+    const path = mkdtempSync(join(tmpdir(), 'virtnet-validate-'));
+    vi.stubEnv('VIRTNET_ROOT', path);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(path, { recursive: true });
+    });
+    return path;
+  }
+
+  it('says that a file is valid, without a controller', async () => {
+    const file = join(root(), 'any.conf');
+    writeFileSync(file, '{ "is_lag": 1, }');
+    expect(await run(`validate -f ${file}`)).toMatchObject({ code: 0, out: `${file} is valid\n`, err: '' });
+    expect((await run(`--json validate -f ${file}`)).out).toBe(`"${file} is valid"\n`);
+  });
+
+  it('says line, column, key, fault and remedy of everything that is wrong, with exit code 1', async () => {
+    const file = join(root(), 'any.conf');
+    writeFileSync(
+      file,
+      '{ "is_lag": 1,\n  "single_port": 1, "ib_dev_lag": "mlx5_bond_0",\n  "ib_dev_p0": "mlx5_0" }',
+    );
+    const { code, out } = await run(`validate -f ${file}`);
+    expect(out.split('\n')).toEqual([
+      `${file}:2:18: single_port: excludes is_lag: a bond has two ports. Remedy: set one of the two to 0.`,
+      `${file}:3:16: ib_dev_p0: excludes ib_dev_lag. Remedy: remove one of the two.`,
+      '',
+    ]);
+    expect(code).toBe(1);
+    expect(JSON.parse((await run(`--json validate -f ${file}`)).out)).toHaveLength(2);
+  });
+
+  it('without -f looks at virtnet.conf in its place, which need not exist', async () => {
+    const place = join(root(), 'opt/mellanox/mlnx_virtnet/virtnet.conf');
+    expect(await run('validate')).toMatchObject({ code: 0, out: `${place} is valid\n` });
+    expect(await run('validate -f /nowhere.conf')).toMatchObject({
+      code: 1,
+      out: '/nowhere.conf: there is no such file\n',
+    });
   });
 });

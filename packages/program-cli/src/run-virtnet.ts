@@ -26,6 +26,10 @@ export async function runVirtnet(argv: readonly string[], io: Io, ask: Ask): Pro
       printJson(io, failure('OPT_NOT_SUPPORTED'));
       return EXIT_FAILURE;
     }
+    case 'validate': {
+      const { runValidate } = await import('./run-validate.js');
+      return runValidate(invocation.file, invocation.json, io);
+    }
     case 'request':
       return answerRequest(invocation, io, ask);
   }

@@ -1,4 +1,6 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { DEFAULT_CONF } from '@virtnet/engine-control';
+import { readConfSnapshot } from '@virtnet/host-ipc';
 import { isAlive } from '@virtnet/host-linux';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { FakeEmuKnobs } from './fake-emu.fixture.js';
@@ -69,6 +71,42 @@ describe('controller', () => {
     expect(second.stderr).toContain(`another controller (pid ${first}) serves ${service.paths.root}`);
     expect(await service.settled()).toEqual(before);
     expect((await service.cli('version')).exitCode).toBe(0);
+  });
+});
+
+describe('controller, virtnet.conf', () => {
+  const snapshot = (service: Service) => readConfSnapshot(service.paths)!;
+
+  it('a file that is wrong stops the start before anything is started, with every message', async () => {
+    const service = made();
+    writeFileSync(service.paths.conf, '{\n  "is_lag": true,\n  "recovery": 7\n}');
+    service.launch();
+    expect(await service.signal('SIGCONT')).toBe(1);
+    expect(service.stderr).toBe(
+      [
+        `virtio_net_controller: ${service.paths.conf}:2:13: is_lag: must be 0 or 1, not true. Remedy: write 1.\n`,
+        `virtio_net_controller: ${service.paths.conf}:3:15: recovery: must be 0 or 1, not 7. Remedy: write 0 or 1.\n`,
+      ].join(''),
+    );
+    expect(service.stdout).toBe('');
+    expect(readdirSync(service.paths.run).sort()).toEqual(['controller.lock', 'pci']);
+  });
+
+  it('is in effect as a snapshot until the service ends; another controller that adopts it changes nothing', async () => {
+    const service = made();
+    writeFileSync(service.paths.conf, '{ "single_port": 1 }');
+    await service.start();
+    const before = await service.settled();
+    expect(snapshot(service)).toEqual({ ...DEFAULT_CONF, single_port: 1 });
+    await service.signal('SIGKILL');
+    writeFileSync(service.paths.conf, '{ "single_port": 0 }');
+    await service.start();
+    expect(await service.settled()).toEqual(before);
+    expect(snapshot(service)).toMatchObject({ single_port: 1 });
+    expect(service.stderr).toContain('virtnet.conf has changed');
+    await service.signal('SIGTERM');
+    await service.start();
+    expect(snapshot(service)).toMatchObject({ single_port: 0 });
   });
 });
 

@@ -37,6 +37,8 @@ export interface SupervisorOptions {
   readonly log: Logger;
   /** Main module of the emulator instead of the installed one. */
   readonly emu?: string;
+  /** Called before anything is started; `adopting` when processes of a former controller live on. */
+  readonly configure?: (adopting: boolean) => void;
 }
 
 export class Supervisor {
@@ -45,6 +47,7 @@ export class Supervisor {
   readonly #log: Logger;
   readonly #mains: Readonly<Record<ProgramKind, string>>;
   readonly #pidFiles: PidFiles;
+  readonly #configure: (adopting: boolean) => void;
   readonly #deathsMs: Record<ProgramKind, number[]> = { ha: [], emu: [] };
   #keeper: Child | null = null;
   readonly #emulators = new Set<Child>(); // two, and for moments their predecessors
@@ -66,6 +69,7 @@ export class Supervisor {
     this.#log = options.log;
     this.#mains = { ...programMains, ...(options.emu === undefined ? {} : { emu: options.emu }) };
     this.#pidFiles = new PidFiles(options.paths);
+    this.#configure = options.configure ?? (() => undefined);
   }
 
   /** Takes over what a former controller left, starts what is missing, and resolves when devices are served. */
@@ -74,6 +78,7 @@ export class Supervisor {
     const finding = findSurvivors(this.#paths, this.#pidFiles, this.#mains, this.#poller, this.#log);
     this.#finding = finding;
     const survivors = await finding;
+    this.#configure(survivors.length > 0);
     for (const { kind, instance, pid, as } of survivors) {
       this.#log.info({ kind, instance, childPid: pid, as }, 'adopted');
       const child = this.#make(kind, instance);
@@ -141,7 +146,7 @@ export class Supervisor {
     await this.#end(keepers, { removeDevices: false, deadlineMs: STOP_KEEPER_MS });
     for (const name of ['emu', 'emu-standby', 'ha', 'controller'] as const) this.#pidFiles.set(name, null);
     // Whoever was killed could not remove its own; nobody is left who serves them.
-    rmSync(this.#paths.haSocket, { force: true });
+    for (const path of [this.#paths.haSocket, this.#paths.config]) rmSync(path, { force: true });
     for (const name of readdirSync(this.#paths.pci)) rmSync(join(this.#paths.pci, name), { force: true });
   }
 

@@ -3,12 +3,14 @@ import {
   createLogger,
   exitOnFault,
   RpcServer,
+  readConf,
   setLogLevel,
   virtnetPaths,
   warmUpChecks,
 } from '@virtnet/host-ipc';
 import { Nice, Poller, setProcessName, setProcessNice } from '@virtnet/host-linux';
 import { CliFront, versionOf } from './cli-front.js';
+import { putIntoEffect } from './configuration.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
 import { Supervisor } from './supervisor.js';
@@ -30,6 +32,12 @@ export async function serve(options: ControllerOptions): Promise<number> {
     process.stderr.write(`${PROGRAM}: another controller (pid ${lock.holder}) serves ${paths.root}\n`);
     return 1;
   }
+  const verdict = readConf(paths);
+  if ('problems' in verdict) {
+    for (const problem of verdict.problems) process.stderr.write(`${PROGRAM}: ${problem}\n`);
+    lock.release();
+    return 1;
+  }
   const ended = Promise.withResolvers<string>();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
     process.on(signal, () => ended.resolve(signal));
@@ -40,6 +48,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
     paths,
     poller,
     log,
+    configure: (adopting) => putIntoEffect(paths, verdict.conf, adopting, log),
     ...(options.emu === undefined ? {} : { emu: options.emu }),
   });
   const front = new CliFront({

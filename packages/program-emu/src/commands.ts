@@ -17,6 +17,7 @@ import {
   DEVICE_MISSING,
   type DeviceSelector,
   type ExistingDevice,
+  emulationManager,
   FunctionKind,
   failure,
   firmwareLimits,
@@ -36,6 +37,7 @@ import {
   SUCCESS,
   selectDevices,
   type UnplugRequest,
+  uplinkOf,
 } from '@virtnet/engine-control';
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
@@ -52,8 +54,6 @@ const SPLIT_RINGS = 1;
 const EVENT_MODES = 0b101;
 /** Descriptors the tunnel of the original takes; here the segments a chain of ours may have do not depend on it. */
 const TUNNEL_DESCRIPTORS = 6;
-/** Uplink netdevs by RDMA device name, as on the original. */
-const UPLINK_NETDEV: Readonly<Record<string, string>> = { mlx5_0: 'p0', mlx5_1: 'p1', mlx5_bond_0: 'bond0' };
 
 function existing({ host }: Device): ExistingDevice {
   const { pfId, vuid, bdf, sfNum } = host.plan;
@@ -83,7 +83,7 @@ export class Commands {
   /** Lets the planning of a device be compiled before somebody waits for it; changes nothing. */
   warmUp(): void {
     const request: HotplugRequest = {
-      ibDevice: 'mlx5_0',
+      ibDevice: emulationManager(this.#emulator.conf),
       mac: '02:00:00:00:00:01',
       mtu: 1500,
       queues: 3,
@@ -112,7 +112,7 @@ export class Commands {
     const firmware = this.#firmware();
     const limits = firmwareLimits(firmware);
     const controller: ControllerFacts = {
-      emulationManager: 'mlx5_0',
+      emulationManager: emulationManager(this.#emulator.conf),
       hotplugDevicesMax: limits.hotplugPorts,
       devicesMax: limits.devicesMax,
       virtQueuesMax: limits.virtQueuesMax,
@@ -140,6 +140,7 @@ export class Commands {
     for (const { host } of emulator.devices.values()) {
       if (host.requestId === request.requestId) return hotplugAnswer(host.plan);
     }
+    if (uplinkOf(emulator.conf, request.ibDevice) === null) return failure('PORT_CTX_NOT_FOUND');
     const plan = planHotplug(request, this.#firmware(), this.#devices().map(existing), {
       uplinkMtu: this.#uplinkMtu(request.ibDevice),
       ...this.#features(),
@@ -200,8 +201,8 @@ export class Commands {
 
   #facts() {
     return this.#devices().map(({ host }) => {
-      const netdev = UPLINK_NETDEV[host.plan.ibDevice];
-      return deviceFacts(host, netdev === undefined ? null : uplinkSpeed(netdev));
+      const uplink = uplinkOf(this.#emulator.conf, host.plan.ibDevice);
+      return deviceFacts(host, uplink === null ? null : uplinkSpeed(uplink.netDevice));
     });
   }
 
@@ -210,9 +211,9 @@ export class Commands {
   }
 
   #uplinkMtu(ibDevice: string): number | null {
-    const name = UPLINK_NETDEV[ibDevice];
-    if (name === undefined || !interfaceExists(name)) return null;
-    const mtu = getMtu(name);
+    const uplink = uplinkOf(this.#emulator.conf, ibDevice);
+    if (uplink === null || !interfaceExists(uplink.netDevice)) return null;
+    const mtu = getMtu(uplink.netDevice);
     return mtu > 0 ? mtu : null;
   }
 

@@ -18,6 +18,7 @@
  * Limits  limits.ts
  */
 import { unlinkSync } from 'node:fs';
+import type { VirtnetConf } from '@virtnet/engine-control';
 import type { Logger, ShelfClient, VirtnetPaths } from '@virtnet/host-ipc';
 import {
   type Arena,
@@ -52,6 +53,8 @@ export interface EmulatorParts {
   readonly replyRing: ServerConnectionOptions['replyRing'];
   readonly paths: VirtnetPaths;
   readonly log: Logger;
+  /** The configuration in effect. */
+  readonly conf: VirtnetConf;
 }
 
 const ROUND_MS_DIGITS = 3;
@@ -60,6 +63,7 @@ export class Emulator {
   readonly devices = new Map<string, Device>();
   readonly arena: Arena;
   readonly paths: VirtnetPaths;
+  readonly conf: VirtnetConf;
   readonly services: HostServices;
   readonly replyRing: ServerConnectionOptions['replyRing'];
   readonly #shelf: ShelfClient;
@@ -80,6 +84,7 @@ export class Emulator {
   constructor(parts: EmulatorParts) {
     this.arena = parts.arena;
     this.paths = parts.paths;
+    this.conf = parts.conf;
     this.replyRing = parts.replyRing;
     this.#shelf = parts.shelf;
     this.#datapath = parts.datapath;

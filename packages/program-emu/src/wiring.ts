@@ -1,9 +1,10 @@
 /** wiring.ts: the emulator as a process: what is opened, what answers, and the order of their ends. */
-import type { JsonObject } from '@virtnet/engine-control';
+import { DEFAULT_CONF, type JsonObject } from '@virtnet/engine-control';
 import {
   createLogger,
   exitOnFault,
   RpcServer,
+  readConfSnapshot,
   ShelfClient,
   setLogLevel,
   virtnetPaths,
@@ -43,6 +44,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     replyRing: ReplyRing.create(),
     paths,
     log,
+    conf: readConfSnapshot(paths) ?? DEFAULT_CONF, // none: started by hand, without a controller
   });
   const commands = new Commands(emulator);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();

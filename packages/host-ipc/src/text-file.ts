@@ -1,0 +1,79 @@
+/**
+ * text-file.ts: small text files that are read with suspicion and replaced as a whole.
+ *
+ * Theory
+ *   A file is replaced by writing another one in the same directory, flushing it, renaming it, and flushing the
+ *   directory. Whoever reads it sees the old text or the new one, also after a crash or a power loss. Two writers at
+ *   once: the last rename wins, whole.
+ */
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname } from 'node:path';
+
+const DIRECTORY_MODE = 0o700;
+const FILE_MODE = 0o600;
+
+/**
+ * Text of the regular file at `path`, null when there is none. Throws when it is something else, or larger than
+ * `bytesMax`. O_NONBLOCK: a FIFO must not hold the program.
+ */
+export function readText(path: string, bytesMax: number): string | null {
+  try {
+    return withFile(path, constants.O_RDONLY | constants.O_NONBLOCK, (fd) => {
+      const stat = fstatSync(fd);
+      if (!stat.isFile()) throw new TypeError(`${path}: not a regular file`);
+      if (stat.size > bytesMax) throw new RangeError(`${path}: larger than ${bytesMax} bytes`);
+      return readFileSync(fd, 'utf8');
+    });
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+/** Replaces the file at `path`, whose directory is made when missing. Throws when the new text is not safely there. */
+export function replaceText(path: string, text: string): void {
+  const directory = dirname(path);
+  const draft = `${path}.${process.pid}.tmp`;
+  try {
+    mkdirSync(directory, { recursive: true, mode: DIRECTORY_MODE });
+    rmSync(draft, { force: true });
+    withFile(draft, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, (fd) => {
+      writeFileSync(fd, text);
+      fsyncSync(fd);
+    });
+    renameSync(draft, path);
+    withFile(directory, constants.O_RDONLY | constants.O_DIRECTORY, fsyncSync);
+  } catch (error) {
+    tryRemove(draft);
+    throw error;
+  }
+}
+
+/** Removes a draft that will not be used; what stands in its way has been reported already. */
+function tryRemove(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch {
+    // the write's own error says it
+  }
+}
+
+function withFile<T>(path: string, flags: number, use: (fd: number) => T): T {
+  const fd = openSync(path, flags, FILE_MODE);
+  try {
+    return use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
