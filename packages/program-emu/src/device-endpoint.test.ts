@@ -16,6 +16,7 @@ import { VfioUserClient } from '@virtnet/server-vfio-user';
 import { featureMask, StatePageHeader, VfioPciRegion, VirtioFeature } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DeviceEndpoint } from './device-endpoint.js';
+import { decodeDeviceRecord } from './device-record.js';
 import { mappingsOf, openFds } from './test-support/holdings.js';
 import { type TestDevice, TestWorld } from './test-support/test-device.js';
 import { TestDriver } from './test-support/test-driver.js';
@@ -84,6 +85,13 @@ describe('device endpoint', () => {
     expect(await one.read(VfioPciRegion.CONFIG, 0, 2)).toEqual(VENDOR);
     expect(shelved()).toContain('connection');
     expect(device.host.record().session).toMatchObject({ negotiated: { privateCommands: true } });
+  });
+
+  it('what was agreed in VERSION is shelved before anything else is asked: a successor goes on with it', async () => {
+    await client();
+    const name = [...world.shelf.entries.keys()].find((key) => key.endsWith('/record'))!;
+    const record = decodeDeviceRecord(world.shelf.entries.get(name)!.blob);
+    expect(record).toMatchObject({ session: { negotiated: { privateCommands: true } } });
   });
 
   it('a second client waits while the first is connected, and is served after it has gone', async () => {

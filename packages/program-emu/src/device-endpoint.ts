@@ -48,6 +48,8 @@ export class DeviceEndpoint {
   #listenerWatch: Watch | null = null;
   #connection: ServerConnection | null = null;
   #connectionFd = -1;
+  /** What was agreed in VERSION, as far as the record knows. */
+  #recordedAgreement: unknown = null;
   /** The function is being reset after its last client. */
   #resetting = false;
   #ended = false;
@@ -138,13 +140,14 @@ export class DeviceEndpoint {
 
   #open(fd: number, session: ServerSession, adopted: boolean): void {
     this.#host.session = () => session.save();
+    this.#recordedAgreement = session.negotiated;
     const journal = new RequestJournal(
       {
         readFinished: () => this.#pageWords[StatePageHeader.at.requestSequence / 4]!,
         writeFinished: (sequence) => {
           this.#pageWords[StatePageHeader.at.requestSequence / 4] = sequence;
         },
-        record: (answered) => this.#record(answered),
+        record: (answered) => this.#record(session, answered),
       },
       adopted ? answeredOf(this.#host.applied) : null,
     );
@@ -167,7 +170,12 @@ export class DeviceEndpoint {
     this.#connectionFd = fd;
   }
 
-  #record(answered: AnsweredRequest): void {
+  #record(session: ServerSession, answered: AnsweredRequest): void {
+    if (session.negotiated !== this.#recordedAgreement) {
+      // VERSION changes nothing of the function, but a successor that does not know of it refuses everything else.
+      this.#recordedAgreement = session.negotiated;
+      this.#host.touch();
+    }
     const { sequence, digest, reply } = answered;
     this.#host.commit({
       sequence,
