@@ -1,0 +1,19 @@
+/** Bounds of one switch, each with its arithmetic. */
+
+/** Ports: 1070 functions and an uplink fit twice over; a port number is a small integer in an array. */
+export const PORTS_MAX = 2048;
+
+/**
+ * Stations (MAC address and VLAN) remembered: eight for each of 1024 functions. At 16 bytes a slot and two slots a
+ * station 256 KiB, and a sweep over all of them takes some ten microseconds.
+ */
+export const STATIONS_MAX = 8192;
+
+/**
+ * Stations one port may have: a guest that makes addresses up fills an eighth of the table, and the others keep
+ * theirs. Enough for a bridge of containers behind a function.
+ */
+export const STATIONS_PER_PORT_MAX = 1024;
+
+/** Seconds without a frame after which a station is forgotten: what IEEE 802.1Q recommends. */
+export const AGEING_SECONDS = 300;
