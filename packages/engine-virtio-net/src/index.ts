@@ -6,6 +6,7 @@
  *   const device = new NetDevice(profile);
  *   const { ack, changed } = executeControl(device, request);
  */
+export * from './checksum.js';
 export * from './control-queue.js';
 export * from './control-state.js';
 export * from './features.js';
@@ -16,5 +17,7 @@ export * from './net-header.js';
 export * from './net-profile.js';
 export * from './port.js';
 export * from './receive-filter.js';
+export * from './receive-offloads.js';
 export * from './receive-queue.js';
+export * from './segmenter.js';
 export * from './transmit-queue.js';

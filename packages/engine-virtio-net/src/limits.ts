@@ -11,3 +11,12 @@ export const MAC_TABLE_ENTRIES_MAX = 64;
  * sends. The caller reads no more than this from the driver's memory.
  */
 export const CONTROL_REQUEST_BYTES_MAX = 64 * 1024;
+
+/** Ethernet, two tags, IPv6 with room for extension headers, and the longest TCP header, of a frame that is segmented. */
+export const SEGMENT_HEADER_BYTES_MAX = 512;
+
+/**
+ * Segments one frame may be cut into: 64 KiB at the smallest segment size TCP stacks use (48 bytes). Without a bound
+ * one frame with gso_size 1 would cost as much as 65,535.
+ */
+export const SEGMENTS_MAX = 1366;

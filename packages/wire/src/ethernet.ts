@@ -23,15 +23,32 @@ export const EtherType = {
 } as const;
 export type EtherType = (typeof EtherType)[keyof typeof EtherType];
 
-export const Ipv4 = { HEADER_BYTES_MIN: 20, PROTOCOL_AT: 9 } as const;
-export const Ipv6 = { HEADER_BYTES: 40 } as const;
+/** FRAGMENT_AT: 16 bits, FRAGMENT_MASK of them say that there is more than this fragment or something before it. */
+export const Ipv4 = {
+  HEADER_BYTES_MIN: 20,
+  TOTAL_LENGTH_AT: 2,
+  ID_AT: 4,
+  FRAGMENT_AT: 6,
+  FRAGMENT_MASK: 0x3fff,
+  PROTOCOL_AT: 9,
+  CHECKSUM_AT: 10,
+} as const;
+export const Ipv6 = { HEADER_BYTES: 40, PAYLOAD_LENGTH_AT: 4 } as const;
 
 export const IpProtocol = { TCP: 6, UDP: 17 } as const;
 export type IpProtocol = (typeof IpProtocol)[keyof typeof IpProtocol];
 
 /** DATA_OFFSET_AT: the byte whose upper half is the header's length in units of 4 bytes. */
-export const Tcp = { HEADER_BYTES_MIN: 20, DATA_OFFSET_AT: 12, CHECKSUM_AT: 16 } as const;
-export const Udp = { HEADER_BYTES: 8, CHECKSUM_AT: 6 } as const;
+export const Tcp = {
+  HEADER_BYTES_MIN: 20,
+  SEQUENCE_AT: 4,
+  DATA_OFFSET_AT: 12,
+  FLAGS_AT: 13,
+  CHECKSUM_AT: 16,
+} as const;
+export const TcpFlag = { FIN: 0x01, PSH: 0x08, CWR: 0x80 } as const;
+export type TcpFlag = (typeof TcpFlag)[keyof typeof TcpFlag];
+export const Udp = { HEADER_BYTES: 8, LENGTH_AT: 4, CHECKSUM_AT: 6 } as const;
 
 /** Bytes of the Internet checksum (RFC 1071). */
 export const CHECKSUM_BYTES = 2;
