@@ -1,12 +1,20 @@
 /**
- * @virtnet/engine-eswitch: a learning switch between representors. Decides; moves no frame and knows no clock.
+ * @virtnet/engine-eswitch: a learning switch between functions, which moves frames from ring to ring. No I/O, no clock.
  *
  * @example
- *   const eswitch = new Eswitch({ seed });
- *   eswitch.add(0);
- *   eswitch.add(1);
- *   const verdict = eswitch.decide(0, head); // a port, or a Verdict
+ *   const domain = new SwitchDomain({ seed, settled: (queue) => interruptTheDriverOf(queue) });
+ *   domain.attach(0, 0, new SwitchedReceiveQueue(options));
+ *   const transmit = new TransmitQueue({ ...others, port: new SwitchPort(domain, 1, 0) });
+ *   domain.begin();
+ *   transmit.poll(64);
+ *   domain.flush();
  */
+
+export * from './diagnostic-ports.js';
 export * from './eswitch.js';
 export * from './limits.js';
 export * from './station-table.js';
+export * from './switch-domain.js';
+export * from './switch-ports.js';
+export * from './switched-frame.js';
+export * from './switched-receive-queue.js';

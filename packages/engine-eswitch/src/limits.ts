@@ -17,3 +17,9 @@ export const STATIONS_PER_PORT_MAX = 1024;
 
 /** Seconds without a frame after which a station is forgotten: what IEEE 802.1Q recommends. */
 export const AGEING_SECONDS = 300;
+
+/** Number of the port to the outside: the last. */
+export const UPLINK_PORT = PORTS_MAX - 1;
+
+/** Copies one burst of a transmit queue may cost: about 50 microseconds of 1500-byte frames. */
+export const BURST_CREDIT = 256;

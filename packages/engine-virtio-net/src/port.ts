@@ -19,11 +19,23 @@
  * Limits  one frame a call.
  */
 import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import { QueueCounter } from '@virtnet/wire';
+
+/** Above every errno. */
+const REFUSAL_BASE = 4096;
+
+/** A result of send() that says under which counter the frame is dropped. */
+export const refusal = (counter: QueueCounter): number => -REFUSAL_BASE - counter;
+
+/** The counter for a frame that was not sent with this result. */
+export const counterOfRefusal = (result: number): QueueCounter =>
+  result <= -REFUSAL_BASE ? ((-REFUSAL_BASE - result) as QueueCounter) : QueueCounter.DROP_TAP_ERROR;
 
 export interface FramePort {
   /**
    * Sends the frame in the chain's readable segments, which begins `frameOffset` bytes into them, under `header`.
-   * Returns bytes sent, header included; -EAGAIN when the port is full; another -errno when it refuses the frame.
+   * Returns bytes sent, header included; -EAGAIN when the port is full; another -errno, or a refusal(), when it does
+   * not take the frame.
    */
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
 

@@ -64,8 +64,8 @@ const NOTHING: ByteSource = { gather: () => 0 };
 
 export class Segmenter {
   /** The segment next() made: the first bytes of this. */
-  readonly frame = new Uint8Array(FRAME_BYTES_MAX + 2);
-  readonly #view = new DataView(this.frame.buffer);
+  readonly frame: Uint8Array;
+  readonly #view: DataView;
   /** The frame's own headers. */
   readonly #headers = new Uint8Array(SEGMENT_HEADER_BYTES_MAX);
   readonly #headersView = new DataView(this.#headers.buffer);
@@ -82,6 +82,12 @@ export class Segmenter {
   #pseudo = 0;
   #count = 0;
   #made = 0;
+
+  /** `frame`: private memory of FRAME_BYTES_MAX bytes for segments. */
+  constructor(frame: Uint8Array = new Uint8Array(FRAME_BYTES_MAX)) {
+    this.frame = frame;
+    this.#view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
+  }
 
   /**
    * Begins with a frame of `frameBytes` that lies `frameOffset` bytes into `source`, under a struct virtio_net_hdr_v1

@@ -17,7 +17,7 @@
 import { type DeviceRing, QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
 import { Errno, type QueueBlock, QueueCounter } from '@virtnet/wire';
 import { TransmitHeader } from './net-header.js';
-import type { FramePort } from './port.js';
+import { counterOfRefusal, type FramePort } from './port.js';
 
 export interface QueueOptions {
   readonly ring: DeviceRing;
@@ -84,7 +84,7 @@ export class TransmitQueue extends WorkedQueue {
       ledger.keep();
       return false;
     }
-    if (sent < 0) ledger.completeDrop(QueueCounter.DROP_TAP_ERROR);
+    if (sent < 0) ledger.completeDrop(counterOfRefusal(sent));
     else ledger.completeFrame(ring.readableBytes - header.frameOffset, 0);
     return true;
   }

@@ -11,6 +11,7 @@
  *   if (ring.publish()) interruptTheDriver();
  */
 export * from './chain.js';
+export * from './chain-copy.js';
 export * from './device-ring.js';
 export * from './fault.js';
 export * from './guest-memory.js';

@@ -15,5 +15,6 @@ export * from './ring-contract.js';
 export * from './ring-driver.js';
 export * from './split-driver.js';
 export * from './split-ring-fixture.js';
+export * from './switch-fixture.js';
 export * from './virtio-net-driver.js';
 export * from './virtio-pci-driver.js';

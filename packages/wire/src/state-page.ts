@@ -112,6 +112,16 @@ export const QueueCounter = {
   MAX_POSTED: 19,
   /** Times the worker's handler ran for this queue. */
   HANDLER_RUNS: 20,
+  /** Dropped: the driver had no buffer for it (eswitch; a TAP keeps such frames). */
+  DROP_NO_DESC: 21,
+  /** Dropped by the eswitch: nobody receives where it goes. */
+  DROP_NO_DESTINATION: 22,
+  /** Dropped by the eswitch: its destination is where it came from. */
+  DROP_SAME_PORT: 23,
+  /** Dropped by the eswitch: an address that bridges do not forward, or a source no station can have. */
+  DROP_NOT_SWITCHED: 24,
+  /** Frames whose source the eswitch could not remember: its table, or the port's share, is full. */
+  STATIONS_REFUSED: 25,
 } as const;
 export type QueueCounter = (typeof QueueCounter)[keyof typeof QueueCounter];
 

@@ -1,0 +1,65 @@
+/**
+ * diagnostic-ports.ts: ends of the line for measuring: what is sent ends in private memory, what is received is made up.
+ *
+ * Theory
+ *   A sink copies every frame it is sent into private memory, as a switch or a kernel would have to, and goes round in
+ *   it, so that the copies meet cold lines. A source gives frames of one size for as long as somebody reads: copies of
+ *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
+ */
+import type { FramePort } from '@virtnet/engine-virtio-net';
+import { type DeviceRing, PrivateMemory, readChain, writeChain } from '@virtnet/engine-virtqueue';
+import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
+
+/** Largest frame: 64 KiB of IPv6 payload with its headers. */
+const SLOT_BYTES = 66 * 1024;
+/** What a sink goes round in, beyond any second-level cache. */
+export const SINK_BYTES = 4 * 1024 * 1024;
+const CACHE_LINE_MASK = 63;
+
+export class SinkPort implements FramePort {
+  readonly #memory: PrivateMemory;
+  #at = 0;
+
+  constructor(memory: PrivateMemory = new PrivateMemory(SINK_BYTES)) {
+    this.#memory = memory;
+  }
+
+  send(ring: DeviceRing, _header: Uint8Array, frameOffset: number): number {
+    const bytes = ring.readableBytes - frameOffset;
+    const copied = readChain(ring, frameOffset, this.#memory, this.#at, Math.min(bytes, SLOT_BYTES));
+    const next = (this.#at + copied + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
+    this.#at = next + SLOT_BYTES > this.#memory.u8.length ? 0 : next;
+    return NetHeader.sizeBytes + bytes;
+  }
+
+  receive(): number {
+    return -Errno.EAGAIN;
+  }
+}
+
+export class SourcePort implements FramePort {
+  readonly #sink: SinkPort;
+  readonly #memory: PrivateMemory;
+  readonly #bytes: number;
+
+  /** Frames of `bytes` bytes, Ethernet header included; frames sent are swallowed by `sink`. */
+  constructor(bytes: number, sink: SinkPort, memory: PrivateMemory = new PrivateMemory(SLOT_BYTES)) {
+    this.#sink = sink;
+    this.#memory = memory;
+    this.#bytes = Math.max(Ethernet.HEADER_BYTES, Math.min(bytes, SLOT_BYTES));
+    const frame = memory.u8;
+    frame.fill(0xff, 0, 6);
+    frame.set([2, 0, 0, 0, 0, 1, 0x88, 0xb5], 6); // EtherType for local experiments
+    for (let i = Ethernet.HEADER_BYTES; i < this.#bytes; i++) frame[i] = i & 0xff;
+  }
+
+  send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    return this.#sink.send(ring, header, frameOffset);
+  }
+
+  receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    for (let i = 0; i < NetHeader.sizeBytes; i++) header[i] = 0;
+    writeChain(this.#memory, 0, ring, frameOffset, this.#bytes);
+    return NetHeader.sizeBytes + this.#bytes;
+  }
+}

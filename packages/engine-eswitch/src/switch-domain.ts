@@ -1,0 +1,225 @@
+/**
+ * switch-domain.ts: the functions that reach each other without the kernel, and how their frames do.
+ *
+ * Theory
+ *   All queues of a domain are worked by one thread. A transmit queue's poll sends each frame through its port here:
+ *   the switch decides where it goes, and it is copied from the sender's chain straight into a chain of each
+ *   receiver's ring. Nothing is queued in between and no lock is needed. Receivers that were touched are shown their
+ *   frames once per burst (flush).
+ *   The transmit queue pair chooses the receive queue, so the frames of a flow stay in order. A frame larger than the
+ *   receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
+ *
+ * Parties
+ *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
+ *   uplink   a port like any other whose other side is the owner's: what nobody here has learned to be elsewhere
+ *            reaches it too.
+ *
+ * Invariants
+ *   I1  a burst ends when its credit is used up: a frame costs one for each copy, so that flooding to a thousand
+ *       functions, or cutting a frame into a thousand, takes its time from its sender.
+ *   I2  a full or broken receiver never keeps a frame from the others, nor the sender's ring from moving.
+ *
+ * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
+ */
+import { FRAME_BYTES_MAX, type FramePort, refusal, Segmenter } from '@virtnet/engine-virtio-net';
+import { type DeviceRing, PrivateMemory } from '@virtnet/engine-virtqueue';
+import { Errno, GsoType, NetHeader, NetHeaderFlag, QueueCounter } from '@virtnet/wire';
+import { Eswitch, type EswitchOptions, Verdict } from './eswitch.js';
+import { BURST_CREDIT, UPLINK_PORT } from './limits.js';
+import { SwitchedFrame } from './switched-frame.js';
+import type { SwitchedReceiveQueue } from './switched-receive-queue.js';
+
+export interface DomainOptions extends EswitchOptions {
+  /** Private memory of FRAME_BYTES_MAX bytes for segments; absent: some of its own. */
+  readonly segment?: PrivateMemory;
+  /** A receive queue was touched: its interrupt and fault want looking at. */
+  settled(queue: SwitchedReceiveQueue): void;
+}
+
+/** The receive queues of one port. */
+interface Receivers {
+  /** By queue pair. */
+  readonly all: (SwitchedReceiveQueue | null)[];
+  /** Those steering may choose, by pair. */
+  active: SwitchedReceiveQueue[];
+}
+
+/** What send() answers for each verdict that is no destination. */
+const REFUSALS = new Int32Array(-Verdict.BAD_SOURCE + 1);
+REFUSALS[-Verdict.NO_DESTINATION] = refusal(QueueCounter.DROP_NO_DESTINATION);
+REFUSALS[-Verdict.SAME_PORT] = refusal(QueueCounter.DROP_SAME_PORT);
+REFUSALS[-Verdict.RESERVED] = refusal(QueueCounter.DROP_NOT_SWITCHED);
+REFUSALS[-Verdict.BAD_SOURCE] = refusal(QueueCounter.DROP_NOT_SWITCHED);
+
+const NO_DESTINATION = REFUSALS[-Verdict.NO_DESTINATION]!;
+const FULL = -Errno.EAGAIN;
+const GSO_TYPE = NetHeader.at.gsoType;
+
+export class SwitchDomain {
+  readonly eswitch: Eswitch;
+  readonly #settled: (queue: SwitchedReceiveQueue) => void;
+  readonly #ports = new Map<number, Receivers>();
+  readonly #touched: SwitchedReceiveQueue[] = [];
+  readonly #segmenter: Segmenter;
+  readonly #segmentMemory: PrivateMemory;
+  readonly #frame = new SwitchedFrame();
+  readonly #segment = new SwitchedFrame();
+  #uplink: FramePort | null = null;
+  #credit = BURST_CREDIT;
+
+  constructor(options: DomainOptions) {
+    this.eswitch = new Eswitch(options);
+    this.#settled = options.settled;
+    this.#segmentMemory = options.segment ?? new PrivateMemory(FRAME_BYTES_MAX);
+    this.#segmenter = new Segmenter(this.#segmentMemory.u8);
+  }
+
+  /** Lets `queue` receive the frames of its pair, in place of the one that did. */
+  attach(port: number, pair: number, queue: SwitchedReceiveQueue): void {
+    const receivers = this.#receivers(port);
+    receivers.all[pair] = queue;
+    this.#steer(receivers);
+  }
+
+  /** Takes a receive queue out; its driver has been shown everything by then. */
+  detach(port: number, pair: number): void {
+    const receivers = this.#ports.get(port);
+    const queue = receivers?.all[pair];
+    if (receivers === undefined || queue === null || queue === undefined) return;
+    receivers.all[pair] = null;
+    this.#steer(receivers);
+    const at = this.#touched.indexOf(queue);
+    if (at >= 0) this.#touched.splice(at, 1);
+    queue.flush();
+  }
+
+  /** The function behind a port is gone. */
+  remove(port: number): void {
+    this.#ports.delete(port);
+    this.eswitch.remove(port);
+  }
+
+  /** Lets functions send through `port`, whether it receives or not. */
+  open(port: number): void {
+    this.#receivers(port);
+  }
+
+  /** Adds or, with null, removes the port to the outside. */
+  setUplink(uplink: FramePort | null): void {
+    this.#uplink = uplink;
+    if (uplink !== null) this.eswitch.add(UPLINK_PORT);
+    else this.eswitch.remove(UPLINK_PORT);
+  }
+
+  /** A frame in private memory came in through the uplink. */
+  receive(memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): void {
+    this.#frame.fromMemory(memory, offset, bytes, header);
+    this.#forward(UPLINK_PORT, 0, this.#frame);
+  }
+
+  /** FramePort.send of `pair` of `port`. */
+  send(port: number, pair: number, ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    if (this.#credit <= 0) return FULL;
+    const frame = this.#frame;
+    frame.fromRing(ring, header, frameOffset);
+    return this.#forward(port, pair, frame);
+  }
+
+  /** The same straight into the receive queue of the pair itself. */
+  loop(port: number, pair: number, ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    const frame = this.#frame;
+    frame.fromRing(ring, header, frameOffset);
+    return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
+  }
+
+  /** Before a transmit queue's poll. */
+  begin(): void {
+    this.#credit = BURST_CREDIT;
+  }
+
+  /** After it: shows every receiver its frames. */
+  flush(): void {
+    const touched = this.#touched;
+    for (let i = 0; i < touched.length; i++) {
+      const queue = touched[i]!;
+      queue.flush();
+      this.#settled(queue);
+    }
+    touched.length = 0;
+  }
+
+  #forward(source: number, pair: number, frame: SwitchedFrame): number {
+    const verdict = this.eswitch.decide(source, frame.head);
+    let reached = false;
+    if (verdict >= 0) reached = this.#sendTo(verdict, pair, frame);
+    else if (verdict !== Verdict.FLOOD) return REFUSALS[-verdict]!;
+    else {
+      const { ports } = this.eswitch;
+      for (let i = 0; i < ports.length; i++) {
+        const port = ports[i]!;
+        if (port !== source && this.#sendTo(port, pair, frame)) reached = true;
+      }
+    }
+    return reached ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
+  }
+
+  /** Whether somebody at `port` may receive; what became of the frame is the receiver's to count. */
+  #sendTo(port: number, pair: number, frame: SwitchedFrame): boolean {
+    if (port !== UPLINK_PORT) {
+      const receivers = this.#ports.get(port);
+      return receivers !== undefined && this.#deliver(receivers, pair, frame);
+    }
+    this.#credit--;
+    // What came in through the uplink is never sent there, so the frame lies in a ring.
+    const ring = frame.ring;
+    return ring !== null && this.#uplink !== null && this.#uplink.send(ring, frame.header, frame.offset) >= 0;
+  }
+
+  #deliver({ active }: Receivers, pair: number, frame: SwitchedFrame): boolean {
+    const count = active.length;
+    if (count === 0) return false;
+    const queue = active[pair < count ? pair : pair % count]!;
+    this.#credit--;
+    if (!queue.touched) {
+      queue.touched = true;
+      this.#touched.push(queue);
+    }
+    if (!queue.wants(frame)) return true;
+    const gsoType = frame.header[GSO_TYPE]!;
+    if (gsoType === GsoType.NONE || queue.offloads.takes(gsoType, frame.head)) queue.deliver(frame);
+    else this.#cut(queue, frame);
+    return true;
+  }
+
+  /** Delivers a frame in segments of their final size. */
+  #cut(queue: SwitchedReceiveQueue, frame: SwitchedFrame): void {
+    const segmenter = this.#segmenter;
+    const segment = this.#segment;
+    const count = segmenter.open(frame, frame.header, 0, frame.bytes);
+    if (count === 0) queue.countMalformed();
+    this.#credit -= count;
+    for (let i = 1; i <= count; i++) {
+      const bytes = segmenter.next();
+      if (bytes === 0) return; // the sender took the frame back meanwhile
+      segment.fromMemory(this.#segmentMemory, 0, bytes, null);
+      segment.header[NetHeader.at.flags] = NetHeaderFlag.DATA_VALID;
+      if (queue.deliver(segment)) continue;
+      queue.countMissing(count - i);
+      return;
+    }
+  }
+
+  #receivers(port: number): Receivers {
+    let receivers = this.#ports.get(port);
+    if (receivers === undefined) {
+      receivers = { all: [], active: [] };
+      this.#ports.set(port, receivers);
+      this.eswitch.add(port);
+    }
+    return receivers;
+  }
+
+  #steer(receivers: Receivers): void {
+    receivers.active = receivers.all.filter((queue) => queue?.active === true) as SwitchedReceiveQueue[];
+  }
+}

@@ -1,0 +1,50 @@
+/** What the transmit queue of a pair sends its frames to: the switch, or, for measuring, straight back. */
+import type { FramePort } from '@virtnet/engine-virtio-net';
+import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import { Errno } from '@virtnet/wire';
+import type { SwitchDomain } from './switch-domain.js';
+
+/** Frames are delivered to a SwitchedReceiveQueue, never asked for. */
+const EMPTY = -Errno.EAGAIN;
+
+export class SwitchPort implements FramePort {
+  readonly #domain: SwitchDomain;
+  readonly #port: number;
+  readonly #pair: number;
+
+  constructor(domain: SwitchDomain, port: number, pair: number) {
+    this.#domain = domain;
+    this.#port = port;
+    this.#pair = pair;
+    domain.open(port);
+  }
+
+  send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    return this.#domain.send(this.#port, this.#pair, ring, header, frameOffset);
+  }
+
+  receive(): number {
+    return EMPTY;
+  }
+}
+
+export class LoopPort implements FramePort {
+  readonly #domain: SwitchDomain;
+  readonly #port: number;
+  readonly #pair: number;
+
+  constructor(domain: SwitchDomain, port: number, pair: number) {
+    this.#domain = domain;
+    this.#port = port;
+    this.#pair = pair;
+    domain.open(port);
+  }
+
+  send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    return this.#domain.loop(this.#port, this.#pair, ring, header, frameOffset);
+  }
+
+  receive(): number {
+    return EMPTY;
+  }
+}

@@ -1,0 +1,159 @@
+/**
+ * switched-receive-queue.ts: a receive queue that is given its frames, by a switch.
+ *
+ * Theory
+ *   Nobody polls for its frames: whoever transmits delivers them here, straight into the next chain the driver made
+ *   available. So the queue asks for no kicks; new buffers are found when they are needed. What the driver does not
+ *   want (link, filter) is dropped before a byte is copied. A driver without a buffer loses the frame, under a counter
+ *   of its own: nobody waits for it, or one slow guest would stop all others.
+ *
+ * Parties
+ *   switch   delivers, then flushes once per burst, on the thread that owns both rings.
+ *
+ * Invariants
+ *   I1  a frame that is not delivered is counted once here, under its reason, and its chain stays.
+ *   I2  no used element names bytes that were not written.
+ *   I3  the stores around the copy follow queue-ledger.ts; with those of the transmit queue around them a crash repeats
+ *       at most the one frame that was being delivered, and loses none.
+ *
+ * Limits  UNPUBLISHED_MAX frames before the driver is shown them.
+ * Spec    virtio 1.3, 5.1.6.4.
+ */
+import {
+  type QueueOptions,
+  type ReceiveFilter,
+  ReceiveHeader,
+  ReceiveOffloads,
+} from '@virtnet/engine-virtio-net';
+import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
+import { Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
+import type { SwitchedFrame } from './switched-frame.js';
+
+export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
+  /** Whether steering may choose this queue now. */
+  readonly active: boolean;
+  /** null: every frame is wanted. */
+  readonly filter: ReceiveFilter | null;
+  /** What the owner knows the queue by. */
+  readonly slot: number;
+}
+
+/** A burst's worth: the driver may begin with it while more is delivered. */
+const UNPUBLISHED_MAX = 64;
+
+export class SwitchedReceiveQueue extends WorkedQueue {
+  readonly slot: number;
+  readonly active: boolean;
+  readonly offloads: ReceiveOffloads;
+  /** Frames were delivered, or refused, since the last flush. The switch's. */
+  touched = false;
+  readonly #header: ReceiveHeader;
+  readonly #linkUp: boolean;
+  readonly #filter: ReceiveFilter | null;
+  #unpublished = 0;
+
+  constructor(options: SwitchedReceiveOptions) {
+    super(options.ring, options.block);
+    this.slot = options.slot;
+    this.active = options.active;
+    this.offloads = new ReceiveOffloads(options.features);
+    this.#header = new ReceiveHeader(options.features, options.mtu);
+    this.#linkUp = options.linkUp;
+    this.#filter = options.filter;
+    this.waitsFor = QueueWait.PORT;
+  }
+
+  /** Nothing moves by itself here; the counters are brought up to date. */
+  override poll(): number {
+    if (this.fault === null) this.ledger.turn();
+    return 0;
+  }
+
+  /** Whether the driver wants such a frame; if not it is counted. */
+  wants(frame: SwitchedFrame): boolean {
+    const reason = this.#linkUp
+      ? (this.#filter?.accepts(frame.head, frame.vlan) ?? 0)
+      : QueueCounter.DROP_LINK_DOWN;
+    if (reason === 0) return true;
+    this.ledger.count(reason);
+    return false;
+  }
+
+  /** Copies a wanted frame into the next chain that takes it. False when the driver has none. */
+  deliver(frame: SwitchedFrame): boolean {
+    const { ring, ledger } = this;
+    const header = this.#header;
+    for (;;) {
+      const segments = this.fault === null ? ring.take() : 0;
+      if (segments === 0) {
+        ledger.count(QueueCounter.DROP_NO_DESC);
+        return false;
+      }
+      const room = ring.writableBytes - header.frameOffset;
+      if (segments > 0 && room >= Ethernet.HEADER_BYTES) {
+        this.#fill(frame, room);
+        return true;
+      }
+      this.#refuse(segments);
+    }
+  }
+
+  /** Drops what is left of a frame for which there was no buffer. */
+  countMissing(frames: number): void {
+    for (let i = 0; i < frames; i++) this.ledger.count(QueueCounter.DROP_NO_DESC);
+  }
+
+  /** Drops a frame that asks to be segmented and cannot be. */
+  countMalformed(): void {
+    this.ledger.count(QueueCounter.DROP_HEADER);
+  }
+
+  /** Shows the driver what was delivered. */
+  flush(): void {
+    this.touched = false;
+    this.ledger.turn();
+    this.#publish();
+  }
+
+  #fill(frame: SwitchedFrame, room: number): void {
+    const { ring, ledger } = this;
+    const header = this.#header;
+    const { bytes } = frame;
+    if (bytes > room) {
+      ledger.count(QueueCounter.DROP_NO_BUFFER);
+      ring.untake();
+      return;
+    }
+    ledger.begin();
+    const copied = frame.copyTo(ring, header.frameOffset);
+    for (let i = 0; i < NetHeader.sizeBytes; i++) header.bytes[i] = frame.header[i]!;
+    const reason = copied < bytes ? QueueCounter.DROP_HEADER : header.judge(ring, bytes);
+    if (reason !== 0) {
+      ledger.count(reason);
+      ledger.keep();
+      return;
+    }
+    header.write(ring);
+    ledger.completeFrame(bytes, header.frameOffset + bytes);
+    if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+  }
+
+  /** A chain that can hold no frame, or none at all. */
+  #refuse(segments: number): void {
+    const { ledger } = this;
+    if (segments > 0) {
+      ledger.count(QueueCounter.BAD_DESC_ERRORS);
+      ledger.completeDrop(QueueCounter.DROP_BAD_CHAIN);
+    } else if (!ledger.refuse()) {
+      this.stop();
+      return;
+    }
+    if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+  }
+
+  #publish(): void {
+    if (this.#unpublished === 0) return;
+    this.#unpublished = 0;
+    if (this.ledger.publish()) this.interrupt = true;
+  }
+}

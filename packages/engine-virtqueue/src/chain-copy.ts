@@ -1,0 +1,174 @@
+/**
+ * chain-copy.ts: copies frames between chains of two guests, and between a chain and private memory, at full speed.
+ *
+ * Theory
+ *   Both ends are lists of segments; what is contiguous on both sides is one copy. Small copies run as 64-bit words
+ *   through the pieces' own views, whose indices stay small. Larger ones are block copies: two guests' pieces lie in
+ *   one arena, and copyWithin over a view of all of it is a builtin that does not care how large an index is. Views are
+ *   never made per frame; where two pieces share no buffer (tests, or private memory) a subarray is, and that is slow.
+ *
+ * Invariants
+ *   I1  a copy stays inside segments, so inside what the rings have judged; lengths are cut to what both sides have.
+ *   I2  64-bit words are copied as integers: V8 does not allocate them here, and a signalling NaN survives.
+ *
+ * Limits  overlapping guests' memory (a guest that maps another's) is copied in some order, as such guests deserve.
+ */
+import type { DeviceRing } from './device-ring.js';
+import type { MemoryPiece } from './guest-memory.js';
+
+/** Above this a block copy is faster than words. */
+const WORDS_BYTES_MAX = 288;
+
+/** The whole buffer behind the pieces last copied between. */
+let wide: Uint8Array = new Uint8Array(0);
+
+/** Private memory that chains are copied to and from; in the guests' own arena block copies are fastest. */
+export class PrivateMemory {
+  readonly piece: MemoryPiece;
+
+  constructor(sizeBytes: number, buffer: ArrayBuffer = new ArrayBuffer(sizeBytes), byteOffset = 0) {
+    this.piece = {
+      iovaHigh: 0,
+      iovaLow: 0,
+      sizeBytes,
+      address: 0,
+      writable: true,
+      u8: new Uint8Array(buffer, byteOffset, sizeBytes),
+      view: new DataView(buffer, byteOffset, sizeBytes),
+    };
+  }
+
+  get u8(): Uint8Array {
+    return this.piece.u8;
+  }
+}
+
+/** Copies `length` bytes that lie in one piece on each side. */
+export function copyBetween(
+  from: MemoryPiece,
+  fromAt: number,
+  to: MemoryPiece,
+  toAt: number,
+  length: number,
+): void {
+  if (length <= WORDS_BYTES_MAX) copyWords(from.view, fromAt, to.view, toAt, length);
+  else copyBlock(from.u8, fromAt, to.u8, toAt, length);
+}
+
+function copyWords(from: DataView, fromAt: number, to: DataView, toAt: number, length: number): void {
+  let at = 0;
+  for (; at + 8 <= length; at += 8) to.setBigUint64(toAt + at, from.getBigUint64(fromAt + at, true), true);
+  if (at + 4 <= length) {
+    to.setInt32(toAt + at, from.getInt32(fromAt + at, true), true);
+    at += 4;
+  }
+  for (; at < length; at++) to.setUint8(toAt + at, from.getUint8(fromAt + at));
+}
+
+function copyBlock(from: Uint8Array, fromAt: number, to: Uint8Array, toAt: number, length: number): void {
+  const { buffer } = to;
+  if (from.buffer !== buffer) {
+    to.set(from.subarray(fromAt, fromAt + length), toAt);
+    return;
+  }
+  if (wide.buffer !== buffer) wide = new Uint8Array(buffer);
+  const start = from.byteOffset + fromAt;
+  wide.copyWithin(to.byteOffset + toAt, start, start + length);
+}
+
+/** Copies readable bytes of one ring's current chain into the writable ones of another's; how many found room. */
+export function copyChain(
+  from: DeviceRing,
+  fromOffset: number,
+  to: DeviceRing,
+  toOffset: number,
+  length: number,
+): number {
+  const fromEnd = from.readableCount;
+  const toEnd = to.readableCount + to.writableCount;
+  let source = 0;
+  let target = to.readableCount;
+  let sourceSkip = fromOffset;
+  let targetSkip = toOffset;
+  while (source < fromEnd && sourceSkip >= from.segmentLength[source]!)
+    sourceSkip -= from.segmentLength[source++]!;
+  while (target < toEnd && targetSkip >= to.segmentLength[target]!) targetSkip -= to.segmentLength[target++]!;
+  let done = 0;
+  while (done < length && source < fromEnd && target < toEnd) {
+    const sourceLeft = from.segmentLength[source]! - sourceSkip;
+    const targetLeft = to.segmentLength[target]! - targetSkip;
+    const count = Math.min(length - done, sourceLeft, targetLeft);
+    copyBetween(
+      from.memory.pieces[from.segmentPiece[source]!]!,
+      from.segmentOffset[source]! + sourceSkip,
+      to.memory.pieces[to.segmentPiece[target]!]!,
+      to.segmentOffset[target]! + targetSkip,
+      count,
+    );
+    done += count;
+    if (count === sourceLeft) {
+      source++;
+      sourceSkip = 0;
+    } else sourceSkip += count;
+    if (count === targetLeft) {
+      target++;
+      targetSkip = 0;
+    } else targetSkip += count;
+  }
+  return done;
+}
+
+/** Copies readable bytes of the current chain, from `offset`, into private memory; how many there were. */
+export function readChain(
+  from: DeviceRing,
+  offset: number,
+  { piece }: PrivateMemory,
+  at: number,
+  length: number,
+): number {
+  let skip = offset;
+  let done = 0;
+  for (let i = 0; i < from.readableCount && done < length; i++) {
+    const size = from.segmentLength[i]!;
+    if (skip >= size) {
+      skip -= size;
+      continue;
+    }
+    const count = Math.min(size - skip, length - done);
+    copyBetween(
+      from.memory.pieces[from.segmentPiece[i]!]!,
+      from.segmentOffset[i]! + skip,
+      piece,
+      at + done,
+      count,
+    );
+    done += count;
+    skip = 0;
+  }
+  return done;
+}
+
+/** Copies private bytes into the writable segments of the current chain, from `offset`; how many found room. */
+export function writeChain(
+  { piece }: PrivateMemory,
+  at: number,
+  to: DeviceRing,
+  offset: number,
+  length: number,
+): number {
+  const end = to.readableCount + to.writableCount;
+  let skip = offset;
+  let done = 0;
+  for (let i = to.readableCount; i < end && done < length; i++) {
+    const size = to.segmentLength[i]!;
+    if (skip >= size) {
+      skip -= size;
+      continue;
+    }
+    const count = Math.min(size - skip, length - done);
+    copyBetween(piece, at + done, to.memory.pieces[to.segmentPiece[i]!]!, to.segmentOffset[i]! + skip, count);
+    done += count;
+    skip = 0;
+  }
+  return done;
+}

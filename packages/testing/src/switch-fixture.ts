@@ -1,0 +1,166 @@
+/** switch-fixture.ts: functions on a switch, each with its driver's ends of the rings, for tests. */
+import { SwitchDomain, SwitchedReceiveQueue, SwitchPort } from '@virtnet/engine-eswitch';
+import {
+  type FramePort,
+  ReceiveFilter,
+  type ReceiveFilterState,
+  TransmitQueue,
+} from '@virtnet/engine-virtio-net';
+import { type DeviceRing, GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
+import {
+  featureMask,
+  type QueueBlock,
+  type QueueCounter,
+  queueBlock,
+  statePageSize,
+  VirtioFeature,
+} from '@virtnet/wire';
+import { DriverMemory } from './driver-memory.js';
+import { filterState, netHeader } from './net-fixture.js';
+import type { UsedChain } from './ring-driver.js';
+import { SplitDriver } from './split-driver.js';
+import { openSplitRing } from './split-ring-fixture.js';
+
+const MEMORY_BYTES = 1 << 20;
+
+export interface FunctionOptions {
+  readonly features?: readonly number[];
+  readonly legacy?: boolean;
+  readonly linkUp?: boolean;
+  readonly active?: boolean;
+  readonly filter?: Partial<ReceiveFilterState>;
+  readonly mtu?: number;
+  readonly queueSize?: number;
+  /** The queue pair; functions of one port with different pairs share nothing but the port. */
+  readonly pair?: number;
+  /** Shared with others, as guests' memory is in one arena; absent: memory of its own. */
+  readonly arena?: ArrayBuffer;
+  readonly arenaOffset?: number;
+}
+
+interface Wrap {
+  ring(ring: DeviceRing): DeviceRing;
+  block(block: QueueBlock): QueueBlock;
+}
+const PLAIN: Wrap = { ring: (ring) => ring, block: (block) => block };
+
+/** One queue pair of a function: its drivers, its state page, and the queues that work it now. */
+export class SwitchedPair {
+  readonly memory: DriverMemory;
+  readonly receiver: SplitDriver;
+  readonly transmitter: SplitDriver;
+  readonly blocks: readonly [QueueBlock, QueueBlock];
+  readonly options: FunctionOptions;
+  readonly port: number;
+  receive!: SwitchedReceiveQueue;
+  transmit!: TransmitQueue;
+
+  constructor(port: number, options: FunctionOptions) {
+    const { arena, arenaOffset = 0, queueSize = 64 } = options;
+    this.port = port;
+    this.options = options;
+    this.memory = new DriverMemory({
+      sizeBytes: MEMORY_BYTES,
+      ...(arena === undefined ? {} : { buffer: arena, byteOffset: arenaOffset }),
+    });
+    this.receiver = new SplitDriver({ memory: this.memory, queueSize });
+    this.transmitter = new SplitDriver({ memory: this.memory, queueSize });
+    const page = new ArrayBuffer(statePageSize(2));
+    this.blocks = [queueBlock(page, 0), queueBlock(page, 1)];
+  }
+
+  /** Opens the queues where the state page says, as a worker does. `makePort`: where frames go instead of the switch. */
+  open(domain: SwitchDomain, wrap = PLAIN, makePort?: (domain: SwitchDomain) => FramePort): void {
+    const { options, port } = this;
+    const { pair = 0 } = options;
+    const memory = new GuestMemory([this.memory.region]);
+    const ring = (driver: SplitDriver, block: QueueBlock): DeviceRing => {
+      const opened = openSplitRing(driver, memory, { position: block.words[0]! });
+      if (!(opened instanceof SplitRing)) throw new Error(opened.code);
+      return wrap.ring(opened);
+    };
+    const shared = {
+      features: featureMask([
+        ...(options.legacy === true ? [] : [VirtioFeature.VERSION_1]),
+        ...(options.features ?? []),
+      ]),
+      mtu: options.mtu ?? 1500,
+      linkUp: options.linkUp ?? true,
+    };
+    this.receive = new SwitchedReceiveQueue({
+      ...shared,
+      ring: ring(this.receiver, this.blocks[0]),
+      block: wrap.block(this.blocks[0]),
+      active: options.active ?? true,
+      filter: options.filter === undefined ? null : new ReceiveFilter(filterState(options.filter)),
+      slot: port,
+    });
+    this.receive.resume();
+    domain.attach(port, pair, this.receive);
+    this.transmit = new TransmitQueue({
+      ...shared,
+      ring: ring(this.transmitter, this.blocks[1]),
+      block: wrap.block(this.blocks[1]),
+      port: makePort?.(domain) ?? new SwitchPort(domain, port, pair),
+    });
+    this.transmit.resume();
+  }
+
+  /** Makes a frame under a header available, framed as its parts. */
+  send(frame: Uint8Array, header = netHeader({}), parts: readonly number[] = []): number {
+    const readable = [header];
+    let at = 0;
+    for (const part of parts) {
+      if (at >= frame.length) break;
+      readable.push(frame.subarray(at, at + part));
+      at += part;
+    }
+    if (at < frame.length) readable.push(frame.subarray(at));
+    const id = this.transmitter.add({ readable });
+    this.transmitter.publish();
+    return id;
+  }
+
+  post(count: number, ...sizes: readonly number[]): void {
+    for (let i = 0; i < count; i++) this.receiver.add({ writable: sizes });
+    this.receiver.publish();
+  }
+
+  /** Frames received, each with its header in front. */
+  collect(): UsedChain[] {
+    return this.receiver.collect();
+  }
+
+  countReceive(counter: QueueCounter): number {
+    return this.blocks[0].counters[counter]!;
+  }
+
+  countTransmit(counter: QueueCounter): number {
+    return this.blocks[1].counters[counter]!;
+  }
+}
+
+export interface SwitchFixture {
+  readonly domain: SwitchDomain;
+  readonly pairs: readonly SwitchedPair[];
+  /** Queues reported to the owner, since the last turn. */
+  readonly settled: SwitchedReceiveQueue[];
+  /** Polls one pair's transmit queue as a worker does. */
+  turn(pair: SwitchedPair, budget?: number): number;
+}
+
+/** One function for each of `options`, at ports 0, 1, ... */
+export function switchFixture(...options: readonly FunctionOptions[]): SwitchFixture {
+  const settled: SwitchedReceiveQueue[] = [];
+  const domain = new SwitchDomain({ seed: 1, settled: (queue) => settled.push(queue) });
+  const pairs = options.map((each, port) => new SwitchedPair(port, each));
+  for (const pair of pairs) pair.open(domain);
+  const turn = (pair: SwitchedPair, budget = 64): number => {
+    settled.length = 0;
+    domain.begin();
+    const worked = pair.transmit.poll(budget);
+    domain.flush();
+    return worked;
+  };
+  return { domain, pairs, settled, turn };
+}
