@@ -27,6 +27,7 @@ import {
   type Schema,
   type Static,
   text,
+  tolerant,
 } from './schema.js';
 
 const KIB = 1024;
@@ -41,6 +42,9 @@ const STATUS_DEADLINE_MS = 2_000;
 
 /** Who may be at an end of a message. */
 export type Role = 'cli' | 'controller' | 'emu' | 'ha' | 'vfe-cli' | 'vhostd';
+
+/** More than any service has: 62 hotplug ports and 1,008 VFs. */
+const DEVICES_MAX = 4_096;
 
 const id = integer(0, 0xffff);
 const optionalId = nullable(id);
@@ -71,7 +75,8 @@ const queryFields = { ...selectFields, brief: boolean(), queue: optionalId };
 /** Chosen by the sender; a repetition under the same id is answered with the first answer. */
 const requestId = text(64, '^[0-9a-zA-Z-]{1,64}$');
 
-const EmuStatus = object({
+/** Processes of two versions speak with one another during an update: what a newer one adds is passed over. */
+const EmuStatus = tolerant({
   role: oneOf('standby', 'active'),
   ready: boolean(),
   pid: integer(1),
@@ -79,10 +84,13 @@ const EmuStatus = object({
   /** Time from noticing the predecessor's death to serving every device; null when it took nothing over. */
   takeoverMs: nullable(number(0)),
   uptimeMs: number(0),
+  version: text(64),
+  /** A destination of a handover: it does not take over by itself. */
+  reserve: boolean(),
 });
 export type EmuStatus = Static<typeof EmuStatus>;
 
-const HaStatus = object({
+const HaStatus = tolerant({
   ready: boolean(),
   pid: integer(1),
   uptimeMs: number(0),
@@ -99,6 +107,7 @@ const HaStatus = object({
   refused: integer(0),
   droppedSubscribers: integer(0),
   expired: integer(0),
+  version: text(64),
 });
 export type HaStatus = Static<typeof HaStatus>;
 
@@ -147,9 +156,21 @@ const schemas = {
   'device.health': { params: object(selectFields), result: anyJson() },
   'emu.status': { params: nothing, result: EmuStatus },
   'emu.promote': {
-    params: object({ reason: oneOf('first', 'crash') }),
+    params: object({ reason: oneOf('first', 'crash', 'update') }),
     result: object({ devices: integer(0), takeoverMs: nullable(number(0)) }),
   },
+  'emu.devices': {
+    params: nothing,
+    result: tolerant({ devices: array(tolerant({ vuid: text(64), pf: id, vf: optionalId }), DEVICES_MAX) }),
+  },
+  'emu.check': {
+    params: nothing,
+    result: tolerant({ devices: integer(0), problems: array(text(1024), DEVICES_MAX) }),
+  },
+  'emu.borrow': { params: object({ vuid: text(64) }), result: tolerant({ pauseMs: number(0) }) },
+  'emu.lend': { params: object({ vuid: text(64), pid: integer(1) }), result: nothing },
+  'emu.pass': { params: object({ pid: integer(1) }), result: nothing },
+  'emu.stand': { params: nothing, result: nothing },
   'emu.shutdown': { params: object({ removeDevices: boolean() }), result: nothing },
   'log.level': { params: object({ level: LogLevelName }), result: nothing },
   'ha.status': { params: nothing, result: HaStatus },
@@ -272,7 +293,16 @@ const entries = {
     idempotent: true,
     sample: {
       params: {},
-      result: { role: 'active', ready: true, pid: 4711, devices: 2, takeoverMs: 7.25, uptimeMs: 1_000.5 },
+      result: {
+        role: 'active',
+        ready: true,
+        pid: 4711,
+        devices: 2,
+        takeoverMs: 7.25,
+        uptimeMs: 1_000.5,
+        version: '0.1.0',
+        reserve: false,
+      },
     },
   },
   'emu.promote': {
@@ -282,6 +312,56 @@ const entries = {
     deadlineMs: 10_000,
     idempotent: true,
     sample: { params: { reason: 'crash' }, result: { devices: 2, takeoverMs: 7.25 } },
+  },
+  'emu.devices': {
+    from: 'controller',
+    to: ['emu'],
+    requestBytesMax: SMALL_BYTES,
+    replyBytesMax: MIB,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: {}, result: { devices: [{ vuid: 'MT2151X03152VNETS1D0F0', pf: 0, vf: null }] } },
+  },
+  'emu.check': {
+    from: 'controller',
+    to: ['emu'],
+    requestBytesMax: SMALL_BYTES,
+    replyBytesMax: 8 * MIB,
+    deadlineMs: 10_000,
+    idempotent: true,
+    sample: { params: {}, result: { devices: 1, problems: [] } },
+  },
+  'emu.borrow': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: 8_000,
+    idempotent: false,
+    sample: { params: { vuid: 'MT2151X03152VNETS1D0F0' }, result: { pauseMs: 2.5 } },
+  },
+  'emu.lend': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: 8_000,
+    idempotent: false,
+    sample: { params: { vuid: 'MT2151X03152VNETS1D0F0', pid: 4711 }, result: {} },
+  },
+  'emu.pass': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: false,
+    sample: { params: { pid: 4711 }, result: {} },
+  },
+  'emu.stand': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: {}, result: {} },
   },
   'emu.shutdown': {
     from: 'controller',
@@ -322,6 +402,7 @@ const entries = {
         refused: 0,
         droppedSubscribers: 0,
         expired: 0,
+        version: '0.1.0',
       },
     },
   },

@@ -48,6 +48,8 @@ export const object = <F extends Fields>(fields: F): Schema<ObjectOf<F>> => obje
 /** These fields, all present, and whatever else. */
 export const openObject = <F extends Fields>(fields: F): Schema<ObjectOf<F> & JsonObject> =>
   objectSchema(fields, true);
+/** These fields, all present; others may come with them and are not looked at. */
+export const tolerant = <F extends Fields>(fields: F): Schema<ObjectOf<F>> => objectSchema(fields, true);
 /** Fields that are all present plus fields that may be left out. */
 export const objectWith = <F extends Fields, O extends Fields>(
   fields: F,

@@ -8,6 +8,7 @@
  *   takes the lease again and uploads everything, a subscriber is sent everything again: names that are not sent
  *   again are reported as deleted when the whole shelf is there, not before, so that a keeper that lost its memory
  *   takes nothing away from a standby.
+ *   A subscriber to whom names were lent writes these, and goes on hearing what others write.
  *
  * States   lost -> connected -> lost ...; closed is final.
  *
@@ -34,6 +35,7 @@ import {
 import { Errno, LeaseMode, ShelfMessageKind } from '@virtnet/wire';
 import { decodeShelfMessage, encodeShelfMessage } from './shelf-codec.js';
 import { MESSAGES_PER_TURN, SHELF_SEND_BUFFER_BYTES, shelfReceiver } from './shelf-connection.js';
+import { lendMessage } from './shelf-loans.js';
 import { TOO_MANY_REFERENCES } from './shelf-outbox.js';
 
 /** One change. A put replaces the whole entry. */
@@ -57,8 +59,10 @@ export interface ShelfSubscriber {
   onSynced(holderPid: number | null): void;
   /** The lease has a new holder. */
   onLeaseHeld?(holderPid: number): void;
-  /** The holder's connection ended, and everything it sent was told. It may be alive: look at its pidfd. */
+  /** The connection of the holder, or of a borrower, ended, and everything it sent was told. It may be alive. */
   onLeaseLost(holderPid: number): void;
+  /** Names that begin with `prefix` are process `pid`'s to write from now on, which may be this one. */
+  onLent?(prefix: string, pid: number, note: Uint8Array): void;
 }
 
 export interface ShelfClientEvents {
@@ -100,6 +104,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   /** Of these, names not told again on this connection; null once synced. */
   #stale: Set<string> | null = null;
   #upload: Upload | null = null;
+  /** Something was lent to this process. */
+  #borrowing = false;
   #leasePromise: PromiseWithResolvers<number> | null = null;
   readonly counters = { transactions: 0, waited: 0, malformed: 0, connections: 0 };
 
@@ -150,11 +156,29 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
    * -EMSGSIZE (does not fit a message), -EBADF (a descriptor of yours is closed).
    */
   transaction(operations: readonly ShelfOperation[]): number {
-    if (this.#upload === null) return -Errno.EPERM;
+    if (this.#upload === null && !this.#borrowing) return -Errno.EPERM;
     if (!this.connected) return -Errno.ENOTCONN;
     const result = this.#send(ShelfMessageKind.TRANSACTION, 0, operations.map(stored));
     if (result === 0) this.counters.transactions += 1;
     return result;
+  }
+
+  /**
+   * Lends every name that begins with `prefix` to process `pid`, a client of the same keeper, behind everything said
+   * before; `note` is for it. Results as of `transaction`.
+   */
+  lend(prefix: string, pid: number, note: Uint8Array): number {
+    if (this.#upload === null) return -Errno.EPERM;
+    if (!this.connected) return -Errno.ENOTCONN;
+    const { kind, argument, operations } = lendMessage(pid, [{ prefix, note }]);
+    return this.#send(kind, argument, operations);
+  }
+
+  /** Lays the lease down in favour of process `pid`, which then asks for it. Results as of `transaction`. */
+  pass(pid: number): number {
+    if (this.#upload === null) return -Errno.EPERM;
+    this.#upload = null;
+    return this.#sendControl(ShelfMessageKind.PASS, pid);
   }
 
   /** Ends the connection for good; the keeper tells its subscribers that the lease is lost. */
@@ -272,11 +296,21 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
       return;
     }
     closeAll(fds); // what was on its way to a subscriber that meanwhile is the writer
+    if (kind === ShelfMessageKind.LEND) {
+      for (const operation of operations)
+        if (operation.kind === 'put') this.#lent(operation.name, argument, operation.blob);
+      return;
+    }
     if (kind === ShelfMessageKind.SYNCED) this.#wholeShelf(argument);
     else if (kind === ShelfMessageKind.LEASE_HELD) this.#subscriber?.onLeaseHeld?.(argument);
     else if (kind === ShelfMessageKind.LEASE_LOST) this.#subscriber?.onLeaseLost(argument);
     else if (kind === ShelfMessageKind.REFUSED) this.emit('refused', -argument);
     else if (kind === ShelfMessageKind.LEASE) this.#leaseAnswered(argument);
+  }
+
+  #lent(prefix: string, pid: number, note: Uint8Array): void {
+    this.#borrowing ||= pid === process.pid;
+    this.#subscriber?.onLent?.(prefix, pid, note);
   }
 
   #tell(subscriber: ShelfSubscriber, operation: StoredOperation<number>): void {

@@ -9,8 +9,13 @@
  *   A keeper that replaces a dead one starts unsettled: it is empty although the world is not. It tells no subscriber
  *   SYNCED, which would make it drop what it knows, before a writer has uploaded everything, or none came in time.
  *
+ *   A writer may lend names, by prefix, to another client, which then writes them; loans end when somebody else takes
+ *   the lease. It may also pass the whole lease on. Both come in the order of its transactions, so whoever hears of a
+ *   loan or of a new holder knows everything the former one said about it.
+ *
  * Parties
  *   writer       holds the lease; sends transactions, never waits for an answer.
+ *   borrower     writes the names that were lent to it.
  *   subscribers  hear everything; may be slow, stopped or hostile: they get a bounded queue and are dropped past it.
  *   strangers    another user's processes: refused by their credentials.
  *
@@ -44,6 +49,7 @@ import {
   type ShelfMessage,
 } from './shelf-codec.js';
 import { SHELF_SEND_BUFFER_BYTES, ShelfConnection } from './shelf-connection.js';
+import { Loans, lendMessage } from './shelf-loans.js';
 
 /** Two emulators, their successors during an update, and tools that look. */
 export const CLIENTS_MAX = 16;
@@ -81,6 +87,9 @@ export class ShelfServer {
   readonly #shelf: Shelf<SharedFd>;
   readonly #connections = new Set<ShelfConnection>(); // at most CLIENTS_MAX
   #writer: ShelfConnection | null = null;
+  readonly #loans = new Loans();
+  /** Who lent what is lent. */
+  #lenderPid = 0;
   #settled: boolean;
   #settleTimer: NodeJS.Timeout | undefined;
   #ttlTimer: NodeJS.Timeout | undefined;
@@ -175,8 +184,12 @@ export class ShelfServer {
       return null;
     }
     closeAll(fds);
+    if (message.kind === ShelfMessageKind.LEND) return this.#lend(connection, message);
     if (message.operations.length > 0) return `operations in a message of kind ${message.kind}`;
     switch (message.kind) {
+      case ShelfMessageKind.PASS:
+        this.#pass(connection, message.argument);
+        return null;
       case ShelfMessageKind.SUBSCRIBE:
         return this.#subscribe(connection);
       case ShelfMessageKind.LEASE:
@@ -195,10 +208,9 @@ export class ShelfServer {
           ? { ...operation, handle: operation.handle === null ? null : new SharedFd(operation.handle) }
           : operation,
     );
-    const outcome =
-      connection === this.#writer
-        ? this.#shelf.apply(operations)
-        : { errno: Errno.EPERM, reason: 'the lease is not held' };
+    const outcome = this.#mayWrite(connection, operations)
+      ? this.#shelf.apply(operations)
+      : { errno: Errno.EPERM, reason: 'neither the lease nor these names are held' };
     if ('errno' in outcome) {
       this.#counters.refused += 1;
       this.#log?.error(
@@ -210,8 +222,60 @@ export class ShelfServer {
       return;
     }
     this.#counters.transactions += 1;
-    this.#tell({ kind: ShelfMessageKind.TRANSACTION, argument: 0, operations });
+    this.#tell({ kind: ShelfMessageKind.TRANSACTION, argument: 0, operations }, connection);
     for (const entry of outcome.left) entry.handle?.release();
+  }
+
+  /** The writer writes what is not lent, a borrower what is lent to it. */
+  #mayWrite(connection: ShelfConnection, operations: readonly ShelfOperation<SharedFd>[]): boolean {
+    if (connection === this.#writer && this.#loans.size === 0) return true;
+    return operations.every((operation) => {
+      const name = operation.kind === 'delete-prefix' ? operation.prefix : operation.name;
+      const borrower = this.#loans.borrowerOf(name);
+      return borrower === null ? connection === this.#writer : borrower === connection.pid;
+    });
+  }
+
+  #lend(connection: ShelfConnection, message: ShelfMessage<number>): string | null {
+    if (connection !== this.#writer) {
+      this.#counters.refused += 1;
+      this.#send(connection, ShelfMessageKind.REFUSED, -Errno.EPERM);
+      return null;
+    }
+    const loans = [];
+    for (const operation of message.operations) {
+      if (operation.kind !== 'put' || operation.handle !== null)
+        return 'a loan that is not a name with a note';
+      loans.push({ prefix: operation.name, note: operation.blob });
+    }
+    this.#lenderPid = connection.pid;
+    for (const { prefix, note } of loans)
+      if (!this.#loans.add(prefix, message.argument, note)) return `the loan of ${prefix}`;
+    this.#tell(lendMessage(message.argument, loans));
+    // Whoever is not here cannot answer for it.
+    if (!this.#isConnected(message.argument))
+      this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: message.argument, operations: [] });
+    return null;
+  }
+
+  #pass(connection: ShelfConnection, pid: number): void {
+    if (connection !== this.#writer) {
+      this.#counters.refused += 1;
+      this.#send(connection, ShelfMessageKind.REFUSED, -Errno.EPERM);
+      return;
+    }
+    this.#loans.clear();
+    this.#writer = [...this.#connections].find((other) => other.pid === pid && other.isClient) ?? null;
+    this.#tell({ kind: ShelfMessageKind.LEASE_HELD, argument: pid, operations: [] });
+    this.#log?.info(
+      { fromPid: connection.pid, toPid: pid, connected: this.#writer !== null },
+      'lease passed on',
+    );
+  }
+
+  #isConnected(pid: number): boolean {
+    for (const connection of this.#connections) if (connection.pid === pid) return true;
+    return false;
   }
 
   #subscribe(connection: ShelfConnection): string | null {
@@ -220,6 +284,8 @@ export class ShelfServer {
     connection.isClient = true;
     this.#clientsChanged();
     connection.outbox.startSnapshot(this.#shelf.entries());
+    for (const { pid, prefix, note } of this.#loans.all())
+      connection.send(mustEncode(lendMessage(pid, [{ prefix, note }])));
     const holder = this.#writer?.pid ?? 0;
     if (this.#settled) this.#send(connection, ShelfMessageKind.SYNCED, holder);
     else if (holder !== 0) this.#send(connection, ShelfMessageKind.LEASE_HELD, holder);
@@ -238,6 +304,7 @@ export class ShelfServer {
     }
     // What is queued for it still goes: the former writer's last words may be among it, and the grant follows them.
     connection.subscribed = false;
+    if (connection.pid !== this.#lenderPid) this.#loans.clear();
     this.#writer = connection;
     connection.isClient = true;
     this.#clientsChanged();
@@ -254,7 +321,7 @@ export class ShelfServer {
 
   #complete(connection: ShelfConnection): string | null {
     if (connection !== this.#writer) return null; // its lease was refused: it has been told
-    this.#remove(this.#shelf.endUpload());
+    this.#remove(this.#shelf.endUpload().filter((name) => this.#loans.borrowerOf(name) === null));
     this.#settle();
     return null;
   }
@@ -268,7 +335,8 @@ export class ShelfServer {
       this.#shelf.abandonUpload();
       this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: connection.pid, operations: [] });
       this.#awaitWriter();
-    }
+    } else if (this.#loans.has(connection.pid) && !this.#isConnected(connection.pid))
+      this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: connection.pid, operations: [] });
     this.#clientsChanged();
   }
 
@@ -301,9 +369,11 @@ export class ShelfServer {
     }
   }
 
-  /** Sends to every subscriber. */
-  #tell(message: ShelfMessage<SharedFd>): void {
-    const subscribers = [...this.#connections].filter((connection) => connection.subscribed);
+  /** Sends to every subscriber but the one who said it. */
+  #tell(message: ShelfMessage<SharedFd>, from?: ShelfConnection): void {
+    const subscribers = [...this.#connections].filter(
+      (connection) => connection.subscribed && connection !== from,
+    );
     if (subscribers.length === 0) return;
     const encoded = mustEncode(message);
     for (const connection of subscribers) connection.send(encoded);

@@ -87,7 +87,15 @@ await RpcServer.bind(
       devices: devices.size,
       takeoverMs,
       uptimeMs: process.uptime() * 1000,
+      version: '0.1.0',
+      reserve: false,
     }),
+    'emu.devices': () => ({ devices: [] }),
+    'emu.check': () => ({ devices: devices.size, problems: [] }),
+    'emu.borrow': () => ({ pauseMs: 0 }),
+    'emu.lend': () => ({}),
+    'emu.pass': () => ({}),
+    'emu.stand': () => ({}),
     'emu.promote': async () => {
       await promote();
       return { devices: devices.size, takeoverMs };

@@ -188,6 +188,16 @@ export class Commands {
     return SUCCESS;
   }
 
+  /** Features that this build knows. */
+  get supportedFeatures(): bigint {
+    return this.#supported;
+  }
+
+  /** Runs `action` between two changes. */
+  whenIdle<T>(action: () => Promise<T>): Promise<T> {
+    return this.#inTurn(action);
+  }
+
   /** Runs changes one after the other. */
   #inTurn<T>(change: () => Promise<T>): Promise<T> {
     const result = this.#turn.then(change);

@@ -51,8 +51,10 @@ export class DeviceEndpoint {
   /** What was agreed in VERSION, as far as the record knows. */
   #recordedAgreement: unknown = null;
   /** The function is being reset after its last client. */
-  #resetting = false;
+  #resetting: Promise<void> | null = null;
   #ended = false;
+  /** The sockets are being handed over. */
+  #leaving = false;
 
   constructor(
     host: DeviceHost,
@@ -74,7 +76,14 @@ export class DeviceEndpoint {
 
   /** Begins to accept clients. */
   listen(): void {
-    if (this.#ended || this.#resetting || this.#connection !== null || this.#listenerWatch !== null) return;
+    if (
+      this.#ended ||
+      this.#leaving ||
+      this.#resetting !== null ||
+      this.#connection !== null ||
+      this.#listenerWatch !== null
+    )
+      return;
     const watch = this.#poller.watch(this.#listenerFd, { readable: true }, () => this.#accept());
     if (typeof watch === 'number') {
       this.#services.log('error', 'cannot watch a listening socket', {
@@ -116,6 +125,27 @@ export class DeviceEndpoint {
     this.#listenerWatch?.close();
     this.#listenerWatch = null;
     this.#connection?.close();
+    close(this.#listenerFd);
+  }
+
+  /**
+   * Takes no more clients and no more requests; a request under way is answered first. When it resolves the sockets are
+   * as a successor needs them, and nothing of ours listens to them.
+   */
+  async detach(): Promise<void> {
+    this.#leaving = true;
+    this.#listenerWatch?.close();
+    this.#listenerWatch = null;
+    await this.#connection?.detach();
+    await this.#resetting; // the client's end was noticed just before: that is ours to finish
+  }
+
+  /** Closes what this process holds of detached sockets. */
+  relinquish(): void {
+    this.#ended = true;
+    this.#connection = null;
+    if (this.#connectionFd >= 0) close(this.#connectionFd);
+    this.#connectionFd = -1;
     close(this.#listenerFd);
   }
 
@@ -194,9 +224,9 @@ export class DeviceEndpoint {
   }
 
   async #afterEnd(): Promise<void> {
-    this.#resetting = true;
-    await this.#host.disconnected();
-    this.#resetting = false;
+    this.#resetting = this.#host.disconnected();
+    await this.#resetting;
+    this.#resetting = null;
     this.listen();
   }
 }

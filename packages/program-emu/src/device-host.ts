@@ -91,6 +91,7 @@ export class DeviceHost {
   #controlWatch: { readonly fd: number; readonly watch: Watch } | null = null;
   #changed = false;
   #ended = false;
+  #paused = false;
 
   constructor(parts: DeviceParts, services: HostServices) {
     this.plan = parts.plan;
@@ -167,6 +168,33 @@ export class DeviceHost {
   async destroy(): Promise<void> {
     this.#ended = true;
     await this.#letGo();
+    this.#closeAll();
+  }
+
+  /**
+   * Stops working the rings, for a successor that lives already; the outside sees nothing of it. When it resolves every
+   * position is final, and the record says everything.
+   */
+  async pause(): Promise<void> {
+    this.#paused = true;
+    if (this.#control.open) await this.#control.stop();
+    this.#watchControlKicks(-1);
+    await this.#reconcileData(false);
+    this.#changed = true;
+    this.commit(this.applied);
+  }
+
+  /** Closes what this process holds of a paused function, which is another's now. */
+  relinquish(): void {
+    this.#ended = true;
+    this.interrupts.clearAll();
+    for (const fd of this.state.kicks.values()) close(fd);
+    this.state.kicks.clear();
+    for (const region of this.memory.removeAll()) this.memory.release(region);
+    this.#closeAll();
+  }
+
+  #closeAll(): void {
     this.taps.close();
     this.page.close();
     close(this.page.fd);
@@ -314,7 +342,7 @@ export class DeviceHost {
     this.taps.steer((pair) => state.driverReady && state.mayReceive(pair));
     await this.#queues.reconcile(
       this.fn.queues.length,
-      (queue) => state.wanted(queue),
+      (queue) => (this.#paused ? null : state.wanted(queue)),
       memoryChanged,
       (queue) => state.prepare(queue),
     );
@@ -322,7 +350,7 @@ export class DeviceHost {
 
   async #reconcileControl(memoryChanged: boolean): Promise<void> {
     const { state } = this;
-    if (!state.controlWanted) {
+    if (!state.controlWanted || this.#paused) {
       if (this.#control.open) await this.#control.stop();
       this.#watchControlKicks(-1);
       return;

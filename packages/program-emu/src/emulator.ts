@@ -7,9 +7,11 @@
  *   is gone: the keeper has told everything the active one sent (lease lost) and the kernel says that the process is
  *   dead (pidfd). Then it builds every device from its mirror, continues the rings, and only after that takes the
  *   sockets over, since a guest's packets are more urgent than its registers.
+ *   A planned handover moves device by device while both processes live (handover.ts). Its destination stands by in
+ *   reserve: who succeeds an owner that dies is the ordinary standby's business (owners.ts).
  *
  * States      standby -> active -> ended; standby -> ended
- *   active -> standby      Prohibited: another may be active by then.
+ *   active -> standby      only by laying the lease down (pass), without a device left; what follows is its end.
  *
  * Invariants
  *   I1  no ring is touched before the predecessor is dead.
@@ -19,16 +21,8 @@
  */
 import { unlinkSync } from 'node:fs';
 import type { VirtnetConf } from '@virtnet/engine-control';
-import type { Logger, ShelfClient, VirtnetPaths } from '@virtnet/host-ipc';
-import {
-  type Arena,
-  close,
-  Nice,
-  type Poller,
-  pidfdOpen,
-  setProcessNice,
-  type Watch,
-} from '@virtnet/host-linux';
+import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
+import { type Arena, Nice, type Poller, setProcessNice } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
 import type { Datapath } from './datapath.js';
@@ -36,14 +30,18 @@ import { DeviceEndpoint } from './device-endpoint.js';
 import { pciAddress, restoreDevice } from './device-factory.js';
 import type { DeviceHost, HostServices } from './device-host.js';
 import { DeviceStore } from './device-store.js';
+import { Handover } from './handover.js';
+import { checkMirror } from './handover-check.js';
 import { type DeviceMirror, Mirror } from './mirror.js';
+import { Owners } from './owners.js';
 import { rehearse } from './rehearsal.js';
+import type { Device } from './served-device.js';
 import { shelfNames } from './shelf-names.js';
 
-export interface Device {
-  readonly host: DeviceHost;
-  readonly endpoint: DeviceEndpoint;
-}
+/** Why a standby becomes active: nobody was before, somebody died, somebody handed everything over. */
+export type PromotionReason = 'first' | 'crash' | 'update';
+
+export type { Device };
 
 export interface EmulatorParts {
   readonly arena: Arena;
@@ -55,6 +53,15 @@ export interface EmulatorParts {
   readonly log: Logger;
   /** The configuration in effect. */
   readonly conf: VirtnetConf;
+  /** A destination of a handover: it does not succeed the active one by itself. */
+  readonly reserve: boolean;
+}
+
+interface Restored {
+  readonly device: Device;
+  readonly mirror: DeviceMirror;
+  readonly session: unknown;
+  readonly attached: Promise<void>;
 }
 
 const ROUND_MS_DIGITS = 3;
@@ -68,18 +75,20 @@ export class Emulator {
   readonly replyRing: ServerConnectionOptions['replyRing'];
   readonly #shelf: ShelfClient;
   readonly #datapath: Datapath;
-  readonly #poller: Poller;
   readonly #log: Logger;
   readonly #mirror: Mirror;
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
   #ahead = false;
+  #rehearsalFault: string | null = null;
   #takeoverMs: number | null = null;
   #promotion: Promise<void> | null = null;
-  /** The active process as this standby knows it. */
-  #active: { pid: number; pidfd: number; watch: Watch; deadAt: number | null; leaseLost: boolean } | null =
-    null;
+  /** Who works the devices while this one stands by. */
+  readonly #owners: Owners;
+  /** It takes over only when it is told to. */
+  #reserve: boolean;
+  readonly #handover: Handover;
 
   constructor(parts: EmulatorParts) {
     this.arena = parts.arena;
@@ -88,9 +97,11 @@ export class Emulator {
     this.replyRing = parts.replyRing;
     this.#shelf = parts.shelf;
     this.#datapath = parts.datapath;
-    this.#poller = parts.poller;
     this.#log = parts.log;
     this.#mirror = new Mirror(parts.arena);
+    this.#owners = new Owners(parts.poller, (deadAt) => this.#takeOver(deadAt));
+    this.#reserve = parts.reserve;
+    this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
     const store = new DeviceStore(this.#shelf, (errno) =>
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
@@ -104,6 +115,11 @@ export class Emulator {
 
   get role(): 'standby' | 'active' {
     return this.#role;
+  }
+
+  /** It does not take over by itself. */
+  get reserve(): boolean {
+    return this.#reserve;
   }
 
   /** A standby is ready when it holds the whole mirror and its loops are compiled. */
@@ -129,11 +145,16 @@ export class Emulator {
       onDelete: (name) => this.#mirror.delete(name),
       onSynced: (holderPid) => {
         this.#mirrored = true;
-        if (holderPid !== null) this.#watchActive(holderPid);
+        if (holderPid !== null) this.#owners.hold(holderPid);
       },
-      onLeaseHeld: (holderPid) => this.#watchActive(holderPid),
-      onLeaseLost: (holderPid) => this.#leaseLost(holderPid),
+      onLeaseHeld: (holderPid) => this.#owners.hold(holderPid),
+      onLeaseLost: (holderPid) => this.#owners.lost(holderPid),
+      onLent: (prefix, pid, note) => {
+        if (pid === process.pid) this.#handover.lent(prefix, note, this.#mirror);
+        else this.#owners.borrow(pid);
+      },
     });
+    if (!this.#reserve) this.#owners.arm();
     this.#shelf.start();
   }
 
@@ -141,7 +162,10 @@ export class Emulator {
     await this.#datapath.ready;
     const rounds = await rehearse(this.arena, this.services, this.replyRing);
     if (typeof rounds === 'number') this.#log.debug({ rounds }, 'rehearsed a takeover');
-    else this.#log.error({ reason: rounds.stack }, 'the rehearsal of a takeover failed');
+    else {
+      this.#log.error({ reason: rounds.stack }, 'the rehearsal of a takeover failed');
+      this.#rehearsalFault = rounds.message;
+    }
     this.#goAhead();
     this.#warm = true;
   }
@@ -157,9 +181,46 @@ export class Emulator {
    * Becomes active. The caller vouches that no other active process lives; the keeper's grant of the lease comes
    * behind everything the former one sent. Rejects when somebody else holds the lease. Idempotent.
    */
-  promote(reason: 'first' | 'crash'): Promise<void> {
+  promote(reason: PromotionReason): Promise<void> {
     this.#promotion ??= this.#role === 'active' ? null : this.#becomeActive(reason, performance.now(), false);
     return this.#promotion ?? Promise.resolve();
+  }
+
+  /** It is the one that takes over from now on. */
+  stand(): void {
+    this.#reserve = false;
+    this.#owners.arm();
+  }
+
+  /** Devices and records that a handover to this process would meet, and what stands in its way. */
+  check(supportedFeatures: bigint): string[] {
+    const problems = checkMirror(this.#mirror.all(), supportedFeatures);
+    if (this.#rehearsalFault !== null) problems.unshift(`self-test: ${this.#rehearsalFault}`);
+    return problems;
+  }
+
+  /** Takes a device over that its owner is about to lend; resolves to how long nobody worked it, in milliseconds. */
+  borrow(vuid: string): Promise<number> {
+    this.#goAhead();
+    return this.#handover.borrow(vuid);
+  }
+
+  /** Hands a device to process `pid`, which expects it. */
+  async lend(vuid: string, pid: number): Promise<void> {
+    const device = this.devices.get(vuid);
+    if (this.#role !== 'active' || device === undefined) throw new RpcError(-Errno.ENODEV, `no ${vuid} here`);
+    await this.#handover.lend(device, pid);
+  }
+
+  /** Lays the lease down in favour of process `pid`, which has every device by now. */
+  pass(pid: number): void {
+    if (this.#role === 'active' && this.devices.size > 0)
+      throw new RpcError(-Errno.EBUSY, `${this.devices.size} devices are still here`);
+    if (this.#shelf.pass(pid) < 0)
+      this.#log.warn({ pid }, 'the state keeper is away; the successor asks it itself');
+    this.#handover.forget();
+    this.#role = 'standby';
+    this.#mirrored = false; // it knows nothing any more and only waits for its end
   }
 
   /** Ends every device; with `remove` they disappear from the keeper, and the host, as well. */
@@ -167,7 +228,7 @@ export class Emulator {
     for (const device of [...this.devices.values()]) {
       if (remove) await this.removeDevice(device);
     }
-    this.#forgetActive();
+    this.#owners.close();
     this.#mirror.close();
     this.#shelf.close();
   }
@@ -190,51 +251,11 @@ export class Emulator {
     }
   }
 
-  #watchActive(pid: number): void {
-    if (pid === process.pid || this.#active?.pid === pid) return;
-    this.#forgetActive();
-    const pidfd = pidfdOpen(pid);
-    if (pidfd < 0) return; // dead before we could look: the controller promotes us
-    const watch = this.#poller.watch(pidfd, { readable: true }, () => this.#activeDied());
-    if (typeof watch === 'number') {
-      close(pidfd);
-      return;
-    }
-    this.#active = { pid, pidfd, watch, deadAt: null, leaseLost: false };
-  }
-
-  #forgetActive(): void {
-    if (this.#active === null) return;
-    this.#active.watch.close();
-    close(this.#active.pidfd);
-    this.#active = null;
-  }
-
-  #activeDied(): void {
-    const active = this.#active;
-    if (active === null) return;
-    active.deadAt ??= performance.now();
-    active.watch.close();
-    this.#takeOverIfAlone();
-  }
-
-  #leaseLost(pid: number): void {
-    if (this.#active?.pid !== pid) return;
-    this.#active.leaseLost = true;
-    this.#takeOverIfAlone();
-  }
-
-  #takeOverIfAlone(): void {
-    const active = this.#active;
-    if (active === null || active.deadAt === null || !active.leaseLost || this.#role === 'active') return;
-    this.#promotion ??= this.#becomeActive('crash', active.deadAt, true);
-  }
-
   /** `told`: the keeper has said already that it told everything the former active process sent. */
-  async #becomeActive(reason: 'first' | 'crash', since: number, told: boolean): Promise<void> {
+  async #becomeActive(reason: PromotionReason, since: number, told: boolean): Promise<void> {
     this.#role = 'active';
     this.#goAhead();
-    this.#forgetActive();
+    this.#owners.close();
     const restoring = Promise.withResolvers<void>();
     const leased = this.#shelf.lease(async () => {
       await restoring.promise; // before that there is nothing to upload
@@ -245,32 +266,13 @@ export class Emulator {
       this.#promotion = null;
       throw new Error('another emulator is active');
     }
-    const restored: { device: Device; mirror: DeviceMirror; session: unknown }[] = [];
-    const attached: Promise<void>[] = [];
-    for (const mirror of this.#mirror.take()) {
-      const result = restoreDevice(mirror, this.services);
-      if (typeof result === 'string') {
-        this.#log.error({ vuid: mirror.vuid, reason: result }, 'a device could not be recovered');
-        mirror.close();
-        continue;
-      }
-      const { host, record } = result;
-      const endpoint = new DeviceEndpoint(host, mirror.listenerFd, this.services, this.replyRing);
-      const device = { host, endpoint };
-      this.addDevice(device);
-      attached.push(host.adopt(record));
-      restored.push({ device, mirror, session: record.session });
-    }
-    await Promise.all(attached);
+    const restored = [...this.#mirror.take()].flatMap((mirror) => this.#restore(mirror) ?? []);
+    await Promise.all(restored.map(({ attached }) => attached));
     restoring.resolve();
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
-    for (const { device, mirror, session } of restored) {
-      this.#countRecovery(device.host, reason);
-      if (mirror.connectionFd >= 0) device.endpoint.adopt(mirror.connectionFd, session);
-      else if (mirror.memory.count > 0) await device.host.disconnected();
-      device.endpoint.listen();
-      device.host.touch();
-      device.host.commit(device.host.applied);
+    for (const each of restored) {
+      if (reason !== 'update') this.#countRecovery(each.device.host, reason);
+      await this.#open(each);
     }
     const lease = await leased;
     if (lease < 0) this.#log.warn({ errno: -lease }, 'serving without the state keeper for now');
@@ -278,6 +280,43 @@ export class Emulator {
       this.#log.warn({ devices: this.devices.size, takeoverMs: this.#takeoverMs }, 'took over');
     }
     this.#promotion = null;
+  }
+
+  #takeOver(deadAt: number): void {
+    if (this.#role === 'active' || this.#reserve) return;
+    this.#promotion ??= this.#becomeActive('crash', deadAt, true);
+  }
+
+  /** Builds a device and continues its rings; null, and reported, when that cannot be done. */
+  #restore(mirror: DeviceMirror): Restored | null {
+    const result = restoreDevice(mirror, this.services);
+    if (typeof result === 'string') {
+      this.#log.error({ vuid: mirror.vuid, reason: result }, 'a device could not be recovered');
+      mirror.close();
+      return null;
+    }
+    const { host, record } = result;
+    const endpoint = new DeviceEndpoint(host, mirror.listenerFd, this.services, this.replyRing);
+    const device = { host, endpoint };
+    this.addDevice(device);
+    return { device, mirror, session: record.session, attached: host.adopt(record) };
+  }
+
+  /** Takes the sockets over, of a device whose rings run. */
+  async #open({ device: { host, endpoint }, mirror, session }: Restored): Promise<void> {
+    if (mirror.connectionFd >= 0) endpoint.adopt(mirror.connectionFd, session);
+    else if (mirror.memory.count > 0) await host.disconnected();
+    endpoint.listen();
+    host.touch();
+    host.commit(host.applied);
+  }
+
+  /** Serves one device that was lent; false when it cannot. */
+  async #serve(mirror: DeviceMirror): Promise<(() => Promise<void>) | null> {
+    const restored = this.#restore(mirror);
+    if (restored === null) return null;
+    await restored.attached;
+    return () => this.#open(restored);
   }
 
   #countRecovery(host: DeviceHost, reason: 'first' | 'crash'): void {
@@ -297,5 +336,6 @@ export class Emulator {
       endpoint.upload();
       host.upload();
     }
+    this.#handover.lendAgain();
   }
 }

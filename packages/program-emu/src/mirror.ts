@@ -225,6 +225,22 @@ export class Mirror {
     }
   }
 
+  get(vuid: string): DeviceMirror | undefined {
+    return this.#devices.get(vuid);
+  }
+
+  /** What it holds of every device; it stays the mirror's. */
+  all(): IterableIterator<DeviceMirror> {
+    return this.#devices.values();
+  }
+
+  /** Hands one device over; null when there is none. */
+  takeOne(vuid: string): DeviceMirror | null {
+    const device = this.#devices.get(vuid) ?? null;
+    this.#devices.delete(vuid);
+    return device;
+  }
+
   /** Hands every device over; the mirror is empty afterwards. */
   take(): DeviceMirror[] {
     const devices = [...this.#devices.values()];

@@ -6,6 +6,8 @@ export interface EmuOptions {
   readonly instance: number;
   /** Datapath threads; null: by the machine. */
   readonly workers: number | null;
+  /** It does not take over by itself: a handover to it is planned. */
+  readonly reserve: boolean;
 }
 
 function whole(least: number, most: number): (text: string) => number {
@@ -24,8 +26,9 @@ export function parseOptions(argv: readonly string[]): EmuOptions {
     .requiredOption('--instance <number>', 'number of this emulator', whole(1, 2 ** 31))
     .option('--role <role>', 'always standby: who is active is decided later', 'standby')
     .option('--workers <count>', 'datapath threads', whole(1, 24))
+    .option('--reserve', 'does not take over by itself: devices are handed to it')
     .parse([...argv]);
-  const options = command.opts<{ instance: number; role: string; workers?: number }>();
+  const options = command.opts<{ instance: number; role: string; workers?: number; reserve?: true }>();
   if (options.role !== 'standby') command.error(`error: role ${options.role} is not supported`);
-  return { instance: options.instance, workers: options.workers ?? null };
+  return { instance: options.instance, workers: options.workers ?? null, reserve: options.reserve === true };
 }

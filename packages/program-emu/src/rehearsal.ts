@@ -165,6 +165,8 @@ async function practise(
   await drive(new DeviceAccess(host));
   host.touch();
   host.commit(null);
+  await first.endpoint.detach();
+  await host.pause();
   const mirror = new Mirror(arena);
   ends.push(() => mirror.close());
   shelf.tell(mirror);

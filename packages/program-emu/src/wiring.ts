@@ -3,6 +3,7 @@ import { DEFAULT_CONF, type JsonObject } from '@virtnet/engine-control';
 import {
   createLogger,
   exitOnFault,
+  packageVersion,
   RpcServer,
   readConfSnapshot,
   ShelfClient,
@@ -28,6 +29,7 @@ function outcome(answer: object): HotplugResult {
 export async function serve(options: EmuOptions): Promise<void> {
   setProcessName(PROGRAM);
   exitOnFault(PROGRAM);
+  const version = packageVersion(new URL('../package.json', import.meta.url));
   const log = createLogger(PROGRAM).child({ instance: options.instance });
   const paths = virtnetPaths();
   const poller = new Poller();
@@ -45,6 +47,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     paths,
     log,
     conf: readConfSnapshot(paths) ?? DEFAULT_CONF, // none: started by hand, without a controller
+    reserve: options.reserve,
   });
   const commands = new Commands(emulator);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
@@ -64,10 +67,36 @@ export async function serve(options: EmuOptions): Promise<void> {
         devices: emulator.deviceCount,
         takeoverMs: emulator.takeoverMs,
         uptimeMs: process.uptime() * 1000,
+        version,
+        reserve: emulator.reserve,
       }),
       'emu.promote': async ({ reason }) => {
         await emulator.promote(reason);
         return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };
+      },
+      'emu.devices': () => ({
+        devices: [...emulator.devices.values()].map(({ host: { plan } }) => ({
+          vuid: plan.vuid,
+          pf: plan.pfId,
+          vf: null,
+        })),
+      }),
+      'emu.check': () => ({
+        devices: emulator.deviceCount,
+        problems: emulator.check(commands.supportedFeatures),
+      }),
+      'emu.borrow': async ({ vuid }) => ({ pauseMs: await emulator.borrow(vuid) }),
+      'emu.lend': async ({ vuid, pid }) => {
+        await commands.whenIdle(() => emulator.lend(vuid, pid));
+        return {};
+      },
+      'emu.pass': ({ pid }) => {
+        emulator.pass(pid);
+        return {};
+      },
+      'emu.stand': () => {
+        emulator.stand();
+        return {};
       },
       'emu.shutdown': ({ removeDevices }) => {
         setImmediate(() => ended.resolve({ reason: 'emu.shutdown', removeDevices })); // behind the answer

@@ -5,6 +5,7 @@ import {
   createLogger,
   exitOnFault,
   type HaStatus,
+  packageVersion,
   RpcServer,
   ShelfServer,
   setLogLevel,
@@ -20,6 +21,7 @@ export async function serve(options: HaOptions): Promise<void> {
   setProcessName(PROGRAM);
   exitOnFault(PROGRAM);
   setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
+  const version = packageVersion(new URL('../package.json', import.meta.url));
   const log = createLogger(PROGRAM, options.logLevel);
   const paths = virtnetPaths();
   const poller = new Poller();
@@ -38,6 +40,7 @@ export async function serve(options: HaOptions): Promise<void> {
     pid: process.pid,
     uptimeMs: process.uptime() * 1000,
     ...shelf.status(),
+    version,
   });
   const rpc = await RpcServer.bind(
     'ha',

@@ -56,10 +56,17 @@ export const ShelfMessageKind = {
   SYNCED: 5,
   /** Keeper: process `argument` is now the writer. */
   LEASE_HELD: 6,
-  /** Keeper: the connection of writer `argument` ended, and everything it ever sent was told before this. */
+  /** Keeper: the connection of writer or borrower `argument` ended, and everything it ever sent was told before this. */
   LEASE_LOST: 7,
   /** Keeper: a transaction was refused as a whole; argument is -errno. */
   REFUSED: 8,
+  /**
+   * Writer: from now on process `argument` writes every name that begins with the name of an operation; the operations
+   * are puts without descriptors, their blobs are passed on. Keeper: this was lent.
+   */
+  LEND: 9,
+  /** Writer: process `argument` is the writer from now on. */
+  PASS: 10,
 } as const;
 export type ShelfMessageKind = (typeof ShelfMessageKind)[keyof typeof ShelfMessageKind];
 

@@ -100,6 +100,7 @@ export class EmulatorService {
   #nextInstance = 1;
   #active: EmulatorProcess | null = null;
   #standby: EmulatorProcess | null = null;
+  readonly #others: EmulatorProcess[] = [];
 
   private constructor(network: Network) {
     this.network = network;
@@ -134,6 +135,49 @@ export class EmulatorService {
 
   async startStandby(): Promise<void> {
     this.#standby = await this.#startEmulator();
+  }
+
+  /** An emulator that takes nothing over by itself, for a handover to it. */
+  async startReserve(): Promise<EmulatorProcess> {
+    const reserve = await this.#startEmulator(['--reserve']);
+    this.#others.push(reserve);
+    return reserve;
+  }
+
+  /** Moves every device from the active emulator to `to`, which is the active one then. Resolves to the pauses (ms). */
+  async handOver(to: EmulatorProcess): Promise<number[]> {
+    const pauses: number[] = [];
+    const { active } = this;
+    const { devices } = await active.rpc.call('emu.devices', {});
+    for (const { vuid } of devices) pauses.push(await this.move(vuid, to));
+    await active.rpc.call('emu.pass', { pid: to.pid });
+    await to.rpc.call('emu.promote', { reason: 'update' });
+    await active.rpc.call('emu.shutdown', { removeDevices: false });
+    await active.exited;
+    active.rpc.close();
+    this.#active = to;
+    return pauses;
+  }
+
+  /** Moves one device. */
+  async move(vuid: string, to: EmulatorProcess): Promise<number> {
+    const borrowed = to.rpc.call('emu.borrow', { vuid });
+    await this.active.rpc.call('emu.lend', { vuid, pid: to.pid });
+    return (await borrowed).pauseMs;
+  }
+
+  /** Kills the state keeper and starts another; resolves when it has everything again. */
+  async replaceKeeper(): Promise<void> {
+    const keeper = this.#keeper;
+    if (keeper === null) throw new Error('there is no keeper');
+    const exit = once(keeper, 'exit');
+    keeper.kill('SIGKILL');
+    await exit;
+    this.#keeper = this.#spawn([programMain('program-ha'), '--expect-upload']);
+    await eventually('the next keeper', async () => {
+      const status = await this.ha.call('ha.status', {}, { deadlineMs: 500 }).catch(() => null);
+      return status?.pid === this.#keeper?.pid && status?.settled === true;
+    });
   }
 
   /** Kills the active emulator; the standby is the active one from now on. Resolves when it serves. */
@@ -213,7 +257,7 @@ export class EmulatorService {
   /** Ends everything that is left. */
   async end(): Promise<void> {
     this.ha.close();
-    for (const emulator of [this.#active, this.#standby]) await emulator?.end();
+    for (const emulator of [this.#active, this.#standby, ...this.#others]) await emulator?.end();
     const keeper = this.#keeper;
     if (keeper !== null && keeper.exitCode === null && keeper.signalCode === null) {
       const exit = once(keeper, 'exit');
@@ -225,7 +269,7 @@ export class EmulatorService {
     rmSync(this.root, { recursive: true, force: true });
   }
 
-  async #startEmulator(): Promise<EmulatorProcess> {
+  async #startEmulator(extra: readonly string[] = []): Promise<EmulatorProcess> {
     const instance = this.#nextInstance++;
     const path = this.paths.emuIpc(instance);
     const child = this.#spawn([
@@ -236,6 +280,7 @@ export class EmulatorService {
       'standby',
       '--workers',
       '1',
+      ...extra,
     ]);
     const emulator = new EmulatorProcess(instance, child, path);
     await eventually(`emulator ${instance} to be ready`, async () => {

@@ -1,0 +1,35 @@
+/**
+ * handover-check.ts: whether this build could serve the devices that another serves now.
+ *
+ * Theory
+ *   Asked before anything moves. Each record is read and its device built from it, without descriptors and without the
+ *   world: what would stop the real thing stops this. The features a device offers, and so those its driver has
+ *   negotiated, must be among those this build has.
+ */
+import { STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader } from '@virtnet/wire';
+import { tryRecord } from './device-factory.js';
+import { decodeDeviceRecord } from './device-record.js';
+import type { DeviceMirror } from './mirror.js';
+
+/** What stands in the way of serving `mirrors`, in words; empty when nothing does. */
+export function checkMirror(mirrors: Iterable<DeviceMirror>, supportedFeatures: bigint): string[] {
+  const problems: string[] = [];
+  for (const mirror of mirrors) {
+    const problem = checkDevice(mirror, supportedFeatures);
+    if (problem !== null) problems.push(`${mirror.vuid}: ${problem}`);
+  }
+  return problems;
+}
+
+function checkDevice({ record: bytes, page }: DeviceMirror, supportedFeatures: bigint): string | null {
+  if (bytes === null) return 'no record';
+  const record = decodeDeviceRecord(bytes);
+  if (typeof record === 'string') return `its record cannot be read: ${record}`;
+  if (page === null) return 'no state page';
+  const { magic, version } = StatePageHeader.decode(new DataView(page.buffer));
+  if (magic !== STATE_PAGE_MAGIC || version !== STATE_PAGE_VERSION)
+    return `state page of version ${version}, here ${STATE_PAGE_VERSION}`;
+  const missing = BigInt(record.plan.features) & ~supportedFeatures;
+  if (missing !== 0n) return `features 0x${missing.toString(16)} are offered and not known here`;
+  return tryRecord(record, page);
+}

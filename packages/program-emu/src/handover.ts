@@ -1,0 +1,143 @@
+/**
+ * handover.ts: a device moves from a process that serves it to another that is ready for it, while both live.
+ *
+ * Theory
+ *   The lender answers the client's request under way, stops the rings between two frames, and records the final state;
+ *   then it lends the device's names. All three are messages of one channel, so when the borrower hears of the loan it
+ *   has the final record, and everything else it holds already. It continues each ring at the exact position, signals
+ *   every vector once and looks at every ring, since a kick may have been lost between the two, and takes the sockets
+ *   over. Nothing is lost or repeated: no ring is ever half worked.
+ *   Ownership is the loan. The lender closes what it held as soon as the loan is sent; whatever happens then is the
+ *   business of the standby, which knows everybody's devices (owners.ts).
+ *
+ * Parties
+ *   lender     the active emulator, and the only writer of names that are not lent.
+ *   borrower   works and writes what was lent to it; takes the lease when it has everything.
+ *
+ * Invariants
+ *   I1  no ring is worked by two: the loan is sent after the lender's workers let go of it.
+ *   I2  when the state keeper is away at that instant nothing may go on in doubt: the lender ends, and the standby
+ *       takes over.
+ *   I3  after the state keeper was replaced a lender lends again what it had lent, and a borrower puts it anew.
+ *
+ * Limits  BORROW_MS for a loan that was announced.
+ */
+import { RpcError, type ShelfClient } from '@virtnet/host-ipc';
+import { Errno } from '@virtnet/wire';
+import type { DeviceMirror, Mirror } from './mirror.js';
+import type { Device } from './served-device.js';
+import { parseShelfName, shelfNames } from './shelf-names.js';
+
+/** Longer than a client may keep the request under way waiting. */
+const BORROW_MS = 6_000;
+const NS_PER_MS = 1e6;
+
+/** The same clock in every process of the machine, in milliseconds. */
+function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / NS_PER_MS;
+}
+
+interface Expected {
+  readonly resolve: (pauseMs: number) => void;
+  readonly reject: (error: Error) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+/** Continues the rings of a device; then the way to open its sockets, or null when the device cannot be served. */
+export type Serve = (mirror: DeviceMirror) => Promise<(() => Promise<void>) | null>;
+
+export class Handover {
+  readonly #shelf: ShelfClient;
+  readonly #serve: Serve;
+  readonly #devices: ReadonlyMap<string, Device> & { delete(vuid: string): boolean };
+  readonly #expected = new Map<string, Expected>();
+  /** What was lent, and to whom. */
+  readonly #lent = new Map<string, number>();
+
+  constructor(shelf: ShelfClient, serve: Serve, devices: Map<string, Device>) {
+    this.#shelf = shelf;
+    this.#serve = serve;
+    this.#devices = devices;
+  }
+
+  /** Lender: moves `device` to process `pid`. */
+  async lend({ host, endpoint }: Device, pid: number): Promise<void> {
+    const { vuid } = host;
+    if (!this.#shelf.connected) throw new RpcError(-Errno.EAGAIN, 'the state keeper is away');
+    await endpoint.detach();
+    const pausedMs = monotonicMs();
+    await host.pause();
+    const note = new TextEncoder().encode(JSON.stringify({ pausedMs }));
+    const sent = this.#shelf.lend(shelfNames.device(vuid), pid, note);
+    if (sent < 0) throw new Error(`${vuid} was given up and could not be lent: errno ${-sent}`); // I2
+    this.#lent.set(vuid, pid);
+    this.#devices.delete(vuid);
+    host.relinquish();
+    endpoint.relinquish();
+  }
+
+  /** Lender: after an upload to a new keeper (I3). */
+  lendAgain(): void {
+    const note = new TextEncoder().encode('{}');
+    for (const [vuid, pid] of this.#lent) this.#shelf.lend(shelfNames.device(vuid), pid, note);
+  }
+
+  /** Lender: the borrower has everything. */
+  forget(): void {
+    this.#lent.clear();
+  }
+
+  /** Borrower: expects `vuid`; resolves to the pause of its rings in milliseconds. */
+  borrow(vuid: string): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    const expire = () => this.#fail(vuid, -Errno.ETIMEDOUT, 'it was not lent in time');
+    this.#expected.set(vuid, { resolve, reject, timer: setTimeout(expire, BORROW_MS) });
+    return promise;
+  }
+
+  /** Borrower: the keeper says that names are lent to this process. */
+  lent(prefix: string, note: Uint8Array, mirror: Mirror): void {
+    const vuid = parseShelfName(`${prefix}record`)?.vuid;
+    if (vuid === undefined) return;
+    const here = this.#devices.get(vuid);
+    if (here !== undefined) {
+      here.endpoint.upload();
+      here.host.upload();
+      return;
+    }
+    const held = mirror.takeOne(vuid);
+    if (held === null) this.#fail(vuid, -Errno.ENOENT, 'nothing is known of it');
+    else void this.#take(vuid, held, note);
+  }
+
+  async #take(vuid: string, held: DeviceMirror, note: Uint8Array): Promise<void> {
+    const open = await this.#serve(held);
+    if (open === null) return this.#fail(vuid, -Errno.EIO, 'it cannot be served');
+    const pauseMs = monotonicMs() - pausedAt(note);
+    await open();
+    const expected = this.#expected.get(vuid);
+    this.#expected.delete(vuid);
+    if (expected === undefined) return;
+    clearTimeout(expected.timer);
+    expected.resolve(Math.max(0, pauseMs));
+  }
+
+  #fail(vuid: string, errno: number, why: string): void {
+    const expected = this.#expected.get(vuid);
+    this.#expected.delete(vuid);
+    if (expected === undefined) return;
+    clearTimeout(expected.timer);
+    expected.reject(new RpcError(errno, `${vuid}: ${why}`));
+  }
+}
+
+/** What the lender noted; now, when it noted nothing that makes sense. */
+function pausedAt(note: Uint8Array): number {
+  try {
+    const { pausedMs } = JSON.parse(new TextDecoder().decode(note)) as { pausedMs?: unknown };
+    if (typeof pausedMs === 'number' && Number.isFinite(pausedMs)) return pausedMs;
+  } catch {
+    // not ours
+  }
+  return monotonicMs();
+}
