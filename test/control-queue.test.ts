@@ -49,7 +49,7 @@ const used = useScene(async (scene) => {
   const sender = await bind(SENDER_MAC);
   const driver = await bind(MAC);
   for (let pair = 0; pair < PAIRS; pair++) await driver.postReceive(pair, BUFFERS);
-  await until('the bridge forwards', 10_000, async () => {
+  await until('the bridge forwards', 30_000, async () => {
     const pairs = await pass({ sender, driver }, [frameTo(BROADCAST_MAC)]);
     return pairs.flat().length > 0;
   });

@@ -73,7 +73,7 @@ async function stage(scene: Scene, { queues, queueSize, vhostServer }: Setting):
           ...options,
         ],
       });
-      await until('the rings of testpmd', 10_000, async () => {
+      await until('the rings of testpmd', 30_000, async () => {
         const { enabled_queues } = await service.query();
         return Number(enabled_queues) >= 2 * queues;
       });
@@ -169,7 +169,7 @@ describe.for(settings)(
         await sleep(300);
         await testpmd.stop();
         const sent = await testpmd.statistics();
-        await until('the last frames', 5_000, async () => {
+        await until('the last frames', 30_000, async () => {
           const now = await counters(scene, representor);
           return now.rx.packets - before.rx.packets === sent.txPackets;
         });
@@ -217,7 +217,7 @@ describe.for(settings)(
           await sleep(200);
           signalPid(testpmd.child.pid, 'SIGKILL');
           await testpmd.child.exited;
-          await until('stopped rings', 5_000, async () => (await service.query()).enabled_queues === '0');
+          await until('stopped rings', 30_000, async () => (await service.query()).enabled_queues === '0');
           held.push({ emu: service.holdings('emu'), ha: service.holdings('ha') });
         }
         expect(held[2]).toEqual(held[0]);

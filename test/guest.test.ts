@@ -89,7 +89,7 @@ describe('Linux guest, QEMU connects (vfe-vhostd listens)', () => {
       await guest.run('rmmod virtio_net');
       await until(
         'a device without driver',
-        5_000,
+        30_000,
         async () => (await service.query()).enabled_queues === '0',
       );
       await guest.run('modprobe virtio_net');
@@ -108,7 +108,7 @@ describe('Linux guest, QEMU connects (vfe-vhostd listens)', () => {
       await world.guest.qemu.exited;
       await until(
         'a device without driver',
-        5_000,
+        30_000,
         async () => (await service.query()).enabled_queues === '0',
       );
       holdings.push({ emu: service.holdings('emu'), ha: service.holdings('ha') });

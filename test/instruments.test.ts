@@ -16,6 +16,7 @@ const GUEST_ADDRESS = '10.77.0.2';
 const STOP_MS = 80;
 /** What the machine adds by itself to a pause. */
 const TOLERANCE_MS = 60;
+const ATTEMPTS_MAX = 8;
 
 const used = useScene(async (scene) => {
   const { processes, net, directory } = scene;
@@ -36,8 +37,21 @@ const used = useScene(async (scene) => {
 });
 
 test('a backend stopped for 80 ms > both streams show a pause of that length', async () => {
-  const { ends, testpmd, bridgeMac } = used.value;
+  const { ends } = used.value;
   const events = await ends.guest.watchLink();
+  // A busy machine makes longer pauses of its own: what is never shown is a shorter one, or a loss.
+  for (let attempt = 1; ; attempt++) {
+    const pauses = await pausesOfOneStop();
+    expect(Math.min(...pauses)).toBeGreaterThan(STOP_MS - 5);
+    if (Math.max(...pauses) < STOP_MS + TOLERANCE_MS) break;
+    expect(attempt, `pauses of ${pauses.join(', ')} ms`).toBeLessThan(ATTEMPTS_MAX);
+  }
+  expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });
+});
+
+/** Longest pause of each stream, ms, around one stop of the backend. */
+async function pausesOfOneStop(): Promise<number[]> {
+  const { ends, testpmd, bridgeMac } = used.value;
   const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7001);
   const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7002);
   await sleep(1_000);
@@ -45,15 +59,12 @@ test('a backend stopped for 80 ms > both streams show a pause of that length', a
   await sleep(STOP_MS);
   signalPid(testpmd.child.pid, 'SIGCONT');
   await sleep(1_000);
-  for (const { arrivals, report } of [await fromGuest(), await toGuest()]) {
+  return [await fromGuest(), await toGuest()].map(({ arrivals, report }) => {
     expect(report).toMatchObject({ duplicated: [], reordered: 0 });
     expect(report.received).toBeGreaterThan(1_500);
-    const { pauseMs } = longestPause(arrivals, () => true) ?? { pauseMs: 0 };
-    expect(pauseMs).toBeGreaterThan(STOP_MS - 5);
-    expect(pauseMs).toBeLessThan(STOP_MS + TOLERANCE_MS);
-  }
-  expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });
-});
+    return longestPause(arrivals, () => true)?.pauseMs ?? 0;
+  });
+}
 
 test('forwarding stopped until queues are full > what is lost on the way is counted as lost', async () => {
   const { ends, testpmd } = used.value;

@@ -74,7 +74,7 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
           await driver.postReceive(0, 16);
           for (let frame = 0; frame < 8; frame++)
             expect(await driver.transmit(0, numberedFrame(representorMac, frame))).toBe(true);
-          await until('transmitted frames', 5_000, () => {
+          await until('transmitted frames', 30_000, () => {
             driver.ring(1).collect();
             return driver.ring(1).outstanding === 0;
           });
@@ -84,7 +84,7 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
         }
       });
       expect(probes).toBeGreaterThan(share('probe'));
-      await until('the keeper let go of the clients', 5_000, () => {
+      await until('the keeper let go of the clients', 30_000, () => {
         const now = service.holdings('ha');
         return now.descriptors <= before.descriptors && now.sharedMappings <= before.sharedMappings;
       });

@@ -81,7 +81,11 @@ describe('Linux guest over vfio-user', () => {
   test('QEMU ends > the function goes back to what it was before a driver', async () => {
     const { guest, service } = used.value;
     await guest.end();
-    await until('a device without driver', 5_000, async () => (await service.query()).enabled_queues === '0');
+    await until(
+      'a device without driver',
+      30_000,
+      async () => (await service.query()).enabled_queues === '0',
+    );
   });
 
   endsCleanly(used);

@@ -9,7 +9,7 @@ export default defineConfig({
     fileParallelism: false,
     sequence: { concurrent: false },
     pool: 'forks',
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
   },
 });

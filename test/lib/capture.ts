@@ -5,8 +5,8 @@ import { type Packet, parsePcap } from './pcap.ts';
 import type { Child, Processes } from './processes.ts';
 import { within } from './waiting.ts';
 
-const START_TIMEOUT_MS = 10_000;
-const END_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 30_000;
+const END_TIMEOUT_MS = 30_000;
 
 export interface CaptureOptions {
   /** Ends by itself after so many packets. */

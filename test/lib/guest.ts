@@ -19,8 +19,8 @@ import { type CommandResult, GuestChannel } from './guest-channel.ts';
 import type { NetworkNamespace } from './netns.ts';
 import type { Child, Exit, Processes } from './processes.ts';
 
-const BOOT_TIMEOUT_MS = 60_000;
-const COMMAND_TIMEOUT_MS = 30_000;
+const BOOT_TIMEOUT_MS = 120_000;
+const COMMAND_TIMEOUT_MS = 60_000;
 /** virtio 2.1: ACKNOWLEDGE, DRIVER, DRIVER_OK and FEATURES_OK, and neither FAILED nor NEEDS_RESET. */
 const DRIVER_READY = 0x0f;
 const TROUBLE = 'virtio|eth[0-9]|watchdog|link (is|becomes)|reset|call trace|BUG|hung';

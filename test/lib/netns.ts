@@ -42,7 +42,7 @@ export class NetworkNamespace {
       ['unshare', '--net', '--mount', '--propagation', 'private', 'sh', '-c', script],
       { name: 'network namespace' },
     );
-    await holder.printed(/held/, 10_000);
+    await holder.printed(/held/, 30_000);
     const own = readlinkSync('/proc/self/ns/net');
     if (readlinkSync(`/proc/${holder.pid}/ns/net`) === own)
       throw new Error('the holder is still in our network');
@@ -95,7 +95,7 @@ export class NetworkNamespace {
     return (await this.links()).find((link) => link.ifname === name) ?? null;
   }
 
-  waitForLink(name: string, timeoutMs = 5_000): Promise<Link> {
+  waitForLink(name: string, timeoutMs = 30_000): Promise<Link> {
     return until(`interface ${name}`, timeoutMs, () => this.link(name));
   }
 

@@ -17,11 +17,11 @@ import type { Scene } from './scene.ts';
 import { wallClockUs } from './stream-packet.ts';
 import { until } from './waiting.ts';
 
-const READY_TIMEOUT_MS = 15_000;
-const STOP_TIMEOUT_MS = 10_000;
-const COMMAND_TIMEOUT_MS = 15_000;
-const RECOVERY_TIMEOUT_MS = 15_000;
-const STATUS_DEADLINE_MS = 500;
+const READY_TIMEOUT_MS = 60_000;
+const STOP_TIMEOUT_MS = 30_000;
+const COMMAND_TIMEOUT_MS = 30_000;
+const RECOVERY_TIMEOUT_MS = 60_000;
+const STATUS_DEADLINE_MS = 2_000;
 /** USER_HZ, the unit of times in /proc. */
 const CLOCK_TICKS_PER_SECOND = 100;
 

@@ -21,7 +21,7 @@ import { readStreamPacket } from './stream-packet.ts';
 import { sleep, until } from './waiting.ts';
 
 export const SPACING_US = 1_000;
-const READY_TIMEOUT_MS = 10_000;
+const READY_TIMEOUT_MS = 30_000;
 const SETTLE_MS = 500;
 const FETCH_TIMEOUT_MS = 60_000;
 const PAYLOAD_BYTES = 64;

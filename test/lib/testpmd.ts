@@ -15,8 +15,8 @@ import type { Child, Exit, Processes } from './processes.ts';
 import { within } from './waiting.ts';
 
 const PROMPT = 'testpmd> ';
-const START_TIMEOUT_MS = 30_000;
-const COMMAND_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 60_000;
+const COMMAND_TIMEOUT_MS = 30_000;
 
 export interface TestpmdOptions {
   readonly processes: Processes;

@@ -6,7 +6,7 @@ import type { Ends } from './streams.ts';
 
 const SEND_PORT = 6001;
 const RECEIVE_PORT = 6002;
-const READY_TIMEOUT_MS = 10_000;
+const READY_TIMEOUT_MS = 30_000;
 const TRANSFER_TIMEOUT_MS = 300_000;
 
 export interface TransferResult {

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Scene } from './scene.ts';
 
-const OPEN_TIMEOUT_MS = 120_000;
+const OPEN_TIMEOUT_MS = 240_000;
 
 export interface Used<T> {
   readonly scene: Scene;

@@ -107,7 +107,7 @@ export class World {
   }
 
   /** Waits for an answer to a ping from the guest. */
-  async reachable(timeoutMs = 10_000): Promise<void> {
+  async reachable(timeoutMs = 60_000): Promise<void> {
     await until('an answer to a ping', timeoutMs, async () => {
       const { code } = await this.guest.result(`/usr/bin/ping -c 1 -W 1 ${HOST_ADDRESS}`);
       return code === 0;
