@@ -9,6 +9,7 @@ import {
   selectDevices,
   versionAnswer,
 } from './answers.js';
+import type { DevicePlan } from './device-plan.js';
 import { DEVICE_MISSING, failure } from './errors.js';
 import {
   CONTROL_PLANE_ERRORS,
@@ -21,7 +22,6 @@ import {
   type QueueFacts,
 } from './facts.js';
 import * as guide from './guide-answers.fixture.js';
-import type { HotplugPlan } from './hotplug-plan.js';
 
 const KINDS: Readonly<Record<string, (value: unknown) => boolean>> = {
   N: (value) => typeof value === 'number',
@@ -332,7 +332,7 @@ describe('hotplug answer', () => {
     pfId: 0,
     representor: 'en3f0pf0sf2000',
     mac: '0C:C4:7A:FF:22:93',
-  } as HotplugPlan;
+  } as DevicePlan;
 
   it('has the keys, order, types and values of the guide', () => {
     expectShape(hotplugAnswer(plan), guide.HOTPLUG);

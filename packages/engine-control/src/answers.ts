@@ -13,6 +13,8 @@
  * Limits
  *   The guide shows no answer of `health -a`: here it is an array of the objects that a single device answers with.
  */
+
+import type { DevicePlan } from './device-plan.js';
 import { DEVICE_MISSING, type Failure, failure, isFailure, type Outcome, SUCCESS } from './errors.js';
 import {
   CONTROL_PLANE_ERRORS,
@@ -26,7 +28,6 @@ import {
 } from './facts.js';
 import { featureObject } from './feature-names.js';
 import { bitObject, hexLower, hexUpper } from './format.js';
-import type { HotplugPlan } from './hotplug-plan.js';
 import type { DeviceSelector } from './requests.js';
 
 /** An answer or a part of it. */
@@ -46,7 +47,7 @@ const STATUS_BITS: Readonly<Record<number, string>> = {
 const NO_MAC = '00:00:00:00:00:00';
 
 /** Answer of hotplug: the new device, or the failure alone. */
-export function hotplugAnswer(plan: HotplugPlan | Failure): JsonObject | Outcome {
+export function hotplugAnswer(plan: DevicePlan | Failure): JsonObject | Outcome {
   if (isFailure(plan)) return { errno: plan.errno, errstr: plan.errstr };
   return {
     bdf: plan.bdf,

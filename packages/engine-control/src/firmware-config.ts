@@ -191,7 +191,10 @@ export interface FirmwareLimits {
   readonly vfsPerPf: number;
   /** All functions of the controller. */
   readonly devicesMax: number;
+  /** Of a PF. */
   readonly msixVectors: number;
+  /** Of a VF. */
+  readonly vfMsixVectors: number;
   /** Virtqueues one device may have: one vector is for configuration changes. */
   readonly virtQueuesMax: number;
   /** SFs for all devices, one each; null when the configuration does not count them. */
@@ -211,9 +214,17 @@ export function firmwareLimits(v: FirmwareValues): FirmwareLimits {
     vfsPerPf,
     devicesMax: staticPfs + hotplugPorts + staticPfs * vfsPerPf,
     msixVectors,
+    vfMsixVectors: vfVectors(v),
     virtQueuesMax: Math.max(0, Math.min(VIRT_QUEUES_MAX, msixVectors - 1)),
     sfsMax: v.PER_PF_NUM_SF === 1 ? v.PF_TOTAL_SF : null,
   };
+}
+
+/** A VF's own entry wins; without it a VF has what a PF has, and not more than a native VF if that is limited. */
+function vfVectors(v: FirmwareValues): number {
+  const { VIRTIO_NET_EMULATION_NUM_VF_MSIX: own, VIRTIO_NET_EMULATION_NUM_MSIX: pf, NUM_VF_MSIX: native } = v;
+  if (own !== 0) return own;
+  return native === 0 ? pf : Math.min(native, pf);
 }
 
 /** Entry names a query asks for; all when it names none. */

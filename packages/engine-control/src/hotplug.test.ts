@@ -1,15 +1,15 @@
 import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { type DevicePlan, restorePlan } from './device-plan.js';
 import { type ControlErrorName, failure, isFailure } from './errors.js';
 import { type DeviceIdentity, FunctionKind } from './facts.js';
 import { type FirmwareValues, factoryValues, hotplugValues } from './firmware-entries.js';
-import { type ExistingDevice, type HotplugSite, planHotplug, planUnplug } from './hotplug.js';
-import { type HotplugPlan, restorePlan } from './hotplug-plan.js';
+import { type ExistingDevice, type PlanSite, planHotplug, planUnplug } from './hotplug.js';
 import type { HotplugRequest } from './requests.js';
 
 const defaults = featureMask([NetFeature.CSUM, NetFeature.MAC, NetFeature.CTRL_VQ, VirtioFeature.VERSION_1]);
-const site: HotplugSite = {
+const site: PlanSite = {
   uplinkMtu: 1500,
   supportedFeatures:
     defaults | featureMask([NetFeature.CTRL_VLAN, NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM]),
@@ -29,14 +29,14 @@ const request: HotplugRequest = {
   legacy: false,
 };
 
-function existing(plan: HotplugPlan): ExistingDevice {
-  return { kind: FunctionKind.HOTPLUG_PF, vfId: null, ...plan };
+function existing(plan: DevicePlan): ExistingDevice {
+  return plan;
 }
 function planned(
   change: Partial<HotplugRequest> = {},
   devices: readonly ExistingDevice[] = [],
   values: FirmwareValues = firmware,
-): HotplugPlan {
+): DevicePlan {
   const plan = planHotplug({ ...request, ...change }, values, devices, site);
   if (isFailure(plan)) throw new Error(plan.errstr);
   return plan;
@@ -294,7 +294,12 @@ describe('saved plan', () => {
   it.each<[string, unknown]>([
     ['pfId', 62],
     ['pfId', '0'],
+    ['kind', 'PF'],
     ['switchPort', -1],
+    ['switchPort', null],
+    ['address', 0x1501],
+    ['address', 0x1400],
+    ['vfId', undefined],
     ['sfNum', 1000],
     ['ibDevice', 'eth0'],
     ['mac', 'FF:FF:FF:FF:FF:FF'],

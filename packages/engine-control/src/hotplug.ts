@@ -15,6 +15,16 @@
  *   The original checks only the length of a MAC address; here a group address and the zero address are refused
  *   too, because no network accepts them from a station.
  */
+
+import {
+  completePlan,
+  type DeviceChoice,
+  type DevicePlan,
+  isQueuePairCount,
+  isQueueSize,
+  isStationAddress,
+  isWithin,
+} from './device-plan.js';
 import { type Failure, failure, isFailure } from './errors.js';
 import { type DeviceIdentity, FunctionKind } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
@@ -22,15 +32,14 @@ import { type FirmwareLimits, firmwareLimits } from './firmware-config.js';
 import type { FirmwareValues } from './firmware-entries.js';
 import { formatMac, hexLower, parseMac } from './format.js';
 import {
-  completePlan,
-  type HotplugChoice,
-  type HotplugPlan,
-  isQueuePairCount,
-  isQueueSize,
-  isStationAddress,
-  isWithin,
-} from './hotplug-plan.js';
-import { freeHotplugSf, hotplugPortOf, isVuid, parseBdf, uplinkPort } from './identity.js';
+  freeHotplugSf,
+  hotplugAddress,
+  hotplugBusFirst,
+  isVuid,
+  parseBdf,
+  rawBdf,
+  uplinkPort,
+} from './identity.js';
 import {
   HOTPLUG_SF_FIRST,
   HOTPLUG_SF_LAST,
@@ -43,11 +52,11 @@ import {
 } from './limits.js';
 import type { HotplugRequest, UnplugRequest } from './requests.js';
 
-/** What the place where the device shall live can offer. */
-export interface HotplugSite {
-  /** MTU in bytes of the request's uplink; null when that uplink has no network device. */
+/** What the place where a function shall live can offer. */
+export interface PlanSite {
+  /** MTU in bytes of the function's uplink; null when that uplink has no network device. */
   readonly uplinkMtu: number | null;
-  /** Features a hotplug PF can offer at all. */
+  /** Features a function can offer at all. */
   readonly supportedFeatures: bigint;
   /** Features it offers unless the request says more; within the supported ones. */
   readonly defaultFeatures: bigint;
@@ -61,8 +70,8 @@ export function planHotplug(
   request: HotplugRequest,
   firmware: FirmwareValues,
   devices: readonly ExistingDevice[],
-  site: HotplugSite,
-): HotplugPlan | Failure {
+  site: PlanSite,
+): DevicePlan | Failure {
   if (request.legacy) return failure('OPT_NOT_SUPPORTED');
   const port = uplinkPort(request.ibDevice);
   if (port === null) return failure('PORT_CTX_NOT_FOUND');
@@ -86,14 +95,14 @@ export function planUnplug<T extends ExistingDevice>(
   return device.kind === FunctionKind.HOTPLUG_PF ? { device } : failure('DEV_NOT_HOTPLUG');
 }
 
-type Place = Pick<HotplugChoice, 'pfId' | 'switchPort' | 'sfNum'>;
+type Place = Pick<DeviceChoice, 'kind' | 'pfId' | 'vfId' | 'switchPort' | 'address' | 'sfNum'>;
 
 /** What the request decides by itself: everything but the device's place among the others. */
 function ownChoice(
   request: HotplugRequest,
   limits: FirmwareLimits,
-  site: HotplugSite,
-): Omit<HotplugChoice, keyof Place> | Failure {
+  site: PlanSite,
+): Omit<DeviceChoice, keyof Place> | Failure {
   const macBytes = parseMac(request.mac);
   if (macBytes === null || !isStationAddress(macBytes)) return failure('MAC_INVALID');
   const mtuMax = Math.min(site.uplinkMtu ?? MTU_MAX, MTU_MAX);
@@ -125,7 +134,7 @@ function queuePairsOf({ queues, queuePairs }: HotplugRequest, limits: FirmwareLi
 }
 
 /** Default features and those asked for; null when one is not supported or lacks what it needs. */
-function offeredFeatures(asked: string | null, site: HotplugSite): bigint | null {
+function offeredFeatures(asked: string | null, site: PlanSite): bigint | null {
   const added = asked === null ? 0n : parseFeatures(asked);
   if (added === null || (added & ~site.supportedFeatures) !== 0n) return null;
   const features = site.defaultFeatures | added;
@@ -143,21 +152,23 @@ function freePlace(
     if (!isWithin(request.sfNum, HOTPLUG_SF_FIRST, HOTPLUG_SF_LAST)) return failure('SF_NUM_RANGE');
     if (taken.has(request.sfNum)) return failure('SF_NUM_IN_USE');
   }
-  const switchPort = lowestFree(usedPorts(devices, limits.hotplugPorts), limits.hotplugPorts);
+  const switchPort = lowestFree(usedPorts(devices, limits), limits.hotplugPorts);
   const pfIds = new Set(devices.filter(({ vfId }) => vfId === null).map((d) => d.pfId));
+  for (let pfId = 0; pfId < limits.staticPfs; pfId++) pfIds.add(pfId); // theirs also while they do not exist
   const pfId = lowestFree(pfIds, PF_IDS);
   if (switchPort === null || pfId === null) return failure('SNAP_PF_HOTPLUG');
   if (limits.sfsMax !== null && devices.length >= limits.sfsMax) return failure('SF_CREATE');
   const sfNum = request.sfNum ?? freeHotplugSf(switchPort, taken);
-  return sfNum === null ? failure('SF_CREATE') : { pfId, switchPort, sfNum };
+  if (sfNum === null) return failure('SF_CREATE');
+  const address = rawBdf(hotplugAddress(switchPort, limits));
+  return { kind: FunctionKind.HOTPLUG_PF, pfId, vfId: null, switchPort, address, sfNum };
 }
 
-function usedPorts(devices: readonly ExistingDevice[], portCount: number): Set<number> {
+function usedPorts(devices: readonly ExistingDevice[], limits: FirmwareLimits): Set<number> {
   const used = new Set<number>();
   for (const device of devices) {
     const address = device.kind === FunctionKind.HOTPLUG_PF ? parseBdf(device.bdf) : null;
-    const port = address === null ? null : hotplugPortOf(address, portCount);
-    if (port !== null) used.add(port);
+    if (address !== null) used.add(address.bus - hotplugBusFirst(limits));
   }
   return used;
 }

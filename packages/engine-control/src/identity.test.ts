@@ -1,21 +1,39 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  addressOf,
   formatBdf,
   freeHotplugSf,
+  freeVfSf,
   hotplugAddress,
-  hotplugPortOf,
+  hotplugBusFirst,
   hotplugVuid,
+  isHotplugBus,
+  isVfAddress,
   isVuid,
   parseBdf,
   pciVhcaId,
   rawBdf,
   representorName,
   sfCrossMkey,
+  sfRdmaDevice,
   sfVhcaId,
+  staticAddress,
+  staticVuid,
   uplinkPort,
+  vfAddressFirst,
+  vfRdmaDevice,
+  vfVhcaId,
+  vfVuid,
 } from './identity.js';
-import { HOTPLUG_PFS_MAX, HOTPLUG_SF_FIRST, HOTPLUG_SF_LAST, PF_IDS, STATIC_SF_FIRST } from './limits.js';
+import {
+  HOTPLUG_PFS_MAX,
+  HOTPLUG_SF_FIRST,
+  HOTPLUG_SF_LAST,
+  PF_IDS,
+  STATIC_SF_FIRST,
+  VF_SF_LAST,
+} from './limits.js';
 
 const address = fc.record({ bus: fc.nat(0xff), device: fc.nat(0x1f), fn: fc.nat(7) });
 const ports = Array.from({ length: HOTPLUG_PFS_MAX }, (_, port) => port);
@@ -43,16 +61,78 @@ describe('PCI address', () => {
   });
 });
 
-describe('hotplug PF', () => {
-  it('first is 15:00.0, second 16:00.0', () => {
-    expect(ports.slice(0, 2).map((port) => formatBdf(hotplugAddress(port)))).toEqual(['15:00.0', '16:00.0']);
+const NONE = { staticPfs: 0, vfsPerPf: 0 };
+
+describe('static PF and VF', () => {
+  const bdf = (raw: number) => formatBdf(addressOf(raw));
+
+  it('the first static PF is 14:00.2 and its first VF 14:00.4, as in the guide', () => {
+    expect(formatBdf(staticAddress(0))).toBe('14:00.2');
+    expect(bdf(vfAddressFirst({ staticPfs: 1, vfsPerPf: 16 }, 0))).toBe('14:00.4');
+    expect(staticVuid(0)).toBe('MT2151X03152VNETS0D0F2');
+    expect(vfVuid(0, 0)).toBe('MT2151X03152VNETS0D0F2VF1');
   });
 
-  it('port follows from the address again, and an address not behind the switch has none', () => {
-    for (const port of ports) expect(hotplugPortOf(hotplugAddress(port), HOTPLUG_PFS_MAX)).toBe(port);
-    expect(hotplugPortOf({ bus: 0x15, device: 1, fn: 0 }, 31)).toBeNull();
-    expect(hotplugPortOf({ bus: 0x14, device: 0, fn: 0 }, 31)).toBeNull();
-    expect(hotplugPortOf({ bus: 0x17, device: 0, fn: 0 }, 2)).toBeNull();
+  it.each([
+    [1, 252],
+    [2, 125],
+  ])('%i PFs with %i VFs each fill one bus, the sums of the guide', (staticPfs, vfsPerPf) => {
+    const layout = { staticPfs, vfsPerPf };
+    expect((vfAddressFirst(layout, staticPfs - 1) + vfsPerPf - 1) >> 8).toBe(0x14);
+    expect(hotplugBusFirst(layout)).toBe(0x15);
+    expect((vfAddressFirst(layout, staticPfs - 1) + vfsPerPf + staticPfs) >> 8).toBe(0x15);
+  });
+
+  it('more than 256 functions go on over the next buses, and the switch lies behind them', () => {
+    const layout = { staticPfs: 4, vfsPerPf: 252 };
+    expect(bdf(vfAddressFirst(layout, 1))).toBe('15:00.3');
+    expect(bdf(vfAddressFirst(layout, 3) + 251)).toBe('17:1e.6');
+    expect(formatBdf(hotplugAddress(0, layout))).toBe('18:00.0');
+  });
+
+  it('no two functions of a configuration share an address or a VUID', () => {
+    const layouts = fc
+      .record({ staticPfs: fc.integer({ min: 0, max: 31 }), vfsPerPf: fc.nat(1008), ports: fc.nat(31) })
+      .filter(({ staticPfs, vfsPerPf }) => staticPfs * vfsPerPf <= 1008);
+    fc.assert(
+      fc.property(layouts, ({ staticPfs, vfsPerPf, ports: portCount }) => {
+        const layout = { staticPfs, vfsPerPf };
+        const at: number[] = [];
+        const names: string[] = [];
+        for (let port = 0; port < portCount; port++) {
+          at.push(rawBdf(hotplugAddress(port, layout)));
+          names.push(hotplugVuid(port));
+        }
+        for (let pfId = 0; pfId < staticPfs; pfId++) {
+          at.push(rawBdf(staticAddress(pfId)));
+          names.push(staticVuid(pfId));
+          for (let vfId = 0; vfId < vfsPerPf; vfId++) {
+            at.push(vfAddressFirst(layout, pfId) + vfId);
+            names.push(vfVuid(pfId, vfId));
+            expect(isVfAddress(at.at(-1)!)).toBe(true);
+          }
+        }
+        expect(new Set(at).size).toBe(at.length);
+        expect(new Set(names).size).toBe(names.length);
+        expect(names.every(isVuid)).toBe(true);
+        expect(isHotplugBus(hotplugBusFirst(layout))).toBe(true);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('VF SFs begin at 3000 and those that were given back are used first', () => {
+    expect(freeVfSf(new Set())).toBe(3000);
+    expect(freeVfSf(new Set([3000, 3002]))).toBe(3001);
+  });
+});
+
+describe('hotplug PF', () => {
+  it('first is 15:00.0, second 16:00.0', () => {
+    expect(ports.slice(0, 2).map((port) => formatBdf(hotplugAddress(port, NONE)))).toEqual([
+      '15:00.0',
+      '16:00.0',
+    ]);
   });
 
   it('VUIDs are the guide form, and all different', () => {
@@ -100,8 +180,12 @@ describe('names and numbers', () => {
   });
 
   it('VHCA ids and memory keys are different for different functions', () => {
-    const sfs = Array.from({ length: HOTPLUG_SF_LAST - STATIC_SF_FIRST + 1 }, (_, i) => STATIC_SF_FIRST + i);
-    const ids = [...Array.from({ length: PF_IDS }, (_, i) => pciVhcaId(i)), ...sfs.map(sfVhcaId)];
+    const sfs = Array.from({ length: VF_SF_LAST - STATIC_SF_FIRST + 1 }, (_, i) => STATIC_SF_FIRST + i);
+    const vfs = Array.from({ length: 1008 }, (_, i) => 0x1404 + i);
+    const pfs = Array.from({ length: PF_IDS }, (_, i) => i);
+    const ids = [...pfs.map(pciVhcaId), ...sfs.map(sfVhcaId), ...vfs.map(vfVhcaId)];
+    const rdma = [...pfs.map(sfRdmaDevice), ...vfs.map(vfRdmaDevice)];
+    expect(new Set(rdma).size).toBe(rdma.length);
     expect(new Set(ids).size).toBe(ids.length);
     expect(new Set(sfs.map(sfCrossMkey)).size).toBe(sfs.length);
   });

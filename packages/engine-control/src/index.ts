@@ -8,6 +8,7 @@
  */
 export * from './answers.js';
 export * from './conf-keys.js';
+export * from './device-plan.js';
 export * from './errors.js';
 export * from './facts.js';
 export * from './feature-names.js';
@@ -16,9 +17,9 @@ export * from './firmware-entries.js';
 export * from './firmware-text.js';
 export * from './format.js';
 export * from './hotplug.js';
-export * from './hotplug-plan.js';
 export * from './identity.js';
 export * from './limits.js';
 export * from './lspci.js';
 export * from './requests.js';
+export * from './static-functions.js';
 export * from './uplinks.js';

@@ -3,9 +3,10 @@
  *
  * The command line sends `{command, params}` with these parameters; the emulator's methods take the same fields.
  */
+
+import { isWithin } from './device-plan.js';
 import { type Failure, failure } from './errors.js';
 import type { EchoParams } from './format.js';
-import { isWithin } from './hotplug-plan.js';
 
 /** One new hotplug PF. Exactly one of `queues` (virtqueues, control queue included) and `queuePairs` is a number. */
 export interface HotplugRequest {

@@ -11,12 +11,11 @@
  *
  * Limits  UNPLUGGED_REMEMBERED ids of unplugs.
  */
-import { readFileSync, rmSync } from 'node:fs';
 import {
   type ControllerFacts,
   DEVICE_MISSING,
+  type DeviceFacts,
   type DeviceSelector,
-  type ExistingDevice,
   emulationManager,
   FunctionKind,
   failure,
@@ -24,12 +23,10 @@ import {
   type HotplugRequest,
   healthAnswer,
   hotplugAnswer,
-  initialFirmwareStore,
   isFailure,
   type JsonObject,
   listAnswer,
   type Outcome,
-  parseFirmwareStore,
   planHotplug,
   planUnplug,
   type QueryRequest,
@@ -39,45 +36,30 @@ import {
   type UnplugRequest,
   uplinkOf,
 } from '@virtnet/engine-control';
-import { hotplugFeatures } from '@virtnet/engine-virtio-net';
-import type { VirtnetPaths } from '@virtnet/host-ipc';
-import { close, getMtu, interfaceExists, listen, supportsUso } from '@virtnet/host-linux';
-import { DeviceEndpoint } from './device-endpoint.js';
-import { createDevice, pciAddress } from './device-factory.js';
-import { deviceFacts, healthFacts, uplinkSpeed } from './device-facts.js';
+import { ControlSite } from './control-site.js';
+import { deviceFacts, healthFacts } from './device-facts.js';
+import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
+import { makeStaticPfs } from './static-pfs.js';
 
 const UNPLUGGED_REMEMBERED = 64;
-const REPRESENTOR_GONE_MS = 2000;
+/** More than a PF can have VFs. */
+const ORDER_STEP = 2048;
 const SPLIT_RINGS = 1;
 /** NO_MSIX_MODE and MSIX_MODE. */
 const EVENT_MODES = 0b101;
 /** Descriptors the tunnel of the original takes; here the segments a chain of ours may have do not depend on it. */
 const TUNNEL_DESCRIPTORS = 6;
 
-function existing({ host }: Device): ExistingDevice {
-  const { pfId, vuid, bdf, sfNum } = host.plan;
-  return { kind: FunctionKind.HOTPLUG_PF, pfId, vfId: null, vuid, bdf, sfNum };
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
 export class Commands {
   readonly #emulator: Emulator;
-  readonly #paths: VirtnetPaths;
+  readonly #site: ControlSite;
   readonly #unplugged: string[] = [];
-  readonly #supported: bigint;
-  readonly #defaults: bigint;
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(emulator: Emulator) {
     this.#emulator = emulator;
-    this.#paths = emulator.paths;
-    const uso = supportsUso();
-    this.#supported = hotplugFeatures({ uso, vlan: true });
-    this.#defaults = hotplugFeatures({ uso });
+    this.#site = new ControlSite(emulator.paths, emulator.conf, emulator.services.log);
   }
 
   /** Lets the planning of a device be compiled before somebody waits for it; changes nothing. */
@@ -93,11 +75,16 @@ export class Commands {
       features: null,
       legacy: false,
     };
-    const site = { uplinkMtu: this.#uplinkMtu(request.ibDevice), ...this.#features() };
-    hotplugAnswer(planHotplug(request, this.#firmware(), this.#devices().map(existing), site));
+    const site = this.#site.planSite(request.ibDevice);
+    hotplugAnswer(planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site));
     this.list();
     this.query({ all: true, pf: null, vf: null, vuid: null, brief: false, queue: null });
     this.health({ all: true, pf: null, vf: null, vuid: null });
+  }
+
+  /** Makes what exists without anybody's asking. To be called when this emulator has become the active one. */
+  provision(): Promise<void> {
+    return this.#inTurn(async () => makeStaticPfs(this.#emulator, this.#site));
   }
 
   hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {
@@ -109,15 +96,14 @@ export class Commands {
   }
 
   list(): JsonObject {
-    const firmware = this.#firmware();
-    const limits = firmwareLimits(firmware);
+    const limits = firmwareLimits(this.#site.firmware());
     const controller: ControllerFacts = {
       emulationManager: emulationManager(this.#emulator.conf),
       hotplugDevicesMax: limits.hotplugPorts,
       devicesMax: limits.devicesMax,
       virtQueuesMax: limits.virtQueuesMax,
       tunnelDescriptorsMax: TUNNEL_DESCRIPTORS,
-      supportedFeatures: this.#supported,
+      supportedFeatures: this.#site.supportedFeatures,
       queueTypes: SPLIT_RINGS,
       eventModes: EVENT_MODES,
     };
@@ -141,48 +127,20 @@ export class Commands {
       if (host.requestId === request.requestId) return hotplugAnswer(host.plan);
     }
     if (uplinkOf(emulator.conf, request.ibDevice) === null) return failure('PORT_CTX_NOT_FOUND');
-    const plan = planHotplug(request, this.#firmware(), this.#devices().map(existing), {
-      uplinkMtu: this.#uplinkMtu(request.ibDevice),
-      ...this.#features(),
-    });
+    const site = this.#site.planSite(request.ibDevice);
+    const plan = planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site);
     if (isFailure(plan)) return plan;
-    const { services } = emulator;
-    if (interfaceExists(plan.representor)) {
-      services.log('error', 'an interface of the representor’s name exists already', {
-        name: plan.representor,
-      });
-      return failure('SF_CREATE');
-    }
-    const path = this.#paths.pciSocket(pciAddress(plan.bdf));
-    const listenerFd = listen(path, 'stream');
-    if (listenerFd < 0) {
-      services.log('error', 'cannot listen', { path, errno: -listenerFd });
-      return failure('SNAP_PF_HOTPLUG');
-    }
-    const host = createDevice(plan, request.requestId, emulator.arena, services);
-    if (typeof host === 'number') {
-      close(listenerFd);
-      rmSync(path, { force: true });
-      services.log('error', 'the host refused a device', { representor: plan.representor, errno: -host });
-      return failure('SF_CREATE');
-    }
-    const endpoint = new DeviceEndpoint(host, listenerFd, services, emulator.replyRing);
-    endpoint.upload();
-    host.upload();
-    emulator.addDevice({ host, endpoint });
-    endpoint.listen();
-    return hotplugAnswer(plan);
+    const made = makeDevice(emulator, plan, request.requestId);
+    return hotplugAnswer(isFailure(made) ? made : plan);
   }
 
   async #unplug(request: UnplugRequest & { readonly requestId: string }): Promise<Outcome> {
     if (this.#unplugged.includes(request.requestId)) return SUCCESS;
     const devices = this.#devices();
-    const found = planUnplug(request, devices.map(existing));
+    const found = planUnplug(request, devices.map(identityOf));
     if (isFailure(found)) return found;
     const device = devices.find(({ host }) => host.vuid === found.device.vuid)!;
-    await this.#emulator.removeDevice(device);
-    const deadline = performance.now() + REPRESENTOR_GONE_MS;
-    while (interfaceExists(device.host.plan.representor) && performance.now() < deadline) await sleep(1);
+    await unmakeDevice(this.#emulator, device);
     this.#unplugged.push(request.requestId);
     if (this.#unplugged.length > UNPLUGGED_REMEMBERED) this.#unplugged.shift();
     return SUCCESS;
@@ -205,41 +163,28 @@ export class Commands {
     return result;
   }
 
+  /** PFs by number, each followed by its VFs. */
   #devices(): Device[] {
-    return [...this.#emulator.devices.values()].sort((a, b) => a.host.plan.pfId - b.host.plan.pfId);
+    const order = ({ pfId, vfId }: Device['host']['plan']) => pfId * ORDER_STEP + (vfId ?? -1);
+    return [...this.#emulator.devices.values()].sort((a, b) => order(a.host.plan) - order(b.host.plan));
   }
 
-  #facts() {
-    return this.#devices().map(({ host }) => {
-      const uplink = uplinkOf(this.#emulator.conf, host.plan.ibDevice);
-      return deviceFacts(host, uplink === null ? null : uplinkSpeed(uplink.netDevice));
-    });
-  }
-
-  #features() {
-    return { supportedFeatures: this.#supported, defaultFeatures: this.#defaults };
-  }
-
-  #uplinkMtu(ibDevice: string): number | null {
-    const uplink = uplinkOf(this.#emulator.conf, ibDevice);
-    if (uplink === null || !interfaceExists(uplink.netDevice)) return null;
-    const mtu = getMtu(uplink.netDevice);
-    return mtu > 0 ? mtu : null;
-  }
-
-  /** The firmware's current values; the initial ones while there is no store. */
-  #firmware() {
-    let text: string;
-    try {
-      text = readFileSync(this.#paths.fwconfig, 'utf8');
-    } catch {
-      return initialFirmwareStore().current;
+  #facts(): DeviceFacts[] {
+    const devices = this.#devices();
+    const { vfsPerPf } = firmwareLimits(this.#site.firmware());
+    const speeds = new Map<string, number | null>();
+    const enabled = new Map<number, number>();
+    for (const { pfId, vfId, ibDevice } of devices.map(({ host }) => host.plan)) {
+      if (vfId !== null) enabled.set(pfId, (enabled.get(pfId) ?? 0) + 1);
+      if (!speeds.has(ibDevice)) speeds.set(ibDevice, this.#site.uplinkSpeed(ibDevice));
     }
-    const parsed = parseFirmwareStore(text);
-    if ('store' in parsed) return parsed.store.current;
-    this.#emulator.services.log('error', 'the firmware store is damaged; using the initial values', {
-      ...parsed,
+    return devices.map(({ host }) => {
+      const { kind, pfId, vfId, ibDevice } = host.plan;
+      return deviceFacts(host, {
+        uplinkSpeed: speeds.get(ibDevice) ?? null,
+        maxVfs: kind === FunctionKind.STATIC_PF ? vfsPerPf : 0,
+        enabledVfs: vfId === null ? (enabled.get(pfId) ?? 0) : 0,
+      });
     });
-    return initialFirmwareStore().current;
   }
 }

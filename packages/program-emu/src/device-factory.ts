@@ -1,5 +1,5 @@
 /** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
-import type { HotplugPlan } from '@virtnet/engine-control';
+import type { DevicePlan } from '@virtnet/engine-control';
 import { VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
@@ -18,7 +18,7 @@ export function pciAddress(bdf: string): string {
 
 const PCI_CLASS_ETHERNET = 0x020000;
 
-function netDevice(plan: HotplugPlan): NetDevice {
+function netDevice(plan: DevicePlan): NetDevice {
   return new NetDevice({
     mac: plan.mac,
     mtu: plan.mtu,
@@ -29,7 +29,7 @@ function netDevice(plan: HotplugPlan): NetDevice {
   });
 }
 
-function pciFunction(plan: HotplugPlan, device: NetDevice, page: PageMapping): VirtioPciFunction {
+function pciFunction(plan: DevicePlan, device: NetDevice, page: PageMapping): VirtioPciFunction {
   const words = new Uint32Array(page.buffer, 0, StatePageHeader.sizeBytes / 4);
   const cell = (at: number) => ({
     get: () => words[at / 4]! & 0xff,
@@ -47,7 +47,7 @@ function pciFunction(plan: HotplugPlan, device: NetDevice, page: PageMapping): V
 }
 
 /** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. */
-function interruptsOf(plan: HotplugPlan): DeviceInterrupts {
+function interruptsOf(plan: DevicePlan): DeviceInterrupts {
   return new DeviceInterrupts([1, 0, plan.msixVectors, 1, 1]);
 }
 
@@ -77,7 +77,7 @@ function newPage(queueCount: number): PageMapping | number {
 
 /** Makes a planned function with its TAP and state page; nothing is shelved yet. -errno when the host refuses. */
 export function createDevice(
-  plan: HotplugPlan,
+  plan: DevicePlan,
   requestId: string,
   arena: Arena,
   services: HostServices,
@@ -92,7 +92,7 @@ export function createDevice(
 
 /** The same over TAP queues that exist, which stay the caller's on failure. */
 export function buildDevice(
-  plan: HotplugPlan,
+  plan: DevicePlan,
   requestId: string,
   taps: DeviceTaps,
   arena: Arena,

@@ -1,13 +1,12 @@
 /** What the command line's answers need of one device, read from the engines and the state page. */
 import {
   type DeviceFacts,
-  FunctionKind,
   formatMac,
   type HealthFacts,
   NO_VF_POOL,
   type QueueFacts,
 } from '@virtnet/engine-control';
-import { getSpeed, ifIndex } from '@virtnet/host-linux';
+import { ifIndex } from '@virtnet/host-linux';
 import { DeviceStatus, QueueCounter } from '@virtnet/wire';
 import type { DeviceHost } from './device-host.js';
 import { POLL_BUDGET } from './limits.js';
@@ -60,26 +59,37 @@ function queueFacts(host: DeviceHost, index: number): QueueFacts {
   };
 }
 
-/** `uplinkSpeed`: Mb/s of the uplink's network device, null when there is none. */
-export function deviceFacts(host: DeviceHost, uplinkSpeed: number | null): DeviceFacts {
+/** What a device's facts need that is not the device's own. */
+export interface FactsContext {
+  /** Mb/s of the uplink's network device, null when there is none. */
+  readonly uplinkSpeed: number | null;
+  /** VFs the function may have, and has now. */
+  readonly maxVfs: number;
+  readonly enabledVfs: number;
+}
+
+export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFacts {
   const { plan, fn, net } = host;
   const loaded = (fn.status & DeviceStatus.DRIVER_OK) !== 0;
   return {
-    kind: FunctionKind.HOTPLUG_PF,
+    kind: plan.kind,
     pfId: plan.pfId,
-    vfId: null,
+    vfId: plan.vfId,
     vuid: plan.vuid,
     bdf: plan.bdf,
     sfNum: plan.sfNum,
     transitional: false,
     pciVhcaId: plan.pciVhcaId,
-    pciMaxVfs: 0,
-    enabledVfs: 0,
-    vfPool: {
-      ...NO_VF_POOL,
-      msixMax: plan.msixVectors,
-      queuePairsMax: Math.max(0, (plan.msixVectors - 2) >> 1),
-    },
+    pciMaxVfs: context.maxVfs,
+    enabledVfs: context.enabledVfs,
+    vfPool:
+      plan.vfId === null
+        ? {
+            ...NO_VF_POOL,
+            msixMax: plan.msixVectors,
+            queuePairsMax: Math.max(0, (plan.msixVectors - 2) >> 1),
+          }
+        : null,
     msixVectors: plan.msixVectors,
     queueCount: plan.queueCount,
     enabledQueueCount: fn.queues.filter((queue) => queue.enabled).length,
@@ -89,7 +99,7 @@ export function deviceFacts(host: DeviceHost, uplinkSpeed: number | null): Devic
     linkUp: net.linkUp,
     queuePairsMax: plan.queuePairs,
     mtu: plan.mtu,
-    speedMbps: uplinkSpeed ?? net.speedMbps ?? 0,
+    speedMbps: context.uplinkSpeed ?? net.speedMbps ?? 0,
     rssKeySizeMax: 0,
     supportedHashTypes: 0,
     driverMac: loaded ? formatMac(net.currentMac) : null,
@@ -127,9 +137,9 @@ export function healthFacts(host: DeviceHost): HealthFacts {
     stalled += host.state.broken.has(index) ? 1 : 0;
   }
   return {
-    kind: FunctionKind.HOTPLUG_PF,
+    kind: plan.kind,
     pfId: plan.pfId,
-    vfId: null,
+    vfId: plan.vfId,
     vuid: plan.vuid,
     status: fn.status,
     fatal: (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
@@ -154,9 +164,4 @@ export function healthFacts(host: DeviceHost): HealthFacts {
       host_read_errors: 0,
     },
   };
-}
-
-/** Mb/s of a network device, null when it does not exist or does not say. */
-export function uplinkSpeed(name: string): number | null {
-  return getSpeed(name);
 }

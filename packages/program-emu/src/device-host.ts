@@ -20,7 +20,7 @@
  *
  * Limits  limits.ts; the function's own vector and queue counts.
  */
-import type { HotplugPlan } from '@virtnet/engine-control';
+import type { DevicePlan } from '@virtnet/engine-control';
 import type { Effect, VirtioPciFunction } from '@virtnet/engine-pci';
 import { describeRecordFault } from '@virtnet/engine-recovery';
 import type { ControlChange, NetDevice } from '@virtnet/engine-virtio-net';
@@ -46,7 +46,7 @@ import { QueueState } from './queue-state.js';
 import { shelfNames } from './shelf-names.js';
 
 export interface DeviceParts {
-  readonly plan: HotplugPlan;
+  readonly plan: DevicePlan;
   readonly requestId: string;
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;
@@ -71,7 +71,7 @@ const EMPTY = new Uint8Array(0);
 let nextDeviceNumber = 1;
 
 export class DeviceHost {
-  readonly plan: HotplugPlan;
+  readonly plan: DevicePlan;
   readonly requestId: string;
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;

@@ -72,7 +72,7 @@ describe('device record', () => {
   });
 
   it('another program’s schema: says which', () => {
-    expect(decodeDeviceRecord(encoded({ ...record, schema: 2 }))).toBe('schema 2 is not 1');
+    expect(decodeDeviceRecord(encoded({ ...record, schema: 3 }))).toBe('schema 3 is not 2');
   });
 
   it.each<[string, Record<string, unknown>]>([

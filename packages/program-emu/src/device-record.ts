@@ -10,10 +10,10 @@
  * Limits  RECORD_BYTES_MAX; UNPACKED_BYTES_MAX when it is read.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { type HotplugPlan, restorePlan } from '@virtnet/engine-control';
+import { type DevicePlan, restorePlan } from '@virtnet/engine-control';
 import { decodeRecord, describeRecordFault, encodeRecord, type RecordFault } from '@virtnet/engine-recovery';
 
-export const RECORD_SCHEMA = 1;
+export const RECORD_SCHEMA = 2;
 
 /** Positions of split rings are 16 bits. */
 const POSITION_MAX = 0xffff;
@@ -42,7 +42,7 @@ export interface DeviceRecord {
   readonly schema: typeof RECORD_SCHEMA;
   /** Request that made the device, so that its repetition is answered and not carried out again. */
   readonly requestId: string;
-  readonly plan: HotplugPlan;
+  readonly plan: DevicePlan;
   readonly linkUp: boolean;
   readonly pci: unknown;
   readonly net: unknown;

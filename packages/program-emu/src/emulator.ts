@@ -73,6 +73,8 @@ export class Emulator {
   readonly conf: VirtnetConf;
   readonly services: HostServices;
   readonly replyRing: ServerConnectionOptions['replyRing'];
+  /** Called when this process has become the active one and every device it took over is served. */
+  onActive: () => Promise<void> = () => Promise.resolve();
   readonly #shelf: ShelfClient;
   readonly #datapath: Datapath;
   readonly #log: Logger;
@@ -279,6 +281,7 @@ export class Emulator {
     if (reason === 'crash') {
       this.#log.warn({ devices: this.devices.size, takeoverMs: this.#takeoverMs }, 'took over');
     }
+    await this.onActive();
     this.#promotion = null;
   }
 

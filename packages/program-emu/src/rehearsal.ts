@@ -14,7 +14,7 @@
  *
  * Limits  ROUNDS_MAX rounds or ROUNDS_MS, whatever comes first.
  */
-import { type HotplugPlan, restorePlan } from '@virtnet/engine-control';
+import { type DevicePlan, FunctionKind, restorePlan } from '@virtnet/engine-control';
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, eventfd, memfdCreate, socketPair } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
@@ -39,10 +39,13 @@ const QUEUES = 2;
 const BAR = 0;
 
 /** A plan no real device has: the last port of all. */
-function plan(): HotplugPlan {
+function plan(): DevicePlan {
   const made = restorePlan({
+    kind: FunctionKind.HOTPLUG_PF,
     pfId: 0,
+    vfId: null,
     switchPort: 0,
+    address: 0x1500,
     sfNum: 2999,
     ibDevice: 'mlx5_0',
     mac: '02:00:00:00:00:01',

@@ -50,6 +50,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     reserve: options.reserve,
   });
   const commands = new Commands(emulator);
+  emulator.onActive = () => commands.provision();
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
   const rpc = await RpcServer.bind(
     'emu',

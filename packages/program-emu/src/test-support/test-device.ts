@@ -1,5 +1,5 @@
 /** test-device.ts: a function with everything around it but processes, threads and a real TAP. */
-import { type HotplugPlan, restorePlan } from '@virtnet/engine-control';
+import { type DevicePlan, FunctionKind, restorePlan } from '@virtnet/engine-control';
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import { Arena, close, Poller, socketPair } from '@virtnet/host-linux';
 import { DeviceAccess } from '../device-access.js';
@@ -11,10 +11,13 @@ import { LocalShelf } from '../local-shelf.js';
 import { type DeviceMirror, Mirror } from '../mirror.js';
 import { InlineDatapath } from './inline-datapath.js';
 
-export function testPlan(change: Partial<HotplugPlan> = {}): HotplugPlan {
+export function testPlan(change: Partial<DevicePlan> = {}): DevicePlan {
   const plan = restorePlan({
+    kind: FunctionKind.HOTPLUG_PF,
     pfId: 3,
+    vfId: null,
     switchPort: 2,
+    address: 0x1700,
     sfNum: 2002,
     ibDevice: 'mlx5_0',
     mac: '0C:C4:7A:FF:22:93',

@@ -1,12 +1,17 @@
 /**
- * hotplug-plan.ts: the complete description of a hotplug PF that shall exist.
+ * device-plan.ts: the complete description of a function that shall exist: static PF, hotplug PF or VF.
  *
  * Theory
  *   A few numbers are chosen; every name and every other number follows from them. A plan is plain JSON, so that it
  *   can be saved with the device. What was saved is not trusted: `restorePlan` checks the chosen values against their
- *   ranges and derives the rest anew.
+ *   ranges and against one another, and derives the rest anew.
+ *
+ * Invariants
+ *   I1  two plans of one controller differ in VUID, PCI address and representor when they differ in (kind, place),
+ *       where the place is the number of a static PF, the switch port of a hotplug PF, PF and VF number of a VF.
  */
 
+import { FunctionKind } from './facts.js';
 import { parseFeatures } from './feature-names.js';
 import { hexLower, parseMac } from './format.js';
 import * as identity from './identity.js';
@@ -21,15 +26,26 @@ import {
   PF_IDS,
   QUEUE_SIZE_MAX,
   QUEUE_SIZE_MIN,
+  STATIC_PFS_MAX,
+  STATIC_SF_FIRST,
+  VF_SF_FIRST,
+  VF_SF_LAST,
+  VFS_MAX,
   VIRT_QUEUES_MAX,
   VIRT_QUEUES_MIN,
 } from './limits.js';
 
-/** What is chosen for a new hotplug PF. */
-export interface HotplugChoice {
+/** What is chosen for a new function. */
+export interface DeviceChoice {
+  readonly kind: FunctionKind;
+  /** Number of the PF; of the parent when the function is a VF. */
   readonly pfId: number;
-  /** Port of the emulated switch, from 0. */
-  readonly switchPort: number;
+  /** Number of the VF within its PF, from 0; null for a PF. */
+  readonly vfId: number | null;
+  /** Port of the emulated switch, from 0; null for what is not a hotplug PF. */
+  readonly switchPort: number | null;
+  /** PCI address, `bus << 8 | device << 3 | function`: which buses there are is the firmware's configuration. */
+  readonly address: number;
   readonly sfNum: number;
   /** RDMA device name of the uplink. */
   readonly ibDevice: string;
@@ -46,7 +62,7 @@ export interface HotplugChoice {
 }
 
 /** What follows from the choice. */
-export interface HotplugPlan extends HotplugChoice {
+export interface DevicePlan extends DeviceChoice {
   readonly bdf: string;
   readonly vuid: string;
   readonly ibDevicePciAddress: string;
@@ -88,28 +104,69 @@ export function isStationAddress(bytes: Uint8Array): boolean {
 }
 
 /** The plan that follows from a choice whose `ibDevice` is on `uplinkPort`. */
-export function completePlan(choice: HotplugChoice, uplinkPort: 0 | 1): HotplugPlan {
-  const { pfId, switchPort, sfNum } = choice;
+export function completePlan(choice: DeviceChoice, uplinkPort: 0 | 1): DevicePlan {
+  const { pfId, vfId, address, sfNum } = choice;
   return {
     ...choice,
-    bdf: identity.formatBdf(identity.hotplugAddress(switchPort)),
-    vuid: identity.hotplugVuid(switchPort),
+    bdf: identity.formatBdf(identity.addressOf(address)),
+    vuid: vuidOf(choice),
     ibDevicePciAddress: identity.uplinkPciAddress(uplinkPort),
     uplinkPort,
     queueCount: virtQueueCount(choice.queuePairs),
     representor: identity.representorName(uplinkPort, sfNum),
-    pciVhcaId: identity.pciVhcaId(pfId),
+    pciVhcaId: vfId === null ? identity.pciVhcaId(pfId) : identity.vfVhcaId(address),
     sfVhcaId: identity.sfVhcaId(sfNum),
     sfCrossMkey: identity.sfCrossMkey(sfNum),
-    sfRdmaDevice: identity.sfRdmaDevice(pfId),
+    sfRdmaDevice: vfId === null ? identity.sfRdmaDevice(pfId) : identity.vfRdmaDevice(address),
   };
 }
 
+function vuidOf({ kind, pfId, vfId, switchPort }: DeviceChoice): string {
+  switch (kind) {
+    case FunctionKind.HOTPLUG_PF:
+      return identity.hotplugVuid(switchPort!);
+    case FunctionKind.STATIC_PF:
+      return identity.staticVuid(pfId);
+    case FunctionKind.VF:
+      return identity.vfVuid(pfId, vfId!);
+  }
+}
+
+/** The numbers by which a kind of function is known, each in its range and all of them in agreement. */
+function placeProblem({ kind, pfId, vfId, switchPort, address, sfNum }: DeviceChoice): string | null {
+  const { bus, device, fn } = identity.addressOf(address);
+  switch (kind) {
+    case FunctionKind.STATIC_PF:
+      if (vfId !== null || switchPort !== null) return 'a static PF has no VF number and no switch port';
+      if (pfId >= STATIC_PFS_MAX) return 'pfId of the plan is out of range';
+      if (address !== identity.rawBdf(identity.staticAddress(pfId)))
+        return 'address is not that of the static PF';
+      return isWithin(sfNum, STATIC_SF_FIRST, HOTPLUG_SF_FIRST - 1)
+        ? null
+        : 'sfNum of the plan is out of range';
+    case FunctionKind.HOTPLUG_PF:
+      if (vfId !== null) return 'a hotplug PF has no VF number';
+      if (!isWithin(switchPort, 0, HOTPLUG_PFS_MAX - 1)) return 'switchPort of the plan is out of range';
+      if (device !== 0 || fn !== 0 || !identity.isHotplugBus(bus - switchPort))
+        return 'address is not that of the switch port';
+      return isWithin(sfNum, HOTPLUG_SF_FIRST, HOTPLUG_SF_LAST) ? null : 'sfNum of the plan is out of range';
+    case FunctionKind.VF:
+      if (switchPort !== null) return 'a VF has no switch port';
+      if (pfId >= STATIC_PFS_MAX) return 'pfId of the plan is out of range';
+      if (!isWithin(vfId, 0, VFS_MAX - 1)) return 'vfId of the plan is out of range';
+      if (!identity.isVfAddress(address)) return 'address is not that of a VF';
+      return isWithin(sfNum, VF_SF_FIRST, VF_SF_LAST) ? null : 'sfNum of the plan is out of range';
+  }
+}
+
 /** What a value of each chosen field must be. */
-const CHECKS: { readonly [K in keyof HotplugChoice]: (value: unknown) => boolean } = {
+const CHECKS: { readonly [K in keyof DeviceChoice]: (value: unknown) => boolean } = {
+  kind: (value) => Object.values(FunctionKind).includes(value as FunctionKind),
   pfId: (value) => isWithin(value, 0, PF_IDS - 1),
-  switchPort: (value) => isWithin(value, 0, HOTPLUG_PFS_MAX - 1),
-  sfNum: (value) => isWithin(value, HOTPLUG_SF_FIRST, HOTPLUG_SF_LAST),
+  vfId: (value) => value === null || isWithin(value, 0, VFS_MAX - 1),
+  switchPort: (value) => value === null || isWithin(value, 0, HOTPLUG_PFS_MAX - 1),
+  address: (value) => isWithin(value, 0, 0xffff),
+  sfNum: (value) => isWithin(value, STATIC_SF_FIRST, VF_SF_LAST),
   ibDevice: (value) => typeof value === 'string' && identity.uplinkPort(value) !== null,
   mac: (value) => typeof value === 'string' && isStationMac(value),
   mtu: (value) => isWithin(value, MTU_MIN, MTU_MAX),
@@ -125,13 +182,15 @@ function isStationMac(text: string): boolean {
 }
 
 /** The plan that was saved as JSON, or a sentence that says what is wrong with it. Never throws. */
-export function restorePlan(saved: unknown): HotplugPlan | string {
+export function restorePlan(saved: unknown): DevicePlan | string {
   if (typeof saved !== 'object' || saved === null) return 'the plan is not an object';
   const fields = saved as Record<string, unknown>;
   for (const [name, isRight] of Object.entries(CHECKS))
     if (!isRight(fields[name])) return `${name} of the plan is out of range`;
-  const names = Object.keys(CHECKS) as (keyof HotplugChoice)[];
-  const choice = Object.fromEntries(names.map((name) => [name, fields[name]])) as unknown as HotplugChoice;
+  const names = Object.keys(CHECKS) as (keyof DeviceChoice)[];
+  const choice = Object.fromEntries(names.map((name) => [name, fields[name]])) as unknown as DeviceChoice;
+  const misplaced = placeProblem(choice);
+  if (misplaced !== null) return misplaced;
   const uplinkPort = identity.uplinkPort(choice.ibDevice)!;
   return completePlan(
     { ...choice, mac: choice.mac.toUpperCase(), features: hexLower(parseFeatures(choice.features)!) },

@@ -1,0 +1,62 @@
+/**
+ * device-maker.ts: makes a planned function whole and takes it apart again: socket, representor, record, endpoint.
+ *
+ * Invariants
+ *   I1  a function that `makeDevice` returns is recorded with the keeper and can be connected to.
+ *   I2  one that it fails to make leaves nothing behind.
+ */
+import { rmSync } from 'node:fs';
+import { type DeviceIdentity, type DevicePlan, type Failure, failure } from '@virtnet/engine-control';
+import { close, interfaceExists, listen } from '@virtnet/host-linux';
+import { DeviceEndpoint } from './device-endpoint.js';
+import { createDevice, pciAddress } from './device-factory.js';
+import type { Device, Emulator } from './emulator.js';
+
+/** How long a removed representor may stay visible. */
+const REPRESENTOR_GONE_MS = 2000;
+
+/** Which function a device is, as planning sees it. */
+export function identityOf({ host }: Device): DeviceIdentity {
+  const { kind, pfId, vfId, vuid, bdf, sfNum } = host.plan;
+  return { kind, pfId, vfId, vuid, bdf, sfNum };
+}
+
+/** Makes a planned function; `requestId` is the request that asked for it. */
+export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: string): Device | Failure {
+  const { services } = emulator;
+  if (interfaceExists(plan.representor)) {
+    services.log('error', 'an interface of the representor’s name exists already', {
+      name: plan.representor,
+    });
+    return failure('SF_CREATE');
+  }
+  const path = emulator.paths.pciSocket(pciAddress(plan.bdf));
+  const listenerFd = listen(path, 'stream');
+  if (listenerFd < 0) {
+    services.log('error', 'cannot listen', { path, errno: -listenerFd });
+    return failure('SNAP_PF_HOTPLUG');
+  }
+  const host = createDevice(plan, requestId, emulator.arena, services);
+  if (typeof host === 'number') {
+    close(listenerFd);
+    rmSync(path, { force: true });
+    services.log('error', 'the host refused a device', { representor: plan.representor, errno: -host });
+    return failure('SF_CREATE');
+  }
+  const endpoint = new DeviceEndpoint(host, listenerFd, services, emulator.replyRing);
+  endpoint.upload();
+  host.upload();
+  const device = { host, endpoint };
+  emulator.addDevice(device);
+  endpoint.listen();
+  return device;
+}
+
+/** Removes a function; resolves when its representor is gone from the host. */
+export async function unmakeDevice(emulator: Emulator, device: Device): Promise<void> {
+  await emulator.removeDevice(device);
+  const deadline = performance.now() + REPRESENTOR_GONE_MS;
+  while (interfaceExists(device.host.plan.representor) && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
