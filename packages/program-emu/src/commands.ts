@@ -148,7 +148,7 @@ export class Commands {
 
   /** Features that this build knows. */
   get supportedFeatures(): bigint {
-    return this.#supported;
+    return this.#site.supportedFeatures;
   }
 
   /** Runs `action` between two changes. */
