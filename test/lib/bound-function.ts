@@ -37,15 +37,18 @@ export class BoundFunction {
     this.#fd = fd;
   }
 
-  /** Connects and maps memory; no driver yet. */
-  static async open(socket: string): Promise<BoundFunction> {
+  /** Connects and maps memory; no driver yet. `timeoutMs`: how long an answer may take. */
+  static async open(socket: string, timeoutMs?: number): Promise<BoundFunction> {
     const poller = new Poller();
     poller.start();
     const fd = memfdCreate('guest', MEMORY_BYTES);
     const mapping = sharedMapping(fd, MEMORY_BYTES);
     if (typeof mapping === 'number') throw new Error(`mmap: errno ${-mapping}`);
     try {
-      const client = await VfioUserClient.connect(socket, { poller });
+      const client = await VfioUserClient.connect(socket, {
+        poller,
+        ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      });
       const memory = new DriverMemory({ sizeBytes: MEMORY_BYTES, iova: IOVA, buffer: mapping.buffer });
       const fn = new BoundFunction(client, memory, poller, mapping, fd);
       await client.dmaMap({

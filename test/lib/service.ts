@@ -96,10 +96,11 @@ export interface Holdings {
 export class Service {
   readonly scene: Scene;
   readonly root: string;
-  readonly controller: Child;
+  /** Null when somebody else started it. */
+  readonly controller: Child | null;
   #vhostd: Child | null = null;
 
-  private constructor(scene: Scene, root: string, controller: Child) {
+  private constructor(scene: Scene, root: string, controller: Child | null) {
     this.scene = scene;
     this.root = root;
     this.controller = controller;
@@ -118,6 +119,11 @@ export class Service {
     scene.atEnd(() => service.stop());
     await controller.printed(/^ready$/m, READY_TIMEOUT_MS);
     return service;
+  }
+
+  /** A service that somebody else starts, and ends. */
+  static attached(scene: Scene, root: string): Service {
+    return new Service(scene, root, null);
   }
 
   /** Starts vfe-vhostd; with `client` it connects to the machine's socket, else it listens. */
@@ -260,7 +266,7 @@ export class Service {
       const { code, signal } = await this.#vhostd.end('SIGTERM', STOP_TIMEOUT_MS);
       if (code !== 0) problems.push(`vfe-vhostd ended with ${signal ?? code}`);
     }
-    if (this.controller.exit === null) {
+    if (this.controller !== null && this.controller.exit === null) {
       const roles = ['emu', 'emu-standby', 'ha'] as const;
       const pids = roles.map((role) => ({ role, pid: this.pid(role) }));
       const { code, signal } = await this.controller.end('SIGTERM', STOP_TIMEOUT_MS);

@@ -8,6 +8,8 @@
  *   if ('errno' in outcome) refuse(outcome.reason);
  */
 export * from './crc32.js';
+export * from './death-cause.js';
+export * from './progress-watch.js';
 export * from './record.js';
 export * from './service-plan.js';
 export * from './shelf.js';

@@ -18,4 +18,6 @@ export * from './rpc.js';
 export * from './schema.js';
 export * from './shared-fd.js';
 export * from './shelf-channel.js';
+export * from './shelf-log.js';
+export * from './shelf-store.js';
 export * from './text-file.js';

@@ -78,10 +78,11 @@ const FAULT_EXIT_CODE = 1;
 
 /**
  * Our own fault ends the process, and recovery brings everything back: an exception nobody caught is written as one
- * last line, at once, and the process exits with 1.
+ * last line, at once, and the process exits with 1. `lastAct` is called before everything else, and must not throw.
  */
-export function exitOnFault(program: string): void {
+export function exitOnFault(program: string, lastAct: (error: unknown) => void = () => {}): void {
   const end = (error: unknown) => {
+    lastAct(error);
     const { message, stack } = error instanceof Error ? error : { message: String(error), stack: undefined };
     const line = {
       level: 'fatal',

@@ -9,6 +9,7 @@ import {
   Poller,
   Receiver,
   send,
+  socketPair,
 } from '@virtnet/host-linux';
 import { Errno, SHELF_MESSAGE_BYTES_MAX, ShelfMessageKind } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -439,6 +440,26 @@ describe('shelf channel, bad clients', () => {
     subscriber.close();
     await eventually('both are gone', () => server.status().entries === 1);
     expect(server.status()).toMatchObject({ descriptors: 1, expired: 2 });
+  });
+
+  it('what somebody outside is still connected for stays; it goes when they are gone', async () => {
+    const server = serve();
+    const w = await writer();
+    const pair = socketPair('stream');
+    if (typeof pair === 'number') throw new Error(`errno ${-pair}`);
+    w.transaction([
+      { put: 'dev/a/dma/0', ttlWithoutHolderMs: 20 },
+      { put: 'dev/a/connection', fd: pair[0] },
+      { put: 'dev/b/dma/0', ttlWithoutHolderMs: 20 },
+    ]);
+    close(pair[0]);
+    await eventually('stored', () => server.status().entries === 3);
+    w.close();
+    await eventually('the other device’s is gone', () => server.status().entries === 2);
+    await after(50);
+    expect(server.list('dev/a/').map(({ name }) => name)).toEqual(['dev/a/connection', 'dev/a/dma/0']);
+    close(pair[1]);
+    await eventually('it is gone too', () => server.status().expired === 2);
   });
 
   it('a client back in time stops the clock', async () => {

@@ -106,6 +106,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   #upload: Upload | null = null;
   /** Something was lent to this process. */
   #borrowing = false;
+  #uploadMode: LeaseMode = LeaseMode.UPLOAD;
   #leasePromise: PromiseWithResolvers<number> | null = null;
   readonly counters = { transactions: 0, waited: 0, malformed: 0, connections: 0 };
 
@@ -135,11 +136,13 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
    * said; to -EBUSY when somebody else is the writer; or to -ENOTCONN when the keeper is away: it is then asked as soon
    * as it is back. Transactions may be sent at once and need not wait for the answer.
    * `upload` is called at once, unless the subscription is in step with the shelf, and again on every later
-   * connection. What was not put when it has resolved is dropped from the shelf.
+   * connection. What was not put when it has resolved is dropped from the shelf. With `restoring` what is put came out
+   * of the service manager's store.
    */
-  lease(upload: Upload): Promise<number> {
-    const adopt = this.#synced && this.connected;
+  lease(upload: Upload, restoring = false): Promise<number> {
+    const adopt = this.#synced && this.connected && !restoring;
     this.#upload = upload;
+    this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
     if (!this.connected) {
       this.#unsubscribe();
       return Promise.resolve(-Errno.ENOTCONN);
@@ -223,7 +226,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   }
 
   #takeLease(adopt: boolean): void {
-    if (this.#sendControl(ShelfMessageKind.LEASE, adopt ? LeaseMode.ADOPT : LeaseMode.UPLOAD) < 0) return;
+    if (this.#sendControl(ShelfMessageKind.LEASE, adopt ? LeaseMode.ADOPT : this.#uploadMode) < 0) return;
     if (!adopt) void this.#uploadAll(this.counters.connections);
   }
 

@@ -34,12 +34,19 @@ import {
   accept,
   close,
   closeAll,
+  isPeerGone,
   listen,
   type Poller,
   peerCredentials,
   setSendBuffer,
 } from '@virtnet/host-linux';
-import { Errno, LeaseMode, SHELF_NAME_BYTES_MAX, ShelfMessageKind } from '@virtnet/wire';
+import {
+  Errno,
+  LeaseMode,
+  SHELF_CONNECTION_NAME,
+  SHELF_NAME_BYTES_MAX,
+  ShelfMessageKind,
+} from '@virtnet/wire';
 import type { Logger } from './logging.js';
 import { SharedFd } from './shared-fd.js';
 import {
@@ -50,6 +57,7 @@ import {
 } from './shelf-codec.js';
 import { SHELF_SEND_BUFFER_BYTES, ShelfConnection } from './shelf-connection.js';
 import { Loans, lendMessage } from './shelf-loans.js';
+import type { ShelfObserver } from './shelf-store.js';
 
 /** Two emulators, their successors during an update, and tools that look. */
 export const CLIENTS_MAX = 16;
@@ -63,6 +71,8 @@ export interface ShelfServerOptions {
   /** This keeper replaces one that died: see Theory. */
   readonly expectUpload?: boolean;
   readonly limits?: ShelfLimits;
+  /** Told of every change, after it was applied. */
+  readonly observer?: ShelfObserver;
 }
 
 export interface ShelfServerStatus {
@@ -90,6 +100,11 @@ export class ShelfServer {
   readonly #loans = new Loans();
   /** Who lent what is lent. */
   #lenderPid = 0;
+  readonly #observer: ShelfObserver | undefined;
+  /** The observer knows that the shelf is whole; only a writer's word makes it so. */
+  #observed = false;
+  /** What the writer puts came out of the service manager's store. */
+  #restoring = false;
   #settled: boolean;
   #settleTimer: NodeJS.Timeout | undefined;
   #ttlTimer: NodeJS.Timeout | undefined;
@@ -103,7 +118,9 @@ export class ShelfServer {
     this.#listener = listener;
     this.#path = options.path;
     this.#shelf = new Shelf(options.limits);
+    this.#observer = options.observer;
     this.#settled = options.expectUpload !== true;
+    if (this.#settled) this.#observeWhole();
     this.#awaitWriter();
     const watch = this.#poller.watch(listener, { readable: true }, () => this.#acceptAll());
     if (typeof watch === 'number') throw new RangeError(`cannot watch the listener: errno ${-watch}`);
@@ -130,6 +147,11 @@ export class ShelfServer {
     };
   }
 
+  /** Every entry, in no order. */
+  entries(): Iterable<ShelfEntry<SharedFd>> {
+    return this.#shelf.entries();
+  }
+
   /** Entries whose names begin with `prefix`, in the order of their names. */
   list(prefix: string): ShelfEntry<SharedFd>[] {
     return this.#shelf.list(prefix);
@@ -145,7 +167,8 @@ export class ShelfServer {
     this.#connections.clear();
     this.#writer = null;
     clearTimeout(this.#ttlTimer);
-    this.#remove([...this.#shelf.entries()].map((entry) => entry.name));
+    // The observer is not told: what it mirrors outlives this process.
+    for (const entry of this.#shelf.entries()) entry.handle?.release();
   }
 
   #acceptAll(): void {
@@ -222,6 +245,7 @@ export class ShelfServer {
       return;
     }
     this.#counters.transactions += 1;
+    this.#observer?.changed(operations, outcome.left, this.#restoring);
     this.#tell({ kind: ShelfMessageKind.TRANSACTION, argument: 0, operations }, connection);
     for (const entry of outcome.left) entry.handle?.release();
   }
@@ -294,7 +318,8 @@ export class ShelfServer {
   }
 
   #lease(connection: ShelfConnection, mode: number): string | null {
-    if (mode !== LeaseMode.ADOPT && mode !== LeaseMode.UPLOAD) return `lease mode ${mode}`;
+    const known = mode === LeaseMode.ADOPT || mode === LeaseMode.UPLOAD || mode === LeaseMode.RESTORE;
+    if (!known) return `lease mode ${mode}`;
     // The former writer may be dead with its end not yet read: look, instead of refusing its successor.
     if (this.#writer !== null && this.#writer !== connection) this.#writer.readAll();
     if (this.#writer !== null && this.#writer !== connection) {
@@ -311,9 +336,11 @@ export class ShelfServer {
     this.#send(connection, ShelfMessageKind.LEASE, 0);
     this.#tell({ kind: ShelfMessageKind.LEASE_HELD, argument: connection.pid, operations: [] });
     this.#log?.info({ peerPid: connection.pid, mode }, 'lease granted');
-    if (mode === LeaseMode.UPLOAD) this.#shelf.beginUpload();
+    this.#restoring = mode === LeaseMode.RESTORE;
+    if (mode !== LeaseMode.ADOPT) this.#shelf.beginUpload();
     else {
       this.#shelf.abandonUpload();
+      this.#observeWhole();
       this.#settle();
     }
     return null;
@@ -322,6 +349,7 @@ export class ShelfServer {
   #complete(connection: ShelfConnection): string | null {
     if (connection !== this.#writer) return null; // its lease was refused: it has been told
     this.#remove(this.#shelf.endUpload().filter((name) => this.#loans.borrowerOf(name) === null));
+    this.#observeWhole();
     this.#settle();
     return null;
   }
@@ -332,6 +360,7 @@ export class ShelfServer {
     this.#log?.info({ peerPid: connection.pid, reason, writer: connection === this.#writer }, 'client gone');
     if (connection === this.#writer) {
       this.#writer = null;
+      this.#restoring = false;
       this.#shelf.abandonUpload();
       this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: connection.pid, operations: [] });
       this.#awaitWriter();
@@ -346,6 +375,12 @@ export class ShelfServer {
     if (this.#settled) return;
     this.#settled = true;
     this.#tell({ kind: ShelfMessageKind.SYNCED, argument: this.#writer?.pid ?? 0, operations: [] });
+  }
+
+  #observeWhole(): void {
+    if (this.#observed) return;
+    this.#observed = true;
+    this.#observer?.settled(this.#shelf.entries());
   }
 
   #awaitWriter(): void {
@@ -364,6 +399,7 @@ export class ShelfServer {
         .map((name) => ({ kind: 'delete' as const, name }));
       const outcome = this.#shelf.apply(operations);
       if ('errno' in outcome) throw new RangeError(`a delete was refused: ${outcome.reason}`);
+      this.#observer?.changed(operations, outcome.left, this.#restoring);
       this.#tell({ kind: ShelfMessageKind.TRANSACTION, argument: 0, operations });
       for (const entry of outcome.left) entry.handle?.release();
     }
@@ -399,16 +435,31 @@ export class ShelfServer {
     const ttlMs = this.#shelf.nextTtl(passedMs);
     if (ttlMs === null) return;
     const waitMs = Math.max(0, this.#clientlessSinceMs + ttlMs - performance.now());
-    this.#ttlTimer = setTimeout(() => {
-      const names = this.#shelf.expired(ttlMs);
+    this.#ttlTimer = setTimeout(() => this.#expire(ttlMs), waitMs);
+  }
+
+  /** Lets go of what had `ttlMs` without a client; not of what somebody outside is still connected for. */
+  #expire(ttlMs: number): void {
+    const expired = this.#shelf.expired(ttlMs);
+    const names = expired.filter((name) => !this.#hasPeer(name));
+    if (names.length > 0) {
       this.#counters.expired += names.length;
       this.#log?.warn({ entries: names.length, ttlMs }, 'no client: entries let go');
       this.#remove(names);
-      this.#armTtl(ttlMs);
-    }, waitMs);
+    }
+    if (names.length < expired.length) this.#ttlTimer = setTimeout(() => this.#expire(ttlMs), TTL_AGAIN_MS);
+    else this.#armTtl(ttlMs);
+  }
+
+  #hasPeer(name: string): boolean {
+    const [first, second] = name.split('/');
+    const socket = this.#shelf.get(`${first}/${second}/${SHELF_CONNECTION_NAME}`)?.handle?.fd;
+    return socket !== undefined && !isPeerGone(socket);
   }
 }
 
+/** Between two looks whether somebody is still connected, once the time is over. */
+const TTL_AGAIN_MS = 500;
 /** As many names of full length as surely fit one message. */
 const DELETES_PER_MESSAGE = Math.floor((128 * 1024) / (SHELF_NAME_BYTES_MAX + 16));
 

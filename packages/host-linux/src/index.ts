@@ -42,11 +42,17 @@ export {
 export * from './netdev.js';
 export * from './poller.js';
 export * from './process.js';
+export * from './progress.js';
+export * from './progress-beat.js';
 export * from './reply-ring.js';
+export * from './service-manager.js';
 export {
   accept,
+  bindDatagram,
   type Credentials,
   connect,
+  connectDatagram,
+  isPeerGone,
   isWritable,
   listen,
   peerCredentials,

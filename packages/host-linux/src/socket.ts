@@ -93,6 +93,30 @@ const address = new NativeBuffer(SockaddrUnHead.sizeBytes + UNIX_PATH_BYTES);
 const option = new NativeBuffer(PeerCredentials.sizeBytes);
 const optionBytes = new NativeBuffer(4);
 
+/** A datagram socket that sends to `path` (a leading `@` means a name in the abstract namespace), or -errno. */
+export function connectDatagram(path: string): number {
+  return datagram(path, nativeConnect);
+}
+
+/** A datagram socket that receives at `path`, which must not exist; or -errno. */
+export function bindDatagram(path: string): number {
+  return datagram(path, nativeBind);
+}
+
+function datagram(path: string, attach: typeof nativeConnect): number {
+  const type = SocketType.DATAGRAM | SocketTypeFlag.NONBLOCK | SocketTypeFlag.CLOEXEC;
+  const fd = orErrno(nativeSocket(SocketFamily.UNIX, type, 0));
+  if (fd < 0) return fd;
+  const named = setAddress(path);
+  const abstract = path.startsWith('@');
+  if (abstract) address.u8[SockaddrUnHead.sizeBytes] = 0;
+  const length = abstract && named > 0 ? named - 1 : named; // an abstract name has no terminator
+  if (length >= 0 && attach(fd, address.address, length) === 0) return fd;
+  const error = length < 0 ? length : negativeErrno();
+  close(fd);
+  return error;
+}
+
 function open(kind: SocketKind): number {
   const type = kind === 'stream' ? SocketType.STREAM : SocketType.SEQPACKET;
   const fd = nativeSocket(SocketFamily.UNIX, type | SocketTypeFlag.NONBLOCK | SocketTypeFlag.CLOEXEC, 0);
@@ -235,6 +259,13 @@ export function isWritable(fd: number): boolean {
   polled.view.setInt32(PollDescriptor.at.fd, fd, true);
   polled.view.setUint16(PollDescriptor.at.events, PollEvent.OUT, true);
   return nativePoll(polled.address, 1, 0) === 1;
+}
+
+/** Whether the other end of a connected socket is gone. */
+export function isPeerGone(fd: number): boolean {
+  polled.view.setInt32(PollDescriptor.at.fd, fd, true);
+  polled.view.setUint16(PollDescriptor.at.events, PollEvent.RDHUP, true);
+  return nativePoll(polled.address, 1, 0) !== 0; // hang-up, error and a bad descriptor are always told
 }
 
 /** The error an asynchronous operation left on the socket, negative, and cleared; 0 when there is none. */

@@ -20,6 +20,10 @@ import {
   type ChildAction,
   type ChildEvent,
   type ChildState,
+  type DeathCause,
+  deathCause,
+  type ExitStatus,
+  type Sentence,
   supervisionTable,
 } from '@virtnet/engine-recovery';
 import { type EmuStatus, type HaStatus, type Logger, RpcClient } from '@virtnet/host-ipc';
@@ -27,12 +31,15 @@ import {
   close,
   Nice,
   type Poller,
+  ProgressPage,
   pidfdOpen,
   pidfdSendSignal,
   setThreadNice,
   type Watch,
 } from '@virtnet/host-linux';
+import { LastWord } from '@virtnet/wire';
 import {
+  EXIT_STATUS_MS,
   HEALTH_DEADLINE_MS,
   HEALTH_INTERVAL_MS,
   HEALTH_MISSES,
@@ -49,6 +56,8 @@ export interface ChildSpec {
   readonly ipcPath: string;
   /** Node flags, main module and arguments. */
   readonly command: readonly string[];
+  /** Descriptors it inherits, as INHERITED_FD and the numbers behind it. They stay ours. */
+  readonly inherited?: readonly number[];
   readonly root: string;
 }
 
@@ -67,6 +76,10 @@ export interface StopRequest {
 }
 
 const SIGKILL = 9;
+/** Number under which every child finds its progress page. */
+const PROGRESS_FD = 3;
+/** The first of those that ChildSpec.inherited names. */
+export const INHERITED_FD = PROGRESS_FD + 1;
 
 export class Child {
   readonly spec: ChildSpec;
@@ -82,9 +95,15 @@ export class Child {
   #readyTimer: NodeJS.Timeout | undefined;
   #stopTimer: NodeJS.Timeout | undefined;
   #pollTimer: NodeJS.Timeout | undefined;
+  #exitTimer: NodeJS.Timeout | undefined;
   #stopRequest: StopRequest = { removeDevices: false, deadlineMs: 0 };
   /** Questions in a row that it left unanswered. */
   #misses = 0;
+  #progress: ProgressPage | null = null;
+  #lastWord: number = LastWord.NOTHING;
+  #exit: ExitStatus = { code: null, signal: null };
+  /** Why we killed it. */
+  #sentence: Sentence | null = null;
   /** It was the active emulator at any time. */
   hasServed = false;
   /** What it last said about itself. */
@@ -104,6 +123,14 @@ export class Child {
   get pid(): number {
     return this.#pid;
   }
+  /** Where its threads say that they get on; null before it lives, and for one that was started by hand. */
+  get progress(): ProgressPage | null {
+    return this.#progress;
+  }
+  /** Why it died, as far as we know; meaningful once it is `gone`. */
+  get deathCause(): DeathCause {
+    return deathCause({ sentence: this.#sentence, ...this.#exit, lastWord: this.#lastWord });
+  }
 
   spawn(): void {
     this.#event('spawn');
@@ -112,6 +139,7 @@ export class Child {
   /** Takes the living process `pid` over. */
   adopt(pid: number, as: 'starting' | 'ready' | 'serving'): void {
     this.#pid = pid;
+    this.#progress = ProgressPage.ofProcess(pid, PROGRESS_FD);
     this.#event(`adopt-${as}`);
   }
 
@@ -121,9 +149,11 @@ export class Child {
   }
 
   /** It does not do what it should: kill it. */
-  fence(reason: string): void {
-    if ('next' in supervisionTable[this.#state].silent)
+  fence(reason: string, sentence: Sentence = 'silent'): void {
+    if ('next' in supervisionTable[this.#state].silent) {
       this.#log.error({ childPid: this.#pid, reason }, 'killing');
+      this.#sentence = sentence;
+    }
     this.#event('silent');
   }
 
@@ -173,6 +203,7 @@ export class Child {
         this.#stopTimer = setTimeout(() => this.#event('stop-deadline'), this.#stopRequest.deadlineMs);
         return;
       case 'tally':
+        this.#lastWord = this.#progress?.lastWord ?? LastWord.NOTHING;
         this.#hooks.died(this);
         return;
       case 'clean-up':
@@ -191,9 +222,13 @@ export class Child {
   }
 
   #spawn(): void {
-    const child = spawn(process.execPath, [...this.spec.command], {
+    const progress = ProgressPage.create();
+    if (typeof progress === 'number') this.#log.error({ errno: -progress }, 'no progress page');
+    else this.#progress = progress;
+    const page = this.#progress === null ? [] : ['--progress-fd', `${PROGRESS_FD}`];
+    const child = spawn(process.execPath, [...this.spec.command, ...page], {
       // Its standard output goes to our standard error: ours carries the one word `ready`.
-      stdio: ['ignore', 2, 2],
+      stdio: ['ignore', 2, 2, this.#progress?.fd ?? 'ignore', ...(this.spec.inherited ?? [])],
       env: { ...process.env, VIRTNET_ROOT: this.spec.root },
     });
     this.#process = child;
@@ -201,6 +236,7 @@ export class Child {
     this.#stepBack();
     child.on('exit', (code, signal) => {
       this.#log.info({ childPid: this.#pid, code, signal }, 'exited');
+      this.#exit = { code, signal };
       this.#event('exit'); // the pidfd says the same, where there is one
     });
     child.on('error', (error) => {
@@ -213,13 +249,18 @@ export class Child {
     if (this.#pid === 0) return; // not even started: 'error' follows
     this.#pidfd = pidfdOpen(this.#pid);
     const watch =
-      this.#pidfd < 0
-        ? this.#pidfd
-        : this.#poller.watch(this.#pidfd, { readable: true }, () => this.#event('exit'));
+      this.#pidfd < 0 ? this.#pidfd : this.#poller.watch(this.#pidfd, { readable: true }, () => this.#dead());
     if (typeof watch === 'object') this.#watch = watch;
     else if (this.#process === null)
       setImmediate(() => this.#event('exit')); // adopted, and gone meanwhile
     else this.#log.error({ errno: -watch }, 'no pidfd; waiting for the exit instead');
+  }
+
+  /** The kernel says that it is dead. Of our own child we are told its exit status as well, a moment before or after. */
+  #dead(): void {
+    this.#watch?.close();
+    if (this.#process === null) this.#event('exit');
+    else this.#exitTimer ??= setTimeout(() => this.#event('exit'), EXIT_STATUS_MS);
   }
 
   /** Asks for its state in `delayMs`, and again for as long as it lives. */
@@ -264,8 +305,11 @@ export class Child {
     clearTimeout(this.#readyTimer);
     clearTimeout(this.#stopTimer);
     clearTimeout(this.#pollTimer);
+    clearTimeout(this.#exitTimer);
     this.#pollTimer = undefined;
     this.#watch?.close();
+    this.#progress?.close();
+    this.#progress = null;
     if (this.#pidfd >= 0) close(this.#pidfd);
     this.#pidfd = -1;
     this.client.close();

@@ -205,6 +205,52 @@ describe('controller, deaths', () => {
   });
 });
 
+describe('controller, processes that stand still', () => {
+  const causes = (service: Service) =>
+    [...service.stderr.matchAll(/"cause":"([a-z-]+)"/g)].map(([, cause]) => cause);
+
+  it('the active is stopped: found by its own lack of progress, killed, and its standby serves', async () => {
+    const service = await start();
+    const before = await service.settled();
+    service.kill('emu', 'SIGSTOP');
+    expect((await service.settled(before.active)).active).toBe(before.standby);
+    expect(service.stderr).toMatch(/"how":"stopped"/);
+    expect(causes(service)).toEqual(['hang']);
+  });
+
+  it('the event loop of the active is blocked over a command: killed; the command is answered by its successor', async () => {
+    const service = await start({ blockOnHotplug: true });
+    const before = await service.settled();
+    expect((await service.cli('hotplug', hotplugParams)).answer).toMatchObject({ errno: 0, repeated: true });
+    await service.settled(before.active);
+    expect(service.stderr).toMatch(/"how":"spins"/);
+    expect(causes(service)).toEqual(['hang']);
+  });
+
+  it('the standby, or the keeper, is stopped: replaced, and the active is not touched', async () => {
+    const service = await start();
+    const before = await service.settled();
+    service.kill('emu-standby', 'SIGSTOP');
+    expect((await service.settled(before.standby)).active).toBe(before.active);
+    const keeper = service.kill('ha', 'SIGSTOP');
+    await eventually('another keeper', () => service.pid('ha') !== keeper && service.pid('ha') > 0);
+    expect((await service.settled()).active).toBe(before.active);
+    expect(causes(service)).toEqual(['hang', 'hang']);
+  });
+
+  it('everybody is stopped and continued, as when a machine was suspended: nobody is killed', async () => {
+    const service = await start();
+    const before = { ...(await service.settled()), ha: service.pid('ha') };
+    const all = [service.controllerPid, before.active, before.standby, before.ha];
+    for (const pid of all) process.kill(pid, 'SIGSTOP');
+    await after(1_000);
+    for (const pid of all.toReversed()) process.kill(pid, 'SIGCONT');
+    await after(500);
+    expect({ ...(await service.settled()), ha: service.pid('ha') }).toEqual(before);
+    expect(causes(service)).toEqual([]);
+  });
+});
+
 describe('controller, restarts of its own', () => {
   it('killed: everything serves on; the next one adopts all and starts nothing; its SIGTERM ends them', async () => {
     const service = await start();

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createLogger, RpcServer, ShelfClient, virtnetPaths } from '@virtnet/host-ipc';
-import { isAlive, Poller, setProcessName } from '@virtnet/host-linux';
+import { beatingPage, isAlive, Poller, setProcessName } from '@virtnet/host-linux';
 
 /** How an instance misbehaves. */
 export interface FakeEmuKnobs {
@@ -18,11 +18,16 @@ export interface FakeEmuKnobs {
   readonly passive?: boolean;
   /** Die over the first hotplug, after it was carried out and before it is answered. */
   readonly dieOnHotplug?: boolean;
+  /** The event loop stands still from the first hotplug on. */
+  readonly blockOnHotplug?: boolean;
   /** Do not end when asked to. */
   readonly stubborn?: boolean;
 }
 
-const { values } = parseArgs({ options: { instance: { type: 'string' }, role: { type: 'string' } } });
+const string = { type: 'string' } as const;
+const { values } = parseArgs({
+  options: { instance: string, role: string, urgent: { type: 'boolean' }, 'progress-fd': string },
+});
 const instance = Number(values.instance);
 const paths = virtnetPaths();
 const knobsFile = join(paths.root, 'fake-emu.json');
@@ -30,6 +35,7 @@ const knobs: FakeEmuKnobs = existsSync(knobsFile) ? JSON.parse(readFileSync(knob
 if (knobs.exits) process.exit(3);
 
 setProcessName('virtio_net_emu');
+beatingPage(Number(values['progress-fd']), 30).begin();
 const log = createLogger('virtio_net_emu');
 const poller = new Poller();
 poller.start();
@@ -110,6 +116,7 @@ await RpcServer.bind(
       const repeated = requests.has(requestId);
       remember(name, encode(requestId));
       shelf.transaction([{ put: name, blob: encode(requestId) }]);
+      while (knobs.blockOnHotplug && !repeated);
       if (knobs.dieOnHotplug && !repeated) process.kill(process.pid, 'SIGKILL');
       return { id: Number(name.split('/')[1]), repeated, errno: 0, errstr: 'Success' };
     },

@@ -24,3 +24,5 @@ export const ADOPT_DEADLINE_MS = 1_000;
 export const COMMAND_DEADLINE_MS = 15_000;
 /** After how long a service with an active emulator says ready although its standby is not. */
 export const STANDBY_PATIENCE_MS = 10_000;
+/** How long the exit status of a child may follow the news of its death. */
+export const EXIT_STATUS_MS = 20;

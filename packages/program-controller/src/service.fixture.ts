@@ -91,6 +91,10 @@ export class Service {
     this.#exit = new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)));
   }
 
+  get controllerPid(): number {
+    return this.#controller?.pid ?? 0;
+  }
+
   signal(signal: NodeJS.Signals): Promise<number | NodeJS.Signals | null> {
     this.#controller?.kill(signal);
     return this.#exit;

@@ -19,7 +19,8 @@ import { join } from 'node:path';
 import { planService, restartDelayMs, type ServiceView, type Step } from '@virtnet/engine-recovery';
 import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
-import { Child, type ChildSpec, type StopRequest } from './child.js';
+import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.js';
+import type { DescriptorStore } from './descriptor-store.js';
 import {
   COMMAND_DEADLINE_MS,
   STANDBY_PATIENCE_MS,
@@ -29,12 +30,17 @@ import {
 } from './limits.js';
 import { PidFiles } from './pid-files.js';
 import { nodeFlags, type ProgramKind, programMains } from './programs.js';
+import { watchProgress } from './progress-watcher.js';
 import { findSurvivors } from './survivors.js';
 
 export interface SupervisorOptions {
   readonly paths: VirtnetPaths;
   readonly poller: Poller;
   readonly log: Logger;
+  /** What the service manager keeps for us; null without one. */
+  readonly store: DescriptorStore | null;
+  /** Nobody of ours knows the devices any more, but the manager does: it has to start us anew. */
+  readonly onDevicesLost: () => void;
   /** Main module of the emulator instead of the installed one. */
   readonly emu?: string;
   /** Called before anything is started; `adopting` when processes of a former controller live on. */
@@ -45,6 +51,8 @@ export class Supervisor {
   readonly #paths: VirtnetPaths;
   readonly #poller: Poller;
   readonly #log: Logger;
+  readonly #store: DescriptorStore | null;
+  readonly #onDevicesLost: () => void;
   readonly #mains: Readonly<Record<ProgramKind, string>>;
   readonly #pidFiles: PidFiles;
   readonly #configure: (adopting: boolean) => void;
@@ -60,13 +68,17 @@ export class Supervisor {
   #restartTimer: NodeJS.Timeout | undefined;
   readonly #waiting = new Set<() => void>(); // bounded by the calls in progress
   #logLevel: LogLevelName = 'info';
+  #stopWatching: () => void = () => {};
   #standbyFailed = false;
+  #restoring = false;
   readonly counters = { takeovers: 0, deaths: 0 };
 
   constructor(options: SupervisorOptions) {
     this.#paths = options.paths;
     this.#poller = options.poller;
     this.#log = options.log;
+    this.#store = options.store;
+    this.#onDevicesLost = options.onDevicesLost;
     this.#mains = { ...programMains, ...(options.emu === undefined ? {} : { emu: options.emu }) };
     this.#pidFiles = new PidFiles(options.paths);
     this.#configure = options.configure ?? (() => undefined);
@@ -75,6 +87,7 @@ export class Supervisor {
   /** Takes over what a former controller left, starts what is missing, and resolves when devices are served. */
   async start(): Promise<void> {
     this.#pidFiles.set('controller', process.pid);
+    this.#stopWatching = watchProgress(() => this.#living(), this.#log);
     const finding = findSurvivors(this.#paths, this.#pidFiles, this.#mains, this.#poller, this.#log);
     this.#finding = finding;
     const survivors = await finding;
@@ -85,13 +98,33 @@ export class Supervisor {
       this.#nextInstance = Math.max(this.#nextInstance, instance + 1);
       child.adopt(pid, as);
     }
+    const restoring = this.#beginRestoring();
     this.#plan();
+    if (restoring) await this.#restore();
     const startedMs = performance.now();
     await this.#until(() => {
       if (this.active === null) return false;
       const patience = performance.now() - startedMs > STANDBY_PATIENCE_MS;
       return this.standby !== null || this.#standbyFailed || patience;
     });
+  }
+
+  /** Whether the devices have to come out of the manager's store: it has some, and nobody who lives knows them. */
+  #beginRestoring(): boolean {
+    const known = this.#keeper !== null || [...this.#emulators].some(({ state }) => state !== 'starting');
+    this.#restoring = !known && this.#store?.holds === true;
+    if (!this.#restoring) this.#store?.discard();
+    return this.#restoring;
+  }
+
+  async #restore(): Promise<void> {
+    const startedMs = performance.now();
+    const entries = await this.#store?.restore(this.#paths.haSocket, this.#poller);
+    const restoreMs = Math.round(performance.now() - startedMs);
+    this.#log.warn({ entries, restoreMs }, 'restored what the service manager kept');
+    await this.#until(() => this.active !== null || this.#stopping);
+    this.#restoring = false;
+    this.#plan();
   }
 
   /** The active emulator, or null while there is none. */
@@ -130,23 +163,26 @@ export class Supervisor {
   }
 
   /**
-   * Ends everything: the standby first, so that it does not take over; then the active one with its devices; then the
-   * keeper. Who does not end in its time is killed. Resolves when all are dead and their files are gone.
+   * Ends everything: the standby first, so that it does not take over; then the active one, with its devices unless a
+   * service manager keeps them; then the keeper. Who does not end in its time is killed. Resolves when all are dead and their files are gone.
    */
   async stop(): Promise<void> {
+    const removeDevices = this.#store === null; // else the manager decides: it keeps them, or closes them
     this.#stopping = true;
+    this.#stopWatching();
     clearTimeout(this.#restartTimer);
     this.#wake();
     await this.#finding;
     await this.#until(() => !this.#promoting); // who is active must be known before anybody is asked to end
     const standbys = [...this.#emulators].filter((child) => child.state !== 'serving');
     await this.#end(standbys, { removeDevices: false, deadlineMs: STOP_STANDBY_MS });
-    await this.#end([...this.#emulators], { removeDevices: true, deadlineMs: STOP_ACTIVE_MS });
+    await this.#end([...this.#emulators], { removeDevices, deadlineMs: STOP_ACTIVE_MS });
     const keepers = this.#keeper === null ? [] : [this.#keeper];
     await this.#end(keepers, { removeDevices: false, deadlineMs: STOP_KEEPER_MS });
     for (const name of ['emu', 'emu-standby', 'ha', 'controller'] as const) this.#pidFiles.set(name, null);
     // Whoever was killed could not remove its own; nobody is left who serves them.
     for (const path of [this.#paths.haSocket, this.#paths.config]) rmSync(path, { force: true });
+    if (!removeDevices) return;
     for (const name of readdirSync(this.#paths.pci)) rmSync(join(this.#paths.pci, name), { force: true });
   }
 
@@ -160,12 +196,16 @@ export class Supervisor {
   }
 
   #make(kind: ProgramKind, instance: number, extra: readonly string[] = []): Child {
-    const arguments_ = kind === 'ha' ? extra : ['--instance', String(instance), '--role', 'standby'];
+    const arguments_ =
+      kind === 'ha' ? extra : ['--instance', String(instance), '--role', 'standby', ...extra];
+    const inherited = kind === 'ha' ? (this.#store?.logFds ?? []) : [];
+    const logFds = inherited.length > 0 ? ['--log-fds', `${INHERITED_FD},${INHERITED_FD + 1}`] : [];
     const spec: ChildSpec = {
       kind,
       instance,
       ipcPath: kind === 'ha' ? this.#paths.haIpc : this.#paths.emuIpc(instance),
-      command: [...nodeFlags[kind], this.#mains[kind], ...arguments_],
+      command: [...nodeFlags[kind], this.#mains[kind], ...arguments_, ...logFds],
+      inherited,
       root: this.#paths.root,
     };
     const child = new Child(spec, this.#poller, this.#log, {
@@ -186,7 +226,15 @@ export class Supervisor {
     if (deaths.length > DEATHS_REMEMBERED) deaths.shift();
     this.#standbyFailed ||= kind === 'emu' && !child.hasServed;
     const delayMs = restartDelayMs(deaths, nowMs);
-    const line = { kind, instance, childPid: child.pid, served: child.hasServed, restartInMs: delayMs };
+    const cause = child.deathCause;
+    const line = {
+      kind,
+      instance,
+      childPid: child.pid,
+      served: child.hasServed,
+      cause,
+      restartInMs: delayMs,
+    };
     this.#log.error(line, delayMs > 0 ? 'died, again and again: restarts are slowed down' : 'died');
   }
 
@@ -230,7 +278,8 @@ export class Supervisor {
         hasServed,
       })),
       mayStartKeeper: this.#startsInMs('ha') === 0,
-      mayStartEmulator: this.#startsInMs('emu') === 0,
+      // While guests wait for their devices a second one would only take time from the first.
+      mayStartEmulator: this.#startsInMs('emu') === 0 && !(this.#restoring && this.#emulators.size > 0),
     };
   }
 
@@ -245,6 +294,10 @@ export class Supervisor {
 
   #plan(): void {
     this.#planned = false;
+    if (this.#devicesLost()) {
+      this.#onDevicesLost();
+      return;
+    }
     for (const step of planService(this.#view())) this.#carryOut(step);
     clearTimeout(this.#restartTimer);
     const waits = [this.#startsInMs('ha'), this.#startsInMs('emu')].filter((waitMs) => waitMs > 0);
@@ -252,13 +305,20 @@ export class Supervisor {
       this.#restartTimer = setTimeout(() => this.#plan(), Math.ceil(Math.min(...waits)) + 1);
   }
 
+  /** Keeper and emulators died together, and the service manager alone has what they knew. */
+  #devicesLost(): boolean {
+    if (this.#store === null || this.#stopping || !this.#everServed || this.#restoring) return false;
+    const informed = [...this.#emulators].some(({ state }) => state === 'ready' || state === 'serving');
+    return !informed && this.#keeper === null;
+  }
+
   #carryOut(step: Step): void {
     switch (step.kind) {
       case 'start-keeper':
-        this.#make('ha', 0, step.expectUpload ? ['--expect-upload'] : []).spawn();
+        this.#make('ha', 0, step.expectUpload || this.#restoring ? ['--expect-upload'] : []).spawn();
         return;
       case 'start-emulator':
-        this.#make('emu', this.#nextInstance++).spawn();
+        this.#make('emu', this.#nextInstance++, this.#restoring ? ['--urgent'] : []).spawn();
         return;
       case 'promote':
         void this.#promote(this.#emulator(step.instance));
@@ -279,7 +339,7 @@ export class Supervisor {
   async #promote(child: Child): Promise<void> {
     if (this.#promoting) return;
     this.#promoting = true;
-    const reason = this.#everServed ? 'crash' : 'first';
+    const reason = this.#everServed || this.#restoring ? 'crash' : 'first';
     try {
       const { devices, takeoverMs } = await child.client.call('emu.promote', { reason });
       this.#log.info(

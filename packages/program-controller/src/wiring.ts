@@ -8,14 +8,25 @@ import {
   virtnetPaths,
   warmUpChecks,
 } from '@virtnet/host-ipc';
-import { Nice, Poller, setProcessName, setProcessNice } from '@virtnet/host-linux';
+import {
+  Nice,
+  Poller,
+  passedDescriptors,
+  ServiceManager,
+  setProcessName,
+  setProcessNice,
+  watchdogIntervalMs,
+} from '@virtnet/host-linux';
 import { CliFront, versionOf } from './cli-front.js';
 import { putIntoEffect } from './configuration.js';
+import { DescriptorStore } from './descriptor-store.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
 import { Supervisor } from './supervisor.js';
 
 export const PROGRAM = 'virtio_net_controller';
+/** Asks the service manager (Restart=always, or on-failure) for another start. */
+const RESTART_EXIT_CODE = 75;
 /** The package whose version is the program's. */
 const packageFile = new URL('../package.json', import.meta.url);
 
@@ -39,16 +50,26 @@ export async function serve(options: ControllerOptions): Promise<number> {
     return 1;
   }
   const ended = Promise.withResolvers<string>();
+  const lost = Promise.withResolvers<'devices lost'>();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
     process.on(signal, () => ended.resolve(signal));
 
   const poller = new Poller();
   poller.start();
+  const passed = passedDescriptors();
+  const manager = ServiceManager.connect(poller);
+  const store = manager === null ? null : DescriptorStore.open(manager, passed, log);
+  if (passed.length > 0) log.info({ descriptors: passed.length }, 'the service manager kept descriptors');
+  const watchdogMs = watchdogIntervalMs();
+  const watchdog =
+    watchdogMs === null ? undefined : setInterval(() => manager?.notify('WATCHDOG=1'), watchdogMs / 3);
   const supervisor = new Supervisor({
     paths,
     poller,
     log,
     configure: (adopting) => putIntoEffect(paths, verdict.conf, adopting, log),
+    store,
+    onDevicesLost: () => lost.resolve('devices lost'),
     ...(options.emu === undefined ? {} : { emu: options.emu }),
   });
   const front = new CliFront({
@@ -68,9 +89,19 @@ export async function serve(options: ControllerOptions): Promise<number> {
   warmUpChecks(); // while the others start: the first command should not be slower than the second
   const serving = starting.then(() => {
     process.stdout.write('ready\n');
+    manager?.notify('READY=1', `MAINPID=${process.pid}`, 'STATUS=serving');
     log.info('ready');
   });
-  const reason = await Promise.race([ended.promise, serving.then(() => ended.promise)]);
+  const reason = await Promise.race([ended.promise, lost.promise, serving.then(() => ended.promise)]);
+  if (reason === 'devices lost') {
+    log.error(
+      'keeper and emulators died together: the service manager, who keeps the descriptors, starts us anew',
+    );
+    manager?.notify('STATUS=starting anew with the kept descriptors');
+    return RESTART_EXIT_CODE;
+  }
+  manager?.notify('STOPPING=1');
+  clearInterval(watchdog);
 
   log.info({ reason }, 'ending');
   await supervisor.stop();

@@ -115,7 +115,10 @@ export class Commands {
   }
 
   health(request: DeviceSelector): JsonObject | readonly JsonObject[] {
-    const facts = this.#devices().map(({ host }) => healthFacts(host));
+    const facts = this.#devices().map(({ host }) => {
+      this.#emulator.beat();
+      return healthFacts(host);
+    });
     const chosen = selectDevices(facts, request);
     if (request.all) return chosen.map(healthAnswer);
     return chosen.length === 0 ? DEVICE_MISSING : healthAnswer(chosen[0]!);
@@ -179,6 +182,7 @@ export class Commands {
       if (!speeds.has(ibDevice)) speeds.set(ibDevice, this.#site.uplinkSpeed(ibDevice));
     }
     return devices.map(({ host }) => {
+      this.#emulator.beat();
       const { kind, pfId, vfId, ibDevice } = host.plan;
       return deviceFacts(host, {
         uplinkSpeed: speeds.get(ibDevice) ?? null,

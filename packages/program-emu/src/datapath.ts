@@ -18,6 +18,7 @@ import { availableParallelism } from 'node:os';
 import type { Arena } from '@virtnet/host-linux';
 import { closeAll, eventfd, eventfdSignal } from '@virtnet/host-linux';
 import { DOORBELLS_MAX, LongRuns, MailboxSender } from '@virtnet/host-workers';
+import { MAIN_LANE } from '@virtnet/wire';
 import type {
   QueueConfig,
   RegionMessage,
@@ -52,6 +53,11 @@ interface WorkerState {
   ready: boolean;
 }
 
+/** A worker failed: the process cannot go on. */
+export class WorkerFault extends Error {
+  override readonly name = 'WorkerFault';
+}
+
 /** What a device needs of the datapath. */
 export type DatapathPort = Pick<
   Datapath,
@@ -69,17 +75,28 @@ export class Datapath {
   #stopping = false;
 
   /** `onFatal` is told of anything after which the process must not go on. */
-  constructor(arena: Arena, workerCount: number | null, onFatal: (reason: Error) => void) {
+  constructor(
+    arena: Arena,
+    workerCount: number | null,
+    onFatal: (reason: Error) => void,
+    progressAddress = 0n,
+  ) {
     const count = workerCount ?? Math.max(1, Math.min(8, availableParallelism() - 1));
     const wakeFds = Array.from({ length: count }, () => eventfd());
     this.#wakeFds = wakeFds;
     this.#runs = new LongRuns<WorkerStart>(
       new URL('./worker.js', import.meta.url).href,
       count,
-      (index) => ({ arenaBase: arena.base, arenaBytes: arena.buffer.byteLength, wakeFd: wakeFds[index]! }),
+      (index) => ({
+        arenaBase: arena.base,
+        arenaBytes: arena.buffer.byteLength,
+        wakeFd: wakeFds[index]!,
+        progressAddress,
+        progressLane: MAIN_LANE + 1 + index,
+      }),
       (index, error) => {
         if (!this.#stopping)
-          onFatal(new Error(`datapath worker ${index} ended: ${error?.stack ?? 'by itself'}`));
+          onFatal(new WorkerFault(`datapath worker ${index} ended: ${error?.stack ?? 'by itself'}`));
       },
     );
     const readies: Promise<void>[] = [];
@@ -105,7 +122,7 @@ export class Datapath {
     }
     this.#ready = Promise.all(readies).then(() => undefined);
     this.#onTimeout = () =>
-      onFatal(new Error(`a datapath worker did not answer within ${WORKER_ANSWER_MS} ms`));
+      onFatal(new WorkerFault(`a datapath worker did not answer within ${WORKER_ANSWER_MS} ms`));
   }
 
   readonly #onTimeout: () => void;

@@ -55,6 +55,10 @@ export interface EmulatorParts {
   readonly conf: VirtnetConf;
   /** A destination of a handover: it does not succeed the active one by itself. */
   readonly reserve: boolean;
+  /** Become ready without practising. */
+  readonly urgent: boolean;
+  /** Tells whoever watches that the main thread gets on; for what takes long in one go. */
+  readonly beat: () => void;
 }
 
 interface Restored {
@@ -75,6 +79,8 @@ export class Emulator {
   readonly replyRing: ServerConnectionOptions['replyRing'];
   /** Called when this process has become the active one and every device it took over is served. */
   onActive: () => Promise<void> = () => Promise.resolve();
+  readonly beat: () => void;
+  readonly #urgent: boolean;
   readonly #shelf: ShelfClient;
   readonly #datapath: Datapath;
   readonly #log: Logger;
@@ -97,6 +103,8 @@ export class Emulator {
     this.paths = parts.paths;
     this.conf = parts.conf;
     this.replyRing = parts.replyRing;
+    this.beat = parts.beat;
+    this.#urgent = parts.urgent;
     this.#shelf = parts.shelf;
     this.#datapath = parts.datapath;
     this.#log = parts.log;
@@ -162,6 +170,11 @@ export class Emulator {
 
   async #warmUp(): Promise<void> {
     await this.#datapath.ready;
+    if (this.#urgent) {
+      this.#goAhead();
+      this.#warm = true;
+      return;
+    }
     const rounds = await rehearse(this.arena, this.services, this.replyRing);
     if (typeof rounds === 'number') this.#log.debug({ rounds }, 'rehearsed a takeover');
     else {
@@ -273,6 +286,7 @@ export class Emulator {
     restoring.resolve();
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
     for (const each of restored) {
+      this.beat();
       if (reason !== 'update') this.#countRecovery(each.device.host, reason);
       await this.#open(each);
     }
@@ -292,6 +306,7 @@ export class Emulator {
 
   /** Builds a device and continues its rings; null, and reported, when that cannot be done. */
   #restore(mirror: DeviceMirror): Restored | null {
+    this.beat();
     const result = restoreDevice(mirror, this.services);
     if (typeof result === 'string') {
       this.#log.error({ vuid: mirror.vuid, reason: result }, 'a device could not be recovered');
@@ -336,6 +351,7 @@ export class Emulator {
   /** Puts everything on a keeper that knows nothing. */
   #upload(): void {
     for (const { host, endpoint } of this.devices.values()) {
+      this.beat();
       endpoint.upload();
       host.upload();
     }

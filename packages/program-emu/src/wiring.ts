@@ -1,5 +1,6 @@
 /** wiring.ts: the emulator as a process: what is opened, what answers, and the order of their ends. */
 import { DEFAULT_CONF, type JsonObject } from '@virtnet/engine-control';
+import { BEAT_MS } from '@virtnet/engine-recovery';
 import {
   createLogger,
   exitOnFault,
@@ -10,9 +11,10 @@ import {
   setLogLevel,
   virtnetPaths,
 } from '@virtnet/host-ipc';
-import { Arena, Poller, ReplyRing, setProcessName } from '@virtnet/host-linux';
+import { Arena, beatingPage, Poller, ReplyRing, setProcessName } from '@virtnet/host-linux';
+import { LastWord } from '@virtnet/wire';
 import { Commands } from './commands.js';
-import { Datapath } from './datapath.js';
+import { Datapath, WorkerFault } from './datapath.js';
 import { Emulator } from './emulator.js';
 import type { EmuOptions } from './options.js';
 
@@ -28,16 +30,25 @@ function outcome(answer: object): HotplugResult {
 /** Serves until SIGTERM, SIGINT or emu.shutdown. */
 export async function serve(options: EmuOptions): Promise<void> {
   setProcessName(PROGRAM);
-  exitOnFault(PROGRAM);
   const version = packageVersion(new URL('../package.json', import.meta.url));
+  const progress = beatingPage(options.progressFd, BEAT_MS);
+  exitOnFault(PROGRAM, (error) => {
+    progress.page.lastWord = error instanceof WorkerFault ? LastWord.WORKER : LastWord.EXCEPTION;
+  });
+  progress.begin();
   const log = createLogger(PROGRAM).child({ instance: options.instance });
   const paths = virtnetPaths();
   const poller = new Poller();
   poller.start();
   const arena = Arena.reserve();
-  const datapath = new Datapath(arena, options.workers, (reason) => {
-    throw reason; // our own fault: the process ends and its standby takes over
-  });
+  const datapath = new Datapath(
+    arena,
+    options.workers,
+    (reason) => {
+      throw reason; // our own fault: the process ends and its standby takes over
+    },
+    progress.page.address,
+  );
   const emulator = new Emulator({
     arena,
     poller,
@@ -48,6 +59,8 @@ export async function serve(options: EmuOptions): Promise<void> {
     log,
     conf: readConfSnapshot(paths) ?? DEFAULT_CONF, // none: started by hand, without a controller
     reserve: options.reserve,
+    urgent: options.urgent,
+    beat: () => progress.main.beat(),
   });
   const commands = new Commands(emulator);
   emulator.onActive = () => commands.provision();
@@ -117,6 +130,7 @@ export async function serve(options: EmuOptions): Promise<void> {
   emulator.start();
   const { reason, removeDevices } = await ended.promise;
   log.info({ reason, removeDevices }, 'closing');
+  progress.stop();
   await rpc.close();
   log.debug('rpc closed');
   await emulator.shutdown(removeDevices);

@@ -22,7 +22,7 @@
 
 import { ReceiveFilter, ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
 import { GuestMemory, type RingFault, resumePosition, SplitRing } from '@virtnet/engine-virtqueue';
-import { Epoll, eventfdSignal } from '@virtnet/host-linux';
+import { Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
 import { EpollEvent, hasFeature, queueBlock, VirtioFeature } from '@virtnet/wire';
 import {
@@ -77,6 +77,7 @@ export class WorkerLoop {
   readonly #arena: MemoryWindow;
   readonly #mailbox: MailboxReceiver<WorkerMessage>;
   readonly #report: (report: WorkerReport) => void;
+  readonly #lane: ProgressLane;
   readonly #epoll = openEpoll();
   readonly #memories = new Map<number, GuestMemory>();
   readonly #pages = new PageViews();
@@ -91,7 +92,9 @@ export class WorkerLoop {
     mailbox: MailboxReceiver<WorkerMessage>,
     wakeFd: number,
     report: (report: WorkerReport) => void,
+    lane: ProgressLane = laneAt(0n, 0),
   ) {
+    this.#lane = lane;
     this.#arena = arena;
     this.#mailbox = mailbox;
     this.#report = report;
@@ -103,13 +106,16 @@ export class WorkerLoop {
     let turn = 0;
     while (!this.#stopped) {
       this.#mailbox.beat();
+      this.#lane.beat();
       if (this.#mailbox.pending) {
         this.drainMailbox();
         continue;
       }
       if (this.#busy.length === 0) {
         if (this.#mailbox.goToSleep()) {
+          this.#lane.fallAsleep();
           this.#takeEvents(-1);
+          this.#lane.wakeUp();
           this.#mailbox.wokeUp();
         }
         continue;

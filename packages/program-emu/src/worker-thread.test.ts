@@ -31,7 +31,13 @@ describe('worker on a thread of its own', () => {
     pair = new WorkerFixture();
     wakeFd = eventfd();
     const { base, sizeBytes } = pair.arena;
-    const data = () => ({ arenaBase: base, arenaBytes: sizeBytes, wakeFd });
+    const data = () => ({
+      arenaBase: base,
+      arenaBytes: sizeBytes,
+      wakeFd,
+      progressAddress: 0n,
+      progressLane: 0,
+    });
     runs = new LongRuns(worker, 1, data, (_, error) => ends.push(error));
     const run = runs.runs[0]!;
     run.port.on('message', (report: WorkerReport) => reports.push(report));

@@ -1,5 +1,5 @@
 /** Entry of a datapath worker thread: warms its loops up, says ready, runs until it is told to stop. */
-import { Arena } from '@virtnet/host-linux';
+import { Arena, laneAt } from '@virtnet/host-linux';
 import { MailboxReceiver, type RunStart } from '@virtnet/host-workers';
 import type { WorkerMessage, WorkerReport, WorkerStart } from './datapath-protocol.js';
 import { warmUp } from './warm-up.js';
@@ -11,7 +11,10 @@ export default function run({ port, control, data }: RunStart<WorkerStart>): voi
   warmUp();
   const report = (message: WorkerReport) => port.postMessage(message);
   const mailbox = new MailboxReceiver<WorkerMessage>(port, control);
-  const loop = new WorkerLoop(arena, mailbox, data.wakeFd, report);
+  const lane = laneAt(data.progressAddress, data.progressLane);
+  const loop = new WorkerLoop(arena, mailbox, data.wakeFd, report, lane);
   report({ kind: 'ready', warmUpMs: performance.now() - started });
+  lane.begin();
   loop.run();
+  lane.end();
 }

@@ -1,17 +1,29 @@
 /**
  * wiring.ts: the state keeper as a process: the shelf's channel, its RPC, and the order of their ends.
  */
+import { BEAT_MS } from '@virtnet/engine-recovery';
 import {
   createLogger,
   exitOnFault,
   type HaStatus,
   packageVersion,
   RpcServer,
+  ShelfLog,
   ShelfServer,
+  ShelfStore,
   setLogLevel,
   virtnetPaths,
 } from '@virtnet/host-ipc';
-import { Nice, Poller, setProcessName, setProcessNice } from '@virtnet/host-linux';
+import {
+  beatingPage,
+  Nice,
+  Poller,
+  ServiceManager,
+  setCloseOnExec,
+  setProcessName,
+  setProcessNice,
+} from '@virtnet/host-linux';
+import { LastWord } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
 
 export const PROGRAM = 'virtio_net_ha';
@@ -19,20 +31,31 @@ export const PROGRAM = 'virtio_net_ha';
 /** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
 export async function serve(options: HaOptions): Promise<void> {
   setProcessName(PROGRAM);
-  exitOnFault(PROGRAM);
+  const progress = beatingPage(options.progressFd ?? null, BEAT_MS);
+  exitOnFault(PROGRAM, () => {
+    progress.page.lastWord = LastWord.EXCEPTION;
+  });
+  progress.begin();
   setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
   const version = packageVersion(new URL('../package.json', import.meta.url));
   const log = createLogger(PROGRAM, options.logLevel);
   const paths = virtnetPaths();
   const poller = new Poller();
   poller.start();
+  const manager = ServiceManager.connect(poller);
+  const { logFds } = options;
+  const store =
+    manager === null || logFds === undefined ? null : new ShelfStore(manager, new ShelfLog(logFds));
+  for (const fd of logFds ?? []) setCloseOnExec(fd);
   const shelf = ShelfServer.open({
     path: paths.haSocket,
     poller,
     log,
     expectUpload: options.expectUpload,
+    ...(store === null ? {} : { observer: store }),
   });
   if (typeof shelf === 'number') throw new Error(`cannot listen at ${paths.haSocket}: errno ${-shelf}`);
+  store?.attach(() => shelf.entries());
 
   const ended = Promise.withResolvers<string>();
   const status = (): HaStatus => ({
@@ -75,7 +98,9 @@ export async function serve(options: HaOptions): Promise<void> {
 
   const reason = await ended.promise;
   log.info({ reason, ...shelf.status() }, 'closing');
+  progress.stop();
   await rpc.close();
   shelf.close();
+  manager?.close();
   await poller.stop();
 }

@@ -13,6 +13,7 @@ export * from './linux.js';
 export * from './linux-uring.js';
 export * from './pci.js';
 export * from './plain-reader.js';
+export * from './progress-page.js';
 export * from './shelf-channel.js';
 export * from './state-page.js';
 export * from './vfio-user.js';

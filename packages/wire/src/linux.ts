@@ -262,7 +262,7 @@ export const TunOffload = {
 export const PR_SET_NAME = 15;
 /** struct pollfd, and the events of poll used here. */
 export const PollDescriptor = layout('PollDescriptor', 8, { fd: i32, events: u16, returned: u16 });
-export const PollEvent = { IN: 0x1, OUT: 0x4, ERR: 0x8, HUP: 0x10 } as const;
+export const PollEvent = { IN: 0x1, OUT: 0x4, ERR: 0x8, HUP: 0x10, RDHUP: 0x2000 } as const;
 /** Processors a default cpu_set_t has room for. */
 export const CPU_SET_PROCESSORS = 1024;
 /** sysconf names of glibc. */

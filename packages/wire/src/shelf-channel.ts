@@ -15,6 +15,11 @@ export const SHELF_DESCRIPTORS_MAX = 253;
 /** One message, header included; small enough for one socket buffer allocation of the kernel. */
 export const SHELF_MESSAGE_BYTES_MAX = 180 * 1024;
 export const SHELF_NAME_BYTES_MAX = 200;
+/**
+ * The socket of whoever an entry's siblings were made for: while it has a peer, their time to live does not begin. An
+ * entry `a/b/c/d` is a sibling of `a/b/connection`.
+ */
+export const SHELF_CONNECTION_NAME = 'connection';
 /** One operation is at least its header and a name of one byte, so this bounds the loop, not the use. */
 export const SHELF_OPERATIONS_MAX = 4096;
 
@@ -84,5 +89,7 @@ export const LeaseMode = {
   ADOPT: 1,
   /** Everything will be put again, up to COMPLETE. */
   UPLOAD: 2,
+  /** The same, out of the service manager's store: what is put is kept there already. */
+  RESTORE: 3,
 } as const;
 export type LeaseMode = (typeof LeaseMode)[keyof typeof LeaseMode];

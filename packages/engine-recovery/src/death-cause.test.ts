@@ -1,0 +1,34 @@
+import { LastWord } from '@virtnet/wire';
+import { describe, expect, it } from 'vitest';
+import { type DeathFacts, deathCause, mayBeGuestsFault } from './death-cause.js';
+
+const facts = (some: Partial<DeathFacts>): DeathFacts => ({
+  sentence: null,
+  code: null,
+  signal: null,
+  lastWord: LastWord.NOTHING,
+  ...some,
+});
+
+describe('cause of a death', () => {
+  it.each([
+    ['a SIGKILL of somebody else', { signal: 'SIGKILL' }, 'killed', false],
+    ['a signal of its own making', { signal: 'SIGBUS' }, 'crash', true],
+    ['an abort of the runtime, out of memory', { code: 134 }, 'crash', true],
+    [
+      'our own kill for a main thread that stood still',
+      { signal: 'SIGKILL', sentence: 'hang' },
+      'hang',
+      true,
+    ],
+    ['… for a thread', { signal: 'SIGKILL', sentence: 'worker-hang' }, 'worker-hang', true],
+    ['… for questions unanswered', { signal: 'SIGKILL', sentence: 'silent' }, 'hang', true],
+    ['an exception', { code: 1, lastWord: LastWord.EXCEPTION }, 'exception', true],
+    ['an exception in a datapath thread', { code: 1, lastWord: LastWord.WORKER }, 'worker', true],
+    ['asked to end', { signal: 'SIGTERM' }, 'exit', false],
+    ['no child of ours: nothing is known', {}, 'exit', false],
+  ] as const)('%s', (_, some, cause, guests) => {
+    expect(deathCause(facts(some))).toBe(cause);
+    expect(mayBeGuestsFault(cause)).toBe(guests);
+  });
+});

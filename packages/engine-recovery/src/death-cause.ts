@@ -1,0 +1,55 @@
+/** death-cause.ts: why a process of the service died, in the words that health and the log use. */
+import { LastWord } from '@virtnet/wire';
+
+export const deathCauses = [
+  /** Ended by a SIGKILL that was not ours: an operator, a test, the kernel out of memory. */
+  'killed',
+  /** A signal of its own making (SIGSEGV, SIGBUS, SIGABRT …). */
+  'crash',
+  /** An exception nobody caught. */
+  'exception',
+  /** A datapath thread failed. */
+  'worker',
+  /** Its main thread stood still; we killed it. */
+  'hang',
+  /** A datapath thread stood still; we killed it. */
+  'worker-hang',
+  /** It ended by itself, or we know nothing more than that it is dead. */
+  'exit',
+] as const;
+export type DeathCause = (typeof deathCauses)[number];
+
+/** Why we killed a process. `silent`: it was not ready in time, or left questions unanswered. */
+export type Sentence = 'hang' | 'worker-hang' | 'silent';
+
+export interface ExitStatus {
+  readonly code: number | null;
+  /** Name of the signal; both null for a process that is not our child. */
+  readonly signal: string | null;
+}
+
+export interface DeathFacts extends ExitStatus {
+  readonly sentence: Sentence | null;
+  /** One of LastWord, as the dead process left it. */
+  readonly lastWord: number;
+}
+
+export function deathCause({ sentence, code, signal, lastWord }: DeathFacts): DeathCause {
+  if (sentence !== null) return sentence === 'worker-hang' ? 'worker-hang' : 'hang';
+  if (lastWord === LastWord.WORKER) return 'worker';
+  if (lastWord === LastWord.EXCEPTION) return 'exception';
+  if (signal === 'SIGKILL') return 'killed';
+  if (signal !== null) return signal === 'SIGTERM' || signal === 'SIGINT' ? 'exit' : 'crash';
+  return code === null || code === 0 ? 'exit' : 'crash';
+}
+
+/** Whether what a guest gave it to work on may be the reason. */
+export function mayBeGuestsFault(cause: DeathCause): boolean {
+  return (
+    cause === 'crash' ||
+    cause === 'exception' ||
+    cause === 'worker' ||
+    cause === 'worker-hang' ||
+    cause === 'hang'
+  );
+}

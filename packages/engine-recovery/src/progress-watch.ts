@@ -1,0 +1,118 @@
+/**
+ * progress-watch.ts: tells a thread that hangs from one that is not let run.
+ *
+ * Theory
+ *   The watcher looks every SAMPLE_MS. A thread that took a turn since, or that sleeps for want of work, gets on. One
+ *   that did not is charged with the time it stood still *although it could have got on*:
+ *     running     the processor time it used: a loop that never ends is charged, a thread that waits for a processor
+ *                 on an overloaded machine is not, however long it waits;
+ *     stopped     (SIGSTOP, a debugger) the whole time, and
+ *     blocked     (in a system call, on a lock) likewise; but only a quarter of it while another thread of the process
+ *                 is running or waits for a processor: it may be the one that is waited for.
+ *   What is charged for one look never exceeds LOOK_MS_MAX: a watcher that was itself not let run, or a machine that
+ *   was suspended, sees one long look, not a hang. A thread that is charged HANG_MS without a turn between hangs.
+ *
+ * Invariants
+ *   I1  a turn, or sleep, clears the charge.
+ *   I2  no single look makes a hang.
+ *   I3  a hang is told once.
+ *
+ * Limits  a stopped thread is found within 200 ms of its last turn, one that spins within 240 ms, when the watcher is
+ *         punctual; turns are due every BEAT_MS.
+ */
+
+/** Between two looks. */
+export const SAMPLE_MS = 40;
+/** How often a main thread without work takes a turn all the same. */
+export const BEAT_MS = 30;
+/** Charged time after which a thread hangs. */
+export const HANG_MS = 140;
+/** Most that one look may charge. */
+export const LOOK_MS_MAX = 50;
+
+/** What the kernel says of a thread. */
+export interface ThreadView {
+  /** As proc(5) has it. */
+  readonly state: string;
+  /** Processor time used so far. */
+  readonly cpuMs: number;
+  /** Another thread of the process is running, or waits for a processor. */
+  readonly othersRun: boolean;
+}
+
+/** One thread at one look. */
+export interface LaneView {
+  readonly lane: number;
+  readonly beat: number;
+  readonly asleep: boolean;
+  /** What the kernel says; asked only of a thread that took no turn. Null: the thread is gone. */
+  account(): ThreadView | null;
+}
+
+export interface Hang {
+  readonly lane: number;
+  readonly how: 'stopped' | 'spins' | 'blocked';
+  readonly chargedMs: number;
+}
+
+interface LaneMemory {
+  beat: number;
+  chargedMs: number;
+  /** Processor time at the last look; null when it was not asked then. */
+  cpuMs: number | null;
+  told: boolean;
+}
+
+export class ProgressWatch {
+  readonly #lanes = new Map<number, LaneMemory>(); // at most PROGRESS_LANES_MAX
+  #lookedMs: number | null = null;
+
+  /** One look at every lane in use at `nowMs`; the first lane found hanging, or null. */
+  look(nowMs: number, lanes: readonly LaneView[]): Hang | null {
+    const passedMs = this.#lookedMs === null ? 0 : Math.min(nowMs - this.#lookedMs, LOOK_MS_MAX);
+    this.#lookedMs = nowMs;
+    let found: Hang | null = null;
+    for (const view of lanes) found = this.#lookAt(view, passedMs) ?? found;
+    for (const lane of this.#lanes.keys())
+      if (!lanes.some((view) => view.lane === lane)) this.#lanes.delete(lane);
+    return found;
+  }
+
+  /** Everything seen so far counts for nothing: the process did something long that was expected of it. */
+  forget(): void {
+    this.#lanes.clear();
+  }
+
+  #lookAt(view: LaneView, passedMs: number): Hang | null {
+    const memory = this.#lanes.get(view.lane);
+    if (memory === undefined || memory.beat !== view.beat) {
+      this.#lanes.set(view.lane, { beat: view.beat, chargedMs: 0, cpuMs: null, told: false });
+      return null;
+    }
+    const account = view.asleep ? null : view.account();
+    if (account === null) {
+      memory.chargedMs = 0;
+      memory.cpuMs = null;
+      return null;
+    }
+    const spentMs = memory.cpuMs === null ? 0 : Math.max(0, account.cpuMs - memory.cpuMs);
+    const running = account.state === 'R';
+    const stopped = STOPPED.includes(account.state);
+    const charge = running
+      ? Math.min(spentMs, passedMs)
+      : stopped || !account.othersRun
+        ? passedMs
+        : passedMs / BLOCKED_BY_OTHERS;
+    memory.cpuMs = account.cpuMs;
+    memory.chargedMs += charge;
+    if (memory.chargedMs < HANG_MS || memory.told) return null;
+    memory.told = true;
+    const how = stopped ? 'stopped' : running ? 'spins' : 'blocked';
+    return { lane: view.lane, how, chargedMs: Math.round(memory.chargedMs) };
+  }
+}
+
+/** Stopped by a signal, or by a tracer. */
+const STOPPED: readonly string[] = ['T', 't'];
+/** By how much the time of a blocked thread counts less while another one of its process may be the reason. */
+const BLOCKED_BY_OTHERS = 4;

@@ -1,0 +1,221 @@
+/**
+ * progress.ts: progress pages: made by a supervisor, written by the threads of the supervised process.
+ *
+ * The layout is wire's progress-page.ts. A process that was given no page writes into memory of its own, so that no
+ * caller has to ask whether it is watched.
+ */
+import { openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import {
+  Errno,
+  LaneState,
+  LaneWord,
+  type LastWord,
+  MAIN_LANE,
+  PROGRESS_HEADER_WORDS,
+  PROGRESS_LANE_WORDS,
+  PROGRESS_LANES_MAX,
+  PROGRESS_MAGIC,
+  PROGRESS_PAGE_BYTES,
+  PROGRESS_VERSION,
+  ProgressWord,
+} from '@virtnet/wire';
+import { close, describeFd } from './fd.js';
+import { memfdCreate, sharedMapping, viewAt } from './memory.js';
+
+const MEMFD_NAME = 'virtnet-progress';
+
+/** One thread's own line of a page. */
+export class ProgressLane {
+  readonly #words: Uint32Array;
+  #beats: number;
+
+  constructor(words: Uint32Array) {
+    this.#words = words;
+    this.#beats = words[LaneWord.BEAT]!;
+  }
+
+  /** From now on the calling thread is expected to get on. */
+  begin(): void {
+    this.#words[LaneWord.THREAD] = callingThread();
+    this.beat();
+    this.#words[LaneWord.STATE] = LaneState.AWAKE;
+  }
+
+  /** Counts one turn. */
+  beat(): void {
+    this.#beats = (this.#beats + 1) | 0;
+    this.#words[LaneWord.BEAT] = this.#beats;
+  }
+
+  /** The thread is about to wait for as long as nothing happens. */
+  fallAsleep(): void {
+    this.#words[LaneWord.STATE] = LaneState.ASLEEP;
+  }
+
+  wakeUp(): void {
+    this.beat();
+    this.#words[LaneWord.STATE] = LaneState.AWAKE;
+  }
+
+  /** The thread ends: it is no longer watched. */
+  end(): void {
+    this.#words[LaneWord.STATE] = LaneState.UNUSED;
+  }
+}
+
+/** What a supervisor reads of a lane. */
+export interface LaneReading {
+  readonly lane: number;
+  readonly beat: number;
+  readonly asleep: boolean;
+  readonly thread: number;
+}
+
+export class ProgressPage {
+  /** -1 for a page of our own that nobody watches. */
+  readonly fd: number;
+  /** 0 for a page of our own. */
+  readonly address: bigint;
+  readonly #words: Uint32Array;
+  readonly #release: () => void;
+
+  private constructor(fd: number, address: bigint, buffer: ArrayBuffer, release: () => void) {
+    this.fd = fd;
+    this.address = address;
+    this.#words = new Uint32Array(buffer, 0, PROGRESS_PAGE_BYTES / 4);
+    this.#release = release;
+  }
+
+  /** A new page in a memfd, for a process that is about to be started; or -errno. */
+  static create(): ProgressPage | number {
+    const fd = memfdCreate(MEMFD_NAME, PROGRESS_PAGE_BYTES);
+    if (fd < 0) return fd;
+    const page = ProgressPage.#map(fd);
+    if (typeof page === 'number') {
+      close(fd);
+      return page;
+    }
+    page.#words[ProgressWord.MAGIC] = PROGRESS_MAGIC;
+    page.#words[ProgressWord.VERSION] = PROGRESS_VERSION;
+    return page;
+  }
+
+  /** The page behind `fd`, which becomes the page's own; -EINVAL when it is none, or -errno. */
+  static open(fd: number): ProgressPage | number {
+    const page = describeFd(fd)?.includes(MEMFD_NAME) === true ? ProgressPage.#map(fd) : -Errno.EINVAL;
+    if (typeof page === 'number') return page;
+    const [magic, version] = [page.#words[ProgressWord.MAGIC], page.#words[ProgressWord.VERSION]];
+    if (magic === PROGRESS_MAGIC && version === PROGRESS_VERSION) return page;
+    page.#release();
+    return -Errno.EINVAL;
+  }
+
+  /** The page that process `pid` was started with as its descriptor `fd`; null when it has none. */
+  static ofProcess(pid: number, fd: number): ProgressPage | null {
+    const path = `/proc/${pid}/fd/${fd}`;
+    try {
+      if (!readlinkSync(path).includes(MEMFD_NAME)) return null;
+      const own = openSync(path, 'r+');
+      const page = ProgressPage.open(own);
+      if (typeof page !== 'number') return page;
+      close(own);
+    } catch {
+      // gone, or not ours to look into
+    }
+    return null;
+  }
+
+  /** A page nobody watches. */
+  static unwatched(): ProgressPage {
+    return new ProgressPage(-1, 0n, new ArrayBuffer(PROGRESS_PAGE_BYTES), () => undefined);
+  }
+
+  static #map(fd: number): ProgressPage | number {
+    const mapping = sharedMapping(fd, PROGRESS_PAGE_BYTES);
+    if (typeof mapping === 'number') return mapping;
+    return new ProgressPage(fd, mapping.address, mapping.buffer, () => mapping.close());
+  }
+
+  lane(index: number): ProgressLane {
+    return new ProgressLane(laneWords(this.#words, index));
+  }
+
+  /** Every lane that is in use. Nothing read here can be believed beyond being a number. */
+  read(): LaneReading[] {
+    const readings: LaneReading[] = [];
+    for (let lane = MAIN_LANE; lane < PROGRESS_LANES_MAX; lane++) {
+      const words = laneWords(this.#words, lane);
+      const state = words[LaneWord.STATE];
+      if (state !== LaneState.AWAKE && state !== LaneState.ASLEEP) continue;
+      const beat = words[LaneWord.BEAT]!;
+      readings.push({ lane, beat, asleep: state === LaneState.ASLEEP, thread: words[LaneWord.THREAD]! });
+    }
+    return readings;
+  }
+
+  get lastWord(): number {
+    return this.#words[ProgressWord.LAST_WORD]!;
+  }
+  set lastWord(word: LastWord) {
+    this.#words[ProgressWord.LAST_WORD] = word;
+  }
+
+  /** Unmaps the page and closes its descriptor. */
+  close(): void {
+    this.#release();
+    if (this.fd >= 0) close(this.fd);
+  }
+}
+
+/** The lane of a datapath thread, over a page that its process has mapped at `address`; one of its own for 0. */
+export function laneAt(address: bigint, lane: number): ProgressLane {
+  const buffer = address === 0n ? new ArrayBuffer(PROGRESS_PAGE_BYTES) : viewAt(address, PROGRESS_PAGE_BYTES);
+  return new ProgressLane(laneWords(new Uint32Array(buffer), lane));
+}
+
+function laneWords(words: Uint32Array, lane: number): Uint32Array {
+  const at = PROGRESS_HEADER_WORDS + lane * PROGRESS_LANE_WORDS;
+  return words.subarray(at, at + PROGRESS_LANE_WORDS);
+}
+
+function callingThread(): number {
+  try {
+    return Number(readlinkSync('/proc/thread-self').split('/').at(-1));
+  } catch {
+    return 0;
+  }
+}
+
+/** What the kernel says of one thread. */
+export interface ThreadAccount {
+  /** R, S, D, T and so on, as proc(5) has it. */
+  readonly state: string;
+  /** Processor time used so far, in milliseconds. */
+  readonly cpuMs: number;
+  /** Another thread of the process is running or waits for a processor. */
+  readonly othersRun: boolean;
+}
+
+const NANOSECONDS_PER_MS = 1_000_000;
+
+/** State and processor time of thread `tid` of process `pid`; null when it is gone. */
+export function readThreadAccount(pid: number, tid: number): ThreadAccount | null {
+  try {
+    const tasks = `/proc/${pid}/task`;
+    const state = threadState(`${tasks}/${tid}`);
+    const schedule = readFileSync(`${tasks}/${tid}/schedstat`, 'latin1');
+    const others = state === 'R' ? [] : readdirSync(tasks).filter((name) => Number(name) !== tid);
+    return {
+      state,
+      cpuMs: Number(schedule.split(' ')[0]) / NANOSECONDS_PER_MS,
+      othersRun: others.some((name) => threadState(`${tasks}/${name}`) === 'R'),
+    };
+  } catch {
+    return null;
+  }
+}
+
+function threadState(task: string): string {
+  const stat = readFileSync(`${task}/stat`, 'latin1');
+  return stat.charAt(stat.lastIndexOf(')') + 2);
+}

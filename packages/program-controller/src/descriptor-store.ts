@@ -1,0 +1,151 @@
+/**
+ * descriptor-store.ts: the controller's part in keeping devices with the service manager.
+ *
+ * Theory
+ *   While the service lives the keeper mirrors its shelf there (host-ipc's shelf-store.ts); the controller gives it the
+ *   two files of the log, which it makes once and has the manager keep as well. When everything was killed, the next
+ *   controller is handed all descriptors at its start. It reads the log, puts every entry with its descriptor on the
+ *   shelf of a new keeper, as a writer like any other, and lets go. An emulator that starts meanwhile mirrors the shelf
+ *   and is promoted once it is whole.
+ *
+ * Invariants
+ *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves; nothing of the log's is closed.
+ *   I2  an entry whose descriptor is missing is left out and told; the others are restored.
+ *
+ * Limits  RESTORE_MS for the keeper to be there.
+ */
+import {
+  type LoggedEntry,
+  type Logger,
+  readShelfLog,
+  ShelfClient,
+  type ShelfOperation,
+} from '@virtnet/host-ipc';
+import {
+  closeAll,
+  memfdCreate,
+  type PassedDescriptor,
+  type Poller,
+  type ServiceManager,
+} from '@virtnet/host-linux';
+
+const LOG_NAMES = ['virtnet-log-0', 'virtnet-log-1'] as const;
+const MESSAGE_OPERATIONS_MAX = 200;
+/** Blobs of one message; records are a few kilobytes. */
+const MESSAGE_BLOB_BYTES_MAX = 96 * 1024;
+/** How long the new keeper may take to come up. */
+const RESTORE_MS = 15_000;
+
+export class DescriptorStore {
+  /** The two files of the log. */
+  readonly logFds: readonly [number, number];
+  readonly #entries: readonly LoggedEntry[];
+  readonly #passed: Map<string, number>;
+  readonly #log: Logger;
+
+  private constructor(logFds: readonly [number, number], passed: Map<string, number>, log: Logger) {
+    this.logFds = logFds;
+    this.#passed = passed;
+    this.#entries = readShelfLog(logFds) ?? [];
+    this.#log = log;
+  }
+
+  /** What the manager keeps for us; null when it cannot be used. `passed` is what it handed to this process. */
+  static open(
+    manager: ServiceManager,
+    passed: readonly PassedDescriptor[],
+    log: Logger,
+  ): DescriptorStore | null {
+    const byName = new Map<string, number>();
+    for (const { name, fd } of passed) {
+      const former = byName.get(name);
+      if (former !== undefined) closeAll([former]); // a replaced one whose removal did not arrive
+      byName.set(name, fd);
+    }
+    const fds: number[] = [];
+    for (const name of LOG_NAMES) {
+      const kept = byName.get(name);
+      byName.delete(name);
+      const fd = kept ?? memfdCreate(name, 0);
+      if (fd < 0) {
+        log.error({ errno: -fd }, 'no memory for the log: devices do not survive the end of all processes');
+        return null;
+      }
+      if (kept === undefined) manager.store(name, fd);
+      fds.push(fd);
+    }
+    return new DescriptorStore([fds[0]!, fds[1]!], byName, log);
+  }
+
+  /** Whether there is anything to restore. */
+  get holds(): boolean {
+    return this.#entries.length > 0;
+  }
+
+  /** Everything lives already: what was handed over is only a duplicate of what others hold. */
+  discard(): void {
+    closeAll([...this.#passed.values()]);
+    this.#passed.clear();
+  }
+
+  /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
+  async restore(path: string, poller: Poller): Promise<number> {
+    const { whole, missing } = this.#matched();
+    if (missing.length > 0)
+      this.#log.error(
+        { missing: missing.slice(0, 20), count: missing.length },
+        'descriptors did not come back',
+      );
+    const client = new ShelfClient({ path, poller });
+    const restored = await new Promise<number>((resolve) => {
+      const patience = setTimeout(() => resolve(0), RESTORE_MS);
+      const upload = () => {
+        for (const operations of messages(whole)) {
+          const result = client.transaction(operations);
+          if (result < 0) this.#log.error({ errno: -result }, 'the keeper did not take what was kept');
+        }
+      };
+      const lease = () =>
+        void client.lease(upload, true).then((result) => {
+          if (result < 0) return; // away: asked again on the next connection
+          clearTimeout(patience);
+          resolve(whole.length);
+        });
+      client.on('connected', () => setImmediate(lease)); // not inside: it asks again by itself what was asked before
+      client.start();
+    });
+    // The completion was sent behind the entries; the keeper reads it before it sees our end.
+    client.close();
+    this.discard();
+    return restored;
+  }
+
+  #matched(): { whole: ShelfOperation[]; missing: string[] } {
+    const whole: ShelfOperation[] = [];
+    const missing: string[] = [];
+    for (const { name, blob, handle, ttlWithoutHolderMs } of this.#entries) {
+      const fd = this.#passed.get(name);
+      if (handle === null) whole.push({ put: name, blob, ttlWithoutHolderMs });
+      else if (fd === undefined) missing.push(name);
+      else whole.push({ put: name, blob, fd, ttlWithoutHolderMs });
+    }
+    return { whole, missing };
+  }
+}
+
+function* messages(operations: readonly ShelfOperation[]): Generator<ShelfOperation[]> {
+  let message: ShelfOperation[] = [];
+  let bytes = 0;
+  for (const operation of operations) {
+    const size = 'put' in operation ? (operation.blob?.byteLength ?? 0) : 0;
+    const full = message.length >= MESSAGE_OPERATIONS_MAX || bytes + size > MESSAGE_BLOB_BYTES_MAX;
+    if (message.length > 0 && full) {
+      yield message;
+      message = [];
+      bytes = 0;
+    }
+    message.push(operation);
+    bytes += size;
+  }
+  if (message.length > 0) yield message;
+}

@@ -1,0 +1,154 @@
+/** Everything of the service is killed at once, and a service manager starts it again with the descriptors it kept. */
+import { mkdirSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { program } from '../scripts/lib/paths.ts';
+import { BoundFunction } from './lib/bound-function.ts';
+import { udpFrame } from './lib/frames.ts';
+import { Service } from './lib/service.ts';
+import { FakeServiceManager } from './lib/service-manager.ts';
+import { type Arrival, analyseStream } from './lib/stream-analysis.ts';
+import {
+  readStreamPacket,
+  STREAM_PACKET_BYTES,
+  wallClockUs,
+  writeStreamPacket,
+} from './lib/stream-packet.ts';
+import { HostStream, parseArrivals, SPACING_US } from './lib/streams.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { sleep, until } from './lib/waiting.ts';
+
+const MAC = '0C:C4:7A:FF:22:93';
+const ADDRESS = '10.79.0.1';
+const PEER_ADDRESS = '10.79.0.2';
+const SEND_PORT = 7501;
+const RECEIVE_PORT = 7502;
+const QUEUE_SIZE = 256;
+const UDP_PAYLOAD_AT = 42;
+const KILLS = 3;
+/** A restart takes a second; on a machine at ten times its load, twenty. */
+const PATIENCE_MS = 60_000;
+
+describe('kill -9 of the whole service, under a service manager', () => {
+  const used = useScene(async (scene) => {
+    const root = scene.path('root');
+    mkdirSync(root, { recursive: true });
+    const manager = await FakeServiceManager.open({
+      socket: scene.path('notify'),
+      command: scene.net.inside([program('virtio_net_controller')]),
+      env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
+      log: scene.path('controller.log'),
+    });
+    scene.atEnd(() => manager.close());
+    manager.start();
+    await manager.ready();
+    const service = Service.attached(scene, root);
+    const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
+    const representor = device.sf_rep_net_device;
+    await scene.net.ip(`addr add ${ADDRESS}/24 dev ${representor}`);
+    await scene.net.ip(`link set ${representor} up`);
+    await scene.net.ip(`neigh add ${PEER_ADDRESS} lladdr ${MAC} dev ${representor} nud permanent`);
+    const { address } = await scene.net.waitForLink(representor);
+    return { scene, manager, service, device, representorMac: address };
+  });
+
+  test('under streams both ways > the client keeps its socket, the device goes on; one frame per queue and kill', async () => {
+    const { scene, manager, service, device, representorMac } = used.value;
+    const { processes, net } = scene;
+    const before = (await net.links()).find(({ ifname }) => ifname === device.sf_rep_net_device);
+    const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
+    const driver = await fn.start({ queueSize: QUEUE_SIZE });
+    await driver.postReceive(0, QUEUE_SIZE);
+    const receiver = await HostStream.start(processes, net, ['receive', `${RECEIVE_PORT}`]);
+    const sender = await HostStream.start(processes, net, [
+      ...['send', PEER_ADDRESS, `${SEND_PORT}`, `${SPACING_US}`, '64'],
+    ]);
+    const arrived: Arrival[] = [];
+    let transmitted = 0;
+    const take = async (): Promise<void> => {
+      const received = driver.received(0);
+      for (const { frame } of received) {
+        const packet = readStreamPacket(Buffer.from(frame.subarray(UDP_PAYLOAD_AT)));
+        if (packet !== null) arrived.push({ ...packet, arrivedUs: wallClockUs() });
+      }
+      if (received.length > 0) await driver.postReceive(0, received.length);
+      driver.ring(1).collect();
+    };
+    let going = true;
+    const traffic = (async () => {
+      while (going) {
+        if (await driver.transmit(0, numberedFrame(representorMac, transmitted))) transmitted += 1;
+        await take();
+        await sleep(1);
+      }
+    })();
+    for (let kill = 0; kill < KILLS; kill++) {
+      await sleep(150);
+      await manager.killGroup();
+      manager.start();
+      await manager.ready();
+    }
+    await sleep(100);
+    going = false;
+    await traffic;
+    const sent = Number((await sender.finish()).split(' ')[0]);
+    await until('all transmitted frames were taken', 5_000, async () => {
+      await take();
+      return driver.ring(1).outstanding === 0;
+    });
+    // While nobody reads the representor it keeps a queue of packets; what is past that is lost by the network.
+    const toDriver = analyseStream(arrived, 0, sent);
+    const fromDriver = analyseStream(parseArrivals(await receiver.finish()), 0, transmitted);
+    expect(
+      fromDriver.lost.length + fromDriver.duplicated.length,
+      JSON.stringify(fromDriver),
+    ).toBeLessThanOrEqual(KILLS);
+    expect(fromDriver.reordered).toBe(0);
+    expect(toDriver.duplicated.length).toBeLessThanOrEqual(KILLS);
+    expect(toDriver.reordered).toBe(0);
+    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
+    expect(health.health_recover_counter).toBe(KILLS);
+    const after = (await net.links()).find(({ ifname }) => ifname === device.sf_rep_net_device);
+    expect(after?.ifindex).toBe(before?.ifindex);
+    // The connection of before still answers, and the driver can end by it.
+    await driver.stop();
+    await fn.close();
+    await until('the client’s memory is no longer kept', 5_000, () =>
+      manager.names().every((name) => !/\/(dma|connection|irq)\b/.test(name)),
+    );
+  }, 120_000);
+
+  test('emulators and keeper killed at once, controller alive > it asks for a new start; no device is lost', async () => {
+    const { manager, service } = used.value;
+    for (const role of ['emu-standby', 'ha', 'emu'] as const)
+      process.kill(service.runningPid(role), 'SIGKILL');
+    expect(await manager.exited).toBe(75);
+    manager.start();
+    await manager.ready();
+    expect((await service.query()).mac).toBe(MAC);
+  }, 60_000);
+
+  test('stopped and started again, as by systemctl restart > the devices are still there', async () => {
+    const { manager, service } = used.value;
+    expect(await manager.stop()).toBe(0);
+    expect(manager.said).toContain('STOPPING=1');
+    manager.start();
+    await manager.ready();
+    expect((await service.query()).mac).toBe(MAC);
+  }, 60_000);
+
+  test('unplugged > nothing of the device is kept any more', async () => {
+    const { manager, service } = used.value;
+    expect((await service.virtnet('unplug', '-p', '0')).code).toBe(0);
+    await until('nothing but the log', 5_000, () => manager.names().length === 2);
+    expect(manager.names()).toEqual(['virtnet-log-0', 'virtnet-log-1']);
+  });
+
+  endsCleanly(used);
+});
+
+function numberedFrame(destinationMac: string, sequence: number): Buffer {
+  const payload = Buffer.alloc(STREAM_PACKET_BYTES + 20);
+  writeStreamPacket(payload, sequence, wallClockUs());
+  const addresses = { source: PEER_ADDRESS, destination: ADDRESS };
+  return udpFrame({ ...addresses, sourceMac: MAC, destinationMac, port: RECEIVE_PORT, payload });
+}
