@@ -125,6 +125,7 @@ const listed: DeviceFacts = {
   deviceFeatures: 0x8930_0323_00ef_182fn,
   driverFeatures: 0n,
   status: 0,
+  droppedFrames: null,
   queues: [],
 };
 const queried: DeviceFacts = {
@@ -299,12 +300,14 @@ describe('health answer', () => {
     status: 0xf,
     fatal: false,
     recoverCount: 0,
+    recovery: { lastCause: null, lastPauseMs: 0, maxPauseMs: 0 },
     controlPlaneErrors: zeros(CONTROL_PLANE_ERRORS),
     dataPlaneErrors: zeros(DATA_PLANE_ERRORS),
   };
 
   it('has the keys, order, types and values of the guide', () => {
-    const answer = healthAnswer(facts);
+    const { recovery, ...answer } = healthAnswer(facts);
+    expect(recovery).toEqual({ last_cause: 'none', last_pause_ms: 0, max_pause_ms: 0 });
     expectShape(answer, guide.HEALTH);
     const details = answer.dev_health_details as JsonObject;
     expect(Object.keys(details)).toEqual(['control_plane_errors', 'data_plane_errors']);
@@ -315,6 +318,13 @@ describe('health answer', () => {
   it('a VF shows its number behind that of its PF', () => {
     const answer = healthAnswer({ ...facts, kind: FunctionKind.VF, vfId: 4 });
     expect(Object.keys(answer).slice(0, 3)).toEqual(['pf_id', 'vf_id', 'type']);
+  });
+
+  it('ends with what is known of recoveries, behind everything the guide has', () => {
+    const recovery = { lastCause: 'crash', lastPauseMs: 4.25, maxPauseMs: 11 };
+    const answer = healthAnswer({ ...facts, recovery });
+    expect(Object.keys(answer).at(-1)).toBe('recovery');
+    expect(answer.recovery).toEqual({ last_cause: 'crash', last_pause_ms: 4.25, max_pause_ms: 11 });
   });
 
   it('shows recoveries and a fatal device', () => {

@@ -131,6 +131,7 @@ function queriedDevice(device: DeviceFacts, options: QueryOptions): JsonObject {
     reset: device.resetting ? '1' : '0',
     enabled: device.enabled ? '1' : '0',
     ...networkKeys(device),
+    ...(device.droppedFrames === null ? {} : { num_desc_drop_pkts: String(device.droppedFrames) }),
     ...(options.brief ? {} : { 'enabled-queues-info': shownQueues(device, options) }),
   };
 }
@@ -154,6 +155,11 @@ export function healthAnswer(facts: HealthFacts): JsonObject {
     dev_health_details: {
       control_plane_errors: inOrder(CONTROL_PLANE_ERRORS, facts.controlPlaneErrors),
       data_plane_errors: inOrder(DATA_PLANE_ERRORS, facts.dataPlaneErrors),
+    },
+    recovery: {
+      last_cause: facts.recovery.lastCause ?? 'none',
+      last_pause_ms: facts.recovery.lastPauseMs,
+      max_pause_ms: facts.recovery.maxPauseMs,
     },
   };
 }

@@ -105,6 +105,8 @@ export interface DeviceFacts extends DeviceIdentity {
   readonly enabled: boolean;
   /** All virtqueues, ascending; only the enabled ones are shown. */
   readonly queues: readonly QueueFacts[];
+  /** Frames lost for want of a buffer since this was switched on; null while it is off. */
+  readonly droppedFrames: number | null;
 }
 
 /** One virtqueue. Addresses are the driver's; counters count since the device was made. */
@@ -182,6 +184,13 @@ export interface HealthFacts extends Omit<DeviceIdentity, 'bdf' | 'sfNum'> {
   readonly fatal: boolean;
   /** How often the device was recovered after its emulator was lost. */
   readonly recoverCount: number;
+  readonly recovery: {
+    /** Why its last emulator came to serve it; null: it was never taken over. */
+    readonly lastCause: string | null;
+    /** Milliseconds in which no ring was worked; 0 before the first recovery. */
+    readonly lastPauseMs: number;
+    readonly maxPauseMs: number;
+  };
   readonly controlPlaneErrors: Readonly<Record<ControlPlaneError, number>>;
   readonly dataPlaneErrors: Readonly<Record<DataPlaneError, number>>;
 }

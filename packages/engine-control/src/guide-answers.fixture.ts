@@ -246,6 +246,36 @@ export const FEATURE_NAMES = `
 63 VIRTIO_NET_F_SPEED_DUPLEX
 `;
 
+/** `virtnet stats -p 0 -q 0`, one queue without its first key, `VQ Index` N 0 (guide, lines 1104 to 1142). */
+export const STATS_QUEUE = `
+rx_64_or_less_octet_packets N 0
+rx_65_to_127_octet_packets N 259
+rx_128_to_255_octet_packets N 0
+rx_256_to_511_octet_packets N 0
+rx_512_to_1023_octet_packets N 0
+rx_1024_to_1522_octet_packets N 0
+rx_1523_to_2047_octet_packets N 0
+rx_2048_to_4095_octet_packets N 199
+rx_4096_to_8191_octet_packets N 0
+rx_8192_to_9022_octet_packets N 0
+received_desc D 4096
+completed_desc D 0
+bad_desc_errors D 0
+error_cqes D 0
+exceed_max_chain D 0
+invalid_buffer D 0
+batch_number D 64
+dma_q_used_number D 0
+handler_schd_number D 44
+aux_handler_schd_number D 43
+max_post_desc_number D 0
+total_bytes D 0
+err_handler_schd_num D 0
+rq_cq_max_count D 0
+rq_cq_period D 0
+rq_cq_period_mode D 1
+`;
+
 /** `mlxconfig -e q` filtered for asterisks (guide, lines 267 to 278): name, default, current and next boot. */
 export const FIRMWARE_ROWS = `
 *        PER_PF_NUM_SF                               False(0)        True(1)         True(1)

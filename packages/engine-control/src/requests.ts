@@ -7,6 +7,7 @@
 import { isWithin } from './device-plan.js';
 import { type Failure, failure } from './errors.js';
 import type { EchoParams } from './format.js';
+import { type ModifyRequest, modifyEcho } from './modify-request.js';
 
 /** One new hotplug PF. Exactly one of `queues` (virtqueues, control queue included) and `queuePairs` is a number. */
 export interface HotplugRequest {
@@ -44,6 +45,17 @@ export interface QueryRequest extends DeviceSelector {
   readonly queue: number | null;
   /** Adds the counters that serve debugging. */
   readonly dbgStats?: boolean;
+  /** Sets the counters that serve debugging back first. */
+  readonly statsClear?: boolean;
+}
+
+/** One device, never all. */
+export interface StatsRequest {
+  readonly pf: number | null;
+  readonly vf: number | null;
+  readonly vuid: string | null;
+  /** Only this virtqueue. */
+  readonly queue: number | null;
 }
 
 export type HealthRequest = DeviceSelector;
@@ -63,7 +75,10 @@ export interface ControlRequests {
   readonly list: Readonly<Record<string, never>>;
   readonly query: QueryRequest;
   readonly health: HealthRequest;
+  readonly modify: ModifyRequest;
+  readonly stats: StatsRequest;
   readonly log: LogRequest;
+  readonly debug: Readonly<Record<string, never>>;
   readonly version: Readonly<Record<string, never>>;
 }
 export type ControlCommand = keyof ControlRequests;
@@ -95,8 +110,20 @@ export function requestFailure(request: ControlRequest): Failure | null {
       const { pf, vf, vuid, queue } = request.params;
       return idFailure([pf, vf], vuid) ?? (isId(queue) ? null : failure('QUEUE_IDX_INVALID'));
     }
+    case 'stats': {
+      const { pf, vf, vuid, queue } = request.params;
+      return idFailure([pf, vf], vuid) ?? (isId(queue) ? null : failure('QUEUE_IDX_INVALID'));
+    }
     case 'health':
       return idFailure([request.params.pf, request.params.vf], request.params.vuid);
+    case 'modify': {
+      const { pf, vf, vuid, device } = request.params;
+      const wrong = idFailure([pf, vf], vuid);
+      if (wrong !== null) return wrong;
+      if ((device?.mac?.length ?? 0) > REQUEST_TEXT_MAX) return failure('MAC_INVALID');
+      return (device?.features?.length ?? 0) > REQUEST_TEXT_MAX ? failure('DEV_FEATURE_VALIDATE') : null;
+    }
+    case 'debug':
     case 'list':
     case 'log':
     case 'version':
@@ -116,7 +143,6 @@ function isId(id: number | null): boolean {
 /** Options of `query` that the parameters line shows although they change nothing here. */
 export interface QueryDisplay {
   readonly latencyStats?: boolean;
-  readonly statsClear?: boolean;
 }
 
 /** Number of health's only sub-command, `show`, in the parameters line. */
@@ -136,8 +162,15 @@ export function echoOf(request: ControlRequest, display: QueryDisplay = {}): Ech
       return queryEcho(request.params, display);
     case 'health':
       return { ...chosenDevice(request.params), all: flag(request.params.all), subcmd: HEALTH_SHOW };
+    case 'modify':
+      return { ...chosenDevice(request.params), ...modifyEcho(request.params) };
+    case 'stats': {
+      const { queue } = request.params;
+      return { ...chosenDevice(request.params), ...(queue === null ? {} : { queue_id: queue }) };
+    }
     case 'log':
       return { level: request.params.level };
+    case 'debug':
     case 'hotplug':
     case 'list':
     case 'version':
@@ -153,11 +186,11 @@ function queryEcho(query: QueryRequest, display: QueryDisplay): EchoParams {
     brief: flag(query.brief),
     latency_stats: flag(display.latencyStats),
     ...(query.queue === null ? {} : { queue_id: query.queue }),
-    stats_clear: flag(display.statsClear),
+    stats_clear: flag(query.statsClear),
   };
 }
 
-function chosenDevice({ pf, vf, vuid }: DeviceSelector): EchoParams {
+function chosenDevice({ pf, vf, vuid }: Omit<DeviceSelector, 'all'>): EchoParams {
   return {
     ...(vf === null ? {} : { vf }),
     ...(pf === null ? {} : { pf }),

@@ -56,7 +56,7 @@ export interface NetDeviceState {
 export class NetDevice {
   readonly deviceType = VIRTIO_ID_NET;
   readonly configBytes = NetConfig.sizeBytes;
-  readonly profile: NetProfile;
+  profile: NetProfile;
   /** What the driver has set; replaced as a whole by control commands. */
   control: ControlState;
 
@@ -138,6 +138,13 @@ export class NetDevice {
     const changed = this.#linkUp !== up;
     this.#linkUp = up;
     return changed && hasFeature(this.offeredFeatures, NetFeature.STATUS);
+  }
+
+  /** Sets the speed in Mb/s; true when the configuration changed, so that the driver is to be told. */
+  setSpeed(speedMbps: number): boolean {
+    const changed = this.profile.speedMbps !== speedMbps;
+    this.profile = { ...this.profile, speedMbps };
+    return changed && hasFeature(this.offeredFeatures, NetFeature.SPEED_DUPLEX);
   }
 
   /** Whether the driver was asked to announce itself and has not acknowledged. */

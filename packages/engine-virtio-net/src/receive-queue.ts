@@ -28,6 +28,8 @@ export interface ReceiveQueueOptions extends QueueOptions {
   readonly active: boolean;
   /** null: every frame is wanted. */
   readonly filter: ReceiveFilter | null;
+  /** Whether frames are counted by size; default false. */
+  readonly countSizes?: boolean;
 }
 
 const PORT_EMPTY = -Errno.EAGAIN;
@@ -38,6 +40,7 @@ export class ReceiveQueue extends WorkedQueue {
   readonly #linkUp: boolean;
   readonly #active: boolean;
   readonly #filter: ReceiveFilter | null;
+  readonly #countSizes: boolean;
 
   constructor(options: ReceiveQueueOptions) {
     super(options.ring, options.block);
@@ -46,6 +49,7 @@ export class ReceiveQueue extends WorkedQueue {
     this.#linkUp = options.linkUp;
     this.#active = options.active;
     this.#filter = options.filter;
+    this.#countSizes = options.countSizes === true;
   }
 
   override poll(budget: number): number {
@@ -98,6 +102,7 @@ export class ReceiveQueue extends WorkedQueue {
       return true;
     }
     header.write(ring);
+    if (this.#countSizes) ledger.countSize(frameBytes);
     ledger.completeFrame(frameBytes, header.frameOffset + frameBytes);
     return true;
   }

@@ -16,7 +16,7 @@
  *
  * Limits  counters are 64-bit floats, exact to 2^53.
  */
-import { type QueueBlock, QueueCounter, QueueWord } from '@virtnet/wire';
+import { type QueueBlock, QueueCounter, QueueWord, SIZE_CLASS_LIMITS, SIZE_CLASSES } from '@virtnet/wire';
 import type { DeviceRing } from './device-ring.js';
 import { type RingFaultCode, remedyForCode } from './fault.js';
 
@@ -104,6 +104,14 @@ export class QueueLedger {
     if (remedyForCode(code) === 'needs-reset') return false;
     this.completeDrop(QueueCounter.DROP_BAD_CHAIN);
     return true;
+  }
+
+  /** Counts a frame of `frameBytes` in its size class. */
+  countSize(frameBytes: number): void {
+    let sizeClass = 0;
+    while (sizeClass < SIZE_CLASSES - 1 && frameBytes > SIZE_CLASS_LIMITS[sizeClass]!) sizeClass++;
+    const at = QueueCounter.SIZE_CLASS_FIRST + sizeClass;
+    this.#counters[at] = this.#counters[at]! + 1;
   }
 
   count(counter: QueueCounter): void {

@@ -124,6 +124,35 @@ const typedId = nullable(integer());
 const typedText = text(4096);
 const typedSelection = { all: boolean(), pf: typedId, vf: typedId, vuid: nullable(typedText) };
 
+const onOff = oneOf('enable', 'disable');
+/** Options of `modify device`; only those that were typed. */
+const deviceOptions = objectWith(
+  {},
+  {
+    mac: typedText,
+    mtu: integer(),
+    speed: integer(),
+    link: integer(),
+    state: integer(),
+    features: typedText,
+    supportedHashTypes: integer(),
+    rssMaxKeySize: integer(),
+    rxMode: integer(),
+    msixNum: integer(),
+    maxQueueSize: integer(),
+    maxQueuePairs: integer(),
+    dstPort: integer(),
+    rxDmaQNum: integer(),
+    dropCounter: onOff,
+    packetCounter: onOff,
+    aarfs: onOff,
+    dim: onOff,
+    netDim: onOff,
+  },
+);
+const queueOptions = object({ periodMode: oneOf('event', 'cqe'), period: integer(), maxCount: integer() });
+const modifications = { device: deviceOptions, queueOptions };
+
 /** Parameters of each command of the `virtnet` command line, as `cli.request` carries them. */
 export const cliCommands = {
   hotplug: object({ ...hotplugFields, ibDevice: typedText, mac: typedText, features: nullable(typedText) }),
@@ -134,6 +163,9 @@ export const cliCommands = {
     { dbgStats: boolean(), latencyStats: boolean(), statsClear: boolean() },
   ),
   health: object(typedSelection),
+  modify: objectWith(typedSelection, modifications),
+  stats: object({ pf: typedId, vf: typedId, vuid: nullable(typedText), queue: typedId }),
+  debug: nothing,
   log: object({ level: LogLevelName }),
   version: nothing,
 } as const satisfies Record<string, Schema<unknown>>;
@@ -152,7 +184,18 @@ const schemas = {
   'device.hotplug': { params: object({ requestId, ...hotplugFields }), result: Answer },
   'device.unplug': { params: object({ requestId, ...unplugFields }), result: Answer },
   'device.list': { params: nothing, result: openObject({}) },
-  'device.query': { params: objectWith(queryFields, { dbgStats: boolean() }), result: anyJson() },
+  'device.modify': {
+    params: objectWith({ requestId, ...selectFields }, modifications),
+    result: Answer,
+  },
+  'device.stats': {
+    params: object({ pf: optionalId, vf: optionalId, vuid, queue: optionalId }),
+    result: anyJson(),
+  },
+  'device.query': {
+    params: objectWith(queryFields, { dbgStats: boolean(), statsClear: boolean() }),
+    result: anyJson(),
+  },
   'device.health': { params: object(selectFields), result: anyJson() },
   'emu.status': { params: nothing, result: EmuStatus },
   'emu.promote': {
@@ -254,6 +297,28 @@ const entries = {
     deadlineMs: COMMAND_DEADLINE_MS,
     idempotent: true, // by requestId
     sample: { params: { requestId: '7d0a8c5e-2', pf: 0, vuid: null }, result: success },
+  },
+  'device.modify': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true, // by requestId
+    sample: {
+      params: { requestId: '7d0a8c5e-3', all: false, pf: 0, vf: null, vuid: null, device: { link: 0 } },
+      result: success,
+    },
+  },
+  'device.stats': {
+    from: 'controller',
+    to: ['emu'],
+    ...large,
+    deadlineMs: COMMAND_DEADLINE_MS,
+    idempotent: true,
+    sample: {
+      params: { pf: 0, vf: null, vuid: null, queue: 0 },
+      result: { device: { pf_id: 0, packet_counters: 'Disabled', 'queues-stats': [] } },
+    },
   },
   'device.list': {
     from: 'controller',

@@ -1,4 +1,5 @@
-/** netdev.ts: network interfaces of this network namespace: index, MTU, state, MAC address, speed. */
+/** netdev.ts: network interfaces of this network namespace: index, MTU, state, MAC address, speed, drops. */
+import { readFileSync } from 'node:fs';
 import {
   ARPHRD_ETHER,
   Errno,
@@ -20,6 +21,9 @@ import { NativeBuffer, orErrno, setPointer } from './libc.js';
 import { controlSocket } from './socket.js';
 
 const MAC_BYTES = 6;
+/** Of /proc/net/dev: counters behind the name, and which of them is `drop` of the sending side. */
+const INTERFACE_COUNTERS = 16;
+const TRANSMIT_DROP_AT = 11;
 const MAC_AT = IFREQ_UNION_AT + HardwareAddress.at.byte0;
 /** Three masks follow the settings. */
 const LINK_MASKS = 3;
@@ -113,6 +117,21 @@ export function setMac(name: string, mac: Uint8Array): number {
     interfaceRequest.view.setUint16(IFREQ_UNION_AT, ARPHRD_ETHER, true);
     interfaceRequest.u8.set(mac, MAC_AT);
   });
+}
+
+/** Frames the interface could not hand to whoever is behind it; null when it does not exist. */
+export function transmitDropped(name: string): number | null {
+  // Of this thread: another one may be in another network namespace.
+  for (const line of readFileSync('/proc/thread-self/net/dev', 'utf8').split('\n')) {
+    const colon = line.indexOf(':');
+    if (colon < 0 || line.slice(0, colon).trim() !== name) continue;
+    const counters = line
+      .slice(colon + 1)
+      .trim()
+      .split(/\s+/);
+    return counters.length < INTERFACE_COUNTERS ? null : Number(counters[TRANSMIT_DROP_AT]);
+  }
+  return null;
 }
 
 /** Link speed in Mb/s, or null when the interface does not exist, has no link or does not know. */

@@ -40,7 +40,8 @@ describe('completion files', () => {
 describe('bash completion', () => {
   it('offers the commands that begin with the word', () => {
     expect(offered('h')).toEqual(['hotplug', 'health']);
-    expect(offered('mod')).toEqual([]);
+    expect(offered('mod')).toEqual(['modify']);
+    expect(offered('res')).toEqual([]);
   });
 
   it('offers the options of the command', () => {

@@ -18,8 +18,17 @@ interface OptionWords {
   readonly choices: readonly string[];
 }
 
+/** Options of a command and of its sub-commands; of several with one name, the first. */
 function optionsOf(command: Command): OptionWords[] {
-  return command.createHelp().visibleOptions(command).map(wordsOf);
+  const own = command.createHelp().visibleOptions(command).map(wordsOf);
+  if (command.parent === null) return own;
+  const all = [...own, ...command.commands.flatMap(optionsOf)];
+  const known = new Set<string>();
+  return all.filter(({ words }) => {
+    const isNew = words.every((word) => !known.has(word));
+    for (const word of words) known.add(word);
+    return isNew;
+  });
 }
 
 function wordsOf(option: Option): OptionWords {
@@ -40,7 +49,8 @@ function commandsOf(program: Command): Command[] {
 
 /** Words that may stand where a command expects an argument of its own. */
 function argumentWords(command: Command): string[] {
-  return command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []);
+  const inner = command.commands.map((subcommand) => subcommand.name());
+  return [...inner, ...command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? [])];
 }
 
 /** The completion file for bash. */

@@ -1,7 +1,8 @@
-import type { ControlRequest } from '@virtnet/engine-control';
+import { type ControlRequest, LINK_SPEEDS } from '@virtnet/engine-control';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type Invocation, parseVirtnet, translateArgv, UNSUPPORTED_COMMANDS } from './definition.js';
+import { SPEEDS_SHOWN } from './define-modify.js';
+import { type Invocation, parseVirtnet, UNSUPPORTED_COMMANDS } from './definition.js';
 
 const words = (line: string) => line.split(' ').filter((word) => word !== '');
 function request(line: string): ControlRequest {
@@ -64,10 +65,89 @@ describe('command lines of the guide', () => {
   });
 
   it('options of query that change the answer or only the parameters line', () => {
-    expect(request('query -p 0 --dbg_stats').params).toMatchObject({ dbgStats: true });
+    expect(request('query -p 0 --dbg_stats --stats_clear').params).toMatchObject({
+      dbgStats: true,
+      statsClear: true,
+    });
     expect(parseVirtnet(words('query -p 0 --latency_stats'))).toMatchObject({
       display: { latencyStats: true },
     });
+  });
+});
+
+describe('modify', () => {
+  const device = (line: string) => request(`modify -p 0 device ${line}`).params;
+
+  it.each([
+    ['-m 0C:C4:7A:FF:22:93', { mac: '0C:C4:7A:FF:22:93' }],
+    ['-t 9216', { mtu: 9216 }],
+    ['-e 25000', { speed: 25_000 }],
+    ['-l 0', { link: 0 }],
+    ['-s 0x40', { state: 0x40 }],
+    ['-f 0x8900010300E7982F', { features: '0x8900010300e7982f' }],
+    ['-o 1f', { supportedHashTypes: 0x1f }],
+    ['-k 40', { rssMaxKeySize: 40 }],
+    ['-r 0x20', { rxMode: 0x20 }],
+    ['-n 8', { msixNum: 8 }],
+    ['-q 2048', { maxQueueSize: 2048 }],
+    ['-qp 2', { maxQueuePairs: 2 }],
+    ['-d 50', { dstPort: 0x50 }],
+    ['-b 4', { rxDmaQNum: 4 }],
+    ['-dc enable', { dropCounter: 'enable' }],
+    ['-pkt_cnt disable', { packetCounter: 'disable' }],
+    ['-aarfs enable', { aarfs: 'enable' }],
+    ['-dim enable', { dim: 'enable' }],
+    ['-netdim disable', { netDim: 'disable' }],
+    ['-qp 2 -n 6', { maxQueuePairs: 2, msixNum: 6 }],
+  ])('device %s', (line, options) => {
+    expect(device(line)).toEqual({ all: false, pf: 0, vf: null, vuid: null, device: options });
+  });
+
+  it('queue', () => {
+    expect(request('modify -p 0 -v 1 queue -e cqe -n 8 -c 32').params).toEqual({
+      ...{ all: false, pf: 0, vf: 1, vuid: null },
+      queueOptions: { periodMode: 'cqe', period: 8, maxCount: 32 },
+    });
+  });
+
+  it.each(['modify -a device -l 0', 'modify -u V device -l 0'])('%s', (line) => {
+    expect(request(line).command).toBe('modify');
+  });
+
+  it('shows the speeds that there are', () => {
+    expect(SPEEDS_SHOWN).toEqual(LINK_SPEEDS);
+  });
+});
+
+describe('stats', () => {
+  it.each([
+    ['stats -p 0', { pf: 0, vf: null, vuid: null, queue: null }],
+    ['stats -p 0 -v 2 -q 4', { pf: 0, vf: 2, vuid: null, queue: 4 }],
+    ['stats -u V', { pf: null, vf: null, vuid: 'V', queue: null }],
+  ])('%s', (line, params) => {
+    expect(request(line).params).toEqual(params);
+  });
+});
+
+describe('abbreviation of a long option', () => {
+  it.each([
+    ['query --p 0 --br', { pf: 0, brief: true }],
+    ['query --pf=0 --stats', { statsClear: true }],
+    ['modify --vu V device --mt 1500', { device: { mtu: 1500 } }],
+    ['modify --pf 0 device --max_queue_s=64', { device: { maxQueueSize: 64 } }],
+  ])('%s', (line, params) => {
+    expect(request(line).params).toMatchObject(params);
+  });
+
+  it('of several options is refused, and names them', () => {
+    expect(usage('modify -p 0 device --max_queue 64')).toContain(
+      'virtnet modify device: error: ambiguous option: --max_queue could match --max_queue_size, --max_queue_pairs',
+    );
+    expect(usage('query --v 0')).toContain('ambiguous option: --v could match --vf, --vuid');
+  });
+
+  it('is never made of a value', () => {
+    expect(request('unplug -u --pf').params).toMatchObject({ vuid: '--pf' });
   });
 });
 
@@ -76,8 +156,9 @@ describe('two-letter short option', () => {
     expect(request(`${hotplug} ${option} -s 4`).params).toMatchObject({ queuePairs: 31, queues: null });
   });
 
-  it('is hotplug alone: elsewhere the letters are two options', () => {
-    expect(translateArgv(['query', '-qp', '1']).argv).toEqual(['query', '-qp', '1']);
+  it('where there is none the letters are an option and its value', () => {
+    expect(request('query -p 0 -q1').params).toMatchObject({ queue: 1 });
+    expect(usage('query -qp 0')).toContain('It is not a whole number.');
   });
 });
 
@@ -87,7 +168,7 @@ describe('--json', () => {
   });
 
   it('behind -- is an argument like any other', () => {
-    expect(translateArgv(['list', '--', '--json'])).toEqual({ argv: ['list', '--', '--json'], json: false });
+    expect(usage('list -- --json')).toContain('too many arguments');
   });
 });
 
@@ -114,6 +195,14 @@ describe('wrong command line', () => {
     ['query -a -v 0', 'cannot be used with'],
     ['health -p 0', 'missing required argument'],
     ['health -p 0 hide', 'Allowed choices are show'],
+    ['modify -p 0', 'a command is required'],
+    ['modify device -l 0', 'one of -a, --all, -p, --pf and -u, --vuid is required'],
+    ['modify -a -p 0 device -l 0', 'cannot be used with'],
+    ['modify -p 0 device -pkt_cnt on', 'Allowed choices are enable, disable'],
+    ['modify -p 0 device -r x', 'It is not a hexadecimal number.'],
+    ['modify -p 0 queue -n 1 -c 1', "'-e, --period_mode <PERIOD_MODE>' not specified"],
+    ['stats', 'is required'],
+    ['stats -p 0 -u X', 'cannot be used with'],
     ['log', "'-l, --level <LEVEL>' not specified"],
     ['log -l trace', 'Allowed choices are info, err, debug'],
     ['list 1', 'too many arguments'],
@@ -135,10 +224,6 @@ describe('what this version does not have', () => {
   const line = (name: string) => parseVirtnet([name, '-p', '0', 'device', '--anything', '-l', '0']);
   it.each(Object.keys(UNSUPPORTED_COMMANDS))('%s, whatever its arguments', (name) => {
     expect(line(name)).toEqual({ kind: 'unsupported', json: false });
-  });
-
-  it('query --stats_clear', () => {
-    expect(parseVirtnet(words('query -p 0 --stats_clear'))).toMatchObject({ kind: 'unsupported' });
   });
 });
 

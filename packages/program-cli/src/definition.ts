@@ -7,12 +7,21 @@
  *   is decided where the devices are.
  *
  * Limits
- *   Commander knows no short option of two letters, so `-qp` is translated before parsing (`translateArgv`).
- *   argparse's abbreviations of long options (`--mt` for `--mtu`) are not taken.
+ *   Commander knows no short option of several letters and no abbreviation: argv.ts writes them out before parsing.
  */
-import type { ControlRequest, DeviceSelector, LogLevel, QueryDisplay } from '@virtnet/engine-control';
+import type { ControlRequest, LogLevel, QueryDisplay } from '@virtnet/engine-control';
 import { Argument, Command, Option } from 'commander';
+import { translateArgv } from './argv.js';
+import { addModify, MODIFY_SHORT_FORMS } from './define-modify.js';
 import { packageVersion } from './package-version.js';
+import {
+  addOneDevice,
+  addSelector,
+  pfOption,
+  type SelectorOptions,
+  selectorOf,
+  vuidOption,
+} from './selector.js';
 import { featureText, integer, type ParseOutcome, parseWith, prepareProgram } from './usage.js';
 
 /** What a command line asks for. */
@@ -34,16 +43,13 @@ type Action =
   Exclude<Invocation, ParseOutcome> extends infer T ? (T extends unknown ? Omit<T, 'json'> : never) : never;
 type Collect = (action: Action) => void;
 
-/** Short options of two letters, by long option. */
-export const SHORT_FORMS = { '--max_queue_pairs': '-qp' } as const;
+/** Short options of several letters, by long option. */
+export const SHORT_FORMS = MODIFY_SHORT_FORMS;
 
 /** Commands of the original that this version answers with "Option is not supported". */
 export const UNSUPPORTED_COMMANDS = {
-  modify: 'modify a device or its queues',
   restart: 'restart the controller without ending the service',
   update: 'update the controller while it serves',
-  debug: 'for debugging',
-  stats: 'packet counters of a device',
 } as const;
 
 const LOG_LEVEL_NAMES = ['info', 'err', 'debug'] as const satisfies readonly LogLevel[];
@@ -64,6 +70,8 @@ export function buildProgram(collect: Collect): Command {
     .usage('[-h]')
     .action(() => collect(requested({ command: 'list', params: {} })));
   addQuery(program, collect);
+  addModify(program, (params) => collect(requested({ command: 'modify', params })));
+  addStats(program, collect);
   addHealth(program, collect);
   addLog(program, collect);
   program
@@ -71,6 +79,11 @@ export function buildProgram(collect: Collect): Command {
     .description('show the versions of the controller that runs and of the one installed')
     .usage('[-h]')
     .action(() => collect(requested({ command: 'version', params: {} })));
+  program
+    .command('debug')
+    .description('show the processes of the service; its form may change')
+    .usage('[-h]')
+    .action(() => collect(requested({ command: 'debug', params: {} })));
   addValidate(program, collect);
   for (const [name, description] of Object.entries(UNSUPPORTED_COMMANDS))
     program
@@ -142,20 +155,6 @@ function addHotplug(program: Command, collect: Collect): void {
   });
 }
 
-interface SelectorOptions {
-  all?: true;
-  pf?: number;
-  vf?: number;
-  vuid?: string;
-}
-
-function pfOption(): Option {
-  return new Option('-p, --pf <PF>', 'number of the PF').argParser(integer);
-}
-function vuidOption(): Option {
-  return new Option('-u, --vuid <VUID>', 'VUID of the device');
-}
-
 function addUnplug(program: Command, collect: Collect): void {
   const command = program
     .command('unplug')
@@ -167,22 +166,6 @@ function addUnplug(program: Command, collect: Collect): void {
     if (pf === undefined && vuid === undefined) command.error('one of -p, --pf and -u, --vuid is required');
     collect(requested({ command: 'unplug', params: { pf: pf ?? null, vuid: vuid ?? null } }));
   });
-}
-
-/** Options that choose devices: all, one PF, one VF of a PF, or one VUID. */
-function addSelector(command: Command): Command {
-  return command
-    .addOption(new Option('-a, --all', 'all devices').conflicts(['pf', 'vf', 'vuid']))
-    .addOption(pfOption().conflicts('vuid'))
-    .addOption(new Option('-v, --vf <VF>', 'number of the VF, with -p').argParser(integer).conflicts('vuid'))
-    .addOption(vuidOption());
-}
-
-function selectorOf(command: Command, { all, pf, vf, vuid }: SelectorOptions): DeviceSelector {
-  if (vf !== undefined && pf === undefined) command.error('-v, --vf needs -p, --pf');
-  if (all === undefined && pf === undefined && vuid === undefined)
-    command.error('one of -a, --all, -p, --pf and -u, --vuid is required');
-  return { all: all === true, pf: pf ?? null, vf: vf ?? null, vuid: vuid ?? null };
 }
 
 interface QueryOptions extends SelectorOptions {
@@ -203,20 +186,30 @@ function addQuery(program: Command, collect: Collect): void {
     .option('-b, --brief', 'no virtqueues')
     .option('--latency_stats', 'nothing here: there is no latency debugging')
     .option('-q, --queue_id <QUEUE_ID>', 'only this virtqueue', integer)
-    .option('--stats_clear', 'not supported yet');
+    .option('--stats_clear', 'set the counters for debugging back');
   command.action((options: QueryOptions) => {
     const selector = selectorOf(command, options);
-    if (options.stats_clear === true) {
-      collect({ kind: 'unsupported' });
-      return;
-    }
     const params = {
       ...selector,
       brief: options.brief === true,
       queue: options.queue_id ?? null,
       ...(options.dbg_stats === true ? { dbgStats: true } : {}),
+      ...(options.stats_clear === true ? { statsClear: true } : {}),
     };
     collect(requested({ command: 'query', params }, { latencyStats: options.latency_stats === true }));
+  });
+}
+
+function addStats(program: Command, collect: Collect): void {
+  const command = addOneDevice(program.command('stats'))
+    .description('show the counters of the data queues of a device')
+    .usage('[-h] {-p PF [-v VF] | -u VUID} [-q QUEUE_ID]')
+    .option('-q, --queue_id <QUEUE_ID>', 'only this virtqueue', integer);
+  command.action((options: SelectorOptions & { queue_id?: number }) => {
+    if (options.pf === undefined && options.vuid === undefined)
+      command.error('one of -p, --pf and -u, --vuid is required');
+    const { pf, vf, vuid } = selectorOf(command, options);
+    collect(requested({ command: 'stats', params: { pf, vf, vuid, queue: options.queue_id ?? null } }));
   });
 }
 
@@ -248,33 +241,14 @@ function addValidate(program: Command, collect: Collect): void {
     .action(({ file }: { file?: string }) => collect({ kind: 'validate', file: file ?? null }));
 }
 
-/**
- * The arguments in the form commander knows, and whether `--json` was among them, which may stand anywhere. `-qp` is
- * hotplug's alone: elsewhere the same letters are two options.
- */
-export function translateArgv(argv: readonly string[]): { readonly argv: string[]; readonly json: boolean } {
-  const end = argv.indexOf('--');
-  const options = end < 0 ? argv : argv.slice(0, end);
-  const rest = end < 0 ? [] : argv.slice(end);
-  const isHotplug = options.find((argument) => !argument.startsWith('-')) === 'hotplug';
-  const translated = options
-    .filter((argument) => argument !== '--json')
-    .map((argument) => {
-      for (const [long, short] of Object.entries(SHORT_FORMS))
-        if (isHotplug && (argument === short || argument.startsWith(`${short}=`)))
-          return `${long}${argument.slice(short.length)}`;
-      return argument;
-    });
-  return { argv: [...translated, ...rest], json: options.includes('--json') };
-}
-
 /** Reads a command line. */
 export function parseVirtnet(argv: readonly string[]): Invocation {
-  const translated = translateArgv(argv);
   let action: Action | null = null;
   const program = buildProgram((collected) => {
     action = collected;
   });
+  const translated = translateArgv(program, argv, SHORT_FORMS);
+  if (translated.kind === 'usage') return translated;
   const outcome = parseWith(program, translated.argv);
   if (outcome.kind !== 'parsed') return outcome;
   if (action === null) throw new Error('a command was parsed and asked for nothing');

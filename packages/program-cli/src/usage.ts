@@ -43,7 +43,8 @@ function optionTerm(option: Option, extraShortForms: ExtraShortForms): string {
 export function parseWith(program: Command, argv: readonly string[]): ParseOutcome {
   let shown = '';
   program.configureOutput({ writeOut: (text) => (shown += text) });
-  for (const command of program.commands) command.configureOutput({ writeOut: (text) => (shown += text) });
+  for (const command of allCommands(program))
+    command.configureOutput({ writeOut: (text) => (shown += text) });
   try {
     program.parse([...argv], { from: 'user' });
     return { kind: 'parsed' };
@@ -55,18 +56,25 @@ export function parseWith(program: Command, argv: readonly string[]): ParseOutco
   }
 }
 
-/** The command a command line means, for the usage line of an error. */
-function commandOf(program: Command, argv: readonly string[]): Command {
-  for (const argument of argv) {
-    const found = program.commands.find((c) => c.name() === argument || c.aliases().includes(argument));
-    if (found !== undefined) return found;
-  }
-  return program;
+function allCommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(allCommands)];
 }
 
-function usageError(command: Command, message: string): string {
+/** The command a command line means, for the usage line of an error. */
+function commandOf(program: Command, argv: readonly string[]): Command {
+  let command = program;
+  for (const argument of argv) {
+    const found = command.commands.find((c) => c.name() === argument || c.aliases().includes(argument));
+    if (found !== undefined) command = found;
+  }
+  return command;
+}
+
+/** Usage and error line about `command`, as argparse writes them. */
+export function usageError(command: Command, message: string): string {
   const usage = command.createHelp().commandUsage(command);
-  const name = command.parent === null ? command.name() : `${command.parent.name()} ${command.name()}`;
+  let name = command.name();
+  for (let outer = command.parent; outer !== null; outer = outer.parent) name = `${outer.name()} ${name}`;
   return `usage: ${usage}\n${name}: error: ${message.replace(/^error: /, '')}\n`;
 }
 
@@ -78,6 +86,14 @@ export function integer(text: string): number {
   const value = INTEGER_TEXT.test(text) ? Number(text.replace(/^[+-]/, '')) : Number.NaN;
   if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('It is not a whole number.');
   return negative ? -value : value;
+}
+
+const HEXADECIMAL_TEXT = /^(?:0x)?[0-9a-f]{1,12}$/i;
+
+/** Option parser: a hexadecimal number, with or without `0x`. */
+export function hexadecimal(text: string): number {
+  if (!HEXADECIMAL_TEXT.test(text)) throw new InvalidArgumentError('It is not a hexadecimal number.');
+  return Number.parseInt(text, 16);
 }
 
 const FEATURES_TEXT = /^(?:0x)?[0-9a-f]{1,16}$/i;

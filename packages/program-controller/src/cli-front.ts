@@ -35,6 +35,7 @@ import {
   RpcError,
 } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
+import { debugAnswer } from './debug-answer.js';
 import { COMMAND_DEADLINE_MS } from './limits.js';
 import type { Supervisor } from './supervisor.js';
 
@@ -90,10 +91,19 @@ export class CliFront {
       case 'list':
         return this.#onActive('device.list', {});
       case 'query': {
-        const { all, pf, vf, vuid, brief, queue, dbgStats } = request.params;
-        const chosen = { all, pf, vf, vuid, brief, queue };
-        return this.#onActive('device.query', dbgStats === true ? { ...chosen, dbgStats } : chosen);
+        const { all, pf, vf, vuid, brief, queue, dbgStats, statsClear } = request.params;
+        const flags = {
+          ...(dbgStats === true ? { dbgStats } : {}),
+          ...(statsClear === true ? { statsClear } : {}),
+        };
+        return this.#onActive('device.query', { all, pf, vf, vuid, brief, queue, ...flags });
       }
+      case 'modify':
+        return this.#onActive('device.modify', { requestId: randomUUID(), ...request.params });
+      case 'stats':
+        return this.#onActive('device.stats', request.params);
+      case 'debug':
+        return debugAnswer(this.#options.supervisor);
       case 'health':
         return this.#onActive('device.health', request.params);
       case 'log':
@@ -132,6 +142,9 @@ const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   list: 'list',
   query: 'query',
   health: 'health',
+  modify: 'modify',
+  stats: 'stats',
+  debug: 'debug',
   log: 'log',
   version: 'version',
 };

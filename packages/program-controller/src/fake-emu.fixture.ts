@@ -123,6 +123,8 @@ await RpcServer.bind(
     'device.unplug': () => ({ errno: 0, errstr: 'Success' }),
     'device.list': () => ({ instance, devices: [...devices.keys()] }),
     'device.query': () => ({ Error: "Device doesn't exist" }),
+    'device.modify': () => ({ errno: 0, errstr: 'Success' }),
+    'device.stats': () => ({}),
     'device.health': () => ({}),
   },
   log,

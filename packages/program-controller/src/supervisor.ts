@@ -133,6 +133,11 @@ export class Supervisor {
     return null;
   }
 
+  /** Every process that was started and is not gone. */
+  get children(): readonly Child[] {
+    return this.#living();
+  }
+
   /** A standby that is warm. */
   get standby(): Child | null {
     for (const child of this.#emulators) if (child.state === 'ready') return child;

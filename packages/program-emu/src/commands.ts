@@ -26,20 +26,26 @@ import {
   isFailure,
   type JsonObject,
   listAnswer,
+  type ModifyRequest,
+  type ModifySite,
   type Outcome,
   planHotplug,
   planUnplug,
   type QueryRequest,
   queryAnswer,
+  type StatsRequest,
   SUCCESS,
   selectDevices,
+  statsAnswer,
   type UnplugRequest,
   uplinkOf,
 } from '@virtnet/engine-control';
+import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { ControlSite } from './control-site.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
+import { modifyDevices } from './modify-command.js';
 import { makeStaticPfs } from './static-pfs.js';
 
 const UNPLUGGED_REMEMBERED = 64;
@@ -110,7 +116,21 @@ export class Commands {
     return listAnswer(controller, this.#facts());
   }
 
+  modify(request: ModifyRequest & { readonly requestId: string }): Promise<Outcome> {
+    const place = { devices: () => this.#devices(), site: (device: Device) => this.#modifySite(device) };
+    return this.#inTurn(() => modifyDevices(request, place));
+  }
+
+  stats(request: StatsRequest): JsonObject | Outcome {
+    const facts = this.#devices().map(({ host }) => statsFacts(host));
+    return statsAnswer(selectDevices(facts, { ...request, all: false })[0], request.queue);
+  }
+
   query(request: QueryRequest): JsonObject | Outcome {
+    if (request.statsClear === true) {
+      const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
+      for (const { host } of selectDevices(named, request)) clearDebugCounters(host);
+    }
     return queryAnswer(selectDevices(this.#facts(), request), request);
   }
 
@@ -170,6 +190,12 @@ export class Commands {
   #devices(): Device[] {
     const order = ({ pfId, vfId }: Device['host']['plan']) => pfId * ORDER_STEP + (vfId ?? -1);
     return [...this.#emulator.devices.values()].sort((a, b) => order(a.host.plan) - order(b.host.plan));
+  }
+
+  #modifySite({ host }: Device): ModifySite {
+    const { uplinkMtu, supportedFeatures } = this.#site.planSite(host.plan.ibDevice);
+    const { virtQueuesMax } = firmwareLimits(this.#site.firmware());
+    return { uplinkMtu, supportedFeatures, virtQueuesMax, pool: null };
   }
 
   #facts(): DeviceFacts[] {

@@ -36,6 +36,8 @@ export interface QueueConfig {
   /** Whether a receive queue may be given frames now (multi-queue steering), and a transmit queue's go out. */
   readonly active: boolean;
   readonly filter: ReceiveFilterState | null;
+  /** Whether a receive queue counts its frames by size. */
+  readonly countSizes: boolean;
   /** Interrupt once when attached: a kick or an interrupt may have been lost before. */
   readonly signalAtOnce: boolean;
 }

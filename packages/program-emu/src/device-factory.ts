@@ -1,5 +1,5 @@
 /** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
-import type { DevicePlan } from '@virtnet/engine-control';
+import { type DevicePlan, VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import { VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
@@ -8,6 +8,7 @@ import { DeviceHost, type HostServices } from './device-host.js';
 import { DeviceInterrupts } from './device-interrupts.js';
 import { DeviceMemory } from './device-memory.js';
 import { type DeviceRecord, decodeDeviceRecord } from './device-record.js';
+import { type DeviceSettings, INITIAL_SETTINGS } from './device-settings.js';
 import { DeviceTaps } from './device-taps.js';
 import { type DeviceMirror, mapPage, type PageMapping } from './mirror.js';
 
@@ -18,13 +19,13 @@ export function pciAddress(bdf: string): string {
 
 const PCI_CLASS_ETHERNET = 0x020000;
 
-function netDevice(plan: DevicePlan): NetDevice {
+function netDevice(plan: DevicePlan, { speedMbps }: DeviceSettings): NetDevice {
   return new NetDevice({
     mac: plan.mac,
     mtu: plan.mtu,
     maxQueuePairs: plan.queuePairs,
     maxQueueSize: plan.queueSize,
-    speedMbps: null,
+    speedMbps,
     offeredFeatures: BigInt(plan.features),
   });
 }
@@ -46,14 +47,27 @@ function pciFunction(plan: DevicePlan, device: NetDevice, page: PageMapping): Vi
   });
 }
 
+/** The engines of a function with this plan, as nobody has touched them, over the page it has. */
+export function functionEngines(
+  plan: DevicePlan,
+  settings: DeviceSettings,
+  page: PageMapping,
+): { readonly net: NetDevice; readonly fn: VirtioPciFunction } {
+  const net = netDevice(plan, settings);
+  return { net, fn: pciFunction(plan, net, page) };
+}
+
 /** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. */
-function interruptsOf(plan: DevicePlan): DeviceInterrupts {
+export function interruptsOf(plan: DevicePlan): DeviceInterrupts {
   return new DeviceInterrupts([1, 0, plan.msixVectors, 1, 1]);
 }
 
-/** A new state page; -errno when there is no memory. */
+/**
+ * A new state page; -errno when there is no memory. It has room for as many queues as the device may ever be given:
+ * what is not touched costs nothing, and a page that never moves needs no handover.
+ */
 function newPage(queueCount: number): PageMapping | number {
-  const fd = memfdCreate('virtnet-state-page', statePageSize(queueCount));
+  const fd = memfdCreate('virtnet-state-page', statePageSize(VIRT_QUEUES_MAX));
   if (fd < 0) return fd;
   const page = mapPage(fd);
   if (page === null) {
@@ -100,13 +114,13 @@ export function buildDevice(
 ): DeviceHost | number {
   const page = newPage(plan.queueCount);
   if (typeof page === 'number') return page;
-  const net = netDevice(plan);
+  const settings = INITIAL_SETTINGS;
   return new DeviceHost(
     {
       plan,
+      settings,
       requestId,
-      fn: pciFunction(plan, net, page),
-      net,
+      ...functionEngines(plan, settings, page),
       page,
       taps,
       memory: new DeviceMemory(arena),
@@ -162,10 +176,9 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   const tapFds = Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1);
   if (tapFds.includes(-1)) return 'a queue of the representor is missing';
   if (mirror.listenerFd < 0) return 'no listening socket';
-  const net = netDevice(plan);
+  const { net, fn } = functionEngines(plan, record.settings, page);
   const netProblems = net.restore(record.net);
   if (netProblems.length > 0) return netProblems.join('; ');
-  const fn = pciFunction(plan, net, page);
   const pciProblems = fn.restore(record.pci);
   if (pciProblems.length > 0) return pciProblems.join('; ');
   const unknown = [...taps.values()].filter((fd) => !tapFds.includes(fd));
@@ -178,6 +191,7 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   const host = new DeviceHost(
     {
       plan,
+      settings: record.settings,
       requestId: record.requestId,
       fn,
       net,

@@ -7,18 +7,24 @@ import {
   type QueueFacts,
 } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
-import { DeviceStatus, QueueCounter } from '@virtnet/wire';
+import { CLEARABLE_COUNTERS, DeviceStatus, QUEUE_MARKS_AT, QueueCounter } from '@virtnet/wire';
+import { droppedFrames } from './device-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { POLL_BUDGET } from './limits.js';
 
 const PCI_CLASS_ETHERNET = 0x020000;
+/** Bytes; a larger MTU is a jumbo MTU. */
+const ORDINARY_MTU = 1500;
 const VIRTIO_VENDOR = 0x1af4;
 const VIRTIO_NET_MODERN = 0x1041;
 
-function queueFacts(host: DeviceHost, index: number): QueueFacts {
+export function queueFacts(host: DeviceHost, index: number): QueueFacts {
   const queue = host.fn.queues[index]!;
   const { counters } = host.state.block(index);
   const count = (counter: QueueCounter) => counters[counter]!;
+  const sinceMark = (counter: QueueCounter) =>
+    counters[counter]! - counters[QUEUE_MARKS_AT + CLEARABLE_COUNTERS.indexOf(counter)]!;
+  const receives = host.net.roleOf(index) === 'receive';
   return {
     index,
     size: queue.size,
@@ -44,17 +50,23 @@ function queueFacts(host: DeviceHost, index: number): QueueFacts {
     rqCqPeriod: 0,
     rqCqPeriodMode: 0,
     debug: {
-      frames: count(QueueCounter.FRAMES),
-      spurious_kicks: count(QueueCounter.SPURIOUS_KICKS),
-      drop_header: count(QueueCounter.DROP_HEADER),
-      drop_tap_again: count(QueueCounter.DROP_TAP_AGAIN),
-      drop_tap_error: count(QueueCounter.DROP_TAP_ERROR),
-      drop_link_down: count(QueueCounter.DROP_LINK_DOWN),
-      drop_filter_mac: count(QueueCounter.DROP_FILTER_MAC),
-      drop_filter_vlan: count(QueueCounter.DROP_FILTER_VLAN),
-      drop_mtu: count(QueueCounter.DROP_MTU),
-      drop_no_buffer: count(QueueCounter.DROP_NO_BUFFER),
-      drop_bad_chain: count(QueueCounter.DROP_BAD_CHAIN),
+      ...(receives ? { jumbo_mtu: host.plan.mtu > ORDINARY_MTU ? 1 : 0 } : {}),
+      frames: sinceMark(QueueCounter.FRAMES),
+      spurious_kicks: sinceMark(QueueCounter.SPURIOUS_KICKS),
+      drop_header: sinceMark(QueueCounter.DROP_HEADER),
+      drop_tap_again: sinceMark(QueueCounter.DROP_TAP_AGAIN),
+      drop_tap_error: sinceMark(QueueCounter.DROP_TAP_ERROR),
+      drop_link_down: sinceMark(QueueCounter.DROP_LINK_DOWN),
+      drop_filter_mac: sinceMark(QueueCounter.DROP_FILTER_MAC),
+      drop_filter_vlan: sinceMark(QueueCounter.DROP_FILTER_VLAN),
+      drop_mtu: sinceMark(QueueCounter.DROP_MTU),
+      drop_no_buffer: sinceMark(QueueCounter.DROP_NO_BUFFER),
+      drop_bad_chain: sinceMark(QueueCounter.DROP_BAD_CHAIN),
+      drop_no_desc: sinceMark(QueueCounter.DROP_NO_DESC),
+      drop_no_destination: sinceMark(QueueCounter.DROP_NO_DESTINATION),
+      drop_same_port: sinceMark(QueueCounter.DROP_SAME_PORT),
+      drop_not_switched: sinceMark(QueueCounter.DROP_NOT_SWITCHED),
+      stations_refused: sinceMark(QueueCounter.STATIONS_REFUSED),
     },
   };
 }
@@ -91,7 +103,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
           }
         : null,
     msixVectors: plan.msixVectors,
-    queueCount: plan.queueCount,
+    queueCount: fn.queues.length,
     enabledQueueCount: fn.queues.filter((queue) => queue.enabled).length,
     queueSizeMax: plan.queueSize,
     msixConfigVector: fn.configVector,
@@ -99,7 +111,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     linkUp: net.linkUp,
     queuePairsMax: plan.queuePairs,
     mtu: plan.mtu,
-    speedMbps: context.uplinkSpeed ?? net.speedMbps ?? 0,
+    speedMbps: net.speedMbps ?? context.uplinkSpeed ?? 0,
     rssKeySizeMax: 0,
     supportedHashTypes: 0,
     driverMac: loaded ? formatMac(net.currentMac) : null,
@@ -125,6 +137,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     resetting: fn.queues.some((queue) => queue.resetting),
     enabled: fn.status !== 0,
     queues: fn.queues.map((_, index) => queueFacts(host, index)),
+    droppedFrames: droppedFrames(host),
   };
 }
 
@@ -144,6 +157,11 @@ export function healthFacts(host: DeviceHost): HealthFacts {
     status: fn.status,
     fatal: (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
     recoverCount: health.recoveries,
+    recovery: {
+      lastCause: health.lastCause,
+      lastPauseMs: health.lastPauseMs ?? 0,
+      maxPauseMs: health.maxPauseMs ?? 0,
+    },
     controlPlaneErrors: {
       sf_rqt_update_err: 0,
       sf_drop_create_err: 0,

@@ -39,6 +39,7 @@ import {
   encodeDeviceRecord,
   RECORD_SCHEMA,
 } from './device-record.js';
+import type { DeviceSettings } from './device-settings.js';
 import type { DeviceStore } from './device-store.js';
 import type { DeviceTaps } from './device-taps.js';
 import type { PageMapping } from './mirror.js';
@@ -47,6 +48,7 @@ import { shelfNames } from './shelf-names.js';
 
 export interface DeviceParts {
   readonly plan: DevicePlan;
+  readonly settings: DeviceSettings;
   readonly requestId: string;
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;
@@ -70,51 +72,94 @@ const textEncoder = new TextEncoder();
 const EMPTY = new Uint8Array(0);
 let nextDeviceNumber = 1;
 
-export class DeviceHost {
+/** What an operator can give another shape while no driver holds the function. */
+export interface DeviceShape {
   readonly plan: DevicePlan;
-  readonly requestId: string;
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;
+  readonly interrupts: DeviceInterrupts;
+}
+
+export class DeviceHost {
+  readonly requestId: string;
   readonly page: PageMapping;
   readonly taps: DeviceTaps;
   readonly memory: DeviceMemory;
-  readonly interrupts: DeviceInterrupts;
   readonly health: DeviceHealth;
-  readonly state: QueueState;
+  settings: DeviceSettings;
   /** Saved session of the connected client, as the connection keeps it. */
   session: () => unknown = () => null;
   applied: AppliedRequest | null = null;
 
   readonly #services: HostServices;
   readonly #queues: DeviceQueues;
-  readonly #control: ControlQueue;
+  #shape: DeviceShape;
+  #state: QueueState;
+  #control: ControlQueue;
   #controlWatch: { readonly fd: number; readonly watch: Watch } | null = null;
   #changed = false;
   #ended = false;
   #paused = false;
 
   constructor(parts: DeviceParts, services: HostServices) {
-    this.plan = parts.plan;
     this.requestId = parts.requestId;
-    this.fn = parts.fn;
-    this.net = parts.net;
     this.page = parts.page;
     this.taps = parts.taps;
     this.memory = parts.memory;
-    this.interrupts = parts.interrupts;
     this.health = parts.health;
-    this.state = new QueueState({ ...parts, mtu: parts.plan.mtu });
+    this.settings = parts.settings;
+    this.#shape = parts;
     this.#services = services;
+    this.#state = this.#queueState(parts.kicks);
+    this.#control = this.#controlQueue();
     this.#queues = new DeviceQueues(nextDeviceNumber++, services.datapath, this.memory, {
       onFault: (queue, report) => void this.#onFault(queue, report.fault),
       onInterrupt: (queue) => this.#interruptQueue(queue),
     });
+  }
+
+  #queueState(kicks: Map<number, number>): QueueState {
+    const { fn, net, interrupts, plan } = this.#shape;
+    const countSizes = () => this.settings.countSizes;
+    return new QueueState({
+      fn,
+      net,
+      interrupts,
+      kicks,
+      page: this.page,
+      taps: this.taps,
+      mtu: plan.mtu,
+      countSizes,
+    });
+  }
+
+  #controlQueue(): ControlQueue {
     const context = { isQueueEnabled: (queue: number) => this.fn.queues[queue]?.enabled === true };
-    this.#control = new ControlQueue(this.net, context, {
+    return new ControlQueue(this.net, context, {
       apply: (changes) => this.#applyControl(changes),
       interrupt: () => this.#interruptQueue(this.state.controlIndex),
       fault: (fault) => void this.#onFault(this.state.controlIndex, fault),
     });
+  }
+
+  get plan(): DevicePlan {
+    return this.#shape.plan;
+  }
+
+  get fn(): VirtioPciFunction {
+    return this.#shape.fn;
+  }
+
+  get net(): NetDevice {
+    return this.#shape.net;
+  }
+
+  get interrupts(): DeviceInterrupts {
+    return this.#shape.interrupts;
+  }
+
+  get state(): QueueState {
+    return this.#state;
   }
 
   get vuid(): string {
@@ -208,6 +253,35 @@ export class DeviceHost {
     for (const region of this.memory.removeAll()) this.memory.release(region);
   }
 
+  // ---- operator --------------------------------------------------------------------------------------------
+
+  /**
+   * Gives the function another shape, with the page, memory and descriptors it has. No driver holds it, and no queue
+   * of it is worked. The caller commits before anything else can be asked of the function.
+   */
+  reshape(shape: DeviceShape): void {
+    const { kicks } = this.state;
+    this.#shape = shape;
+    for (const queue of [...kicks.keys()]) {
+      if (queue < this.fn.queues.length) continue;
+      close(kicks.get(queue)!);
+      kicks.delete(queue);
+      this.drop(shelfNames.kick(this.vuid, queue));
+    }
+    this.#state = this.#queueState(kicks);
+    this.#control = this.#controlQueue();
+    this.fn.configChanged();
+    this.touch();
+  }
+
+  /** Records a change of the configuration that the driver shall hear of; the answer tells it. */
+  configChange(): () => void {
+    this.fn.configChanged();
+    const target = this.fn.interruptFor('config');
+    this.touch();
+    return () => this.#fire(target);
+  }
+
   // ---- record ----------------------------------------------------------------------------------------------
 
   /** Something changed that the record holds. */
@@ -232,6 +306,7 @@ export class DeviceHost {
       schema: RECORD_SCHEMA,
       requestId: this.requestId,
       plan: this.plan,
+      settings: this.settings,
       linkUp: this.net.linkUp,
       pci: this.fn.save(),
       net: this.net.save(),

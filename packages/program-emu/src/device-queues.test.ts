@@ -26,6 +26,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     interruptFd: -1,
     active: true,
     filter: null,
+    countSizes: false,
     signalAtOnce: false,
     ...change,
   };

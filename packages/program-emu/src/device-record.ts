@@ -12,8 +12,9 @@
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { type DevicePlan, restorePlan } from '@virtnet/engine-control';
 import { decodeRecord, describeRecordFault, encodeRecord, type RecordFault } from '@virtnet/engine-recovery';
+import { type DeviceSettings, restoreSettings } from './device-settings.js';
 
-export const RECORD_SCHEMA = 2;
+export const RECORD_SCHEMA = 3;
 
 /** Positions of split rings are 16 bits. */
 const POSITION_MAX = 0xffff;
@@ -43,6 +44,7 @@ export interface DeviceRecord {
   /** Request that made the device, so that its repetition is answered and not carried out again. */
   readonly requestId: string;
   readonly plan: DevicePlan;
+  readonly settings: DeviceSettings;
   readonly linkUp: boolean;
   readonly pci: unknown;
   readonly net: unknown;
@@ -91,6 +93,8 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   if (typeof value.requestId !== 'string') return 'requestId is not a text';
   const plan = restorePlan(value.plan);
   if (typeof plan === 'string') return plan;
+  const settings = restoreSettings(value.settings);
+  if (typeof settings === 'string') return settings;
   if (typeof value.linkUp !== 'boolean') return 'linkUp is not a boolean';
   if (!isByQueue(value.bases, (base) => isWord(base) && base <= POSITION_MAX))
     return 'bases are not positions';
@@ -98,7 +102,7 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   if (!Array.isArray(value.broken) || !value.broken.every(isWord)) return 'broken is not a list of queues';
   if (!isHealth(value.health)) return 'health is not a health';
   if (value.applied !== null && !isApplied(value.applied)) return 'applied is not a request';
-  return { ...(value as unknown as DeviceRecord), plan };
+  return { ...(value as unknown as DeviceRecord), plan, settings };
 }
 
 function isWord(value: unknown): value is number {

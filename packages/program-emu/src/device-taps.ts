@@ -28,9 +28,9 @@ export function tapOffloads(features: bigint): number {
 export class DeviceTaps {
   readonly name: string;
   /** One descriptor per queue pair. */
-  readonly fds: readonly number[];
+  fds: readonly number[];
   /** null: a predecessor knew. */
-  readonly #attached: (boolean | null)[];
+  #attached: (boolean | null)[];
   #carrier: boolean | null = null;
   #offloads: number | null = null;
   #closed = false;
@@ -75,6 +75,27 @@ export class DeviceTaps {
       if (result >= 0 || (before === null && result === -Errno.EINVAL)) this.#attached[pair] = wanted;
       else this.errors++;
     }
+  }
+
+  /**
+   * Gives the TAP another number of queues. Returns the descriptors of queues that it has too many, detached and the
+   * caller's to close; -errno when the kernel refuses, and then nothing has changed.
+   */
+  resize(pairs: number): readonly number[] | number {
+    const more = pairs - this.fds.length;
+    if (more <= 0) {
+      const leaving = this.fds.slice(pairs);
+      this.steer((pair) => pair < pairs && this.#attached[pair] !== false);
+      this.fds = this.fds.slice(0, pairs);
+      this.#attached = this.#attached.slice(0, pairs);
+      return leaving;
+    }
+    const fds = openTap(this.name, { queues: more });
+    if (typeof fds === 'number') return fds;
+    this.#offloads = 0; // new queues begin without, and offloads are the device's
+    this.fds = [...this.fds, ...fds];
+    this.#attached = [...this.#attached, ...fds.map(() => true)];
+    return [];
   }
 
   setCarrier(on: boolean): void {

@@ -33,6 +33,7 @@ import { DeviceStore } from './device-store.js';
 import { Handover } from './handover.js';
 import { checkMirror } from './handover-check.js';
 import { type DeviceMirror, Mirror } from './mirror.js';
+import { finishChange } from './modify-device.js';
 import { Owners } from './owners.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
@@ -327,6 +328,7 @@ export class Emulator {
     endpoint.listen();
     host.touch();
     host.commit(host.applied);
+    if (host.settings.mtuPending) await finishChange(host);
   }
 
   /** Serves one device that was lent; false when it cannot. */

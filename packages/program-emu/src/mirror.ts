@@ -18,6 +18,7 @@
  */
 import type { Arena } from '@virtnet/host-linux';
 import { close, fileSize, sharedMapping } from '@virtnet/host-linux';
+import { statePageSize } from '@virtnet/wire';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
 import { parseShelfName } from './shelf-names.js';
@@ -31,7 +32,7 @@ export interface PageMapping {
 }
 
 /** Largest state page believed: 65,536 queue blocks. */
-const PAGE_BYTES_MAX = 4096 + 65_536 * 256;
+const PAGE_BYTES_MAX = statePageSize(65_536);
 
 /** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
 export function mapPage(fd: number): PageMapping | null {

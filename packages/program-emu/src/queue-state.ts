@@ -29,6 +29,8 @@ export interface QueueStateParts {
   readonly interrupts: DeviceInterrupts;
   readonly kicks: Map<number, number>;
   readonly mtu: number;
+  /** Whether receive queues count frames by size now. */
+  readonly countSizes: () => boolean;
 }
 
 export class QueueState {
@@ -104,6 +106,7 @@ export class QueueState {
       // A started ring that a frontend has switched off: nothing is received, and what is sent is discarded.
       active: receive ? this.mayReceive(pair) : this.ringEnables.get(queue) !== false,
       filter: receive ? this.#filterState() : null,
+      countSizes: receive && this.#parts.countSizes(),
       signalAtOnce: this.continuing,
     };
   }

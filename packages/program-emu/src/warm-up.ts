@@ -107,6 +107,7 @@ export function warmUp(): void {
     interruptFd: -1,
     active: true,
     filter: null,
+    countSizes: false,
     signalAtOnce: false,
   });
   loop.handle({

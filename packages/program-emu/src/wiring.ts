@@ -71,6 +71,8 @@ export async function serve(options: EmuOptions): Promise<void> {
     {
       'device.hotplug': async (request) => outcome(await commands.hotplug(request)),
       'device.unplug': async (request) => ({ ...(await commands.unplug(request)) }),
+      'device.modify': async (request) => ({ ...(await commands.modify(request)) }),
+      'device.stats': (request) => ({ ...commands.stats(request) }),
       'device.list': () => commands.list(),
       'device.query': (request) => ({ ...commands.query(request) }),
       'device.health': (request) => commands.health(request),

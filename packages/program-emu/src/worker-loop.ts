@@ -244,6 +244,7 @@ export class WorkerLoop {
             ...options,
             active: config.active,
             filter: config.filter === null ? null : new ReceiveFilter(config.filter),
+            countSizes: config.countSizes,
           });
     const entry: Entry = { slot, config, queue, idleTurns: 0, busy: false, faulted: false };
     this.#entries[slot] = entry;

@@ -15,21 +15,22 @@
  * Layout
  *   byte 0     header, STATE_PAGE_HEADER_BYTES
  *   then       one block of QUEUE_BLOCK_BYTES per virtqueue: 8 32-bit words, then counters as 64-bit floats
- *              (exact to 2^53; plain stores, no BigInt on the datapath)
+ *              (exact to 2^53; plain stores, no BigInt on the datapath), at their end the main thread's marks
  *
  * Invariants
  *   I1  word POSITION of a queue is stored after the frame's used entry is in guest memory, so a successor that
  *       continues from it repeats or loses at most the one frame in flight.
- *   I2  a block has one writer.
+ *   I2  a block has one writer, but for its marks, which are the main thread's, and the size classes, which are the
+ *       main thread's while the worker does not count them.
  *
  * Limits  65,535 queues by index width; sized at creation for the queues the device has.
  */
 import { layout, u32 } from './layout.js';
 
 export const STATE_PAGE_MAGIC = 0x56_4e_53_50; // "VNSP"
-export const STATE_PAGE_VERSION = 1;
+export const STATE_PAGE_VERSION = 2;
 export const STATE_PAGE_HEADER_BYTES = 4096;
-export const QUEUE_BLOCK_BYTES = 256;
+export const QUEUE_BLOCK_BYTES = 512;
 
 /** First bytes of a state page. */
 export const StatePageHeader = layout('StatePageHeader', 40, {
@@ -122,8 +123,36 @@ export const QueueCounter = {
   DROP_NOT_SWITCHED: 24,
   /** Frames whose source the eswitch could not remember: its table, or the port's share, is full. */
   STATIONS_REFUSED: 25,
+  /** Frames by size, while packet counters are on: SIZE_CLASSES classes from here on. */
+  SIZE_CLASS_FIRST: 32,
 } as const;
 export type QueueCounter = (typeof QueueCounter)[keyof typeof QueueCounter];
+
+/** Largest frame of each size class, in bytes; whatever is larger is counted in the last class. */
+export const SIZE_CLASS_LIMITS = [64, 127, 255, 511, 1023, 1522, 2047, 4095, 8191, 9022] as const;
+export const SIZE_CLASSES = SIZE_CLASS_LIMITS.length;
+
+/** Counters that an operator may set back. What is shown of them is their value without their mark. */
+export const CLEARABLE_COUNTERS: readonly QueueCounter[] = [
+  QueueCounter.FRAMES,
+  QueueCounter.SPURIOUS_KICKS,
+  QueueCounter.DROP_HEADER,
+  QueueCounter.DROP_TAP_AGAIN,
+  QueueCounter.DROP_TAP_ERROR,
+  QueueCounter.DROP_LINK_DOWN,
+  QueueCounter.DROP_FILTER_MAC,
+  QueueCounter.DROP_FILTER_VLAN,
+  QueueCounter.DROP_MTU,
+  QueueCounter.DROP_NO_BUFFER,
+  QueueCounter.DROP_BAD_CHAIN,
+  QueueCounter.DROP_NO_DESC,
+  QueueCounter.DROP_NO_DESTINATION,
+  QueueCounter.DROP_SAME_PORT,
+  QueueCounter.DROP_NOT_SWITCHED,
+  QueueCounter.STATIONS_REFUSED,
+];
+/** Index of the first mark among a block's floats; one for each of CLEARABLE_COUNTERS. */
+export const QUEUE_MARKS_AT = 44;
 
 /** Size in bytes of the state page of a device with `queueCount` virtqueues. */
 export function statePageSize(queueCount: number): number {

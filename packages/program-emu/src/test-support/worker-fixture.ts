@@ -73,6 +73,7 @@ export class WorkerFixture {
       interruptFd: this.interruptFds[queue]!,
       active: true,
       filter: null,
+      countSizes: false,
       signalAtOnce: false,
       ...change,
     };

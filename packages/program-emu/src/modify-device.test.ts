@@ -1,0 +1,215 @@
+import { type DeviceChange, isFailure } from '@virtnet/engine-control';
+import { close, eventfdDrain, send } from '@virtnet/host-linux';
+import { DeviceStatus, featureMask, NetConfig, NetFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { clearDebugCounters, statsFacts } from './device-counters.js';
+import { deviceFacts } from './device-facts.js';
+import type { DeviceHost } from './device-host.js';
+import { decodeDeviceRecord } from './device-record.js';
+import { changeDevice, changedBefore, finishChange } from './modify-device.js';
+import { shelfNames } from './shelf-names.js';
+import { openFds } from './test-support/holdings.js';
+import { TestDevice, TestWorld, testPlan } from './test-support/test-device.js';
+import { clientOf, TestDriver } from './test-support/test-driver.js';
+import { TestMemory } from './test-support/test-ring.js';
+import { frame, HEADER_BYTES } from './test-support/worker-fixture.js';
+
+const N = NetFeature;
+const FEATURES = featureMask([VirtioFeature.VERSION_1, N.STATUS, N.MAC, N.CTRL_VQ, N.CTRL_RX, N.MQ]);
+const CONTROL = 4;
+const QUEUES = [0, 1, 2, 3, CONTROL];
+const NOTHING: DeviceChange = { shape: {} };
+const ALONE = { uplinkSpeed: null, maxVfs: 0, enabledVfs: 0 };
+/** No interface of this name exists, so that nothing of the machine is touched. */
+const NO_INTERFACE = { sfNum: 2998 };
+
+describe('a change of a function', () => {
+  let before: number;
+  let world: TestWorld;
+  let device: TestDevice;
+  let host: DeviceHost;
+  let memory: TestMemory;
+  let driver: TestDriver | null;
+
+  beforeEach(() => {
+    before = openFds();
+    world = new TestWorld();
+    device = world.device(testPlan(NO_INTERFACE));
+    host = device.host;
+    memory = new TestMemory(4 << 20, { arena: world.arena });
+    driver = null;
+    host.upload();
+    world.services.store.put(host, `dev/${host.vuid}/listener`, new Uint8Array(0), memory.fd);
+  });
+  afterEach(async () => {
+    driver?.close();
+    await device.end();
+    memory.close();
+    await world.close();
+    expect(openFds()).toBe(before);
+  });
+
+  let nextId = 1;
+  const change = (what: Partial<DeviceChange>, requestId = `change-${nextId++}`) =>
+    changeDevice(host, { ...NOTHING, ...what }, requestId);
+  const load = async (queues = QUEUES) => {
+    driver = await TestDriver.start(clientOf(device), { memory, features: FEATURES, queues });
+    return driver;
+  };
+  const config = () => {
+    const { bar, offset, lengthBytes } = host.fn.layout.device;
+    const bytes = host.fn.readRegion(bar, offset, lengthBytes);
+    return NetConfig.decode(new DataView(bytes.buffer, bytes.byteOffset, bytes.length));
+  };
+  const receive = async (bytes: Uint8Array) => {
+    driver!.ring(0).add([], [4096]);
+    driver!.ring(0).publish();
+    send(device.network[0]!, Uint8Array.from([...new Uint8Array(HEADER_BYTES), ...bytes]));
+    host.kick(0);
+    await world.datapath.settle();
+  };
+  const recorded = () => {
+    const record = decodeDeviceRecord(world.shelf.entries.get(shelfNames.record(host.vuid))!.blob);
+    return typeof record === 'string' ? [] : record.settings.changes;
+  };
+  const sizes = () => statsFacts(host).queues[0]!.sizes;
+
+  it('of its shape is what the next driver finds', async () => {
+    const features = `0x${(FEATURES | featureMask([N.MTU])).toString(16)}`;
+    const shape = { mac: '0C:C4:7A:FF:22:94', mtu: 2000, features, queueSize: 32, queuePairs: 1 };
+    expect(await change({ shape })).toBe(null);
+    expect(config()).toMatchObject({ mac5: 0x94, mtu: 2000, maxVirtqueuePairs: 1 });
+    expect(deviceFacts(host, ALONE)).toMatchObject({
+      mac: '0C:C4:7A:FF:22:94',
+      mtu: 2000,
+      queueSizeMax: 32,
+      queuePairsMax: 1,
+      queueCount: 3,
+      deviceFeatures: BigInt(features),
+    });
+    await load([0, 1, 2]);
+    expect([host.fn.status, host.fn.queues[0]!.size]).toEqual([0xf, 32]);
+  });
+
+  it('of its shape is refused while a driver holds it, and nothing is changed', async () => {
+    await load();
+    expect(await change({ shape: { queueSize: 32 } })).toMatchObject({ errno: -1005 });
+    expect(host.plan.queueSize).toBe(64);
+    expect(host.settings.changes).toEqual([]);
+  });
+
+  it('of its shape that no device can have leaves it as it was', async () => {
+    const plan = host.plan;
+    expect(await change({ shape: { queueSize: 3 } })).toMatchObject({ errno: -1031 });
+    expect(host.plan).toBe(plan);
+  });
+
+  it('is in the record before the driver hears of it', async () => {
+    const { events } = await load();
+    const seen: boolean[] = [];
+    const { fire } = host.interrupts;
+    host.interrupts.fire = (index, vector) => {
+      seen.push(recorded().some(({ requestId }) => requestId === 'first'));
+      return fire.call(host.interrupts, index, vector);
+    };
+    await change({ linkUp: false }, 'first');
+    expect(seen).toEqual([true]);
+    expect(eventfdDrain(events[0]!)).toBe(1);
+    expect(config().status).toBe(0);
+  });
+
+  it('link and speed raise the configuration interrupt once, and not at all when nothing changes', async () => {
+    const { events } = await load();
+    await change({ linkUp: false, speedMbps: 25_000 });
+    expect(eventfdDrain(events[0]!)).toBe(1);
+    expect(deviceFacts(host, { ...ALONE, uplinkSpeed: 100_000 })).toMatchObject({ linkUp: false, speedMbps: 25_000 });
+    await change({ linkUp: false, speedMbps: 25_000 });
+    expect(eventfdDrain(events[0]!)).toBe(0);
+  });
+
+  it('survives the function’s process', async () => {
+    await change({ shape: { queueSize: 32, queuePairs: 1 }, linkUp: false, speedMbps: 1000 }, 'before');
+    const mirror = world.mirrored();
+    await host.destroy();
+    const { device: next } = world.restored(mirror);
+    expect(deviceFacts(next.host, ALONE)).toMatchObject({
+      queueSizeMax: 32,
+      queuePairsMax: 1,
+      linkUp: false,
+      speedMbps: 1000,
+    });
+    expect([changedBefore(next.host, 'before'), changedBefore(next.host, 'other')]).toEqual([
+      null,
+      undefined,
+    ]);
+    close(mirror.listenerFd);
+    device = new TestDevice(next.host, device.network);
+  });
+
+  it('of the MTU is finished by a successor: what is recorded is shown to the representor', async () => {
+    host.settings = { ...host.settings, mtuPending: true };
+    await finishChange(host);
+    expect(host.settings.mtuPending).toBe(false);
+  });
+
+  it('to the state “needs reset” is what the driver reads, and reset takes the device from it', async () => {
+    const { events } = await load();
+    await change({ status: 'needs-reset' });
+    expect([host.fn.status, eventfdDrain(events[0]!)]).toEqual([0xf | DeviceStatus.NEEDS_RESET, 1]);
+    await change({ status: 'reset' });
+    expect([host.fn.status, host.fn.msixEnabled]).toEqual([0, true]);
+  });
+
+  it('of receive modes filters frames, until the driver says otherwise', async () => {
+    await load();
+    await receive(frame(1));
+    await change({ rxMode: 0x38 });
+    await receive(frame(2));
+    const { counters } = host.state.block(0);
+    expect([counters[QueueCounter.FRAMES], counters[QueueCounter.DROP_FILTER_MAC]]).toEqual([1, 1]);
+  });
+
+  it('packet counters are off at first, begin at zero, and keep their values when off', async () => {
+    await load();
+    await receive(frame(1));
+    expect([statsFacts(host).countingSizes, sizes().some((count) => count > 0)]).toEqual([false, false]);
+    await change({ countSizes: true });
+    for (const bytes of [60, 65, 128, 256, 512, 1024]) await receive(sized(bytes));
+    expect(sizes()).toEqual([1, 1, 1, 1, 1, 1, 0, 0, 0, 0]);
+    await change({ countSizes: false });
+    await receive(sized(60));
+    expect([statsFacts(host).countingSizes, sizes()[0]]).toEqual([false, 1]);
+    await change({ countSizes: true });
+    expect(sizes()).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    await receive(sized(60));
+    await change({ countSizes: true });
+    expect(sizes()[0]).toBe(0);
+  });
+
+  it('counters for debugging are set back, the others go on', async () => {
+    await load();
+    await receive(frame(1));
+    clearDebugCounters(host);
+    await receive(frame(2));
+    const [queue] = deviceFacts(host, ALONE).queues;
+    expect([queue!.debug!.frames, queue!.completedDesc]).toEqual([1, 2]);
+  });
+
+  it('a driver that goes and another that comes find the function working', async () => {
+    await load();
+    await change({ status: 'reset' });
+    driver!.close();
+    expect(isFailure((await change({ shape: { queueSize: 128 } })) ?? {})).toBe(false);
+    const second = await TestDriver.start(
+      { ...clientOf(device), dmaMap: async () => 0 },
+      { memory, features: FEATURES, queues: QUEUES, queueSize: 128 },
+    );
+    driver = second;
+    await receive(frame(1));
+    expect(host.state.block(0).counters[QueueCounter.FRAMES]).toBe(1);
+  });
+});
+
+function sized(bytes: number): Uint8Array {
+  return frame(7, bytes);
+}
