@@ -15,11 +15,11 @@
  *   Not here: interrupt moderation and flow steering, the original's destination port rule and DMA queues.
  */
 import { DeviceStatus, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
+import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
 import { type ControlErrorName, type Failure, failure, isFailure } from './errors.js';
 import { FunctionKind, type VfPool } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
 import { formatMac, hexLower, parseMac } from './format.js';
-import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
 import { MTU_MAX, MTU_MIN, QUEUE_SIZE_MAX } from './limits.js';
 import type { DeviceOption, DeviceOptions } from './modify-request.js';
 import { shareWarning, shareWithPairs, shareWithVectors, type VfShare } from './vf-pool.js';

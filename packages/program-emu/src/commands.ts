@@ -40,8 +40,8 @@ import {
   type UnplugRequest,
   uplinkOf,
 } from '@virtnet/engine-control';
-import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { ControlSite } from './control-site.js';
+import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';

@@ -133,11 +133,13 @@ export function buildDevice(
 }
 
 /** Builds a function from a record and forgets it; what is wrong when that cannot be done. `page` is only read. */
-export function tryRecord({ plan, net: netState, pci }: DeviceRecord, page: PageMapping): string | null {
+export function tryRecord(
+  { plan, settings, net: netState, pci }: DeviceRecord,
+  page: PageMapping,
+): string | null {
   try {
-    const net = netDevice(plan);
     const copy = { ...page, buffer: page.buffer.slice(0, StatePageHeader.sizeBytes) };
-    const fn = pciFunction(plan, net, copy);
+    const { net, fn } = functionEngines(plan, settings, copy);
     const problems = [...net.restore(netState), ...fn.restore(pci)];
     return problems.length === 0 ? null : problems.join('; ');
   } catch (error) {

@@ -79,6 +79,12 @@ describe('device record', () => {
 
   it.each<[string, Record<string, unknown>]>([
     ['requestId', { requestId: 7 }],
+    ['settings', { settings: null }],
+    ['speedMbps', { settings: { ...INITIAL_SETTINGS, speedMbps: -1 } }],
+    ['countSizes', { settings: { ...INITIAL_SETTINGS, countSizes: 1 } }],
+    ['dropsFrom', { settings: { ...INITIAL_SETTINGS, dropsFrom: 0.5 } }],
+    ['mtuPending', { settings: { ...INITIAL_SETTINGS, mtuPending: 'no' } }],
+    ['changes', { settings: { ...INITIAL_SETTINGS, changes: [{ requestId: 1, warning: null }] } }],
     ['linkUp', { linkUp: 'yes' }],
     ['bases', { bases: [] }],
     ['bases', { bases: { 0: 65_536 } }],

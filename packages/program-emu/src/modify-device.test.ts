@@ -122,7 +122,10 @@ describe('a change of a function', () => {
     const { events } = await load();
     await change({ linkUp: false, speedMbps: 25_000 });
     expect(eventfdDrain(events[0]!)).toBe(1);
-    expect(deviceFacts(host, { ...ALONE, uplinkSpeed: 100_000 })).toMatchObject({ linkUp: false, speedMbps: 25_000 });
+    expect(deviceFacts(host, { ...ALONE, uplinkSpeed: 100_000 })).toMatchObject({
+      linkUp: false,
+      speedMbps: 25_000,
+    });
     await change({ linkUp: false, speedMbps: 25_000 });
     expect(eventfdDrain(events[0]!)).toBe(0);
   });
