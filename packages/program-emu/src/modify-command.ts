@@ -40,14 +40,12 @@ export async function modifyDevices(
   place: ModifyPlace,
 ): Promise<Outcome> {
   const { requestId, device: options } = request;
-  const named = place
-    .devices()
-    .map((device) => ({
-      pfId: device.host.plan.pfId,
-      vfId: device.host.plan.vfId,
-      vuid: device.host.vuid,
-      device,
-    }));
+  const named = place.devices().map((device) => ({
+    pfId: device.host.plan.pfId,
+    vfId: device.host.plan.vfId,
+    vuid: device.host.vuid,
+    device,
+  }));
   const chosen = selectDevices(named, request).map(({ device }) => device);
   if (chosen.length === 0) return failure(request.vf === null ? 'DEV_NOT_EXIST' : 'VF_DEV_GET');
   if (options === undefined) return failure('OPT_NOT_SUPPORTED'); // interrupts of queues are not moderated here
