@@ -15,6 +15,7 @@
  */
 
 import type { DevicePlan } from './device-plan.js';
+import type { DeviceSelector } from './device-selector.js';
 import { DEVICE_MISSING, type Failure, failure, isFailure, type Outcome, SUCCESS } from './errors.js';
 import {
   CONTROL_PLANE_ERRORS,
@@ -28,7 +29,6 @@ import {
 } from './facts.js';
 import { featureObject } from './feature-names.js';
 import { bitObject, hexLower, hexUpper } from './format.js';
-import type { DeviceSelector } from './requests.js';
 
 /** An answer or a part of it. */
 export type Json = string | number | readonly Json[] | { readonly [key: string]: Json };

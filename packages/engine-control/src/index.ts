@@ -9,6 +9,7 @@
 export * from './answers.js';
 export * from './conf-keys.js';
 export * from './device-plan.js';
+export * from './device-selector.js';
 export * from './errors.js';
 export * from './facts.js';
 export * from './feature-names.js';

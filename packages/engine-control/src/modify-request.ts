@@ -3,8 +3,9 @@
  *
  * Only options that were typed are present: an option that is absent leaves the device as it is.
  */
+
+import type { DeviceSelector } from './device-selector.js';
 import type { EchoParams } from './format.js';
-import type { DeviceSelector } from './requests.js';
 
 export const SWITCH_STATES = ['enable', 'disable'] as const;
 export type SwitchState = (typeof SWITCH_STATES)[number];

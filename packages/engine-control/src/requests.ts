@@ -5,6 +5,7 @@
  */
 
 import { isWithin } from './device-plan.js';
+import type { DeviceSelector } from './device-selector.js';
 import { type Failure, failure } from './errors.js';
 import type { EchoParams } from './format.js';
 import { type ModifyRequest, modifyEcho } from './modify-request.js';
@@ -28,14 +29,6 @@ export interface HotplugRequest {
 /** One hotplug PF, by number or by VUID. */
 export interface UnplugRequest {
   readonly pf: number | null;
-  readonly vuid: string | null;
-}
-
-/** Which devices a command means: all, one PF, one VF of a PF, or one VUID. */
-export interface DeviceSelector {
-  readonly all: boolean;
-  readonly pf: number | null;
-  readonly vf: number | null;
   readonly vuid: string | null;
 }
 

@@ -2,8 +2,8 @@
 import type { StatsFacts } from '@virtnet/engine-control';
 import { transmitDropped } from '@virtnet/host-linux';
 import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter, SIZE_CLASSES } from '@virtnet/wire';
-import { queueFacts } from './device-facts.js';
 import type { DeviceHost } from './device-host.js';
+import { queueFacts } from './queue-facts.js';
 
 /** Sets the counters for debugging back: marks where they are now. The counters themselves are the workers'. */
 export function clearDebugCounters(host: DeviceHost): void {

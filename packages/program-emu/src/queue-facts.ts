@@ -1,0 +1,61 @@
+/** What the answers show of one virtqueue, read from its registers and its block of the state page. */
+import type { QueueFacts } from '@virtnet/engine-control';
+import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter } from '@virtnet/wire';
+import type { DeviceHost } from './device-host.js';
+import { POLL_BUDGET } from './limits.js';
+
+/** Bytes; a larger MTU is a jumbo MTU. */
+const ORDINARY_MTU = 1500;
+
+export function queueFacts(host: DeviceHost, index: number): QueueFacts {
+  const queue = host.fn.queues[index]!;
+  const { counters } = host.state.block(index);
+  const count = (counter: QueueCounter) => counters[counter]!;
+  const sinceMark = (counter: QueueCounter) =>
+    counters[counter]! - counters[QUEUE_MARKS_AT + CLEARABLE_COUNTERS.indexOf(counter)]!;
+  const receives = host.net.roleOf(index) === 'receive';
+  return {
+    index,
+    size: queue.size,
+    msixVector: queue.vector,
+    enabled: queue.enabled,
+    notifyOffset: queue.notifyOffset,
+    descriptorAddress: queue.descriptorAddress,
+    driverAddress: queue.driverAddress,
+    deviceAddress: queue.deviceAddress,
+    receivedDesc: count(QueueCounter.RECEIVED_DESC),
+    completedDesc: count(QueueCounter.COMPLETED_DESC),
+    badDescErrors: count(QueueCounter.BAD_DESC_ERRORS),
+    errorCqes: count(QueueCounter.DROP_TAP_ERROR),
+    exceedMaxChain: count(QueueCounter.EXCEED_MAX_CHAIN),
+    invalidBuffer: count(QueueCounter.INVALID_BUFFER),
+    batchNumber: POLL_BUDGET,
+    dmaQUsedNumber: count(QueueCounter.BATCHES),
+    handlerSchdNumber: count(QueueCounter.HANDLER_RUNS),
+    auxHandlerSchdNumber: count(QueueCounter.INTERRUPTS),
+    maxPostDescNumber: count(QueueCounter.MAX_POSTED),
+    totalBytes: count(QueueCounter.BYTES),
+    rqCqMaxCount: 0,
+    rqCqPeriod: 0,
+    rqCqPeriodMode: 0,
+    debug: {
+      ...(receives ? { jumbo_mtu: host.plan.mtu > ORDINARY_MTU ? 1 : 0 } : {}),
+      frames: sinceMark(QueueCounter.FRAMES),
+      spurious_kicks: sinceMark(QueueCounter.SPURIOUS_KICKS),
+      drop_header: sinceMark(QueueCounter.DROP_HEADER),
+      drop_tap_again: sinceMark(QueueCounter.DROP_TAP_AGAIN),
+      drop_tap_error: sinceMark(QueueCounter.DROP_TAP_ERROR),
+      drop_link_down: sinceMark(QueueCounter.DROP_LINK_DOWN),
+      drop_filter_mac: sinceMark(QueueCounter.DROP_FILTER_MAC),
+      drop_filter_vlan: sinceMark(QueueCounter.DROP_FILTER_VLAN),
+      drop_mtu: sinceMark(QueueCounter.DROP_MTU),
+      drop_no_buffer: sinceMark(QueueCounter.DROP_NO_BUFFER),
+      drop_bad_chain: sinceMark(QueueCounter.DROP_BAD_CHAIN),
+      drop_no_desc: sinceMark(QueueCounter.DROP_NO_DESC),
+      drop_no_destination: sinceMark(QueueCounter.DROP_NO_DESTINATION),
+      drop_same_port: sinceMark(QueueCounter.DROP_SAME_PORT),
+      drop_not_switched: sinceMark(QueueCounter.DROP_NOT_SWITCHED),
+      stations_refused: sinceMark(QueueCounter.STATIONS_REFUSED),
+    },
+  };
+}
