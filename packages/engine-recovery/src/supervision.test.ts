@@ -68,7 +68,7 @@ describe('crash loop', () => {
 
   it('from the fifth on, waits twice as long each time and never longer than the maximum', () => {
     const delays = [5, 6, 7, 8, 9, 100].map((count) => restartDelayMs(deaths(count, 10), 1_000));
-    expect(delays).toEqual([250, 500, 1000, 2000, RESTART_DELAY_MAX_MS, RESTART_DELAY_MAX_MS]);
+    expect(delays).toEqual([125, 250, 500, RESTART_DELAY_MAX_MS, RESTART_DELAY_MAX_MS, RESTART_DELAY_MAX_MS]);
   });
 
   it('deaths older than the window no longer count', () => {

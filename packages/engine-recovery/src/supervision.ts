@@ -157,12 +157,12 @@ export const supervisionTable: Readonly<Record<ChildState, Readonly<Record<Child
 
 export const CRASH_LOOP_DEATHS = 5;
 export const CRASH_LOOP_WINDOW_MS = 60_000;
-const RESTART_DELAY_FIRST_MS = 250;
-export const RESTART_DELAY_MAX_MS = 2_000;
+const RESTART_DELAY_FIRST_MS = 125;
+export const RESTART_DELAY_MAX_MS = 500;
 
 /**
  * How long to wait after the last of `deathsMs` (times of deaths, any order) before the next start: nothing up to
- * four deaths in the window, then 250 ms, doubled with each further death, at most RESTART_DELAY_MAX_MS.
+ * four deaths in the window, then 125 ms, doubled with each further death, at most RESTART_DELAY_MAX_MS.
  */
 export function restartDelayMs(deathsMs: readonly number[], nowMs: number): number {
   const recent = deathsMs.filter((deathMs) => nowMs - deathMs < CRASH_LOOP_WINDOW_MS).length;
