@@ -9,11 +9,12 @@ import {
   firmwareLimits,
   initialFirmwareStore,
   parseFirmwareStore,
+  powerCycledFirmwareStore,
+  recoveryDeleted,
   resetFirmwareStore,
   serialiseFirmwareStore,
 } from './firmware-config.js';
 import {
-  FIRMWARE_ENTRIES,
   FIRMWARE_NAMES,
   type FirmwareEntryName,
   factoryValues,
@@ -57,6 +58,13 @@ const canonical = (name: keyof typeof HEADS): string[] => [
   ...TAILS[name].split(' '),
 ];
 
+const THE_15 = [
+  ...['ENABLE', 'NUM_PF', 'NUM_VF', 'NUM_MSIX', 'NUM_VF_MSIX'].map((name) => `VIRTIO_NET_EMULATION_${name}`),
+  ...['PCI_SWITCH_EMULATION_ENABLE', 'PCI_SWITCH_EMULATION_NUM_PORT', 'PER_PF_NUM_SF', 'PF_TOTAL_SF'],
+  ...['PF_SF_BAR_SIZE', 'PF_BAR2_ENABLE', 'SRIOV_EN', 'EXP_ROM_VIRTIO_NET_PXE_ENABLE'],
+  ...['EXP_ROM_VIRTIO_NET_UEFI_ARM_ENABLE', 'EXP_ROM_VIRTIO_NET_UEFI_x86_ENABLE'],
+];
+
 describe('firmware entries', () => {
   it('have defaults that fit their width', () => {
     for (const name of FIRMWARE_NAMES) {
@@ -66,9 +74,9 @@ describe('firmware entries', () => {
     }
   });
 
-  it('are the 15 of the guide and the two its examples need', () => {
-    expect(FIRMWARE_NAMES).toHaveLength(17);
-    expect(Object.keys(FIRMWARE_ENTRIES).slice(0, 2)).toEqual(['PER_PF_NUM_SF', 'NUM_OF_VFS']);
+  it('begin with those of the guide, in its order, and have each of its 15', () => {
+    expect(FIRMWARE_NAMES.slice(0, 2)).toEqual(['PER_PF_NUM_SF', 'NUM_OF_VFS']);
+    expect(FIRMWARE_NAMES).toEqual(expect.arrayContaining(THE_15));
   });
 });
 
@@ -193,6 +201,58 @@ describe('assignment', () => {
         expect(parseFirmwareStore(serialiseFirmwareStore(result.store))).toEqual({ store: result.store });
       }),
     );
+  });
+});
+
+describe('enums', () => {
+  it('take a word in any case, or its number', () => {
+    for (const written of ['DISABLED', 'disabled', '1'])
+      expect(
+        assigned(factory, `INTERNAL_CPU_OFFLOAD_ENGINE=${written}`).nextBoot.INTERNAL_CPU_OFFLOAD_ENGINE,
+      ).toBe(1);
+    expect(problem(factory, 'INTERNAL_CPU_OFFLOAD_ENGINE=OFF')).toBe('Unknown value OFF');
+    expect(problem(factory, 'INTERNAL_CPU_OFFLOAD_ENGINE=2')).toContain('it must be 0 to 1');
+  });
+
+  it.each(['INTERNAL_CPU_MODEL=SEPARATED_HOST', 'INTERNAL_CPU_OFFLOAD_ENGINE=DISABLED'])(
+    '%s: without DPU mode there are no virtio-net functions',
+    (text) => {
+      expect(firmwareLimits(assigned(initialFirmwareStore(), text).nextBoot)).toMatchObject({
+        devicesMax: 0,
+      });
+    },
+  );
+
+  it.each(['VIRTIO_NET_EMULATION_PF_PCI_LAYOUT=VIRTIO_TRANSITIONAL', 'VIRTIO_EMULATION_HOTPLUG_TRANS=1'])(
+    '%s: what does not exist here is refused',
+    (text) => expect(problem(factory, text)).toMatch(/transitional .* do not exist here$/),
+  );
+});
+
+describe('a power cycle', () => {
+  it('makes next-boot values current, and recovery files obsolete until they are deleted', () => {
+    const before = assigned(initialFirmwareStore(), 'PCI_SWITCH_EMULATION_NUM_PORT=8');
+    const after = powerCycledFirmwareStore(before);
+    expect(after).toEqual({ current: before.nextBoot, nextBoot: before.nextBoot, recoveryObsolete: true });
+    expect(powerCycledFirmwareStore(after)).toEqual(after);
+    expect(assigned(after, 'SRIOV_EN=1').recoveryObsolete).toBe(true);
+    expect(resetFirmwareStore(after).recoveryObsolete).toBe(true);
+    expect(parseFirmwareStore(serialiseFirmwareStore(after))).toEqual({ store: after });
+    expect(recoveryDeleted(after)).toEqual({ current: before.nextBoot, nextBoot: before.nextBoot });
+  });
+
+  it.each([[], ['NUM_OF_VFS=0', 'EXP_ROM_VIRTIO_NET_PXE_ENABLE=0']])(
+    'without a change that has an effect leaves recovery files alone (%s)',
+    (...texts) => {
+      const store = powerCycledFirmwareStore(assigned(initialFirmwareStore(), ...texts));
+      expect(store.current).toEqual(store.nextBoot);
+      expect(store.recoveryObsolete).toBeUndefined();
+    },
+  );
+
+  it('a store whose mark is no truth value is refused', () => {
+    const text = serialiseFirmwareStore(initialFirmwareStore()).replace('{', '{ "recovery_obsolete": 1,');
+    expect(parseFirmwareStore(text)).toEqual({ problem: 'recovery_obsolete cannot be 1' });
   });
 });
 

@@ -3,7 +3,7 @@
  *
  * Theory
  *   Every entry has a default, a current value and a next-boot value. A user changes next-boot values; a power cycle
- *   would make them current. The store is one small JSON document. No store means the guide's configuration of 16
+ *   makes them current, and then the next start of the controller deletes all recovery files. The store is one small JSON document. No store means the guide's configuration of 16
  *   hotplug PFs, both as current and as next-boot values.
  *
  * Invariants
@@ -36,6 +36,8 @@ export const ASSIGNMENTS_MAX = 256;
 export interface FirmwareStore {
   readonly current: FirmwareValues;
   readonly nextBoot: FirmwareValues;
+  /** Values that matter became current: what was saved of devices before is obsolete. */
+  readonly recoveryObsolete?: true;
 }
 
 /** Why a document or an assignment was refused, as one sentence. */
@@ -50,12 +52,34 @@ export function initialFirmwareStore(): FirmwareStore {
 
 /** All next-boot values back to their defaults. */
 export function resetFirmwareStore(store: FirmwareStore): FirmwareStore {
-  return { current: store.current, nextBoot: factoryValues() };
+  return { ...store, nextBoot: factoryValues() };
+}
+
+/**
+ * The store after a power cycle: next-boot values are current. When one of them has an effect here and differs from
+ * what it replaces, recovery files are obsolete until `recoveryDeleted`.
+ */
+export function powerCycledFirmwareStore(store: FirmwareStore): FirmwareStore {
+  const { current, nextBoot } = store;
+  const changed = FIRMWARE_NAMES.some(
+    (name) => firmwareEntry(name).storedOnly !== true && current[name] !== nextBoot[name],
+  );
+  return { ...store, current: nextBoot, ...(changed ? { recoveryObsolete: true } : {}) };
+}
+
+/** The store once the obsolete recovery files are gone. */
+export function recoveryDeleted({ current, nextBoot }: FirmwareStore): FirmwareStore {
+  return { current, nextBoot };
 }
 
 /** The document of a store; `parseFirmwareStore` reads it back unchanged. */
 export function serialiseFirmwareStore(store: FirmwareStore): string {
-  const document = { version: FIRMWARE_STORE_VERSION, current: store.current, next_boot: store.nextBoot };
+  const document = {
+    version: FIRMWARE_STORE_VERSION,
+    ...(store.recoveryObsolete === true ? { recovery_obsolete: true } : {}),
+    current: store.current,
+    next_boot: store.nextBoot,
+  };
   return `${JSON.stringify(document, null, 2)}\n`;
 }
 
@@ -76,7 +100,11 @@ export function parseFirmwareStore(text: string): { readonly store: FirmwareStor
   if ('problem' in current) return current;
   const nextBoot = readValues(document.next_boot, 'next_boot');
   if ('problem' in nextBoot) return nextBoot;
-  return { store: { current: current.values, nextBoot: nextBoot.values } };
+  const obsolete = document.recovery_obsolete;
+  if (obsolete !== undefined && obsolete !== true)
+    return { problem: `recovery_obsolete cannot be ${JSON.stringify(obsolete)}` };
+  const values = { current: current.values, nextBoot: nextBoot.values };
+  return { store: obsolete === undefined ? values : { ...values, recoveryObsolete: true } };
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
@@ -103,8 +131,8 @@ function isStorable(name: FirmwareEntryName, value: number): boolean {
 }
 
 /**
- * Sets next-boot values from `NAME=VALUE` texts, all or none. Numbers are decimal or `0x…`, BOOL also takes
- * `True`/`False` in any case.
+ * Sets next-boot values from `NAME=VALUE` texts, all or none. Numbers are decimal or `0x…`; BOOL also takes
+ * `True`/`False`, ENUM its words, both in any case.
  */
 export function assign(
   store: FirmwareStore,
@@ -122,7 +150,7 @@ export function assign(
   }
   const broken = brokenRule(values);
   if (broken !== null) return { problem: cannotSet(broken.name, values[broken.name], broken.reason) };
-  return { store: { current: store.current, nextBoot: values }, names };
+  return { store: { ...store, nextBoot: values }, names };
 }
 
 function parseAssignment(
@@ -149,14 +177,19 @@ const BOOL_TEXT = new Map([
 ]);
 
 function parseValue(name: FirmwareEntryName, written: string): number | null {
-  const word = firmwareEntry(name).type === 'bool' ? BOOL_TEXT.get(written.toLowerCase()) : undefined;
-  if (word !== undefined) return word;
+  const { type, words } = firmwareEntry(name);
+  const word = written.toLowerCase();
+  const bool = type === 'bool' ? BOOL_TEXT.get(word) : undefined;
+  if (bool !== undefined) return bool;
+  const index = words?.findIndex((known) => known.toLowerCase() === word) ?? -1;
+  if (index >= 0) return index;
   return NUMBER_TEXT.test(written) ? Number(written) : null;
 }
 
 function rangeProblem(name: FirmwareEntryName, value: number): string | null {
-  const { min, max, zeroMeans } = firmwareEntry(name);
+  const { min, max, zeroMeans, meaning } = firmwareEntry(name);
   if ((value === 0 && zeroMeans !== undefined) || (value >= min && value <= max)) return null;
+  if (max === min) return meaning;
   return `it must be ${min} to ${max}${zeroMeans === undefined ? '' : `, or 0 (${zeroMeans})`}`;
 }
 
@@ -203,7 +236,8 @@ export interface FirmwareLimits {
 
 /** Limits that follow from the current values. */
 export function firmwareLimits(v: FirmwareValues): FirmwareLimits {
-  const on = v.VIRTIO_NET_EMULATION_ENABLE === 1;
+  const dpuMode = v.INTERNAL_CPU_MODEL === 1 && v.INTERNAL_CPU_OFFLOAD_ENGINE === 0;
+  const on = dpuMode && v.VIRTIO_NET_EMULATION_ENABLE === 1;
   const staticPfs = on ? v.VIRTIO_NET_EMULATION_NUM_PF : 0;
   const hotplugPorts = on && v.PCI_SWITCH_EMULATION_ENABLE === 1 ? v.PCI_SWITCH_EMULATION_NUM_PORT : 0;
   const vfsPerPf = v.SRIOV_EN === 1 ? v.VIRTIO_NET_EMULATION_NUM_VF : 0;

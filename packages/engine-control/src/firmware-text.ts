@@ -12,10 +12,53 @@ const FACT_COLUMN = 20;
 /** Explains the mark without showing it: the guide filters the table by the asterisk. */
 const LEGEND = 'Marked parameters: the next-boot value differs from the default or the current value.';
 
-/** A value as shown: `True(1)`, `False(0)` or a decimal number. */
+/** A value as shown: `True(1)`, `False(0)`, `ENABLED(0)` or a decimal number. */
 export function firmwareValueText(name: FirmwareEntryName, value: number): string {
-  if (firmwareEntry(name).type === 'bool') return value === 1 ? 'True(1)' : 'False(0)';
-  return String(value);
+  const { type, words } = firmwareEntry(name);
+  if (type === 'bool') return value === 1 ? 'True(1)' : 'False(0)';
+  const word = words?.[value];
+  return word === undefined ? String(value) : `${word}(${value})`;
+}
+
+const ADAPTER_FACTS = {
+  type: 'virtnet (software)',
+  name: BOARD_SERIAL,
+  description: 'Emulated virtio-net adapter',
+};
+
+/**
+ * What a query writes as JSON. Keys are in alphabetical order and numbers are numbers, as mlxconfig's are; `verbose`
+ * adds default and current values.
+ */
+export function firmwareJson(
+  store: FirmwareStore,
+  names: readonly FirmwareEntryName[],
+  { deviceName, verbose }: { readonly deviceName: string; readonly verbose: boolean },
+): object {
+  const shown = (name: FirmwareEntryName, value: number) =>
+    firmwareEntry(name).type === 'number' ? value : firmwareValueText(name, value);
+  const entries = [...names].sort().map((name) => {
+    const [fallback, current, next] = [
+      firmwareEntry(name).default,
+      store.current[name],
+      store.nextBoot[name],
+    ];
+    const compared = {
+      current_value: shown(name, current),
+      default_value: shown(name, fallback),
+      modified: next !== fallback || next !== current,
+    };
+    return [name, { ...(verbose ? compared : {}), next_value: shown(name, next), read_only: false }] as const;
+  });
+  return {
+    'Device #1': {
+      description: ADAPTER_FACTS.description,
+      device: deviceName,
+      device_type: ADAPTER_FACTS.type,
+      name: ADAPTER_FACTS.name,
+      tlv_configuration: Object.fromEntries(entries),
+    },
+  };
 }
 
 /** One row: the mark, the name, then a column for each value. No blanks at the end. */
@@ -31,9 +74,9 @@ function header(deviceName: string, titles: readonly string[]): string[] {
     'Device #1:',
     '----------',
     '',
-    fact('Device type:', 'virtnet (software)'),
-    fact('Name:', BOARD_SERIAL),
-    fact('Description:', 'Emulated virtio-net adapter'),
+    fact('Device type:', ADAPTER_FACTS.type),
+    fact('Name:', ADAPTER_FACTS.name),
+    fact('Description:', ADAPTER_FACTS.description),
     fact('Device:', deviceName),
     '',
     `${'Configurations:'.padEnd(MARK_COLUMN + NAME_COLUMN)}${titles.map((t) => t.padEnd(VALUE_COLUMN)).join('')}`.trimEnd(),

@@ -6,14 +6,7 @@
  *   run/virtnet. Nobody else reads virtnet.conf: an emulator that is started later has the configuration of those
  *   that serve, whatever has been written into the file meanwhile.
  */
-import {
-  DEFAULT_CONF,
-  FIRMWARE_STORE_BYTES_MAX,
-  type FirmwareValues,
-  initialFirmwareStore,
-  parseFirmwareStore,
-  type VirtnetConf,
-} from '@virtnet/engine-control';
+import { DEFAULT_CONF, type VirtnetConf } from '@virtnet/engine-control';
 import {
   CONF_BYTES_MAX,
   confProblemText,
@@ -21,6 +14,7 @@ import {
   restoreConf,
   serialiseConf,
 } from '@virtnet/engine-control/conf';
+import { readFirmwareStore } from './firmware-store.js';
 import type { VirtnetPaths } from './paths.js';
 import { readText, replaceText } from './text-file.js';
 
@@ -38,24 +32,14 @@ export function readConf(paths: Pick<VirtnetPaths, 'conf' | 'fwconfig'>, file = 
     const text = readText(file, CONF_BYTES_MAX);
     if (text === null)
       return file === paths.conf ? { conf: DEFAULT_CONF } : { problems: [`${file}: there is no such file`] };
-    const judged = judgeConf(text, { firmware: currentFirmware(paths.fwconfig) });
+    const firmware = readFirmwareStore(paths.fwconfig);
+    // One that cannot be read is reported by whoever needs its values.
+    const judged = judgeConf(text, { firmware: 'store' in firmware ? firmware.store.current : null });
     return 'conf' in judged
       ? judged
       : { problems: judged.problems.map((problem) => confProblemText(file, problem)) };
   } catch (error) {
     return { problems: [error instanceof Error ? error.message : String(error)] };
-  }
-}
-
-/** Current values of the firmware store; null when it cannot be read, which others report. */
-function currentFirmware(path: string): FirmwareValues | null {
-  try {
-    const text = readText(path, FIRMWARE_STORE_BYTES_MAX);
-    if (text === null) return initialFirmwareStore().current;
-    const parsed = parseFirmwareStore(text);
-    return 'store' in parsed ? parsed.store.current : null;
-  } catch {
-    return null;
   }
 }
 

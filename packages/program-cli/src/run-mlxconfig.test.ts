@@ -1,9 +1,10 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { initialFirmwareStore } from '@virtnet/engine-control';
+import { readFirmwareStore } from '@virtnet/host-ipc';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { readFirmwareStore } from './firmware-store.js';
 import { runMlxconfig } from './run-mlxconfig.js';
 
 let directory: string;
@@ -60,6 +61,56 @@ describe('virtnet-mlxconfig query', () => {
     expect(out).not.toContain('SRIOV_EN');
   });
 
+  it('-j writes JSON instead: numbers as numbers, the rest as in the table', async () => {
+    const file = join(directory, 'out.json');
+    await run('-yy -d 03:00.0 s PF_TOTAL_SF=9');
+    const names = 'PF_TOTAL_SF SRIOV_EN INTERNAL_CPU_OFFLOAD_ENGINE';
+    expect(await run(`-d 03:00.0 -e -j ${file} q ${names}`)).toMatchObject({
+      code: 0,
+      out: `Saving query output to ${file}... Done!\n`,
+    });
+    expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual({
+      'Device #1': {
+        description: 'Emulated virtio-net adapter',
+        device: '03:00.0',
+        device_type: 'virtnet (software)',
+        name: 'MT2151X03152',
+        tlv_configuration: {
+          INTERNAL_CPU_OFFLOAD_ENGINE: {
+            current_value: 'ENABLED(0)',
+            default_value: 'ENABLED(0)',
+            modified: false,
+            next_value: 'ENABLED(0)',
+            read_only: false,
+          },
+          PF_TOTAL_SF: {
+            current_value: 64,
+            default_value: 0,
+            modified: true,
+            next_value: 9,
+            read_only: false,
+          },
+          SRIOV_EN: {
+            current_value: 'False(0)',
+            default_value: 'True(1)',
+            modified: true,
+            next_value: 'False(0)',
+            read_only: false,
+          },
+        },
+      },
+    });
+    await run(`-d 03:00.0 -j ${file} q PF_TOTAL_SF`);
+    expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({
+      'Device #1': { tlv_configuration: { PF_TOTAL_SF: { next_value: 9, read_only: false } } },
+    });
+  });
+
+  it('-j into a file that cannot be written is an error', async () => {
+    const { code, out } = await run(`-d 03:00.0 -j ${directory} q`);
+    expect([code, out]).toEqual([1, expect.stringMatching(/^-E- EISDIR/)]);
+  });
+
   it('of an entry that does not exist is an error', async () => {
     expect(await run('-d 03:00.0 q NOPE')).toMatchObject({
       code: 1,
@@ -88,6 +139,8 @@ describe('virtnet-mlxconfig set', () => {
     '-y -d 03:00.0 s PF_TOTAL_SF=9',
     '-d 03:00.0 -y s PF_TOTAL_SF=9',
     '-d 03:00.0 s PF_TOTAL_SF=9 -y',
+    '-yy -d 03:00.0 s PF_TOTAL_SF=9',
+    '--yyes -d 03:00.0 s PF_TOTAL_SF=9',
   ])('%s does not ask', async (line) => {
     expect(await run(line)).toMatchObject({ code: 0, questions: [] });
     expect(nextBoot().PF_TOTAL_SF).toBe(9);
@@ -110,6 +163,54 @@ describe('virtnet-mlxconfig set', () => {
     expect(await run(`-y -d 03:00.0 s ${assignments}`)).toMatchObject({ code: 1, out: message });
     expect(nextBoot()).toEqual(initialFirmwareStore().nextBoot);
   });
+});
+
+const SFS = 'PER_PF_NUM_SF=1 \\\nPF_TOTAL_SF=';
+const BARS = ' \\\nPF_BAR2_ENABLE=0 \\\nPF_SF_BAR_SIZE=8 \\\n';
+const HEAD = 'mlxconfig -d 03:00.0 s \\\nVIRTIO_NET_EMULATION_ENABLE=1 \\\n';
+const emulation = (...values: string[]) =>
+  values.map((value) => `VIRTIO_NET_EMULATION_NUM_${value} \\\n`).join('');
+const ports = (on: 0 | 1, count: number) =>
+  `PCI_SWITCH_EMULATION_ENABLE=${on} \\\nPCI_SWITCH_EMULATION_NUM_PORT=${count} \\\n`;
+/** The guide's four configurations: name, command line, what its query then shows for the next boot. */
+const CANONICAL: [string, string, Record<string, string>][] = [
+  [
+    '4 static PFs',
+    `${HEAD}${emulation('PF=4', 'VF=0', 'MSIX=64')}${ports(0, 0)}${SFS}64${BARS}SRIOV_EN=0`,
+    { VIRTIO_NET_EMULATION_NUM_PF: '4', PF_TOTAL_SF: '64', SRIOV_EN: 'False(0)' },
+  ],
+  [
+    '16 hotplug PFs',
+    `${HEAD}${emulation('PF=0', 'VF=0', 'MSIX=64')}${ports(1, 16)}${SFS}64${BARS}SRIOV_EN=0`,
+    { PCI_SWITCH_EMULATION_NUM_PORT: '16', PCI_SWITCH_EMULATION_ENABLE: 'True(1)' },
+  ],
+  [
+    '504 VFs',
+    `${HEAD}${emulation('PF=4', 'VF=126', 'MSIX=64', 'VF_MSIX=64')}${ports(0, 0)}${SFS}512${BARS}NUM_VF_MSIX=0 \\\nSRIOV_EN=1`,
+    { VIRTIO_NET_EMULATION_NUM_VF: '126', VIRTIO_NET_EMULATION_NUM_VF_MSIX: '64', PF_TOTAL_SF: '512' },
+  ],
+  [
+    '15 hotplug PFs, 2 static PFs and 200 VFs',
+    `${HEAD}${emulation('PF=2', 'VF=100', 'MSIX=10', 'VF_MSIX=64')}${ports(1, 15)}${SFS}256${BARS}NUM_VF_MSIX=0 \\\nSRIOV_EN=1`,
+    { VIRTIO_NET_EMULATION_NUM_VF: '100', PCI_SWITCH_EMULATION_NUM_PORT: '15', PF_TOTAL_SF: '256' },
+  ],
+];
+
+describe("the guide's configurations", () => {
+  it.each(CANONICAL)(
+    '%s: the command works as it is typed there, with its line ends',
+    async (_, command, expected) => {
+      const words = execFileSync('bash', ['-c', `mlxconfig() { printf '%s\\n' "$@"; }; ${command}`], {
+        encoding: 'utf8',
+      });
+      await run('-y -d 03:00.0 reset');
+      expect((await run(words.trim().split('\n').join(' '), 'y')).code).toBe(0);
+      const { out } = await run('-d 03:00.0 -e q');
+      const rows = out.split('\n').filter((line) => line.includes('*')); // the guide's `grep -i \*`
+      const next = Object.fromEntries(rows.map((row) => [row.split(/ +/)[1], row.split(/ +/).at(-1)]));
+      expect(next).toMatchObject(expected);
+    },
+  );
 });
 
 describe('virtnet-mlxconfig reset', () => {

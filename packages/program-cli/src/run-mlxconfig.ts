@@ -4,6 +4,7 @@
  * Errors go to stdout behind `-E-`, as the original's do. Exit codes: 0 success; 1 an error or a change that was
  * declined; 2 a command line that is wrong.
  */
+import { writeFileSync } from 'node:fs';
 import {
   ADAPTER_BDF,
   assign,
@@ -12,11 +13,12 @@ import {
   type FirmwareProblem,
   type FirmwareStore,
   firmwareChangeTable,
+  firmwareJson,
   firmwareTable,
   resetFirmwareStore,
 } from '@virtnet/engine-control';
+import { readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
 import { Command } from 'commander';
-import { readFirmwareStore, writeFirmwareStore } from './firmware-store.js';
 import type { Io } from './io.js';
 import { packageVersion } from './package-version.js';
 import { EXIT_USAGE, parseWith, prepareProgram } from './usage.js';
@@ -39,24 +41,31 @@ interface GlobalOptions {
   dev?: string;
   enable_verbosity?: true;
   yes?: true;
+  yyes?: true;
+  json_format?: string;
 }
-type Task = (
+export type Task = (
   | { readonly kind: 'query'; readonly names: readonly string[] }
   | { readonly kind: 'set'; readonly assignments: readonly string[] }
   | { readonly kind: 'reset' }
 ) & { readonly options: GlobalOptions };
 
+/** A short option of two letters, which commander would read as two options. */
+const SHORT_FORMS = { '--yyes': '-yy' } as const;
+
 /** The definition; `collect` is called with what a command asks for. */
-function buildProgram(collect: (task: Task) => void): Command {
-  const program = prepareProgram(new Command('virtnet-mlxconfig'))
-    .usage('-d DEVICE [-e] [-y] {q|query} [NAME ...] | {s|set} NAME=VALUE ... | {r|reset}')
+export function buildMlxconfig(collect: (task: Task) => void): Command {
+  const program = prepareProgram(new Command('virtnet-mlxconfig'), SHORT_FORMS)
+    .usage('-d DEVICE [-e] [-y | -yy] [-j FILE] {q|query} [NAME ...] | {s|set} NAME=VALUE ... | {r|reset}')
     .description(
       'Firmware configuration of the emulated adapter. Changes take effect at the next power cycle.',
     )
     .version(packageVersion(), '-v, --version', 'show the version of this program and exit')
     .option('-d, --dev <DEVICE>', `the adapter: ${ADAPTER_BDF}`)
     .option('-e, --enable_verbosity', 'with q: show default and current values as well')
-    .option('-y, --yes', 'do not ask');
+    .option('-y, --yes', 'do not ask')
+    .option('--yyes', 'the same')
+    .option('-j, --json_format <FILE>', 'with q: write JSON into this file instead of the table');
   const options = () => program.opts<GlobalOptions>();
   program
     .command('query')
@@ -82,8 +91,8 @@ function buildProgram(collect: (task: Task) => void): Command {
 export async function runMlxconfig(argv: readonly string[], ports: MlxconfigPorts): Promise<number> {
   const tasks: Task[] = [];
   const outcome = parseWith(
-    buildProgram((task) => tasks.push(task)),
-    argv,
+    buildMlxconfig((task) => tasks.push(task)),
+    argv.map((argument) => (argument === '-yy' ? '--yyes' : argument)),
   );
   switch (outcome.kind) {
     case 'text':
@@ -134,7 +143,20 @@ function showEntries(
   const chosen = chooseEntries(task.names);
   if ('problem' in chosen) return chosen;
   const verbose = task.options.enable_verbosity === true;
+  const file = task.options.json_format;
+  if (file !== undefined)
+    return writeJson(file, firmwareJson(store, chosen.names, { deviceName, verbose }), io);
   io.out(firmwareTable(store, chosen.names, { deviceName, verbose }));
+  return null;
+}
+
+function writeJson(file: string, document: object, io: Io): FirmwareProblem | null {
+  try {
+    writeFileSync(file, `${JSON.stringify(document, null, 4)}\n`);
+  } catch (error) {
+    return { problem: error instanceof Error ? error.message : String(error) };
+  }
+  io.out(`Saving query output to ${file}... Done!\n`);
   return null;
 }
 
@@ -144,7 +166,7 @@ async function replaceStore(
   { io, ask, storePath }: MlxconfigPorts,
   words: { readonly question: string; readonly doing: string },
 ): Promise<FirmwareProblem | null> {
-  if (task.options.yes !== true) {
+  if (task.options.yes !== true && task.options.yyes !== true) {
     const answer = await ask(` ${words.question} (y/n) [n] : `);
     if (!/^y(es)?$/i.test(answer.trim())) return { problem: 'Aborted by user.' };
   }

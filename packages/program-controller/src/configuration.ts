@@ -1,7 +1,16 @@
-/** configuration.ts: which configuration is in effect once the controller has started. */
+/** configuration.ts: what a start of the controller does about virtnet.conf and the firmware configuration. */
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { VirtnetConf } from '@virtnet/engine-control';
-import { type Logger, readConfSnapshot, type VirtnetPaths, writeConfSnapshot } from '@virtnet/host-ipc';
+import { recoveryDeleted, type VirtnetConf } from '@virtnet/engine-control';
+import {
+  type Logger,
+  readConfSnapshot,
+  readFirmwareStore,
+  type VirtnetPaths,
+  writeConfSnapshot,
+  writeFirmwareStore,
+} from '@virtnet/host-ipc';
 
 /**
  * Makes `conf` the configuration of everything started from now on, unless processes of a former controller are
@@ -26,4 +35,22 @@ function keptSnapshot(paths: Pick<VirtnetPaths, 'config'>, log: Pick<Logger, 'wa
     log.warn({ error }, 'the snapshot of the configuration in effect is damaged; virtnet.conf replaces it');
     return null;
   }
+}
+
+/**
+ * Deletes every recovery file when the firmware configuration has changed since they were written. Living devices keep
+ * theirs. The store says so until they are gone, so a start that is killed over it is made good by the next one.
+ */
+export function deleteObsoleteRecovery(
+  paths: Pick<VirtnetPaths, 'fwconfig' | 'recovery'>,
+  adopting: boolean,
+  log: Pick<Logger, 'info' | 'error'>,
+): void {
+  const read = readFirmwareStore(paths.fwconfig);
+  if (adopting || 'problem' in read || read.store.recoveryObsolete !== true) return;
+  const names = readdirSync(paths.recovery);
+  for (const name of names) rmSync(join(paths.recovery, name), { recursive: true, force: true });
+  log.info({ files: names.length }, 'the firmware configuration has changed: recovery files are deleted');
+  const failed = writeFirmwareStore(paths.fwconfig, recoveryDeleted(read.store));
+  if (failed !== null) log.error(failed, 'the firmware store cannot be written');
 }

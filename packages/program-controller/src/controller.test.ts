@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { DEFAULT_CONF } from '@virtnet/engine-control';
-import { readConfSnapshot } from '@virtnet/host-ipc';
+import { DEFAULT_CONF, initialFirmwareStore } from '@virtnet/engine-control';
+import { readConfSnapshot, readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
 import { isAlive } from '@virtnet/host-linux';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { FakeEmuKnobs } from './fake-emu.fixture.js';
@@ -108,6 +108,16 @@ describe('controller, virtnet.conf', () => {
     await service.start();
     expect(snapshot(service)).toMatchObject({ single_port: 0 });
   });
+});
+
+it('the first start after a power cycle that changed the firmware configuration deletes all recovery files', async () => {
+  const service = made();
+  const { recovery, fwconfig } = service.paths;
+  writeFileSync(`${recovery}/MT2151X03152VNETS1D0F0`, '{}');
+  writeFirmwareStore(fwconfig, { ...initialFirmwareStore(), recoveryObsolete: true });
+  await service.start();
+  expect(readdirSync(recovery)).toEqual([]);
+  expect(readFirmwareStore(fwconfig)).toEqual({ store: initialFirmwareStore() });
 });
 
 describe('controller, deaths', () => {

@@ -18,7 +18,7 @@ import {
   watchdogIntervalMs,
 } from '@virtnet/host-linux';
 import { CliFront, versionOf } from './cli-front.js';
-import { putIntoEffect } from './configuration.js';
+import { deleteObsoleteRecovery, putIntoEffect } from './configuration.js';
 import { DescriptorStore } from './descriptor-store.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
@@ -67,7 +67,10 @@ export async function serve(options: ControllerOptions): Promise<number> {
     paths,
     poller,
     log,
-    configure: (adopting) => putIntoEffect(paths, verdict.conf, adopting, log),
+    configure: (adopting) => {
+      putIntoEffect(paths, verdict.conf, adopting, log);
+      deleteObsoleteRecovery(paths, adopting, log);
+    },
     store,
     onDevicesLost: () => lost.resolve('devices lost'),
     ...(options.emu === undefined ? {} : { emu: options.emu }),

@@ -11,7 +11,7 @@ import {
   parseFirmwareStore,
   serialiseFirmwareStore,
 } from '@virtnet/engine-control';
-import { readText, replaceText } from '@virtnet/host-ipc';
+import { readText, replaceText } from './text-file.js';
 
 /** Reads the store at `path`; the initial one when there is no such file. Never throws. */
 export function readFirmwareStore(path: string): { readonly store: FirmwareStore } | FirmwareProblem {
