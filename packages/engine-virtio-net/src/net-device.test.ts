@@ -48,6 +48,46 @@ describe('network device: profile', () => {
   });
 });
 
+describe('network device: uplink', () => {
+  const FAST = { up: true, speedMbps: 100_000 };
+  const DOWN = { up: false, speedMbps: null };
+
+  it('the link is up while operator and uplink both have it up', () => {
+    const device = new NetDevice(PROFILE);
+    expect([device.setUplink(DOWN), device.linkUp, config(device).status]).toEqual([true, false, 0]);
+    expect([device.setUplink(DOWN), device.setLinkUp(false)]).toEqual([false, false]);
+    expect([device.setUplink(FAST), device.linkUp]).toEqual([false, false]); // set down by the operator, it stays
+    expect(device.linkWanted).toBe(false);
+    expect([device.setLinkUp(true), device.linkUp]).toEqual([true, true]);
+  });
+
+  it('the speed is that of the uplink where the operator has set none', () => {
+    const device = new NetDevice({ ...PROFILE, speedMbps: null });
+    expect([device.setUplink(FAST), device.speedMbps]).toEqual([true, 100_000]);
+    expect(config(device)).toMatchObject({ speed: 100_000, duplex: 1 });
+    const fixed = new NetDevice(PROFILE);
+    expect([fixed.setUplink(FAST), fixed.speedMbps]).toEqual([false, 25_000]);
+  });
+
+  it('a device that shows neither is not told', () => {
+    const device = new NetDevice({ ...PROFILE, speedMbps: null, offeredFeatures: featureMask([32]) });
+    expect([device.setUplink(DOWN), device.linkUp]).toEqual([false, false]);
+  });
+
+  it('is saved with the device, apart from the operator’s word; an older state knows of no uplink', () => {
+    const device = new NetDevice({ ...PROFILE, speedMbps: null });
+    device.setUplink({ up: false, speedMbps: 1000 });
+    const saved = device.save();
+    expect(saved).toMatchObject({ linkUp: true, uplink: { up: false, speedMbps: 1000 } });
+    const heir = new NetDevice({ ...PROFILE, speedMbps: null });
+    expect([heir.restore(saved), heir.uplink]).toEqual([[], { up: false, speedMbps: 1000 }]);
+    const { uplink, ...older } = saved;
+    expect([heir.restore(older), heir.uplink]).toEqual([[], { up: true, speedMbps: null }]);
+    for (const wrong of [null, 1, {}, { up: 1, speedMbps: null }, { up: true, speedMbps: -1 }])
+      expect(heir.restore({ ...saved, uplink: wrong })).not.toEqual([]);
+  });
+});
+
 describe('network device: configuration', () => {
   it('BF-9 every field can be read before features are agreed on', () => {
     expect(config(new NetDevice(PROFILE))).toMatchObject({

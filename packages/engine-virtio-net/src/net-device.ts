@@ -9,13 +9,15 @@
  * Parties
  *   transport  (PCI function) reads configuration, agrees on features, resets. Sees this class as a VirtioDevice.
  *   program    sets the link, asks for an announcement, and raises the configuration interrupt when told to.
+ *   uplink     the device's way out of the host: the link is up while both the operator and the uplink have it up, and
+ *              its speed is the device's where the operator has set none.
  *
  * Invariants
  *   I1  features is a subset of what is offered and has no feature without what it needs.
  *   I2  every configuration field can be read before features are agreed on; fields of features not offered are 0.
  *   I3  restore changes either everything or nothing.
  *
- * Saved   features, link, announcement, control state. Not the profile.
+ * Saved   features, link, uplink, announcement, control state. Not the profile.
  * Limits  limits.ts.
  * Spec    virtio 1.3, 5.1.
  */
@@ -27,6 +29,7 @@ import {
   NetFeature,
   NetStatus,
   PlainReader,
+  SPEED_MAX_MBPS,
   SPEED_UNKNOWN,
   VIRTIO_ID_NET,
 } from '@virtnet/wire';
@@ -45,10 +48,22 @@ import type { ReceiveFilterState } from './receive-filter.js';
 /** What a virtqueue is for under the features agreed on. */
 export type QueueRole = 'receive' | 'transmit' | 'control' | 'unused';
 
+/** What the driver sees of the uplink. */
+export interface UplinkState {
+  readonly up: boolean;
+  /** Mb/s; null when not known. */
+  readonly speedMbps: number | null;
+}
+
+/** Without a network device behind it an uplink cannot be down. */
+export const UPLINK_UNKNOWN: UplinkState = { up: true, speedMbps: null };
+
 /** What `NetDevice.save` returns: plain data. */
 export interface NetDeviceState {
   readonly features: string;
+  /** As the operator has set it. */
   readonly linkUp: boolean;
+  readonly uplink: UplinkState;
   readonly announcing: boolean;
   readonly control: SavedControlState;
 }
@@ -63,6 +78,7 @@ export class NetDevice {
   readonly #mac: Uint8Array;
   #features = 0n;
   #linkUp = true;
+  #uplink = UPLINK_UNKNOWN;
   #announcing = false;
 
   /** Throws RangeError when no device can have this profile. */
@@ -126,23 +142,44 @@ export class NetDevice {
 
   /** Mb/s; null when not known. */
   get speedMbps(): number | null {
-    return this.profile.speedMbps;
+    return this.profile.speedMbps ?? this.#uplink.speedMbps;
   }
 
+  /** Whether operator and uplink both have the link up. */
   get linkUp(): boolean {
+    return this.#linkUp && this.#uplink.up;
+  }
+
+  /** The link as the operator has set it. */
+  get linkWanted(): boolean {
     return this.#linkUp;
   }
 
   /** Sets the link; true when the configuration changed, so that the driver is to be told. */
   setLinkUp(up: boolean): boolean {
-    const changed = this.#linkUp !== up;
+    const before = this.linkUp;
     this.#linkUp = up;
-    return changed && hasFeature(this.offeredFeatures, NetFeature.STATUS);
+    return before !== this.linkUp && hasFeature(this.offeredFeatures, NetFeature.STATUS);
+  }
+
+  get uplink(): UplinkState {
+    return this.#uplink;
+  }
+
+  /** The uplink is like this now; true when the configuration changed, so that the driver is to be told. */
+  setUplink(uplink: UplinkState): boolean {
+    const { linkUp, speedMbps } = this;
+    this.#uplink = { up: uplink.up, speedMbps: uplink.speedMbps };
+    const offers = (bit: number) => hasFeature(this.offeredFeatures, bit);
+    return (
+      (linkUp !== this.linkUp && offers(NetFeature.STATUS)) ||
+      (speedMbps !== this.speedMbps && offers(NetFeature.SPEED_DUPLEX))
+    );
   }
 
   /** Sets the speed in Mb/s; true when the configuration changed, so that the driver is to be told. */
   setSpeed(speedMbps: number): boolean {
-    const changed = this.profile.speedMbps !== speedMbps;
+    const changed = this.speedMbps !== speedMbps;
     this.profile = { ...this.profile, speedMbps };
     return changed && hasFeature(this.offeredFeatures, NetFeature.SPEED_DUPLEX);
   }
@@ -222,9 +259,10 @@ export class NetDevice {
 
   #config(): Uint8Array {
     const { mac } = this.control;
-    const { mtu, maxQueuePairs, speedMbps } = this.profile;
+    const { mtu, maxQueuePairs } = this.profile;
+    const { speedMbps } = this;
     const offers = (bit: number): boolean => hasFeature(this.offeredFeatures, bit);
-    const status = (this.#linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
+    const status = (this.linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
     const hasMac = offers(NetFeature.MAC);
     const hasSpeed = offers(NetFeature.SPEED_DUPLEX);
     return NetConfig.bytes({
@@ -250,6 +288,7 @@ export class NetDevice {
     return {
       features: hex64(this.#features),
       linkUp: this.#linkUp,
+      uplink: this.#uplink,
       announcing: this.#announcing,
       control: saveControlState(this.control),
     };
@@ -265,6 +304,7 @@ export class NetDevice {
     const features = reader.hex64(fields.features, 'features');
     for (const problem of this.featureProblems(features)) reader.problem('features', problem);
     const linkUp = reader.boolean(fields.linkUp, 'linkUp');
+    const uplink = parseUplink(fields.uplink, reader);
     const announcing = reader.boolean(fields.announcing, 'announcing');
     if (announcing && !hasFeature(features, NetFeature.GUEST_ANNOUNCE))
       reader.problem('announcing', 'not agreed on');
@@ -272,8 +312,18 @@ export class NetDevice {
     if (reader.problems.length > 0) return reader.problems;
     this.#features = features;
     this.#linkUp = linkUp;
+    this.#uplink = uplink;
     this.#announcing = announcing;
     this.control = control;
     return [];
   }
+}
+
+/** A record of before uplinks were followed has none. */
+function parseUplink(value: unknown, reader: PlainReader): UplinkState {
+  if (value === undefined) return UPLINK_UNKNOWN;
+  const fields = reader.object(value, 'uplink');
+  const up = reader.boolean(fields.up, 'uplink.up');
+  if (fields.speedMbps === null) return { up, speedMbps: null };
+  return { up, speedMbps: reader.integer(fields.speedMbps, 'uplink.speedMbps', 0, SPEED_MAX_MBPS) };
 }

@@ -23,7 +23,7 @@
 import type { DevicePlan } from '@virtnet/engine-control';
 import type { Effect, VirtioPciFunction } from '@virtnet/engine-pci';
 import { describeRecordFault } from '@virtnet/engine-recovery';
-import type { ControlChange, NetDevice } from '@virtnet/engine-virtio-net';
+import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
 import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
 import { close, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linux';
 import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
@@ -280,6 +280,22 @@ export class DeviceHost {
     const target = this.fn.interruptFor('config');
     this.touch();
     return () => this.#fire(target);
+  }
+
+  // ---- uplink ----------------------------------------------------------------------------------------------
+
+  /** The uplink is like this now; whatever of it the driver sees is recorded before the driver is told. */
+  followUplink(uplink: UplinkState): void {
+    const { net } = this;
+    if (this.#paused || this.#ended) return; // a successor follows it
+    if (net.uplink.up === uplink.up && net.uplink.speedMbps === uplink.speedMbps) return;
+    const { linkUp } = net;
+    const seen = net.setUplink(uplink);
+    if (seen) this.fn.configChanged();
+    this.#changed = true;
+    this.commit(this.applied);
+    if (seen) this.#fire(this.fn.interruptFor('config'));
+    if (net.linkUp !== linkUp) void this.reconcile(false);
   }
 
   // ---- record ----------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ import { Owners } from './owners.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { shelfNames } from './shelf-names.js';
+import { UplinkMonitor } from './uplink-monitor.js';
 
 /** Why a standby becomes active: nobody was before, somebody died, somebody handed everything over. */
 export type PromotionReason = 'first' | 'crash' | 'update';
@@ -86,6 +87,7 @@ export class Emulator {
   readonly #datapath: Datapath;
   readonly #log: Logger;
   readonly #mirror: Mirror;
+  readonly #uplinks: UplinkMonitor;
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
@@ -113,6 +115,7 @@ export class Emulator {
     this.#owners = new Owners(parts.poller, (deadAt) => this.#takeOver(deadAt));
     this.#reserve = parts.reserve;
     this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
+    this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());
     const store = new DeviceStore(this.#shelf, (errno) =>
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
@@ -237,10 +240,16 @@ export class Emulator {
     this.#handover.forget();
     this.#role = 'standby';
     this.#mirrored = false; // it knows nothing any more and only waits for its end
+    this.#uplinks.stop();
+  }
+
+  *#hosts(): Iterable<DeviceHost> {
+    for (const { host } of this.devices.values()) yield host;
   }
 
   /** Ends every device; with `remove` they disappear from the keeper, and the host, as well. */
   async shutdown(remove: boolean): Promise<void> {
+    this.#uplinks.stop();
     for (const device of [...this.devices.values()]) {
       if (remove) await this.removeDevice(device);
     }
@@ -252,6 +261,7 @@ export class Emulator {
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
     this.devices.set(device.host.vuid, device);
+    this.#uplinks.joined(device.host);
   }
 
   /** Ends a device and everything of it. */
@@ -291,6 +301,7 @@ export class Emulator {
       if (reason !== 'update') this.#countRecovery(each.device.host, reason);
       await this.#open(each);
     }
+    this.#uplinks.start();
     const lease = await leased;
     if (lease < 0) this.#log.warn({ errno: -lease }, 'serving without the state keeper for now');
     if (reason === 'crash') {

@@ -106,7 +106,8 @@ function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: rea
   // Registers of queues are at reset without a driver; the new ones may have other sizes.
   const problems = engines.fn.restore({ ...fn.save(), queues: [], halves: [], queueSelect: 0 });
   if (problems.length > 0) return failure('SNAP_DEV_MODIFY');
-  engines.net.setLinkUp(net.linkUp);
+  engines.net.setLinkUp(net.linkWanted);
+  engines.net.setUplink(net.uplink);
   const pairs = taps.fds.length;
   const leaving = taps.resize(plan.queuePairs);
   if (typeof leaving === 'number') return failure('SF_MQ_UPDATE');

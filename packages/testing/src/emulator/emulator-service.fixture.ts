@@ -10,7 +10,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { type JsonObject, RpcClient, type VirtnetPaths, virtnetPaths } from '@virtnet/host-ipc';
+import type { VirtnetConf } from '@virtnet/engine-control';
+import {
+  type JsonObject,
+  RpcClient,
+  type VirtnetPaths,
+  virtnetPaths,
+  writeConfSnapshot,
+} from '@virtnet/host-ipc';
 import { Poller } from '@virtnet/host-linux';
 import { Network } from './network.fixture.js';
 
@@ -44,6 +51,7 @@ export interface Hotplugged {
 }
 
 export interface HotplugOptions {
+  readonly ibDevice?: string;
   readonly mac?: string;
   readonly queuePairs?: number;
   readonly queueSize?: number;
@@ -88,6 +96,12 @@ export class EmulatorProcess {
   }
 }
 
+export interface ServiceOptions {
+  readonly standby?: boolean;
+  /** The configuration in effect; the default one unless told otherwise. */
+  readonly conf?: VirtnetConf;
+}
+
 export class EmulatorService {
   readonly root = mkdtempSync(join(tmpdir(), 'virtnet-emu-'));
   readonly paths: VirtnetPaths = virtnetPaths(this.root);
@@ -108,8 +122,9 @@ export class EmulatorService {
   }
 
   /** With an active emulator and, unless told otherwise, a standby that is ready. */
-  static async start({ standby = true } = {}): Promise<EmulatorService> {
+  static async start({ standby = true, conf }: ServiceOptions = {}): Promise<EmulatorService> {
     const service = new EmulatorService(await Network.open());
+    if (conf !== undefined) writeConfSnapshot(service.paths, conf);
     try {
       service.#keeper = service.#spawn([programMain('program-ha')]);
       await eventually('the keeper', () => service.ha.call('ha.status', {}).catch(() => null));
@@ -225,6 +240,7 @@ export class EmulatorService {
   }
 
   tryHotplug({
+    ibDevice = 'mlx5_0',
     mac = '0C:C4:7A:FF:22:93',
     queuePairs = 1,
     queueSize = 256,
@@ -232,9 +248,15 @@ export class EmulatorService {
     sfNum = null,
     features = null,
   }: HotplugOptions): Promise<JsonObject> {
-    const request = { ibDevice: 'mlx5_0', mac, mtu, queues: null, queuePairs, queueSize, sfNum, features };
+    const request = { ibDevice, mac, mtu, queues: null, queuePairs, queueSize, sfNum, features };
     const params = { requestId: randomUUID(), ...request, legacy: false };
     return this.active.rpc.call('device.hotplug', params, { deadlineMs: 10_000 }) as Promise<JsonObject>;
+  }
+
+  /** The devices as `virtnet list` shows them, and what it shows of the controller. */
+  list(): Promise<{ controller: JsonObject; devices: readonly JsonObject[] }> {
+    const answer = this.active.rpc.call('device.list', {}, { deadlineMs: 10_000 });
+    return answer as unknown as Promise<{ controller: JsonObject; devices: readonly JsonObject[] }>;
   }
 
   unplug(pf: number): Promise<JsonObject> {
