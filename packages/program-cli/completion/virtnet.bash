@@ -66,4 +66,4 @@ _virtnet() {
   esac
   mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$current")
 }
-complete -F _virtnet virtnet
+complete -o bashdefault -o default -F _virtnet virtnet

@@ -1,7 +1,9 @@
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { bashCompletion, zshCompletion } from './completion.js';
 import { buildProgram, UNSUPPORTED_COMMANDS } from './definition.js';
 
@@ -37,6 +39,28 @@ describe('completion files', () => {
   });
 });
 
+describe('the installer', () => {
+  const install = fileURLToPath(new URL('../../../scripts/install-completion', import.meta.url));
+
+  it('puts the files where the shells look for them below a prefix, and bash finds them there by name', () => {
+    const prefix = mkdtempSync(join(tmpdir(), 'virtnet-completion-'));
+    onTestFinished(() => rmSync(prefix, { recursive: true }));
+    const said = execFileSync(install, ['--prefix', prefix], { encoding: 'utf8' });
+    const bash = join(prefix, 'share/bash-completion/completions/virtnet');
+    const zsh = join(prefix, 'share/zsh/site-functions/_virtnet');
+    expect(said).toBe(`${zsh}\n${bash}\n`);
+    expect(readFileSync(bash, 'utf8')).toBe(bashCompletion(program));
+    expect(readFileSync(zsh, 'utf8')).toBe(zshCompletion(program));
+  });
+
+  it('says how it is used when it is used wrongly', () => {
+    for (const words of [['--prefix'], ['--nonsense']]) {
+      const { status, stderr } = spawnSync(install, words, { encoding: 'utf8' });
+      expect([status, stderr]).toEqual([2, expect.stringContaining('usage: ')]);
+    }
+  });
+});
+
 describe('bash completion', () => {
   it('offers the commands that begin with the word', () => {
     expect(offered('h')).toEqual(['hotplug', 'health']);
@@ -53,6 +77,7 @@ describe('bash completion', () => {
   it('offers the values of an option that has a list of them, and none elsewhere', () => {
     expect(offered('log', '-l', '')).toEqual(['info', 'err', 'debug']);
     expect(offered('hotplug', '-m', '')).toEqual([]);
+    expect(offered('validate', '-f', '')).toEqual([]); // and bash itself then offers files
     expect(offered('health', '-p', '0', 's')).toEqual(['show']);
   });
 });

@@ -14,6 +14,8 @@ interface OptionWords {
   readonly words: readonly string[];
   readonly description: string;
   readonly takesValue: boolean;
+  /** The value is a file. */
+  readonly isFile: boolean;
   /** What the value may be, when the definition says so. */
   readonly choices: readonly string[];
 }
@@ -32,12 +34,13 @@ function optionsOf(command: Command): OptionWords[] {
 }
 
 function wordsOf(option: Option): OptionWords {
-  const { short, long, description, required, argChoices } = option;
+  const { short, long, description, required, argChoices, flags } = option;
   const extra = long === undefined ? undefined : (SHORT_FORMS as Readonly<Record<string, string>>)[long];
   return {
     words: [short, extra, long].filter((word) => word !== undefined),
     description,
     takesValue: required,
+    isFile: /<[A-Z_]*FILE>/.test(flags),
     choices: argChoices ?? [],
   };
 }
@@ -84,7 +87,7 @@ ${perCommand.join('\n')}
   esac
   mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$current")
 }
-complete -F _${name} ${name}
+complete -o bashdefault -o default -F _${name} ${name}
 `;
 }
 
@@ -120,9 +123,10 @@ _${name} "$@"
 `;
 }
 
-function zshOption({ words, description, takesValue, choices }: OptionWords): string {
+function zshOption({ words, description, takesValue, isFile, choices }: OptionWords): string {
   const text = description.replaceAll(/[[\]:]/g, '\\$&');
-  const value = takesValue ? `:value:${choices.length === 0 ? '' : `(${choices.join(' ')})`}` : '';
+  const offered = isFile ? '_files' : choices.length === 0 ? '' : `(${choices.join(' ')})`;
+  const value = takesValue ? `:value:${offered}` : '';
   const spec = zshWord(`[${text}]${value}`);
   return words.length === 1 ? `${words[0]}${spec}` : `'(${words.join(' ')})'{${words.join(',')}}${spec}`;
 }
