@@ -3,8 +3,8 @@
  *
  * Theory
  *   Every entry has a default, a current value and a next-boot value. A user changes next-boot values; a power cycle
- *   makes them current, and then the next start of the controller deletes all recovery files. The store is one small JSON document. No store means the guide's configuration of 16
- *   hotplug PFs, both as current and as next-boot values.
+ *   makes them current, and then the next start of the controller deletes all recovery files. The store is one small
+ *   JSON document. No store means the guide's configuration of 16 hotplug PFs, both as current and as next-boot values.
  *
  * Invariants
  *   I1  `assign` changes next-boot values only, all of them or none.
