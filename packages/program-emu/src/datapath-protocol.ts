@@ -68,6 +68,8 @@ export interface WorkerStart {
   readonly arenaBytes: number;
   /** eventfd that ends the worker's sleep. */
   readonly wakeFd: number;
+  /** Processors the worker runs on; null: any. */
+  readonly processors: readonly number[] | null;
   /** Where the process's progress page is mapped; 0 when nobody watches. */
   readonly progressAddress: bigint;
   /** The worker's line on it. */

@@ -14,7 +14,6 @@
  * Limits  DOORBELLS_MAX slots per worker; WORKER_ANSWER_MS to answer, after which the process is no longer believed
  *         and ends (a successor takes its devices over).
  */
-import { availableParallelism } from 'node:os';
 import type { Arena } from '@virtnet/host-linux';
 import { closeAll, eventfd, eventfdSignal } from '@virtnet/host-linux';
 import { DOORBELLS_MAX, LongRuns, MailboxSender } from '@virtnet/host-workers';
@@ -26,6 +25,7 @@ import type {
   WorkerReport,
   WorkerStart,
 } from './datapath-protocol.js';
+import type { DatapathThreads } from './datapath-threads.js';
 import { WORKER_ANSWER_MS } from './limits.js';
 
 /** Whom a worker's reports about a slot concern. */
@@ -77,11 +77,10 @@ export class Datapath {
   /** `onFatal` is told of anything after which the process must not go on. */
   constructor(
     arena: Arena,
-    workerCount: number | null,
+    { count, processors }: Pick<DatapathThreads, 'count' | 'processors'>,
     onFatal: (reason: Error) => void,
     progressAddress = 0n,
   ) {
-    const count = workerCount ?? Math.max(1, Math.min(8, availableParallelism() - 1));
     const wakeFds = Array.from({ length: count }, () => eventfd());
     this.#wakeFds = wakeFds;
     this.#runs = new LongRuns<WorkerStart>(
@@ -91,6 +90,7 @@ export class Datapath {
         arenaBase: arena.base,
         arenaBytes: arena.buffer.byteLength,
         wakeFd: wakeFds[index]!,
+        processors,
         progressAddress,
         progressLane: MAIN_LANE + 1 + index,
       }),

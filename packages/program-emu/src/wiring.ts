@@ -11,10 +11,18 @@ import {
   setLogLevel,
   virtnetPaths,
 } from '@virtnet/host-ipc';
-import { Arena, beatingPage, Poller, ReplyRing, setProcessName } from '@virtnet/host-linux';
+import {
+  Arena,
+  beatingPage,
+  getThreadAffinity,
+  Poller,
+  ReplyRing,
+  setProcessName,
+} from '@virtnet/host-linux';
 import { LastWord } from '@virtnet/wire';
 import { Commands } from './commands.js';
 import { Datapath, WorkerFault } from './datapath.js';
+import { datapathThreads } from './datapath-threads.js';
 import { Emulator } from './emulator.js';
 import type { EmuOptions } from './options.js';
 
@@ -41,9 +49,15 @@ export async function serve(options: EmuOptions): Promise<void> {
   const poller = new Poller();
   poller.start();
   const arena = Arena.reserve();
+  const conf = readConfSnapshot(paths) ?? DEFAULT_CONF; // none: started by hand, without a controller
+  const usable = getThreadAffinity();
+  const threads = datapathThreads(conf, options.workers, typeof usable === 'number' ? [] : usable);
+  const { missing } = threads;
+  if (missing.length > 0)
+    log.warn({ missing }, 'processors for the datapath that cannot be used are left out');
   const datapath = new Datapath(
     arena,
-    options.workers,
+    threads,
     (reason) => {
       throw reason; // our own fault: the process ends and its standby takes over
     },
@@ -57,7 +71,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     replyRing: ReplyRing.create(),
     paths,
     log,
-    conf: readConfSnapshot(paths) ?? DEFAULT_CONF, // none: started by hand, without a controller
+    conf,
     reserve: options.reserve,
     urgent: options.urgent,
     beat: () => progress.main.beat(),

@@ -36,6 +36,7 @@ describe('worker on a thread of its own', () => {
       arenaBytes: sizeBytes,
       wakeFd,
       progressAddress: 0n,
+      processors: null,
       progressLane: 0,
     });
     runs = new LongRuns(worker, 1, data, (_, error) => ends.push(error));

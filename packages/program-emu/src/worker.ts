@@ -1,12 +1,15 @@
-/** Entry of a datapath worker thread: warms its loops up, says ready, runs until it is told to stop. */
-import { Arena, laneAt } from '@virtnet/host-linux';
+/** Entry of a datapath worker thread: goes where it shall run, warms its loops up, says ready, runs until it is told to stop. */
+import { Arena, laneAt, setThreadAffinity, setThreadName } from '@virtnet/host-linux';
 import { MailboxReceiver, type RunStart } from '@virtnet/host-workers';
 import type { WorkerMessage, WorkerReport, WorkerStart } from './datapath-protocol.js';
 import { warmUp } from './warm-up.js';
 import { WorkerLoop } from './worker-loop.js';
 
-export default function run({ port, control, data }: RunStart<WorkerStart>): void {
+export default function run({ index, port, control, data }: RunStart<WorkerStart>): void {
   const started = performance.now();
+  setThreadName(`datapath-${index}`);
+  // Processors that are taken from us between the choice and now: the thread runs anywhere, as it does without any.
+  if (data.processors !== null) setThreadAffinity(data.processors);
   const arena = Arena.attach(data.arenaBase, data.arenaBytes);
   warmUp();
   const report = (message: WorkerReport) => port.postMessage(message);

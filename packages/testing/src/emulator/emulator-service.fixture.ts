@@ -10,13 +10,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import type { VirtnetConf } from '@virtnet/engine-control';
+import { type FirmwareValues, initialFirmwareStore, type VirtnetConf } from '@virtnet/engine-control';
 import {
   type JsonObject,
   RpcClient,
   type VirtnetPaths,
   virtnetPaths,
   writeConfSnapshot,
+  writeFirmwareStore,
 } from '@virtnet/host-ipc';
 import { Poller } from '@virtnet/host-linux';
 import { Network } from './network.fixture.js';
@@ -100,6 +101,10 @@ export interface ServiceOptions {
   readonly standby?: boolean;
   /** The configuration in effect; the default one unless told otherwise. */
   readonly conf?: VirtnetConf;
+  /** Current values of the firmware that differ from the initial ones. */
+  readonly firmware?: Partial<FirmwareValues>;
+  /** Datapath threads of each emulator; null: as the configuration says. */
+  readonly workers?: number | null;
 }
 
 export class EmulatorService {
@@ -110,21 +115,28 @@ export class EmulatorService {
   readonly ha = new RpcClient(this.paths.haIpc);
   /** What the processes said, for messages. */
   log = '';
+  readonly #workers: number | null;
   #keeper: ChildProcess | null = null;
   #nextInstance = 1;
   #active: EmulatorProcess | null = null;
   #standby: EmulatorProcess | null = null;
   readonly #others: EmulatorProcess[] = [];
 
-  private constructor(network: Network) {
+  private constructor(network: Network, workers: number | null) {
     this.network = network;
+    this.#workers = workers;
     this.poller.start();
   }
 
   /** With an active emulator and, unless told otherwise, a standby that is ready. */
-  static async start({ standby = true, conf }: ServiceOptions = {}): Promise<EmulatorService> {
-    const service = new EmulatorService(await Network.open());
+  static async start(options: ServiceOptions = {}): Promise<EmulatorService> {
+    const { standby = true, conf, firmware, workers = 1 } = options;
+    const service = new EmulatorService(await Network.open(), workers);
     if (conf !== undefined) writeConfSnapshot(service.paths, conf);
+    if (firmware !== undefined) {
+      const store = initialFirmwareStore();
+      writeFirmwareStore(service.paths.fwconfig, { ...store, current: { ...store.current, ...firmware } });
+    }
     try {
       service.#keeper = service.#spawn([programMain('program-ha')]);
       await eventually('the keeper', () => service.ha.call('ha.status', {}).catch(() => null));
@@ -259,6 +271,13 @@ export class EmulatorService {
     return answer as unknown as Promise<{ controller: JsonObject; devices: readonly JsonObject[] }>;
   }
 
+  /** Every device as `virtnet query -a -b` shows it. */
+  async queryAll(): Promise<readonly JsonObject[]> {
+    const request = { all: true, pf: null, vf: null, vuid: null, brief: true, queue: null };
+    const answer = await this.active.rpc.call('device.query', request, { deadlineMs: 10_000 });
+    return (answer as unknown as { devices: readonly JsonObject[] }).devices;
+  }
+
   unplug(pf: number): Promise<JsonObject> {
     const params = { requestId: randomUUID(), pf, vuid: null };
     return this.active.rpc.call('device.unplug', params, { deadlineMs: 10_000 }) as Promise<JsonObject>;
@@ -300,8 +319,7 @@ export class EmulatorService {
       String(instance),
       '--role',
       'standby',
-      '--workers',
-      '1',
+      ...(this.#workers === null ? [] : ['--workers', String(this.#workers)]),
       ...extra,
     ]);
     const emulator = new EmulatorProcess(instance, child, path);
