@@ -35,6 +35,12 @@ describe('query table', () => {
     expect(table).toMatch(/^\* {8}PF_SF_BAR_SIZE +0 +8 +0$/m);
   });
 
+  it('words that are longer than their column stand apart', () => {
+    const table = firmwareTable({ current: example, nextBoot: example }, ['VF_MIGRATION_MODE'], options);
+    expect(table).toMatch(/^ {9}VF_MIGRATION_MODE +(?:DEVICE_DEFAULT\(0\) ?){3}$/m);
+    expect(table).not.toContain(')D');
+  });
+
   it('does not mark a value that is and stays the default', () => {
     const table = firmwareTable({ current: example, nextBoot: example }, ['SRIOV_EN'], options);
     expect(table).toMatch(/^ {9}SRIOV_EN +True\(1\) +True\(1\) +True\(1\)$/m);

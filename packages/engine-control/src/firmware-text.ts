@@ -63,7 +63,8 @@ export function firmwareJson(
 
 /** One row: the mark, the name, then a column for each value. No blanks at the end. */
 function row(mark: string, name: string, values: readonly string[]): string {
-  const columns = values.map((value) => value.padEnd(VALUE_COLUMN)).join('');
+  // A word that fills its column, or more, still stands apart from the next one.
+  const columns = values.map((value) => `${value} `.padEnd(VALUE_COLUMN)).join('');
   return `${mark.padEnd(MARK_COLUMN)}${name.padEnd(NAME_COLUMN)}${columns}`.trimEnd();
 }
 

@@ -6,32 +6,31 @@ import { Guest } from './guest.fixture.js';
 import { namespaceObstacle } from './network.fixture.js';
 
 const obstacle = namespaceObstacle();
-const hasBonds = () =>
-  spawnSync('unshare', ['-n', 'ip', 'link', 'add', 'bond0', 'type', 'bond']).status === 0;
+/** On a kernel without bonds an ordinary device has the name of one, which is all that is seen of it. */
+const realBond = spawnSync('unshare', ['-n', 'ip', 'link', 'add', 'bond0', 'type', 'bond']).status === 0;
+const bond = realBond
+  ? 'a bond of the kernel'
+  : 'a device in place of a bond, which this kernel does not have';
 
-describe.skipIf(obstacle !== null)(`LAG: devices on mlx5_bond_0${obstacle ? `: ${obstacle}` : ''}`, () => {
+describe.skipIf(obstacle !== null)(`LAG: mlx5_bond_0 is ${obstacle ?? bond}`, () => {
   let service: EmulatorService;
   let device: Hotplugged;
   let guest: Guest;
-  /** Whether the bond forwards. */
-  let setBond: (up: boolean) => void;
+  /** Takes the cable out of the bond's only port, or puts it in. */
+  const setBond = (up: boolean) => service.network.ip(`link set p0-other ${up ? 'up' : 'down'}`);
 
   beforeAll(async () => {
     service = await EmulatorService.start({ conf: { ...DEFAULT_CONF, is_lag: 1 } });
     const { network } = service;
     network.ip('link add p0 type veth peer name p0-other');
     network.ip('link set p0-other up');
-    if (hasBonds()) {
+    if (realBond) {
       network.ip('link add bond0 type bond mode active-backup miimon 20');
       network.ip('link set p0 master bond0');
-      network.ip('link set bond0 up');
-      setBond = (up) => network.ip(`link set p0-other ${up ? 'up' : 'down'}`);
     } else {
-      // This kernel has no bonds: a device of that name is all that is seen of one.
       network.ip('link set p0 name bond0');
-      network.ip('link set bond0 up');
-      setBond = (up) => network.ip(`link set p0-other ${up ? 'up' : 'down'}`);
     }
+    network.ip('link set bond0 up');
     await eventually('a speed of the bond', async () => {
       device ??= await service.hotplug({ ibDevice: 'mlx5_bond_0' });
       const [shown] = (await service.list()).devices;
