@@ -91,6 +91,28 @@ describe('a change of a function', () => {
     expect([host.fn.status, host.fn.queues[0]!.size]).toEqual([0xf, 32]);
   });
 
+  it('of its shape leaves the link as operator and uplink have it, each by itself', async () => {
+    host.followUplink({ up: false, speedMbps: 40_000 });
+    await change({ shape: { queueSize: 32 } });
+    expect([host.net.linkWanted, host.net.linkUp, host.net.speedMbps]).toEqual([true, false, 40_000]);
+    host.followUplink({ up: true, speedMbps: 40_000 });
+    await change({ shape: { queueSize: 16 }, linkUp: false });
+    await change({ shape: { queueSize: 32 } });
+    expect([host.net.linkWanted, host.net.linkUp]).toEqual([false, false]);
+  });
+
+  it('of its uplink raises the configuration interrupt, once for each time', async () => {
+    const { events } = await load();
+    const told = (up: boolean) => {
+      host.followUplink({ up, speedMbps: null });
+      return eventfdDrain(events[0]!);
+    };
+    expect([told(false), told(false), told(true)]).toEqual([1, 0, 1]);
+    await change({ linkUp: false });
+    eventfdDrain(events[0]!);
+    expect([told(false), told(true)]).toEqual([0, 0]); // it was down, and is down
+  });
+
   it('of its shape is refused while a driver holds it, and nothing is changed', async () => {
     await load();
     expect(await change({ shape: { queueSize: 32 } })).toMatchObject({ errno: -1005 });
