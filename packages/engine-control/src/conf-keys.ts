@@ -5,6 +5,7 @@
  *   A new key of ours is one line in `software` below; it has its place in VirtnetConf, in the checks, in their
  *   messages and in the snapshot that the emulators read.
  */
+import { REPRESENTOR_KINDS } from './facts.js';
 import { MSIX_VECTORS_MAX, QUEUE_SIZE_MAX, QUEUE_SIZE_MIN, VFS_MAX } from './limits.js';
 
 /** A JSON schema, as far as keys need one. */
@@ -80,8 +81,9 @@ const featureBits = (meaning: string): ConfKey<string | null> =>
     'a hexadecimal number of 64 bits in quotes, such as "0x230047082b"',
     meaning,
   );
-const netDevice = (fallback: string, meaning: string): ConfKey<string> =>
-  key(
+const netDeviceOrUnset = (meaning: string): ConfKey<string | null> => netDevice<string | null>(null, meaning);
+const netDevice = <F extends string | null>(fallback: F, meaning: string): ConfKey<string | F> =>
+  key<string | F>(
     { type: 'string', pattern: '^(?!\\.\\.?$)[^/:\\s]{1,15}$' },
     fallback,
     'the name of a network device, of at most 15 letters',
@@ -145,7 +147,13 @@ export const CONF_KEYS = {
       mlx5_1: netDevice('p1', 'behind port 1'),
       mlx5_bond_0: netDevice('bond0', 'the bond'),
     }),
-    representor: oneOf(['tap'], 'tap', 'what stands for a function on the host'),
+    representor: oneOf(REPRESENTOR_KINDS, null, 'what stands for a function on the host'),
+    uplink_taps: group('TAPs behind which the eswitch reaches the host', {
+      mlx5_0: netDeviceOrUnset('of the functions on port 0'),
+      mlx5_1: netDeviceOrUnset('of the functions on port 1'),
+      mlx5_bond_0: netDeviceOrUnset('of the functions on the bond'),
+    }),
+    source_frame_bytes: whole(60, 65_000, 1500, 'size of the frames that the representor "source" gives'),
   }),
 } as const satisfies ConfKeys;
 

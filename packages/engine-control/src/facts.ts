@@ -11,6 +11,17 @@ export const FunctionKind = {
 } as const;
 export type FunctionKind = (typeof FunctionKind)[keyof typeof FunctionKind];
 
+/**
+ * What stands for a function on the host: a TAP; a port of the eswitch; or, for measuring, a loop back into the same
+ * queue pair, a sink that swallows frames, a source that makes them up.
+ */
+export const REPRESENTOR_KINDS = ['tap', 'eswitch', 'loop', 'sink', 'source'] as const;
+export type RepresentorKind = (typeof REPRESENTOR_KINDS)[number];
+
+export function isRepresentorKind(value: unknown): value is RepresentorKind {
+  return REPRESENTOR_KINDS.some((kind) => kind === value);
+}
+
 /** Which function a device is. */
 export interface DeviceIdentity {
   readonly kind: FunctionKind;

@@ -34,6 +34,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly active: boolean;
   /** null: every frame is wanted. */
   readonly filter: ReceiveFilter | null;
+  /** Whether frames are counted by size; default false. */
+  readonly countSizes?: boolean;
   /** What the owner knows the queue by. */
   readonly slot: number;
 }
@@ -50,6 +52,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly #header: ReceiveHeader;
   readonly #linkUp: boolean;
   readonly #filter: ReceiveFilter | null;
+  readonly #countSizes: boolean;
   #unpublished = 0;
 
   constructor(options: SwitchedReceiveOptions) {
@@ -60,6 +63,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#header = new ReceiveHeader(options.features, options.mtu);
     this.#linkUp = options.linkUp;
     this.#filter = options.filter;
+    this.#countSizes = options.countSizes === true;
     this.waitsFor = QueueWait.PORT;
   }
 
@@ -134,6 +138,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       return;
     }
     header.write(ring);
+    if (this.#countSizes) ledger.countSize(bytes);
     ledger.completeFrame(bytes, header.frameOffset + bytes);
     if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
   }

@@ -12,6 +12,18 @@ export interface RegionMessage {
   readonly writable: boolean;
 }
 
+/** What stands for a function where it is not a TAP. */
+export interface SwitchedConfig {
+  readonly mode: 'eswitch' | DiagnosticMode;
+  /** Functions of one domain reach each other. */
+  readonly domain: number;
+  /** Size of the frames a source gives. */
+  readonly frameBytes: number;
+}
+
+/** For measuring: a pair's frames come back to it; are swallowed; are made up. */
+export type DiagnosticMode = 'loop' | 'sink' | 'source';
+
 /** Everything a worker needs to work one queue. */
 export interface QueueConfig {
   readonly direction: 'receive' | 'transmit';
@@ -28,7 +40,10 @@ export interface QueueConfig {
   readonly queue: number;
   readonly pageAddress: bigint;
   readonly pageBytes: number;
+  /** Its TAP queue; -1: it has none. */
   readonly tapFd: number;
+  /** Where its frames go instead; the same object as long as nothing in it changes. */
+  readonly switched: SwitchedConfig | null;
   /** Event the driver kicks with, or -1 when kicks come through the doorbell bitmap. */
   readonly kickFd: number;
   /** Event that interrupts the driver; -1: none; REPORT_INTERRUPT: the main thread decides. */
@@ -53,6 +68,8 @@ export type WorkerMessage =
       readonly slot: number;
       readonly config: QueueConfig | null;
     }
+  /** The TAP that is the uplink of a switch domain; -1: it has none. */
+  | { readonly kind: 'uplink'; readonly domain: number; readonly fd: number }
   | { readonly kind: 'sync'; readonly id: number }
   | { readonly kind: 'stop' };
 
@@ -66,6 +83,8 @@ export type WorkerReport =
 export interface WorkerStart {
   readonly arenaBase: bigint;
   readonly arenaBytes: number;
+  /** Where in the arena the worker has SCRATCH_BYTES of its own. */
+  readonly scratchAt: number;
   /** eventfd that ends the worker's sleep. */
   readonly wakeFd: number;
   /** Processors the worker runs on; null: any. */

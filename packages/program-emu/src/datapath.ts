@@ -3,7 +3,8 @@
  *
  * Theory
  *   A queue pair belongs to one worker, chosen by the fewest pairs when the device first uses the pair, so that the
- *   TAP descriptor of a pair has one reader and one writer. Every change to a queue (attach, other memory, other
+ *   TAP descriptor of a pair has one reader and one writer. Functions that reach each other through the eswitch are of
+ *   one domain, and all its pairs belong to the worker that got the first. Every change to a queue (attach, other memory, other
  *   interrupt, other filter, detach) is the same message: its whole configuration, or none. `settle()` resolves when
  *   every worker has carried out everything posted before; only then may memory be unmapped or a reply be sent.
  *
@@ -27,6 +28,7 @@ import type {
 } from './datapath-protocol.js';
 import type { DatapathThreads } from './datapath-threads.js';
 import { WORKER_ANSWER_MS } from './limits.js';
+import { SCRATCH_BYTES } from './scratch.js';
 
 /** Whom a worker's reports about a slot concern. */
 export interface SlotOwner {
@@ -70,6 +72,8 @@ export class Datapath {
   readonly #wakeFds: readonly number[];
   readonly #pending = new Map<number, { resolve: () => void; timer: NodeJS.Timeout }>();
   readonly #dirty = new Set<number>();
+  /** Worker of each switch domain, for good. */
+  readonly #domains = new Map<number, number>();
   readonly #ready: Promise<void>;
   #nextSync = 1;
   #stopping = false;
@@ -82,6 +86,8 @@ export class Datapath {
     progressAddress = 0n,
   ) {
     const wakeFds = Array.from({ length: count }, () => eventfd());
+    const scratches = wakeFds.map(() => arena.mapAnonymous(SCRATCH_BYTES));
+    if (scratches.some((at) => at < 0)) throw new Error(`no memory for ${count} workers`);
     this.#wakeFds = wakeFds;
     this.#runs = new LongRuns<WorkerStart>(
       new URL('./worker.js', import.meta.url).href,
@@ -89,6 +95,7 @@ export class Datapath {
       (index) => ({
         arenaBase: arena.base,
         arenaBytes: arena.buffer.byteLength,
+        scratchAt: scratches[index]!,
         wakeFd: wakeFds[index]!,
         processors,
         progressAddress,
@@ -132,14 +139,14 @@ export class Datapath {
     return this.#ready;
   }
 
-  /** The worker with the fewest pairs; the caller keeps the answer for both queues of the pair. */
-  choosePairWorker(): number {
-    let best = 0;
-    for (let i = 1; i < this.#workers.length; i++) {
-      if (this.#workers[i]!.pairs < this.#workers[best]!.pairs) best = i;
-    }
-    this.#workers[best]!.pairs++;
-    return best;
+  /**
+   * The worker with the fewest pairs, or the one of the switch domain the pair belongs to; the caller keeps the answer
+   * for both queues of the pair.
+   */
+  choosePairWorker(domain: number | null): number {
+    const worker = domain === null ? this.#leastBusy() : this.#workerOf(domain);
+    this.#workers[worker]!.pairs++;
+    return worker;
   }
 
   releasePairWorker(worker: number): void {
@@ -198,6 +205,28 @@ export class Datapath {
     for (const worker of this.#workers) worker.mailbox.post({ kind: 'stop' });
     await this.#runs.finished();
     closeAll(this.#wakeFds);
+  }
+
+  /** Makes a TAP the uplink of a switch domain; -1: none. */
+  uplink(domain: number, fd: number): void {
+    this.#post(this.#workerOf(domain), { kind: 'uplink', domain, fd });
+  }
+
+  #workerOf(domain: number): number {
+    let worker = this.#domains.get(domain);
+    if (worker === undefined) {
+      worker = this.#leastBusy();
+      this.#domains.set(domain, worker);
+    }
+    return worker;
+  }
+
+  #leastBusy(): number {
+    let best = 0;
+    for (let i = 1; i < this.#workers.length; i++) {
+      if (this.#workers[i]!.pairs < this.#workers[best]!.pairs) best = i;
+    }
+    return best;
   }
 
   #post(worker: number, message: WorkerMessage): void {

@@ -1,5 +1,5 @@
 /** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
-import { type DevicePlan, VIRT_QUEUES_MAX } from '@virtnet/engine-control';
+import { type DevicePlan, type RepresentorKind, VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import { VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
@@ -89,17 +89,38 @@ function newPage(queueCount: number): PageMapping | number {
   return page;
 }
 
-/** Makes a planned function with its TAP and state page; nothing is shelved yet. -errno when the host refuses. */
+/** What the kernel says to who may not make TAPs, or has none to make. */
+const NO_TAPS_HERE: ReadonlySet<number> = new Set([Errno.EPERM, Errno.EACCES, Errno.ENOENT, Errno.ENODEV]);
+
+/**
+ * Makes a planned function with its representor and state page; nothing is shelved yet. -errno when the host refuses.
+ * `wanted` null: a TAP where this process may make one, else the eswitch.
+ */
 export function createDevice(
   plan: DevicePlan,
+  wanted: RepresentorKind | null,
   requestId: string,
   arena: Arena,
   services: HostServices,
 ): DeviceHost | number {
+  if (wanted !== null && wanted !== 'tap') {
+    return buildDevice(
+      plan,
+      wanted,
+      requestId,
+      DeviceTaps.none(plan.representor, plan.queuePairs),
+      arena,
+      services,
+    );
+  }
   const taps = DeviceTaps.create(plan.representor, plan.queuePairs);
-  if (typeof taps === 'number') return taps;
+  if (typeof taps === 'number') {
+    if (wanted !== null || !NO_TAPS_HERE.has(-taps)) return taps;
+    services.log('info', 'TAPs are not permitted here: the function is on the eswitch', { errno: -taps });
+    return createDevice(plan, 'eswitch', requestId, arena, services);
+  }
   const sized = setMtu(plan.representor, plan.mtu);
-  const host = sized < 0 ? sized : buildDevice(plan, requestId, taps, arena, services);
+  const host = sized < 0 ? sized : buildDevice(plan, 'tap', requestId, taps, arena, services);
   if (typeof host === 'number') taps.close();
   return host;
 }
@@ -107,6 +128,7 @@ export function createDevice(
 /** The same over TAP queues that exist, which stay the caller's on failure. */
 export function buildDevice(
   plan: DevicePlan,
+  representor: RepresentorKind,
   requestId: string,
   taps: DeviceTaps,
   arena: Arena,
@@ -122,6 +144,7 @@ export function buildDevice(
       requestId,
       ...functionEngines(plan, settings, page),
       page,
+      representor,
       taps,
       memory: new DeviceMemory(arena),
       interrupts: interruptsOf(plan),
@@ -174,8 +197,10 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   if (page === null || page.buffer.byteLength < statePageSize(plan.queueCount)) return 'no state page';
   const header = StatePageHeader.decode(new DataView(page.buffer));
   if (header.magic !== STATE_PAGE_MAGIC || header.version !== STATE_PAGE_VERSION) return 'not a state page';
+  const { representor } = record;
   const { taps } = mirror;
-  const tapFds = Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1);
+  const tapFds =
+    representor === 'tap' ? Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1) : [];
   if (tapFds.includes(-1)) return 'a queue of the representor is missing';
   if (mirror.listenerFd < 0) return 'no listening socket';
   const { net, fn } = functionEngines(plan, record.settings, page);
@@ -198,7 +223,11 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
       fn,
       net,
       page,
-      taps: new DeviceTaps(plan.representor, tapFds),
+      representor,
+      taps:
+        representor === 'tap'
+          ? new DeviceTaps(plan.representor, tapFds)
+          : DeviceTaps.none(plan.representor, plan.queuePairs),
       memory: mirror.memory,
       interrupts,
       kicks: new Map(mirror.kicks),

@@ -58,7 +58,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     ibDevice: plan.ibDevice,
     ibDevicePciAddress: plan.ibDevicePciAddress,
     representor: plan.representor,
-    representorIfindex: Math.max(0, ifIndex(plan.representor)),
+    representorIfindex: host.representor === 'tap' ? Math.max(0, ifIndex(plan.representor)) : 0,
     sfRdmaDevice: plan.sfRdmaDevice,
     sfCrossMkey: plan.sfCrossMkey,
     sfVhcaId: plan.sfVhcaId,

@@ -20,7 +20,7 @@
  *
  * Limits  limits.ts; the function's own vector and queue counts.
  */
-import type { DevicePlan } from '@virtnet/engine-control';
+import type { DevicePlan, RepresentorKind } from '@virtnet/engine-control';
 import type { Effect, VirtioPciFunction } from '@virtnet/engine-pci';
 import { describeRecordFault } from '@virtnet/engine-recovery';
 import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
@@ -29,6 +29,7 @@ import { close, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linu
 import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
 import { ControlQueue } from './control-queue.js';
 import type { DatapathPort } from './datapath.js';
+import type { SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import { type DeviceMemory, dmaRangeRecord } from './device-memory.js';
 import { DeviceQueues } from './device-queues.js';
@@ -53,6 +54,8 @@ export interface DeviceParts {
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;
   readonly page: PageMapping;
+  /** What stands for the function on the host; `taps` are none unless it is a TAP. */
+  readonly representor: RepresentorKind;
   readonly taps: DeviceTaps;
   readonly memory: DeviceMemory;
   readonly interrupts: DeviceInterrupts;
@@ -64,6 +67,8 @@ export interface HostServices {
   readonly datapath: DatapathPort;
   readonly poller: Poller;
   readonly store: DeviceStore;
+  /** Size of the frames a function gives whose representor is a source. */
+  readonly sourceFrameBytes: number;
   /** Tells of something an operator should see. */
   log(level: 'info' | 'warn' | 'error', message: string, facts?: Record<string, unknown>): void;
 }
@@ -71,6 +76,15 @@ export interface HostServices {
 const textEncoder = new TextEncoder();
 const EMPTY = new Uint8Array(0);
 let nextDeviceNumber = 1;
+
+/** How the workers are told; null: there is a TAP. The functions of one uplink port are one switch domain. */
+function switchedConfig(
+  representor: RepresentorKind,
+  { uplinkPort }: DevicePlan,
+  frameBytes: number,
+): SwitchedConfig | null {
+  return representor === 'tap' ? null : { mode: representor, domain: uplinkPort, frameBytes };
+}
 
 /** What an operator can give another shape while no driver holds the function. */
 export interface DeviceShape {
@@ -83,6 +97,7 @@ export interface DeviceShape {
 export class DeviceHost {
   readonly requestId: string;
   readonly page: PageMapping;
+  readonly representor: RepresentorKind;
   readonly taps: DeviceTaps;
   readonly memory: DeviceMemory;
   readonly health: DeviceHealth;
@@ -93,6 +108,7 @@ export class DeviceHost {
 
   readonly #services: HostServices;
   readonly #queues: DeviceQueues;
+  readonly #switched: SwitchedConfig | null;
   #shape: DeviceShape;
   #state: QueueState;
   #control: ControlQueue;
@@ -104,15 +120,18 @@ export class DeviceHost {
   constructor(parts: DeviceParts, services: HostServices) {
     this.requestId = parts.requestId;
     this.page = parts.page;
+    this.representor = parts.representor;
     this.taps = parts.taps;
     this.memory = parts.memory;
     this.health = parts.health;
     this.settings = parts.settings;
     this.#shape = parts;
     this.#services = services;
+    this.#switched = switchedConfig(parts.representor, parts.plan, services.sourceFrameBytes);
     this.#state = this.#queueState(parts.kicks);
     this.#control = this.#controlQueue();
-    this.#queues = new DeviceQueues(nextDeviceNumber++, services.datapath, this.memory, {
+    const domain = this.#switched?.mode === 'eswitch' ? this.#switched.domain : null;
+    this.#queues = new DeviceQueues(nextDeviceNumber++, domain, services.datapath, this.memory, {
       onFault: (queue, report) => void this.#onFault(queue, report.fault),
       onInterrupt: (queue) => this.#interruptQueue(queue),
     });
@@ -128,6 +147,7 @@ export class DeviceHost {
       kicks,
       page: this.page,
       taps: this.taps,
+      switched: this.#switched,
       mtu: plan.mtu,
       countSizes,
     });
@@ -323,6 +343,7 @@ export class DeviceHost {
       requestId: this.requestId,
       plan: this.plan,
       settings: this.settings,
+      representor: this.representor,
       linkUp: this.net.linkUp,
       pci: this.fn.save(),
       net: this.net.save(),
@@ -336,7 +357,9 @@ export class DeviceHost {
   /** Puts every descriptor and the record on an empty shelf again. */
   upload(): void {
     this.put(shelfNames.page(this.vuid), this.page.fd);
-    for (const [pair, fd] of this.taps.fds.entries()) this.put(shelfNames.tap(this.vuid, pair), fd);
+    for (const [pair, fd] of this.taps.fds.entries()) {
+      if (fd >= 0) this.put(shelfNames.tap(this.vuid, pair), fd);
+    }
     for (const region of this.memory.all()) {
       const blob = textEncoder.encode(JSON.stringify(dmaRangeRecord(region)));
       this.put(shelfNames.dma(this.vuid, region.iova), region.fd, blob);

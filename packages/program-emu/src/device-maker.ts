@@ -24,7 +24,8 @@ export function identityOf({ host }: Device): DeviceIdentity {
 /** Makes a planned function; `requestId` is the request that asked for it. */
 export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: string): Device | Failure {
   const { services } = emulator;
-  if (interfaceExists(plan.representor)) {
+  const wanted = emulator.conf.software.representor;
+  if ((wanted ?? 'tap') === 'tap' && interfaceExists(plan.representor)) {
     services.log('error', 'an interface of the representor’s name exists already', {
       name: plan.representor,
     });
@@ -36,7 +37,7 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
     services.log('error', 'cannot listen', { path, errno: -listenerFd });
     return failure('SNAP_PF_HOTPLUG');
   }
-  const host = createDevice(plan, requestId, emulator.arena, services);
+  const host = createDevice(plan, wanted, requestId, emulator.arena, services);
   if (typeof host === 'number') {
     close(listenerFd);
     rmSync(path, { force: true });
@@ -56,7 +57,8 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
 export async function unmakeDevice(emulator: Emulator, device: Device): Promise<void> {
   await emulator.removeDevice(device);
   const deadline = performance.now() + REPRESENTOR_GONE_MS;
-  while (interfaceExists(device.host.plan.representor) && performance.now() < deadline) {
+  const isThere = () => device.host.representor === 'tap' && interfaceExists(device.host.plan.representor);
+  while (isThere() && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

@@ -22,6 +22,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     pageAddress: 0n,
     pageBytes: 0,
     tapFd: 3,
+    switched: null,
     kickFd: -1,
     interruptFd: -1,
     active: true,
@@ -118,7 +119,7 @@ describe('device queues', () => {
 
   beforeEach(() => {
     datapath = new RecordingDatapath();
-    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), {
+    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
       onFault: () => {},
       onInterrupt: () => {},
     });
@@ -234,7 +235,10 @@ describe('device queues', () => {
 
   it('two pairs on one worker: its memory stays until both are gone', async () => {
     datapath = new RecordingDatapath(1);
-    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), { onFault() {}, onInterrupt() {} });
+    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
+      onFault() {},
+      onInterrupt() {},
+    });
     want(0, 2);
     await reconcile();
     want(2);
@@ -279,7 +283,10 @@ describe('device queues', () => {
   it('no room on a worker: the queue is left out and costs nothing; with room again it is attached', async () => {
     datapath = new RecordingDatapath(1);
     datapath.slotsMax = 1;
-    queues = new DeviceQueues(DEVICE, datapath, new DeviceMemory(arena), { onFault() {}, onInterrupt() {} });
+    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
+      onFault() {},
+      onInterrupt() {},
+    });
     want(0, 2);
     await reconcile();
     expect([queues.attached(0), queues.attached(2), datapath.pairs]).toEqual([true, false, [1]]);

@@ -30,6 +30,7 @@ function sameConfig(a: QueueConfig, b: QueueConfig): boolean {
 
 export class DeviceQueues {
   readonly #device: number;
+  readonly #domain: number | null;
   readonly #datapath: DatapathPort;
   readonly #memory: DeviceMemory;
   readonly #owner: SlotOwner;
@@ -41,8 +42,16 @@ export class DeviceQueues {
   /** Calls of `reconcile` not finished: a queue that is leaving is held by its worker until the end. */
   #turns = 0;
 
-  constructor(device: number, datapath: DatapathPort, memory: DeviceMemory, owner: SlotOwner) {
+  /** `domain`: the switch domain the function belongs to, or null. */
+  constructor(
+    device: number,
+    domain: number | null,
+    datapath: DatapathPort,
+    memory: DeviceMemory,
+    owner: SlotOwner,
+  ) {
     this.#device = device;
+    this.#domain = domain;
     this.#datapath = datapath;
     this.#memory = memory;
     this.#owner = owner;
@@ -124,7 +133,7 @@ export class DeviceQueues {
     const pair = queue >> 1;
     let home = this.#pairs.get(pair);
     if (home === undefined) {
-      home = { worker: this.#datapath.choosePairWorker(), queues: 0 };
+      home = { worker: this.#datapath.choosePairWorker(this.#domain), queues: 0 };
       this.#pairs.set(pair, home);
     }
     const place = this.#datapath.place(home.worker, this.#owner, queue);

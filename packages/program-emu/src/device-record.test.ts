@@ -12,6 +12,7 @@ const record: DeviceRecord = {
   requestId: 'b7c2',
   plan: testPlan(),
   settings: INITIAL_SETTINGS,
+  representor: 'eswitch',
   linkUp: true,
   pci: { config: 'AAAA' },
   net: { features: '0x0' },

@@ -10,7 +10,7 @@
  * Limits  RECORD_BYTES_MAX; UNPACKED_BYTES_MAX when it is read.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { type DevicePlan, restorePlan } from '@virtnet/engine-control';
+import { type DevicePlan, isRepresentorKind, type RepresentorKind, restorePlan } from '@virtnet/engine-control';
 import { decodeRecord, describeRecordFault, encodeRecord, type RecordFault } from '@virtnet/engine-recovery';
 import { type DeviceSettings, restoreSettings } from './device-settings.js';
 
@@ -45,6 +45,8 @@ export interface DeviceRecord {
   readonly requestId: string;
   readonly plan: DevicePlan;
   readonly settings: DeviceSettings;
+  /** What stands for it on the host. */
+  readonly representor: RepresentorKind;
   readonly linkUp: boolean;
   readonly pci: unknown;
   readonly net: unknown;
@@ -95,6 +97,8 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   if (typeof plan === 'string') return plan;
   const settings = restoreSettings(value.settings);
   if (typeof settings === 'string') return settings;
+  const representor = value.representor ?? 'tap'; // before there was another
+  if (!isRepresentorKind(representor)) return 'representor is no kind of it';
   if (typeof value.linkUp !== 'boolean') return 'linkUp is not a boolean';
   if (!isByQueue(value.bases, (base) => isWord(base) && base <= POSITION_MAX))
     return 'bases are not positions';
@@ -102,7 +106,7 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   if (!Array.isArray(value.broken) || !value.broken.every(isWord)) return 'broken is not a list of queues';
   if (!isHealth(value.health)) return 'health is not a health';
   if (value.applied !== null && !isApplied(value.applied)) return 'applied is not a request';
-  return { ...(value as unknown as DeviceRecord), plan, settings };
+  return { ...(value as unknown as DeviceRecord), plan, settings, representor };
 }
 
 function isWord(value: unknown): value is number {

@@ -15,6 +15,8 @@
 import { close, openTap, setCarrier, setOffload, setQueueAttached } from '@virtnet/host-linux';
 import { Errno, hasFeature, NetFeature, TunOffload } from '@virtnet/wire';
 
+const NO_TAP = -1;
+
 /** Offloads of a TAP that suit the driver's features: what the driver can receive. */
 export function tapOffloads(features: bigint): number {
   if (!hasFeature(features, NetFeature.GUEST_CSUM)) return 0;
@@ -50,6 +52,16 @@ export class DeviceTaps {
     if (typeof fds === 'number') return fds;
     const taps = new DeviceTaps(name, fds, { attached: true });
     taps.setCarrier(false);
+    return taps;
+  }
+
+  /** The representor of a function that has no TAP: nothing to set. */
+  static none(name: string, pairs: number): DeviceTaps {
+    const taps = new DeviceTaps(
+      name,
+      Array.from({ length: pairs }, () => NO_TAP),
+    );
+    taps.#closed = true;
     return taps;
   }
 

@@ -39,6 +39,7 @@ import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { shelfNames } from './shelf-names.js';
 import { UplinkMonitor } from './uplink-monitor.js';
+import { UplinkTaps } from './uplink-taps.js';
 
 /** Why a standby becomes active: nobody was before, somebody died, somebody handed everything over. */
 export type PromotionReason = 'first' | 'crash' | 'update';
@@ -88,6 +89,7 @@ export class Emulator {
   readonly #log: Logger;
   readonly #mirror: Mirror;
   readonly #uplinks: UplinkMonitor;
+  readonly #uplinkTaps: UplinkTaps;
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
@@ -116,6 +118,7 @@ export class Emulator {
     this.#reserve = parts.reserve;
     this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
     this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());
+    this.#uplinkTaps = new UplinkTaps((level, message, facts) => this.#log[level](facts, message));
     const store = new DeviceStore(this.#shelf, (errno) =>
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
@@ -123,6 +126,7 @@ export class Emulator {
       datapath: parts.datapath,
       poller: parts.poller,
       store,
+      sourceFrameBytes: parts.conf.software.source_frame_bytes,
       log: (level, message, facts) => this.#log[level](facts ?? {}, message),
     };
   }
@@ -151,6 +155,7 @@ export class Emulator {
 
   /** Begins to mirror the keeper's shelf and to warm up. */
   start(): void {
+    this.#uplinkTaps.open(this.conf);
     void this.#warmUp();
     this.#shelf.on('refused', (errno) => this.#log.error({ errno }, 'the state keeper refused a change'));
     this.#shelf.on('lost', (reason) => this.#log.info({ reason }, 'state keeper lost'));
@@ -258,6 +263,11 @@ export class Emulator {
     this.#shelf.close();
   }
 
+  /** Lets go of what the workers used, after they have ended. */
+  close(): void {
+    this.#uplinkTaps.close();
+  }
+
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
     this.devices.set(device.host.vuid, device);
@@ -292,6 +302,7 @@ export class Emulator {
       this.#promotion = null;
       throw new Error('another emulator is active');
     }
+    this.#uplinkTaps.serve(this.#datapath);
     const restored = [...this.#mirror.take()].flatMap((mirror) => this.#restore(mirror) ?? []);
     await Promise.all(restored.map(({ attached }) => attached));
     restoring.resolve();

@@ -15,7 +15,7 @@
 import type { VirtioPciFunction } from '@virtnet/engine-pci';
 import { type NetDevice, RECEIVE_OFFLOADS, type ReceiveFilterState } from '@virtnet/engine-virtio-net';
 import { DeviceStatus, type QueueBlock, QueueWord, queueBlock } from '@virtnet/wire';
-import { type QueueConfig, REPORT_INTERRUPT } from './datapath-protocol.js';
+import { type QueueConfig, REPORT_INTERRUPT, type SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import type { DeviceRecord } from './device-record.js';
 import type { DeviceTaps } from './device-taps.js';
@@ -26,6 +26,8 @@ export interface QueueStateParts {
   readonly net: NetDevice;
   readonly page: PageMapping;
   readonly taps: DeviceTaps;
+  /** What the function has instead of TAPs, or null. */
+  readonly switched: SwitchedConfig | null;
   readonly interrupts: DeviceInterrupts;
   readonly kicks: Map<number, number>;
   readonly mtu: number;
@@ -81,7 +83,7 @@ export class QueueState {
 
   /** What a worker should make of a queue now; null: nothing. */
   wanted(queue: number): QueueConfig | null {
-    const { fn, net, page, taps, mtu } = this.#parts;
+    const { fn, net, page, taps, switched, mtu } = this.#parts;
     const entry = fn.queues[queue]!;
     if (!entry.enabled || !this.driverReady || this.broken.has(queue)) return null;
     const role = net.roleOf(queue);
@@ -101,6 +103,7 @@ export class QueueState {
       pageAddress: page.address,
       pageBytes: page.buffer.byteLength,
       tapFd: taps.fds[pair]!,
+      switched,
       kickFd: this.kicks.get(queue) ?? -1,
       interruptFd: this.#interruptFd(queue),
       // A started ring that a frontend has switched off: nothing is received, and what is sent is discarded.

@@ -155,7 +155,7 @@ async function practise(
   const listener = pair();
   ends.push(() => closeAll([tap[1], client[0], client[1], listener[1]]));
   const taps = new DeviceTaps('', [tap[0]]);
-  const host = buildDevice(plan(), 'rehearsal', taps, arena, services);
+  const host = buildDevice(plan(), 'tap', 'rehearsal', taps, arena, services);
   if (typeof host === 'number') {
     closeAll([tap[0], listener[0]]);
     throw new Error(`device: errno ${-host}`);

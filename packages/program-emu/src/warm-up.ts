@@ -103,6 +103,7 @@ export function warmUp(): void {
     pageAddress: page.address,
     pageBytes,
     tapFd,
+    switched: null,
     kickFd: -1,
     interruptFd: -1,
     active: true,

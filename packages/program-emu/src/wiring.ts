@@ -151,5 +151,6 @@ export async function serve(options: EmuOptions): Promise<void> {
   log.debug('rpc closed');
   await emulator.shutdown(removeDevices);
   await datapath.stop();
+  emulator.close();
   await poller.stop();
 }

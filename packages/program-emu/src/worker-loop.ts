@@ -20,8 +20,15 @@
  * Limits  POLL_BUDGET frames a queue and turn.
  */
 
-import { ReceiveFilter, ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
-import { GuestMemory, type RingFault, resumePosition, SplitRing } from '@virtnet/engine-virtqueue';
+import type { SwitchDomain } from '@virtnet/engine-eswitch';
+import { type QueueOptions, ReceiveFilter, ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
+import {
+  GuestMemory,
+  type RingFault,
+  resumePosition,
+  SplitRing,
+  type WorkedQueue,
+} from '@virtnet/engine-virtqueue';
 import { Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
 import { EpollEvent, hasFeature, queueBlock, VirtioFeature } from '@virtnet/wire';
@@ -34,19 +41,35 @@ import {
 import { memoryRegions } from './device-memory.js';
 import { CHAIN_SEGMENTS_MAX, IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
 import { PageViews } from './page-views.js';
+import { SCRATCH_BYTES, Scratch } from './scratch.js';
+import { Switching } from './switching.js';
 import { TapPort } from './tap-port.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
-const TokenKind = { WAKE: 0, KICK: 1, TAP: 2 } as const;
+const TokenKind = { WAKE: 0, KICK: 1, TAP: 2, UPLINK: 3 } as const;
 const TOKEN_SHIFT = 2;
 
 /** Turns between two looks at the descriptors while queues are busy but empty. */
 const EVENT_LOOK_TURNS = 8;
+/** Turns between two looks at the clock. */
+const CLOCK_LOOK_TURNS = 256;
+const NO_SLOT = -1;
+
+/** What of a queue the loop needs; an uplink can do it too. */
+type Worked = Pick<
+  WorkedQueue,
+  'poll' | 'arm' | 'disarm' | 'interrupt' | 'fault' | 'noteKick' | 'countInterrupt'
+>;
 
 interface Entry {
   readonly slot: number;
-  readonly config: QueueConfig;
-  readonly queue: TransmitQueue | ReceiveQueue;
+  /** Number of the device. */
+  readonly device: number;
+  /** null: an uplink. */
+  readonly config: QueueConfig | null;
+  readonly queue: Worked;
+  /** Switch domain whose receivers are shown their frames after a poll. */
+  readonly domain: SwitchDomain | null;
   idleTurns: number;
   busy: boolean;
   faulted: boolean;
@@ -57,6 +80,8 @@ export interface MemoryWindow {
   /** Process address of the first byte. */
   readonly base: bigint;
   readonly buffer: ArrayBuffer;
+  /** Offset of SCRATCH_BYTES of the worker's own; absent: it has them elsewhere. */
+  readonly scratchAt?: number;
 }
 
 /** The two queues that share one TAP descriptor. */
@@ -85,6 +110,8 @@ export class WorkerLoop {
   readonly #busy: Entry[] = [];
   readonly #tapByFd = new Map<number, TapUse>();
   readonly #taps: (TapUse | null)[] = [];
+  readonly #switching: Switching;
+  readonly #uplinks: (Entry | null)[] = [];
   #stopped = false;
 
   constructor(
@@ -98,6 +125,11 @@ export class WorkerLoop {
     this.#arena = arena;
     this.#mailbox = mailbox;
     this.#report = report;
+    const scratch =
+      arena.scratchAt === undefined
+        ? new Scratch(new ArrayBuffer(SCRATCH_BYTES), 0, 0)
+        : new Scratch(arena.buffer, arena.scratchAt, Number(arena.base));
+    this.#switching = new Switching(scratch, (slot) => this.#afterPoll(this.#entries[slot] ?? null));
     if (wakeFd >= 0) this.#epoll.add(wakeFd, EpollEvent.IN | EpollEvent.EDGE, TokenKind.WAKE);
   }
 
@@ -117,11 +149,13 @@ export class WorkerLoop {
           this.#takeEvents(-1);
           this.#lane.wakeUp();
           this.#mailbox.wokeUp();
+          this.#switching.tick();
         }
         continue;
       }
       const worked = this.turn();
       turn = (turn + 1) | 0;
+      if (turn % CLOCK_LOOK_TURNS === 0) this.#switching.tick();
       if (worked > 0 || turn % EVENT_LOOK_TURNS === 0) this.#takeEvents(0);
     }
   }
@@ -153,8 +187,10 @@ export class WorkerLoop {
   handle(message: WorkerMessage): void {
     switch (message.kind) {
       case 'memory':
-        if (message.regions === null) this.#memories.delete(message.device);
-        else {
+        if (message.regions === null) {
+          this.#memories.delete(message.device);
+          this.#switching.forget(message.device);
+        } else {
           const regions = memoryRegions(message.regions, this.#arena.base, this.#arena.buffer);
           this.#memories.set(message.device, new GuestMemory(regions));
         }
@@ -162,6 +198,9 @@ export class WorkerLoop {
       case 'queue':
         this.#detach(message.slot);
         if (message.config !== null) this.#attach(message.device, message.slot, message.config);
+        break;
+      case 'uplink':
+        this.#setUplink(message.domain, message.fd);
         break;
       case 'sync':
         this.#report({ kind: 'synced', id: message.id });
@@ -184,18 +223,27 @@ export class WorkerLoop {
   }
 
   #work(entry: Entry): number {
-    const queue = entry.queue;
+    const { queue, domain } = entry;
+    domain?.begin();
     const frames = queue.poll(POLL_BUDGET);
+    domain?.flush();
+    this.#afterPoll(entry);
+    return frames;
+  }
+
+  /** Interrupts the driver, and tells of a fault, as a queue asks for. */
+  #afterPoll(entry: Entry | null): void {
+    if (entry === null) return;
+    const { queue } = entry;
     if (queue.interrupt) {
       queue.interrupt = false;
       this.#interrupt(entry);
     }
     if (queue.fault !== null) this.#onFault(entry, queue.fault);
-    return frames;
   }
 
   #interrupt(entry: Entry): void {
-    const fd = entry.config.interruptFd;
+    const fd = entry.config?.interruptFd ?? -1;
     if (fd >= 0) {
       eventfdSignal(fd);
       entry.queue.countInterrupt();
@@ -228,25 +276,22 @@ export class WorkerLoop {
       this.#report({ kind: 'fault', slot, fault: opened });
       return;
     }
-    const port = new TapPort(config.tapFd);
-    const options = {
-      ring: opened,
-      port,
-      block,
-      features: config.features,
-      mtu: config.mtu,
-      linkUp: config.linkUp,
+    const linkUp = config.linkUp && (config.direction === 'receive' || config.active);
+    const options = { ring: opened, block, features: config.features, mtu: config.mtu, linkUp };
+    const { queue, domain } =
+      config.switched === null
+        ? { queue: this.#tapQueue(config, options), domain: null }
+        : this.#switching.open(device, slot, config, config.switched, options);
+    const entry: Entry = {
+      slot,
+      device,
+      config,
+      queue,
+      domain,
+      idleTurns: 0,
+      busy: false,
+      faulted: false,
     };
-    const queue =
-      config.direction === 'transmit'
-        ? new TransmitQueue({ ...options, linkUp: config.linkUp && config.active })
-        : new ReceiveQueue({
-            ...options,
-            active: config.active,
-            filter: config.filter === null ? null : new ReceiveFilter(config.filter),
-            countSizes: config.countSizes,
-          });
-    const entry: Entry = { slot, config, queue, idleTurns: 0, busy: false, faulted: false };
     this.#entries[slot] = entry;
     this.#useTap(config, slot);
     if (config.kickFd >= 0) {
@@ -257,12 +302,44 @@ export class WorkerLoop {
     this.wake(slot);
   }
 
+  #tapQueue(config: QueueConfig, options: Omit<QueueOptions, 'port'>): WorkedQueue {
+    const port = new TapPort(config.tapFd);
+    if (config.direction === 'transmit') return new TransmitQueue({ ...options, port });
+    const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
+    const { active, countSizes } = config;
+    return new ReceiveQueue({ ...options, port, active, filter, countSizes });
+  }
+
+  #setUplink(domain: number, fd: number): void {
+    const { before, now } = this.#switching.setUplink(domain, fd);
+    if (before !== null) {
+      const index = this.#uplinks.findIndex((entry) => entry?.queue === before);
+      this.#epoll.remove(before.fd);
+      this.#rest(this.#uplinks[index]!);
+      this.#uplinks[index] = null;
+    }
+    if (now === null) return;
+    const free = this.#uplinks.indexOf(null);
+    const index = free < 0 ? this.#uplinks.length : free;
+    const state = { idleTurns: 0, busy: false, faulted: false };
+    const entry = { slot: NO_SLOT, device: NO_SLOT, config: null, queue: now, domain: now.domain, ...state };
+    this.#uplinks[index] = entry;
+    this.#epoll.add(fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
+    this.#wakeEntry(entry);
+  }
+
   #detach(slot: number): void {
     const entry = this.#entries[slot];
-    if (entry === null || entry === undefined) return;
+    if (entry === null || entry === undefined || entry.config === null) return;
+    const { config, device } = entry;
     this.#entries[slot] = null;
-    if (entry.config.kickFd >= 0) this.#epoll.remove(entry.config.kickFd);
-    this.#leaveTap(entry.config, slot);
+    if (config.kickFd >= 0) this.#epoll.remove(config.kickFd);
+    this.#leaveTap(config, slot);
+    if (config.switched !== null) this.#switching.close(device, config);
+    this.#rest(entry);
+  }
+
+  #rest(entry: Entry): void {
     const at = this.#busy.indexOf(entry);
     if (at >= 0) this.#busy.splice(at, 1);
   }
@@ -311,6 +388,11 @@ export class WorkerLoop {
           if ((events & EpollEvent.OUT) !== 0 && use.transmitSlot >= 0) this.wake(use.transmitSlot);
           break;
         }
+        case TokenKind.UPLINK: {
+          const uplink = this.#uplinks[which];
+          if (uplink !== null && uplink !== undefined) this.#wakeEntry(uplink);
+          break;
+        }
         default: // the wake-up itself: the mailbox is looked at in the next turn
       }
     }
@@ -319,7 +401,10 @@ export class WorkerLoop {
   /** Makes queue `slot` busy. */
   wake(slot: number): void {
     const entry = this.#entries[slot];
-    if (entry === null || entry === undefined || entry.faulted) return;
+    if (entry !== null && entry !== undefined && !entry.faulted) this.#wakeEntry(entry);
+  }
+
+  #wakeEntry(entry: Entry): void {
     entry.idleTurns = 0;
     if (entry.busy) return;
     entry.busy = true;

@@ -53,6 +53,7 @@ export class TestWorld {
       datapath: this.datapath,
       poller: this.poller,
       store: new DeviceStore(this.shelf, () => {}),
+      sourceFrameBytes: 1500,
       log: (_, message) => this.said.push(message),
     };
   }
@@ -64,7 +65,7 @@ export class TestWorld {
       plan.representor,
       pairs.map(([tap]) => tap),
     );
-    const host = buildDevice(plan, 'test', taps, this.arena, this.services);
+    const host = buildDevice(plan, 'tap', 'test', taps, this.arena, this.services);
     if (typeof host === 'number') throw new Error(`device: errno ${-host}`);
     return new TestDevice(
       host,

@@ -34,10 +34,12 @@ export function numberOf(bytes: Uint8Array): number {
 }
 
 export class WorkerFixture {
-  readonly arena = Arena.reserve(2 ** 26);
-  readonly memory = new TestMemory(4 << 20, { arena: this.arena });
-  readonly receive = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
-  readonly transmit = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
+  readonly arena: Arena;
+  readonly memory: TestMemory;
+  readonly receive: TestRing;
+  readonly transmit: TestRing;
+  /** Number of the device. */
+  readonly device: number;
   readonly page: PageMapping = mapPage(memfdCreate('worker-test-page', statePageSize(2)))!;
   readonly kickFds = [eventfd(), eventfd()] as const;
   readonly interruptFds = [eventfd(), eventfd()] as const;
@@ -46,7 +48,12 @@ export class WorkerFixture {
   readonly network: number;
   readonly #receiver = new Receiver(4096, 1);
 
-  constructor() {
+  constructor(arena = Arena.reserve(2 ** 26), device = 0) {
+    this.arena = arena;
+    this.device = device;
+    this.memory = new TestMemory(4 << 20, { arena });
+    this.receive = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
+    this.transmit = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
     [this.tap, this.network] = pairOfSockets();
   }
 
@@ -69,6 +76,7 @@ export class WorkerFixture {
       pageAddress: this.page.address,
       pageBytes: this.page.buffer.byteLength,
       tapFd: this.tap,
+      switched: null,
       kickFd: this.kickFds[queue]!,
       interruptFd: this.interruptFds[queue]!,
       active: true,
@@ -81,12 +89,21 @@ export class WorkerFixture {
 
   get memoryMessage(): WorkerMessage {
     const { iova, sizeBytes, arenaOffset } = this.memory;
-    return { kind: 'memory', device: 0, regions: [{ iova, sizeBytes, arenaOffset, writable: true }] };
+    return {
+      kind: 'memory',
+      device: this.device,
+      regions: [{ iova, sizeBytes, arenaOffset, writable: true }],
+    };
   }
 
   /** Whether the device asked to be kicked for them. */
   offerFrames(...numbers: number[]): boolean {
-    for (const number of numbers) this.transmit.add([HEADER, frame(number)]);
+    return this.offer(...numbers.map((number) => frame(number)));
+  }
+
+  /** The same with frames that are given. */
+  offer(...frames: Uint8Array[]): boolean {
+    for (const each of frames) this.transmit.add([HEADER, each]);
     return this.transmit.publish();
   }
 

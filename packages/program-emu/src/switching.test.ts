@@ -1,0 +1,172 @@
+import { MessageChannel } from 'node:worker_threads';
+import { Arena, close, eventfdDrain, Receiver, send } from '@virtnet/host-linux';
+import { createControl, MailboxReceiver } from '@virtnet/host-workers';
+import { Errno, QueueCounter } from '@virtnet/wire';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { SwitchedConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
+import { IDLE_TURNS_MAX } from './limits.js';
+import { SCRATCH_BYTES } from './scratch.js';
+import { openFds } from './test-support/holdings.js';
+import { pairOfSockets } from './test-support/test-device.js';
+import { HEADER_BYTES, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
+import { WorkerLoop } from './worker-loop.js';
+
+const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+const macOf = (device: number): number[] => [2, 0, 0, 0, 0, device + 1];
+const HEADER = new Uint8Array(HEADER_BYTES);
+
+function frame(from: number, to: number | null, lengthBytes = 200): Uint8Array {
+  const bytes = new Uint8Array(lengthBytes).fill(from + 1);
+  bytes.set(to === null ? BROADCAST : macOf(to));
+  bytes.set(macOf(from), 6);
+  bytes.set([8, 0], 12);
+  return bytes;
+}
+
+/** Functions of one worker without TAPs; the loop is turned by hand. */
+describe('switching', () => {
+  let before: number;
+  let functions: WorkerFixture[];
+  let loop: WorkerLoop;
+  let channel: MessageChannel;
+  const reports: WorkerReport[] = [];
+
+  beforeEach(() => {
+    before = openFds();
+    reports.length = 0;
+    const arena = Arena.reserve(2 ** 26);
+    functions = [0, 1, 2].map((device) => new WorkerFixture(arena, device));
+    channel = new MessageChannel();
+    const mailbox = new MailboxReceiver<WorkerMessage>(channel.port1, createControl());
+    const { base, buffer } = arena;
+    const scratchAt = arena.mapAnonymous(SCRATCH_BYTES);
+    loop = new WorkerLoop({ base, buffer, scratchAt }, mailbox, -1, (report) => reports.push(report));
+  });
+  afterEach(() => {
+    loop.close();
+    channel.port1.close();
+    for (const each of functions) each.close();
+    expect(openFds()).toBe(before);
+  });
+
+  const slotOf = (device: number, queue: number) => 2 * device + queue;
+  const configure = (device: number, switched: SwitchedConfig | null) => {
+    for (const queue of [RECEIVE, TRANSMIT]) {
+      const config = switched === null ? null : functions[device]!.config(queue, { tapFd: -1, switched });
+      loop.handle({ kind: 'queue', device, slot: slotOf(device, queue), config });
+    }
+  };
+  const start = (mode: SwitchedConfig['mode'], domain = 0) => {
+    functions.forEach((each, device) => {
+      loop.handle(each.memoryMessage);
+      configure(device, { mode, domain, frameBytes: 500 });
+      each.offerBuffers(16);
+    });
+    settle();
+    for (const each of functions) for (const fd of each.interruptFds) eventfdDrain(fd);
+  };
+  const settle = () => {
+    for (let i = 0; i < 10 * IDLE_TURNS_MAX; i++) loop.turn();
+  };
+  const transmit = (device: number, ...frames: Uint8Array[]) => {
+    functions[device]!.offer(...frames);
+    loop.wake(slotOf(device, TRANSMIT));
+    settle();
+  };
+  const received = (device: number) =>
+    functions[device]!.receive.collect().map(({ written, lengthBytes }) =>
+      written.slice(HEADER_BYTES, lengthBytes),
+    );
+  const countTransmit = (device: number, counter: QueueCounter) =>
+    functions[device]!.block(TRANSMIT).counters[counter]!;
+
+  it('frames go to who they are for, its driver is interrupted, and an idle receive queue asks for no kick', () => {
+    start('eswitch');
+    transmit(0, frame(0, null));
+    expect([received(0), received(1), received(2)]).toEqual([[], [frame(0, null)], [frame(0, null)]]);
+    transmit(1, frame(1, 0), frame(1, 0, 1500));
+    expect([received(0), received(1), received(2)]).toEqual([[frame(1, 0), frame(1, 0, 1500)], [], []]);
+    expect(eventfdDrain(functions[0]!.interruptFds[RECEIVE])).toBe(1);
+    expect(functions[0]!.block(RECEIVE).counters[QueueCounter.INTERRUPTS]).toBe(1);
+    expect(functions[0]!.offerBuffers(1), 'no kick').toBe(false);
+  });
+
+  it('a queue that is configured anew keeps what was learned, a function that left is gone', () => {
+    start('eswitch');
+    transmit(1, frame(1, null));
+    for (const device of [0, 2]) received(device);
+    configure(1, { mode: 'eswitch', domain: 0, frameBytes: 500 });
+    transmit(0, frame(0, 1));
+    expect([received(1).length, received(2).length]).toEqual([1, 0]);
+    configure(1, null);
+    transmit(0, frame(0, 1));
+    expect(countTransmit(0, QueueCounter.DROP_NO_DESTINATION)).toBe(1);
+    loop.handle({ kind: 'memory', device: 1, regions: null });
+    transmit(0, frame(0, 1));
+    expect([received(1).length, received(2).length]).toEqual([0, 1]);
+  });
+
+  it('functions of different domains do not meet', () => {
+    start('eswitch');
+    configure(2, null);
+    loop.handle({ kind: 'memory', device: 2, regions: null });
+    loop.handle(functions[2]!.memoryMessage);
+    configure(2, { mode: 'eswitch', domain: 1, frameBytes: 500 });
+    transmit(0, frame(0, null));
+    expect([received(1).length, received(2).length]).toEqual([1, 0]);
+    transmit(2, frame(2, null));
+    expect(countTransmit(2, QueueCounter.DROP_NO_DESTINATION)).toBe(1);
+  });
+
+  it('a broken receive ring is reported for its own slot, and the sender goes on', () => {
+    start('eswitch');
+    const { memory, receive } = functions[1]!;
+    memory.view.setUint16(memory.at(receive.driverAddress) + 2, 1000, true);
+    transmit(0, frame(0, null));
+    expect(reports).toMatchObject([
+      { kind: 'fault', slot: slotOf(1, RECEIVE), fault: { code: 'AVAILABLE_INDEX_JUMP' } },
+    ]);
+    expect(received(2)).toHaveLength(1);
+  });
+
+  it('an uplink carries what nobody here is for, and brings frames in', () => {
+    const [tap, network] = pairOfSockets();
+    const receiver = new Receiver(4096, 1);
+    const left = () => {
+      const got = receiver.receive(network);
+      return typeof got === 'number' ? got : got.bytes.slice(HEADER_BYTES);
+    };
+    start('eswitch');
+    transmit(0, frame(0, null));
+    for (const device of [1, 2]) received(device);
+    send(network, Uint8Array.from([...HEADER, ...frame(9, 0)]));
+    loop.handle({ kind: 'uplink', domain: 0, fd: tap });
+    settle();
+    expect([received(0), received(1)]).toEqual([[frame(9, 0)], []]);
+    transmit(1, frame(1, 9));
+    expect(left(), 'the station was heard behind the uplink').toEqual(frame(1, 9));
+    expect(received(2)).toEqual([]);
+    transmit(1, frame(1, 10));
+    expect(left(), 'one nobody heard may be there too').toEqual(frame(1, 10));
+    expect(received(2)).toEqual([frame(1, 10)]);
+    loop.handle({ kind: 'uplink', domain: 0, fd: -1 });
+    transmit(1, frame(1, 9));
+    expect([left(), received(2)]).toEqual([-Errno.EAGAIN, [frame(1, 9)]]);
+    for (const fd of [tap, network]) close(fd);
+  });
+
+  it('a loop gives frames back, a sink swallows them, a source makes them up', () => {
+    start('loop');
+    transmit(0, frame(0, null), frame(0, 1));
+    expect([received(0), received(1)]).toEqual([[frame(0, null), frame(0, 1)], []]);
+    configure(1, { mode: 'sink', domain: 0, frameBytes: 500 });
+    transmit(1, frame(1, 0), frame(1, 0));
+    expect(countTransmit(1, QueueCounter.FRAMES)).toBe(2);
+    expect(received(1)).toEqual([]);
+    configure(2, { mode: 'source', domain: 0, frameBytes: 500 });
+    settle();
+    const frames = received(2);
+    expect(frames).toHaveLength(16);
+    for (const each of frames) expect(each).toHaveLength(500);
+  });
+});

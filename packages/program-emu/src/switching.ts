@@ -1,0 +1,168 @@
+/**
+ * switching.ts: what a worker has instead of TAPs: its switch domains, and the ends of the line for measuring.
+ *
+ * Theory
+ *   A function whose representor is the eswitch has a port of its domain. The port belongs to the function, not to its
+ *   queues: it is opened with the first of them and closed when the function leaves the worker, so that a queue that is
+ *   configured anew loses nothing the switch has learned. All queues of a domain are on one worker (datapath.ts), so
+ *   everything here is plain memory of this thread.
+ *
+ * Parties
+ *   loop   attaches and detaches queues, calls begin() and flush() of an entry's domain around its poll.
+ *   main   says which functions are in which domain, and which TAP is a domain's uplink.
+ *
+ * Invariants
+ *   I1  a port number belongs to one function of its domain at a time.
+ *
+ * Limits  UPLINK_PORT functions a domain; scratch.ts for the memory.
+ */
+import { getRandomValues } from 'node:crypto';
+import {
+  LoopPort,
+  SinkPort,
+  SourcePort,
+  SwitchDomain,
+  SwitchedReceiveQueue,
+  SwitchPort,
+  UPLINK_PORT,
+} from '@virtnet/engine-eswitch';
+import {
+  type FramePort,
+  type QueueOptions,
+  ReceiveFilter,
+  ReceiveQueue,
+  TransmitQueue,
+} from '@virtnet/engine-virtio-net';
+import type { WorkedQueue } from '@virtnet/engine-virtqueue';
+import type { QueueConfig, SwitchedConfig } from './datapath-protocol.js';
+import type { Scratch } from './scratch.js';
+import { Uplink } from './uplink.js';
+
+/** Functions in loop mode share a domain of their own; no frame is switched there. */
+const LOOP_DOMAIN = -1;
+const MS_PER_SECOND = 1000;
+
+interface Domain {
+  readonly switch: SwitchDomain;
+  readonly ports: (number | null)[];
+  uplink: Uplink | null;
+}
+
+/** A queue as the loop works it. */
+export interface SwitchedQueue {
+  readonly queue: WorkedQueue;
+  /** Domain to flush after the queue was polled; null: none. */
+  readonly domain: SwitchDomain | null;
+}
+
+export class Switching {
+  readonly #scratch: Scratch;
+  readonly #settled: (slot: number) => void;
+  readonly #domains = new Map<number, Domain>();
+  /** Domain and port of each function, by the device's number. */
+  readonly #ports = new Map<number, { readonly domain: Domain; readonly port: number }>();
+  #sink: SinkPort | null = null;
+
+  /** `settled`: the receive queue in this slot was given frames. */
+  constructor(scratch: Scratch, settled: (slot: number) => void) {
+    this.#scratch = scratch;
+    this.#settled = settled;
+  }
+
+  /** Makes the queue of a function without a TAP. */
+  open(
+    device: number,
+    slot: number,
+    config: QueueConfig,
+    switched: SwitchedConfig,
+    options: Omit<QueueOptions, 'port'>,
+  ): SwitchedQueue {
+    const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
+    const { active, countSizes } = config;
+    const receive = { ...options, active, filter, countSizes };
+    const pair = config.queue >> 1;
+    if (switched.mode === 'sink' || switched.mode === 'source') {
+      const port = this.#diagnosticPort(switched);
+      const queue =
+        config.direction === 'transmit'
+          ? new TransmitQueue({ ...options, port })
+          : new ReceiveQueue({ ...receive, port });
+      return { queue, domain: null };
+    }
+    const loop = switched.mode === 'loop';
+    const { domain, port } = this.#portOf(device, loop ? LOOP_DOMAIN : switched.domain);
+    if (config.direction === 'transmit') {
+      const Port = loop ? LoopPort : SwitchPort;
+      const queue = new TransmitQueue({ ...options, port: new Port(domain.switch, port, pair) });
+      return { queue, domain: domain.switch };
+    }
+    const queue = new SwitchedReceiveQueue({ ...receive, slot });
+    domain.switch.attach(port, pair, queue);
+    return { queue, domain: null };
+  }
+
+  /** A queue of a function is no longer worked. */
+  close(device: number, config: QueueConfig): void {
+    const place = this.#ports.get(device);
+    if (place !== undefined && config.direction === 'receive') {
+      place.domain.switch.detach(place.port, config.queue >> 1);
+    }
+  }
+
+  /** The function has left this worker. */
+  forget(device: number): void {
+    const place = this.#ports.get(device);
+    if (place === undefined) return;
+    this.#ports.delete(device);
+    place.domain.switch.remove(place.port);
+    place.domain.ports[place.port] = null;
+  }
+
+  /** Makes a TAP the uplink of a domain in place of the one it had; -1: it has none. Returns both. */
+  setUplink(number: number, fd: number): { readonly before: Uplink | null; readonly now: Uplink | null } {
+    const domain = this.#domainOf(number);
+    const before = domain.uplink;
+    domain.uplink = fd < 0 ? null : new Uplink(fd, domain.switch, this.#scratch);
+    domain.switch.setUplink(domain.uplink?.port ?? null);
+    return { before, now: domain.uplink };
+  }
+
+  /** Lets silent stations age; called now and then. */
+  tick(): void {
+    if (this.#domains.size === 0) return;
+    const seconds = Math.floor(performance.now() / MS_PER_SECOND);
+    for (const domain of this.#domains.values()) domain.switch.eswitch.tick(seconds);
+  }
+
+  #diagnosticPort({ mode, frameBytes }: SwitchedConfig): FramePort {
+    this.#sink ??= new SinkPort(this.#scratch.sink);
+    return mode === 'sink' ? this.#sink : new SourcePort(frameBytes, this.#sink, this.#scratch.source);
+  }
+
+  #portOf(device: number, number: number): { readonly domain: Domain; readonly port: number } {
+    const known = this.#ports.get(device);
+    if (known !== undefined) return known;
+    const domain = this.#domainOf(number);
+    const free = domain.ports.indexOf(null);
+    const port = free < 0 ? domain.ports.length : free;
+    if (port >= UPLINK_PORT) throw new RangeError(`${port} functions in one switch domain`); // DEVICES_MAX is lower
+    domain.ports[port] = device;
+    const place = { domain, port };
+    this.#ports.set(device, place);
+    return place;
+  }
+
+  #domainOf(number: number): Domain {
+    let domain = this.#domains.get(number);
+    if (domain === undefined) {
+      const made = new SwitchDomain({
+        seed: getRandomValues(new Int32Array(1))[0]!,
+        segment: this.#scratch.segment,
+        settled: (queue) => this.#settled(queue.slot),
+      });
+      domain = { switch: made, ports: [], uplink: null };
+      this.#domains.set(number, domain);
+    }
+    return domain;
+  }
+}
