@@ -9,8 +9,17 @@
  *   I1  nothing is signalled but a pid that a pid file or a handle of ours names.
  *   I2  `stop` ends the service by SIGTERM to the controller alone and reports what it leaves behind.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { program } from '../../scripts/lib/paths.ts';
 import { type Child, isRunning, type Output, signalPid } from './processes.ts';
 import type { Scene } from './scene.ts';
@@ -36,6 +45,13 @@ export interface HotplugOptions {
   readonly device?: string;
   /** Feature bits beyond the default ones. */
   readonly addFeatures?: bigint;
+}
+
+export interface ServiceOptions {
+  /** virtnet.conf. */
+  readonly conf?: object;
+  /** User (and group) id to run as, without any capability; default: who runs the tests. */
+  readonly user?: number;
 }
 
 /** The answer of `virtnet hotplug`. */
@@ -98,24 +114,36 @@ export class Service {
   readonly root: string;
   /** Null when somebody else started it. */
   readonly controller: Child | null;
+  readonly #user: number | null;
   #vhostd: Child | null = null;
 
-  private constructor(scene: Scene, root: string, controller: Child | null) {
+  private constructor(scene: Scene, root: string, user: number | null, controller: Child | null) {
     this.scene = scene;
     this.root = root;
     this.controller = controller;
+    this.#user = user;
   }
 
   /** Starts the controller and waits until it says ready. */
-  static async start(scene: Scene): Promise<Service> {
+  static async start(scene: Scene, { conf, user }: ServiceOptions = {}): Promise<Service> {
     const root = scene.path('root');
     mkdirSync(root, { recursive: true });
-    const controller = scene.processes.start(scene.net.inside([program('virtio_net_controller')]), {
+    if (conf !== undefined) {
+      const file = join(root, 'opt/mellanox/mlnx_virtnet/virtnet.conf');
+      mkdirSync(dirname(file), { recursive: true });
+      writeFileSync(file, JSON.stringify(conf));
+    }
+    if (user !== undefined) {
+      chmodSync(scene.directory, 0o711);
+      chownSync(root, user, user);
+    }
+    const words = as(user ?? null, [program('virtio_net_controller')]);
+    const controller = scene.processes.start(scene.net.inside(words), {
       name: 'virtio_net_controller',
       env: { VIRTNET_ROOT: root },
       log: scene.path('controller.log'),
     });
-    const service = new Service(scene, root, controller);
+    const service = new Service(scene, root, user ?? null, controller);
     scene.atEnd(() => service.stop());
     await controller.printed(/^ready$/m, READY_TIMEOUT_MS);
     return service;
@@ -123,7 +151,7 @@ export class Service {
 
   /** A service that somebody else starts, and ends. */
   static attached(scene: Scene, root: string): Service {
-    return new Service(scene, root, null);
+    return new Service(scene, root, null, null);
   }
 
   /** Starts vfe-vhostd; with `client` it connects to the machine's socket, else it listens. */
@@ -279,11 +307,18 @@ export class Service {
   }
 
   #command(name: string, words: readonly string[]): Promise<Output> {
-    return this.scene.net.output([program(name), ...words], {
+    return this.scene.net.output(as(this.#user, [program(name), ...words]), {
       env: { VIRTNET_ROOT: this.root },
       timeoutMs: COMMAND_TIMEOUT_MS,
     });
   }
+}
+
+/** The command run by a user who may nothing; null: as it is. */
+function as(user: number | null, words: readonly string[]): readonly string[] {
+  if (user === null) return words;
+  const nothing = ['--clear-groups', '--bounding-set', '-all', '--inh-caps', '-all', '--no-new-privs'];
+  return ['setpriv', '--reuid', `${user}`, '--regid', `${user}`, ...nothing, '--', ...words];
 }
 
 /** The JSON value in what the command line printed. */
