@@ -10,7 +10,12 @@
  * Limits  RECORD_BYTES_MAX; UNPACKED_BYTES_MAX when it is read.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { type DevicePlan, isRepresentorKind, type RepresentorKind, restorePlan } from '@virtnet/engine-control';
+import {
+  type DevicePlan,
+  isRepresentorKind,
+  type RepresentorKind,
+  restorePlan,
+} from '@virtnet/engine-control';
 import { decodeRecord, describeRecordFault, encodeRecord, type RecordFault } from '@virtnet/engine-recovery';
 import { type DeviceSettings, restoreSettings } from './device-settings.js';
 

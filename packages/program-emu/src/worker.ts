@@ -16,7 +16,13 @@ export default function run({ index, port, control, data }: RunStart<WorkerStart
   const mailbox = new MailboxReceiver<WorkerMessage>(port, control);
   const { base, buffer } = arena;
   const lane = laneAt(data.progressAddress, data.progressLane);
-  const loop = new WorkerLoop({ base, buffer, scratchAt: data.scratchAt }, mailbox, data.wakeFd, report, lane);
+  const loop = new WorkerLoop(
+    { base, buffer, scratchAt: data.scratchAt },
+    mailbox,
+    data.wakeFd,
+    report,
+    lane,
+  );
   report({ kind: 'ready', warmUpMs: performance.now() - started });
   lane.begin();
   loop.run();
