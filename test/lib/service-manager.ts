@@ -107,6 +107,7 @@ export class FakeServiceManager {
     } catch {
       // nobody is left
     }
+    this.#listen(); // what it said last
     return code;
   }
 

@@ -14,13 +14,17 @@ export const deathCauses = [
   'hang',
   /** A datapath thread stood still; we killed it. */
   'worker-hang',
+  /** Somebody had stopped it (SIGSTOP, a debugger); we killed it. */
+  'stopped',
+  /** It was not ready in time, or left questions unanswered; we killed it. */
+  'silent',
   /** It ended by itself, or we know nothing more than that it is dead. */
   'exit',
 ] as const;
 export type DeathCause = (typeof deathCauses)[number];
 
-/** Why we killed a process. `silent`: it was not ready in time, or left questions unanswered. */
-export type Sentence = 'hang' | 'worker-hang' | 'silent';
+/** Why we killed a process. */
+export type Sentence = 'hang' | 'worker-hang' | 'stopped' | 'silent';
 
 export interface ExitStatus {
   readonly code: number | null;
@@ -35,7 +39,7 @@ export interface DeathFacts extends ExitStatus {
 }
 
 export function deathCause({ sentence, code, signal, lastWord }: DeathFacts): DeathCause {
-  if (sentence !== null) return sentence === 'worker-hang' ? 'worker-hang' : 'hang';
+  if (sentence !== null) return sentence;
   if (lastWord === LastWord.WORKER) return 'worker';
   if (lastWord === LastWord.EXCEPTION) return 'exception';
   if (signal === 'SIGKILL') return 'killed';

@@ -39,7 +39,12 @@ describe('progress watch', () => {
   });
 
   it('blocked in a system call: found as well', () => {
-    expect(watch(times(10, () => ({ beat: 1, state: 'D' })))?.hang.how).toBe('blocked');
+    expect(watch(times(10, () => ({ beat: 1, state: 'S' })))?.hang.how).toBe('blocked');
+  });
+
+  it('waits for a disk, or for memory of a loaded machine: given four times as long', () => {
+    expect(watch(times(12, () => ({ beat: 1, state: 'D' })))).toBeNull();
+    expect(watch(times(40, () => ({ beat: 1, state: 'D' })))?.hang.how).toBe('blocked');
   });
 
   it('blocked while another thread of the process runs, which may be why: given four times as long', () => {

@@ -8,7 +8,8 @@
  *                 on an overloaded machine is not, however long it waits;
  *     stopped     (SIGSTOP, a debugger) the whole time, and
  *     blocked     (in a system call, on a lock) likewise; but only a quarter of it while another thread of the process
- *                 is running or waits for a processor: it may be the one that is waited for.
+ *                 is running or waits for a processor: it may be the one that is waited for. The same quarter for one
+ *                 in uninterruptible sleep: a disk or the memory of a loaded machine has it wait.
  *   What is charged for one look never exceeds LOOK_MS_MAX: a watcher that was itself not let run, or a machine that
  *   was suspended, sees one long look, not a hang. A thread that is charged HANG_MS without a turn between hangs.
  *
@@ -100,7 +101,7 @@ export class ProgressWatch {
     const stopped = STOPPED.includes(account.state);
     const charge = running
       ? Math.min(spentMs, passedMs)
-      : stopped || !account.othersRun
+      : stopped || !(account.othersRun || account.state === UNINTERRUPTIBLE)
         ? passedMs
         : passedMs / BLOCKED_BY_OTHERS;
     memory.cpuMs = account.cpuMs;
@@ -114,5 +115,7 @@ export class ProgressWatch {
 
 /** Stopped by a signal, or by a tracer. */
 const STOPPED: readonly string[] = ['T', 't'];
-/** By how much the time of a blocked thread counts less while another one of its process may be the reason. */
+/** In the kernel, for something that is expected to end by itself. */
+const UNINTERRUPTIBLE = 'D';
+/** By how much the time of a blocked thread counts less while something else than itself may be the reason. */
 const BLOCKED_BY_OTHERS = 4;

@@ -225,7 +225,7 @@ describe('controller, processes that stand still', () => {
     service.kill('emu', 'SIGSTOP');
     expect((await service.settled(before.active)).active).toBe(before.standby);
     expect(service.stderr).toMatch(/"how":"stopped"/);
-    expect(causes(service)).toEqual(['hang']);
+    expect(causes(service)).toEqual(['stopped']);
   });
 
   it('the event loop of the active is blocked over a command: killed; the command is answered by its successor', async () => {
@@ -245,7 +245,7 @@ describe('controller, processes that stand still', () => {
     const keeper = service.kill('ha', 'SIGSTOP');
     await eventually('another keeper', () => service.pid('ha') !== keeper && service.pid('ha') > 0);
     expect((await service.settled()).active).toBe(before.active);
-    expect(causes(service)).toEqual(['hang', 'hang']);
+    expect(causes(service)).toEqual(['stopped', 'stopped']);
   });
 
   it('everybody is stopped and continued, as when a machine was suspended: nobody is killed', async () => {

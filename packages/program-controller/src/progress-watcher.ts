@@ -35,8 +35,9 @@ export function watchProgress(living: () => readonly Child[], log: Logger): () =
       const [what, sentence] =
         hang.lane === MAIN_LANE
           ? (['its main thread', 'hang'] as const)
-          : ([`datapath thread ${hang.lane - 1}`, hang.how === 'stopped' ? 'hang' : 'worker-hang'] as const);
-      child.fence(`${what} ${hang.how === 'spins' ? 'spins' : `is ${hang.how}`}`, sentence);
+          : ([`datapath thread ${hang.lane - 1}`, 'worker-hang'] as const);
+      const reason = `${what} ${hang.how === 'spins' ? 'spins' : `is ${hang.how}`}`;
+      child.fence(reason, hang.how === 'stopped' ? 'stopped' : sentence);
     }
   }, SAMPLE_MS);
   return () => clearInterval(timer);

@@ -1,0 +1,100 @@
+/** Who hangs is replaced; who is merely not let run on an overloaded machine is left alone. */
+import { readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { BoundFunction } from './lib/bound-function.ts';
+import { udpFrame } from './lib/frames.ts';
+import { signalPid } from './lib/processes.ts';
+import { Service } from './lib/service.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { sleep, until } from './lib/waiting.ts';
+
+/** How long the machine is overloaded; VIRTNET_TEST_LOAD_S changes it. */
+const LOAD_S = Number(process.env.VIRTNET_TEST_LOAD_S ?? 8);
+const BUSY_PROCESSES = 8;
+const MAC = '0C:C4:7A:FF:22:93';
+const ADDRESS = '10.80.0.1';
+const PEER_ADDRESS = '10.80.0.2';
+const QUEUE_SIZE = 256;
+/** A client that waits, however slow the machine is. */
+const PATIENCE_MS = 60_000;
+
+describe('a process that stands still', () => {
+  const used = useScene(async (scene) => {
+    const service = await Service.start(scene);
+    const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
+    await scene.net.ip(`link set ${device.sf_rep_net_device} up`);
+    const { address } = await scene.net.waitForLink(device.sf_rep_net_device);
+    const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
+    const driver = await fn.start({ queueSize: QUEUE_SIZE });
+    const frame = udpFrame({
+      source: PEER_ADDRESS,
+      destination: ADDRESS,
+      sourceMac: MAC,
+      destinationMac: address,
+      port: 7601,
+      payload: Buffer.alloc(64),
+    });
+    let frames = 0;
+    /** One frame through the device, and one question to its main thread. */
+    const use = async (): Promise<void> => {
+      expect(await driver.transmit(0, frame)).toBe(true);
+      frames += 1;
+      await until('the frame was taken', PATIENCE_MS, () => {
+        driver.ring(1).collect();
+        return driver.ring(1).outstanding === 0;
+      });
+      await driver.config();
+    };
+    const told = (word: string) => readFileSync(scene.path('controller.log'), 'utf8').split(word).length - 1;
+    return { service, fn, driver, use, told, frames: () => frames };
+  });
+
+  test(
+    'every processor is busy with others > nobody is taken for one that hangs',
+    async () => {
+      const { service, use, told, frames } = used.value;
+      await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+      const roles = ['emu', 'emu-standby', 'ha'] as const;
+      const before = roles.map((role) => service.runningPid(role));
+      const busy = Array.from({ length: BUSY_PROCESSES }, (_, index) =>
+        used.scene.processes.start(['sh', '-c', 'while :; do :; done'], { name: `busy ${index}` }),
+      );
+      const end = performance.now() + LOAD_S * 1000;
+      while (performance.now() < end) {
+        await use();
+        await sleep(5);
+      }
+      for (const child of busy) await child.end('SIGKILL');
+      expect(frames()).toBeGreaterThan(0);
+      expect(roles.map((role) => service.runningPid(role))).toEqual(before);
+      expect(told('"hangs"')).toBe(0);
+    },
+    LOAD_S * 1000 + 120_000,
+  );
+
+  test('the active emulator is stopped under traffic > it is killed and succeeded, the driver goes on', async () => {
+    const { service, use, told } = used.value;
+    for (let kill = 1; kill <= 2; kill++) {
+      const pid = service.runningPid('emu');
+      signalPid(pid, 'SIGSTOP');
+      await use();
+      await service.recovered(pid);
+      expect(told('"hangs"')).toBe(kill);
+      expect(told('"cause":"stopped"')).toBe(kill);
+    }
+    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
+    expect(health.health_recover_counter).toBe(2);
+  }, 120_000);
+
+  test(
+    'the driver ends by the connection of before',
+    async () => {
+      const { driver, fn } = used.value;
+      await driver.stop();
+      await fn.close();
+    },
+    PATIENCE_MS,
+  );
+
+  endsCleanly(used);
+});
