@@ -74,6 +74,7 @@ export interface QueriedDevice {
   readonly enabled_queues: string;
   readonly ctrl_mac: string;
   readonly ctrl_mq: string;
+  readonly dim: string;
   readonly 'enabled-queues-info': readonly QueriedQueue[];
 }
 

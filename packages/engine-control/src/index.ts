@@ -23,6 +23,7 @@ export * from './limits.js';
 export * from './lspci.js';
 export * from './modify.js';
 export * from './modify-request.js';
+export * from './queue-moderation.js';
 export * from './requests.js';
 export * from './static-functions.js';
 export * from './stats.js';

@@ -3,7 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { CONTROL_ERRORS, type ControlErrorName, isFailure } from './errors.js';
 import { FunctionKind } from './facts.js';
 import { hexLower, pythonDict } from './format.js';
-import { LINK_SPEEDS, type ModifiableDevice, type ModifySite, planModify } from './modify.js';
+import {
+  LINK_SPEEDS,
+  type ModifiableDevice,
+  type ModifySite,
+  planModify,
+  planModifyQueues,
+} from './modify.js';
 import type { DeviceOptions, ModifyRequest } from './modify-request.js';
 import { echoOf, requestFailure } from './requests.js';
 import { vfPool } from './vf-pool.js';
@@ -132,8 +138,7 @@ describe('modify device, at once', () => {
     [{ rssMaxKeySize: 40 }, 'OPT_NOT_SUPPORTED'],
     [{ dstPort: 80 }, 'OPT_NOT_SUPPORTED'],
     [{ rxDmaQNum: 1 }, 'OPT_NOT_SUPPORTED'],
-    [{ dim: 'enable' as const }, 'OPT_NOT_SUPPORTED'],
-    [{ netDim: 'enable' as const }, 'OPT_NOT_SUPPORTED'],
+    [{ dim: 'enable' as const, netDim: 'disable' as const }, '-22'],
     [{ aarfs: 'enable' as const }, 'OPT_NOT_SUPPORTED'],
     [{}, '-22'],
   ])('%o is refused', (options, name) => {
@@ -148,6 +153,27 @@ describe('modify device, at once', () => {
   it('every speed of the help is taken', () => {
     for (const speed of LINK_SPEEDS) expect(refused({ speed }, running)).toBe('carried out');
   });
+});
+
+describe('moderation of interrupts', () => {
+  it.each(['dim', 'netDim'] as const)('%s waits for the next driver, on and off', (option) => {
+    expect(planModify({ [option]: 'enable' }, idle, site)).toEqual({ shape: {}, dim: true });
+    expect(planModify({ [option]: 'disable' }, idle, site)).toEqual({ shape: {}, dim: false });
+    expect(refused({ [option]: 'enable' }, running)).toBe('DRV_SHOULD_NOT_LOAD');
+  });
+
+  it('of queues is set at once, with a driver or without', () => {
+    const options = { periodMode: 'cqe', period: 0xffff, maxCount: 0 } as const;
+    expect(planModifyQueues(options)).toEqual({ shape: {}, moderation: options });
+  });
+
+  it.each([{ period: -1 }, { period: 0x1_0000 }, { maxCount: 0x1_0000 }, { maxCount: -1 }])(
+    '%o is refused',
+    (change) => {
+      const plan = planModifyQueues({ periodMode: 'event', period: 8, maxCount: 32, ...change });
+      expect(plan).toMatchObject({ errno: -1033 });
+    },
+  );
 });
 
 describe('modify device, several options', () => {

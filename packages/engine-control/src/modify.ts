@@ -12,7 +12,7 @@
  *   I2  an option without effect here is refused, never ignored.
  *
  * Limits
- *   Not here: interrupt moderation and flow steering, the original's destination port rule and DMA queues.
+ *   Not here: flow steering, the original's destination port rule and DMA queues.
  */
 import { DeviceStatus, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
@@ -21,7 +21,8 @@ import { FunctionKind, type VfPool } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
 import { formatMac, hexLower, parseMac } from './format.js';
 import { MTU_MAX, MTU_MIN, QUEUE_SIZE_MAX } from './limits.js';
-import type { DeviceOption, DeviceOptions } from './modify-request.js';
+import type { DeviceOption, DeviceOptions, QueueOptions } from './modify-request.js';
+import { isQueueModeration, type QueueModeration } from './queue-moderation.js';
 import { shareWarning, shareWithPairs, shareWithVectors, type VfShare } from './vf-pool.js';
 
 /** Speeds a link may be given, in Mb/s. The original's list is not known: these are the usual ones of Ethernet. */
@@ -88,13 +89,17 @@ export interface DeviceChange {
   readonly rxMode?: number;
   readonly countSizes?: boolean;
   readonly countDrops?: boolean;
+  /** For the next driver: dynamic moderation of interrupts. */
+  readonly dim?: boolean;
+  /** Moderation of interrupts of receive queues; null ends it. */
+  readonly moderation?: QueueModeration | null;
   /** Carried out, and answered with this. */
   readonly warning?: ControlErrorName;
 }
 
 const INVALID_ARGUMENT: Failure = { errno: -22, errstr: 'Invalid argument' };
 /** Options whose effect does not exist here. */
-const UNSUPPORTED: readonly DeviceOption[] = ['dstPort', 'rxDmaQNum', 'aarfs', 'dim', 'netDim'];
+const UNSUPPORTED: readonly DeviceOption[] = ['dstPort', 'rxDmaQNum', 'aarfs'];
 
 /** Plans a change of one device, or says which rule the options break. */
 export function planModify(
@@ -109,7 +114,8 @@ export function planModify(
   const live = liveChange(options, device);
   if (isFailure(live)) return live;
   const held = (device.status & DeviceStatus.DRIVER) !== 0;
-  if (Object.keys(shape).length > 0 && held) return failure('DRV_SHOULD_NOT_LOAD');
+  const changesNext = Object.keys(shape).length > 0 || live.dim !== undefined;
+  if (changesNext && held) return failure('DRV_SHOULD_NOT_LOAD');
   if (shape.msixVectors !== undefined && device.connected) return failure('DRV_SHOULD_NOT_LOAD');
   const started = (device.status & DeviceStatus.DRIVER_OK) !== 0;
   const needsDriver = [options.rxMode, options.dropCounter, options.packetCounter];
@@ -118,6 +124,12 @@ export function planModify(
     return failure('SF_RX_MODE_SET');
   const warning = shareWarning({ ...device.share, ...shape });
   return { shape, ...live, ...(warning === null ? {} : { warning }) };
+}
+
+/** Plans a change of how the interrupts of receive queues are moderated. Zeros: not at all. */
+export function planModifyQueues({ periodMode, period, maxCount }: QueueOptions): DeviceChange | Failure {
+  const moderation = { periodMode, period, maxCount };
+  return isQueueModeration(moderation) ? { shape: {}, moderation } : failure('VQ_PERIOD_UPDATE');
 }
 
 type Shape = DeviceChange['shape'];
@@ -203,6 +215,9 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
     return failure('HASH_TYPES_INVALID');
   if (rssMaxKeySize !== undefined && rssMaxKeySize !== RSS_KEY_BYTES) return failure('RSS_KEY_SIZE_INVALID');
   if (supportedHashTypes !== undefined || rssMaxKeySize !== undefined) return failure('OPT_NOT_SUPPORTED');
+  const dim = options.dim ?? options.netDim;
+  if (options.netDim !== undefined && options.netDim !== dim) return INVALID_ARGUMENT;
+  if (dim !== undefined) live.dim = dim === 'enable';
   if (options.packetCounter !== undefined) live.countSizes = options.packetCounter === 'enable';
   if (options.dropCounter !== undefined) live.countDrops = options.dropCounter === 'enable';
   return live;

@@ -5,6 +5,7 @@ import {
   ControlGuestOffloads,
   ControlMac,
   ControlMq,
+  ControlNotfCoal,
   ControlRx,
   ControlVlan,
   featureMask,
@@ -283,13 +284,14 @@ describe('control queue: anything else', () => {
     expect(ack(device, ControlClass.RX, ControlRx.PROMISC, 0)).toBe(OK);
   });
 
-  it('E7 E8 E10 E11 RSS, hash and coalescing commands are refused: their features are not offered', () => {
-    const device = agreedDevice();
+  it('E7 E8 E10 E11 RSS and hash commands are refused: their features are not offered', () => {
+    const device = agreedDevice([NetFeature.NOTF_COAL, NetFeature.VQ_NOTF_COAL]);
     expectUnchanged(device, () => {
       expect(ack(device, ControlClass.MQ, ControlMq.RSS_CONFIG, ...new Array(60).fill(0xff))).toBe(ERR);
       expect(ack(device, ControlClass.MQ, ControlMq.HASH_CONFIG, ...new Array(60).fill(0))).toBe(ERR);
       for (const command of [0, 1, 2, 3])
-        expect(ack(device, ControlClass.NOTF_COAL, command, ...new Array(12).fill(0xff))).toBe(ERR);
+        for (const bytes of [4, 8, 12]) // and coalescing commands, of a driver that did not agree to them
+          expect(ack(device, ControlClass.NOTF_COAL, command, ...new Array(bytes).fill(0))).toBe(ERR);
     });
   });
 
@@ -302,6 +304,10 @@ describe('control queue: anything else', () => {
       [ControlClass.ANNOUNCE, ControlAnnounce.ACK, 0],
       [ControlClass.MQ, ControlMq.VQ_PAIRS_SET, 2],
       [ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET, 8],
+      [ControlClass.NOTF_COAL, ControlNotfCoal.TX_SET, 8],
+      [ControlClass.NOTF_COAL, ControlNotfCoal.RX_SET, 8],
+      [ControlClass.NOTF_COAL, ControlNotfCoal.VQ_SET, 12],
+      [ControlClass.NOTF_COAL, ControlNotfCoal.VQ_GET, 4],
     ];
     expectUnchanged(device, () => {
       for (const [controlClass, command, length] of right)
@@ -334,5 +340,111 @@ describe('control queue: anything else', () => {
       }),
       { numRuns: 1000 },
     );
+  });
+});
+
+describe('control queue: notification coalescing', () => {
+  const { TX_SET, RX_SET, VQ_SET, VQ_GET } = ControlNotfCoal;
+  const set = (device: NetDevice, command: number, packets: number, usecs: number) =>
+    ack(device, ControlClass.NOTF_COAL, command, ...u32(packets), ...u32(usecs));
+  const setQueue = (device: NetDevice, queue: number, packets: number, usecs: number, reserved = 0) =>
+    ack(
+      device,
+      ControlClass.NOTF_COAL,
+      VQ_SET,
+      ...u16(queue),
+      ...u16(reserved),
+      ...u32(packets),
+      ...u32(usecs),
+    );
+  const get = (device: NetDevice, queue: number) =>
+    executeControl(device, request(ControlClass.NOTF_COAL, VQ_GET, ...u16(queue), ...u16(0)));
+  /** Packets and microseconds of every data queue. */
+  const inForce = (device: NetDevice) =>
+    Array.from({ length: 6 }, (_, queue) => {
+      const { packets, usecs } = device.coalescing(queue);
+      return [packets, usecs];
+    });
+
+  it('COAL-1 COAL-2 a class sets all its queues, a queue overrules its class until the class is set again', () => {
+    const device = agreedDevice();
+    expect(inForce(device)).toEqual(new Array(6).fill([0, 0]));
+    expect(set(device, RX_SET, 15, 10)).toBe(OK);
+    expect(setQueue(device, 2, 4, 7, 0xffff)).toBe(OK);
+    expect(setQueue(device, 3, 9, 8)).toBe(OK);
+    expect(inForce(device)).toEqual([
+      [15, 10],
+      [0, 0],
+      [4, 7],
+      [9, 8],
+      [15, 10],
+      [0, 0],
+    ]);
+    expect(set(device, TX_SET, 3, 2)).toBe(OK);
+    expect(inForce(device)).toEqual([
+      [15, 10],
+      [3, 2],
+      [4, 7],
+      [3, 2],
+      [15, 10],
+      [3, 2],
+    ]);
+    expect(set(device, RX_SET, 1, 1)).toBe(OK);
+    expect(device.coalescing(2)).toEqual({ packets: 1, usecs: 1 });
+  });
+
+  it('COAL-2 a queue that is reset has what its class has; all of it is gone with the device’s reset', () => {
+    const device = agreedDevice();
+    set(device, RX_SET, 15, 10);
+    setQueue(device, 0, 4, 7);
+    device.queueReset(0);
+    expect(device.coalescing(0)).toEqual({ packets: 15, usecs: 10 });
+    device.reset();
+    device.acceptFeatures(device.offeredFeatures);
+    expect(inForce(device)).toEqual(new Array(6).fill([0, 0]));
+  });
+
+  it('a queue is asked: packets, then microseconds, as its result', () => {
+    const device = agreedDevice();
+    setQueue(device, 4, 0x01020304, 0xffff_ffff);
+    expect(get(device, 4)).toEqual({
+      ack: OK,
+      extra: Uint8Array.of(4, 3, 2, 1, 0xff, 0xff, 0xff, 0xff),
+      changed: [],
+    });
+    expect(get(device, 0).extra).toEqual(new Uint8Array(8));
+  });
+
+  it('COAL-1 E10 the control queue, a queue that is not there, and one that is not enabled are refused', () => {
+    const device = agreedDevice();
+    expectUnchanged(device, () => {
+      for (const queue of [6, 7, 0xffff]) {
+        expect(setQueue(device, queue, 1, 1)).toBe(ERR);
+        expect(get(device, queue)).toEqual({ ack: ERR, changed: [] });
+      }
+      const context = { isQueueEnabled: (queue: number) => queue !== 2 };
+      const bytes = request(ControlClass.NOTF_COAL, VQ_SET, ...u16(2), ...u16(0), ...u32(1), ...u32(1));
+      expect(executeControl(device, bytes, context).ack).toBe(ERR);
+    });
+  });
+
+  it('each command needs its own feature', () => {
+    const device = agreedDevice([NetFeature.NOTF_COAL]);
+    expect([set(device, RX_SET, 1, 1), setQueue(device, 0, 1, 1)]).toEqual([ERR, OK]);
+    const other = agreedDevice([NetFeature.VQ_NOTF_COAL]);
+    expect([set(other, RX_SET, 1, 1), setQueue(other, 0, 1, 1)]).toEqual([OK, ERR]);
+  });
+
+  it('survives saving and restoring; a state of before there was any is taken', () => {
+    const device = agreedDevice();
+    set(device, TX_SET, 15, 10);
+    setQueue(device, 4, 4, 0xffff_ffff);
+    const saved = JSON.parse(JSON.stringify(device.save()));
+    const other = agreedDevice();
+    expect(other.restore(saved)).toEqual([]);
+    expect(inForce(other)).toEqual(inForce(device));
+    delete saved.control.coalescing;
+    expect(other.restore(saved)).toEqual([]);
+    expect(inForce(other)).toEqual(new Array(6).fill([0, 0]));
   });
 });

@@ -11,7 +11,7 @@
  *   I2  no request throws, whatever its bytes.
  *
  * Limits    CONTROL_REQUEST_BYTES_MAX; what is longer is refused.
- * Not here  the ring and used.len (the caller's); RSS, hash and coalescing commands, whose features are not offered.
+ * Not here  the ring and used.len (the caller's); RSS and hash commands, whose features are not offered.
  */
 import {
   ControlAck,
@@ -20,6 +20,7 @@ import {
   ControlGuestOffloads,
   ControlMac,
   ControlMq,
+  ControlNotfCoal,
   ControlRx,
   ControlVlan,
   MAC_BYTES,
@@ -28,6 +29,7 @@ import {
   VLAN_IDS,
   viewOf,
 } from '@virtnet/wire';
+import { type Coalescing, type CoalescingClass, coalescingOf, withClass, withQueue } from './coalescing.js';
 import { type ControlState, macTable, type ReceiveModes } from './control-state.js';
 import { RECEIVE_OFFLOADS } from './features.js';
 import { CONTROL_REQUEST_BYTES_MAX } from './limits.js';
@@ -44,7 +46,9 @@ export type ControlChange =
   /** Which queue pairs may get frames. */
   | { readonly kind: 'queue-pairs'; readonly pairs: number }
   /** What the driver takes on received frames: give `receiveOffloads()` to the port. */
-  | { readonly kind: 'offloads'; readonly offloads: bigint };
+  | { readonly kind: 'offloads'; readonly offloads: bigint }
+  /** How often the driver wants to be notified: give `coalescing()` of each queue to the datapath. */
+  | { readonly kind: 'coalescing' };
 
 export interface ControlResult {
   readonly ack: ControlAck;
@@ -66,8 +70,8 @@ interface Call {
   readonly context: ControlContext;
 }
 
-/** null refuses. */
-type Run = (call: Call) => readonly ControlChange[] | null;
+/** null refuses; bytes are an answer of a command that changes nothing. */
+type Run = (call: Call) => readonly ControlChange[] | Uint8Array | null;
 
 interface Command {
   readonly needs: NetFeature;
@@ -77,6 +81,9 @@ interface Command {
 }
 
 const OFFLOADS_BYTES = 8;
+const COALESCING_BYTES = 8;
+/** Index and a reserved field in front. */
+const QUEUE_COALESCING_AT = 4;
 const U16_BYTES = 2;
 const U32_BYTES = 4;
 const ERROR: ControlResult = { ack: ControlAck.ERR, changed: [] };
@@ -152,6 +159,46 @@ const setOffloads: Run = ({ device, view }) => {
   return [{ kind: 'offloads', offloads: device.receiveOffloads() }];
 };
 
+const readCoalescing = (view: DataView, at: number): Coalescing => ({
+  packets: view.getUint32(at, true),
+  usecs: view.getUint32(at + U32_BYTES, true),
+});
+
+const coalesceClass =
+  (which: CoalescingClass): Run =>
+  ({ device, view }) => {
+    change(device, { coalescing: withClass(device.control.coalescing, which, readCoalescing(view, 0)) });
+    return [{ kind: 'coalescing' }];
+  };
+
+/** The enabled data queue a command names; null for any other. */
+function namedQueue({ device, view, context }: Call): number | null {
+  const queue = view.getUint16(0, true);
+  const role = device.roleOf(queue);
+  if (role !== 'receive' && role !== 'transmit') return null;
+  return context.isQueueEnabled(queue) ? queue : null;
+}
+
+const coalesceQueue: Run = (call) => {
+  const queue = namedQueue(call);
+  if (queue === null) return null;
+  const { device, view } = call;
+  const coalescing = readCoalescing(view, QUEUE_COALESCING_AT);
+  change(device, { coalescing: withQueue(device.control.coalescing, queue, coalescing) });
+  return [{ kind: 'coalescing' }];
+};
+
+const getCoalescing: Run = (call) => {
+  const queue = namedQueue(call);
+  if (queue === null) return null;
+  const { packets, usecs } = coalescingOf(call.device.control.coalescing, queue);
+  const answer = new Uint8Array(COALESCING_BYTES);
+  const view = viewOf(answer);
+  view.setUint32(0, packets, true);
+  view.setUint32(U32_BYTES, usecs, true);
+  return answer;
+};
+
 /** The two bytes in front of a command as one key. */
 const key = (controlClass: number, command: number): number => (controlClass << 8) | command;
 
@@ -195,6 +242,26 @@ const COMMANDS: ReadonlyMap<number, Command> = new Map<number, Command>([
     key(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET),
     { needs: NetFeature.CTRL_GUEST_OFFLOADS, dataBytes: OFFLOADS_BYTES, run: setOffloads },
   ],
+  [
+    key(ControlClass.NOTF_COAL, ControlNotfCoal.TX_SET),
+    { needs: NetFeature.NOTF_COAL, dataBytes: COALESCING_BYTES, run: coalesceClass('transmit') },
+  ],
+  [
+    key(ControlClass.NOTF_COAL, ControlNotfCoal.RX_SET),
+    { needs: NetFeature.NOTF_COAL, dataBytes: COALESCING_BYTES, run: coalesceClass('receive') },
+  ],
+  [
+    key(ControlClass.NOTF_COAL, ControlNotfCoal.VQ_SET),
+    {
+      needs: NetFeature.VQ_NOTF_COAL,
+      dataBytes: QUEUE_COALESCING_AT + COALESCING_BYTES,
+      run: coalesceQueue,
+    },
+  ],
+  [
+    key(ControlClass.NOTF_COAL, ControlNotfCoal.VQ_GET),
+    { needs: NetFeature.VQ_NOTF_COAL, dataBytes: QUEUE_COALESCING_AT, run: getCoalescing },
+  ],
 ]);
 
 /**
@@ -212,6 +279,8 @@ export function executeControl(
   if (command === undefined || !device.has(command.needs)) return ERROR;
   const data = request.subarray(NetControlHeader.sizeBytes);
   if (command.dataBytes !== null && data.length !== command.dataBytes) return ERROR;
-  const changed = command.run({ device, data, view: viewOf(data), context });
-  return changed === null ? ERROR : { ack: ControlAck.OK, changed };
+  const result = command.run({ device, data, view: viewOf(data), context });
+  if (result === null) return ERROR;
+  if (result instanceof Uint8Array) return { ack: ControlAck.OK, extra: result, changed: [] };
+  return { ack: ControlAck.OK, changed: result };
 }

@@ -13,6 +13,13 @@
  * Limits  MAC_TABLE_ENTRIES_MAX addresses a table, VLAN_IDS ids.
  */
 import { hasFeature, hex64, MAC_BYTES, NetFeature, type PlainReader, VLAN_IDS } from '@virtnet/wire';
+import {
+  type CoalescingState,
+  INITIAL_COALESCING,
+  parseCoalescing,
+  type SavedCoalescing,
+  saveCoalescing,
+} from './coalescing.js';
 import { RECEIVE_OFFLOADS } from './features.js';
 import { MAC_TABLE_ENTRIES_MAX } from './limits.js';
 import { formatMac, isStationMac, parseMac } from './mac-address.js';
@@ -45,6 +52,7 @@ export interface ControlState {
   readonly activePairs: number;
   /** Feature bits of the receive offloads switched on. */
   readonly offloads: bigint;
+  readonly coalescing: CoalescingState;
 }
 
 const EMPTY_TABLE: MacTable = { overflow: false, addresses: [] };
@@ -69,6 +77,7 @@ export function initialControlState(mac: Uint8Array, features: bigint): ControlS
     vlans: hasFeature(features, NetFeature.CTRL_VLAN) ? new Set() : null,
     activePairs: 1,
     offloads: features & RECEIVE_OFFLOADS,
+    coalescing: INITIAL_COALESCING,
   };
 }
 
@@ -92,6 +101,7 @@ export interface SavedControlState {
   readonly vlans: readonly number[] | null;
   readonly activePairs: number;
   readonly offloads: string;
+  readonly coalescing: SavedCoalescing;
 }
 
 function saveTable({ overflow, addresses }: MacTable): SavedTable {
@@ -110,6 +120,7 @@ export function saveControlState(state: ControlState): SavedControlState {
     vlans: state.vlans === null ? null : [...state.vlans].sort((a, b) => a - b),
     activePairs: state.activePairs,
     offloads: hex64(state.offloads),
+    coalescing: saveCoalescing(state.coalescing),
   };
 }
 
@@ -170,5 +181,6 @@ export function parseControlState(
     vlans: readVlans(fields.vlans, hasFeature(features, NetFeature.CTRL_VLAN), reader),
     activePairs: reader.integer(fields.activePairs, 'activePairs', 1, pairsMax),
     offloads,
+    coalescing: parseCoalescing(fields.coalescing, 2 * pairsMax, reader),
   };
 }

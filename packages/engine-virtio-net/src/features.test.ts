@@ -51,7 +51,7 @@ describe('features: what is offered', () => {
     const plain = hotplugFeatures({ uso: false });
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasFeature(plain, bit));
     expect(bits).toEqual([
-      0, 1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 16, 17, 18, 20, 21, 22, 23, 28, 29, 32, 33, 40, 59, 63,
+      0, 1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 16, 17, 18, 20, 21, 22, 23, 28, 29, 32, 33, 40, 52, 53, 59, 63,
     ]);
     expect(hotplugFeatures({ uso: true }) ^ plain).toBe(1n << 56n);
     expect(hotplugFeatures({ uso: false, vlan: true }) ^ plain).toBe(1n << 19n);

@@ -7,11 +7,15 @@
  *   const { ack, changed } = executeControl(device, request);
  */
 export * from './checksum.js';
+export * from './coalescing.js';
 export * from './control-queue.js';
 export * from './control-state.js';
+export * from './dynamic-moderation.js';
 export * from './features.js';
+export * from './interrupt-moderation.js';
 export * from './limits.js';
 export * from './mac-address.js';
+export * from './moderation.js';
 export * from './net-device.js';
 export * from './net-header.js';
 export * from './net-profile.js';

@@ -317,6 +317,9 @@ describe('network device: saved state', () => {
       ['activePairs', control({ activePairs: 4 })],
       ['activePairs', control({ activePairs: 0 })],
       ['offloads', control({ offloads: '0x400' })],
+      ['coalescing', control({ coalescing: 1 })],
+      ['coalescing.receive', control({ coalescing: { ...good.control.coalescing, receive: [1, -1] } })],
+      ['coalescing.queues', control({ coalescing: { ...good.control.coalescing, queues: [[6, 1, 1]] } })],
     ];
     for (const [path, fields] of bad) {
       const device = new NetDevice(PROFILE);

@@ -33,6 +33,7 @@ import {
   SPEED_UNKNOWN,
   VIRTIO_ID_NET,
 } from '@virtnet/wire';
+import { type Coalescing, coalescingOf, withoutQueue } from './coalescing.js';
 import {
   type ControlState,
   initialControlState,
@@ -206,6 +207,16 @@ export class NetDevice {
   /** Offloads that may be used on received frames: those switched on that also have what they need. */
   receiveOffloads(): bigint {
     return withoutOrphans(this.control.offloads);
+  }
+
+  /** How seldom the driver wants to be notified of a data queue; zeros: of every frame. */
+  coalescing(queue: number): Coalescing {
+    return coalescingOf(this.control.coalescing, queue);
+  }
+
+  /** A queue was reset: what the driver had set for it alone is gone. */
+  queueReset(queue: number): void {
+    this.control = { ...this.control, coalescing: withoutQueue(this.control.coalescing, queue) };
   }
 
   /** What the datapath needs to filter received frames; null when the driver agreed to no filter. Plain data. */

@@ -66,3 +66,4 @@ export {
 } from './socket.js';
 export { discard, type Received, type ReceiveOptions, Receiver, send } from './socket-message.js';
 export * from './tap.js';
+export * from './timer-fd.js';

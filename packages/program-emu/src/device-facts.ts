@@ -63,7 +63,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     sfCrossMkey: plan.sfCrossMkey,
     sfVhcaId: plan.sfVhcaId,
     aarfs: false,
-    dim: false,
+    dim: host.settings.dim,
     pciDeviceId: VIRTIO_NET_MODERN,
     pciVendorId: VIRTIO_VENDOR,
     pciClassCode: PCI_CLASS_ETHERNET,

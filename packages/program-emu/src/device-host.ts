@@ -139,7 +139,6 @@ export class DeviceHost {
 
   #queueState(kicks: Map<number, number>): QueueState {
     const { fn, net, interrupts, plan } = this.#shape;
-    const countSizes = () => this.settings.countSizes;
     return new QueueState({
       fn,
       net,
@@ -149,7 +148,7 @@ export class DeviceHost {
       taps: this.taps,
       switched: this.#switched,
       mtu: plan.mtu,
-      countSizes,
+      settings: () => this.settings,
     });
   }
 
@@ -420,6 +419,7 @@ export class DeviceHost {
           break;
         case 'queue-reset':
           resets.push(effect.queue);
+          this.net.queueReset(effect.queue);
           break;
         case 'reset':
         case 'flr':

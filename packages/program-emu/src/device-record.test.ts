@@ -84,6 +84,8 @@ describe('device record', () => {
     ['speedMbps', { settings: { ...INITIAL_SETTINGS, speedMbps: -1 } }],
     ['countSizes', { settings: { ...INITIAL_SETTINGS, countSizes: 1 } }],
     ['dropsFrom', { settings: { ...INITIAL_SETTINGS, dropsFrom: 0.5 } }],
+    ['moderation', { settings: { ...INITIAL_SETTINGS, moderation: { periodMode: 'x' } } }],
+    ['dim', { settings: { ...INITIAL_SETTINGS, dim: 1 } }],
     ['mtuPending', { settings: { ...INITIAL_SETTINGS, mtuPending: 'no' } }],
     ['changes', { settings: { ...INITIAL_SETTINGS, changes: [{ requestId: 1, warning: null }] } }],
     ['linkUp', { linkUp: 'yes' }],

@@ -4,7 +4,7 @@
  * The settings are part of the device record. A command that changes a device leaves its id here in the same message
  * as the change, so that its repetition is answered with what it was answered first and not carried out again.
  */
-import type { ControlErrorName } from '@virtnet/engine-control';
+import { type ControlErrorName, isQueueModeration, type QueueModeration } from '@virtnet/engine-control';
 
 /** Commands remembered for each device: more than can be under way at once without an answer. */
 const CHANGES_REMEMBERED = 16;
@@ -24,6 +24,10 @@ export interface DeviceSettings {
   readonly countSizes: boolean;
   /** Frames that had found no buffer when the drop counter was switched on; null while it is off. */
   readonly dropsFrom: number | null;
+  /** Interrupts of receive queues, where neither the driver nor `dim` decides; null: not moderated. */
+  readonly moderation: QueueModeration | null;
+  /** Dynamic moderation of the interrupts of receive queues. */
+  readonly dim: boolean;
   /** The representor has not got the device's MTU yet. */
   readonly mtuPending: boolean;
   readonly changes: readonly RememberedChange[];
@@ -33,6 +37,8 @@ export const INITIAL_SETTINGS: DeviceSettings = {
   speedMbps: null,
   countSizes: false,
   dropsFrom: null,
+  moderation: null,
+  dim: false,
   mtuPending: false,
   changes: [],
 };
@@ -59,12 +65,16 @@ function isChange(value: unknown): value is RememberedChange {
 /** The settings that were saved; a text that says what is wrong with them. */
 export function restoreSettings(saved: unknown): DeviceSettings | string {
   if (typeof saved !== 'object' || saved === null) return 'settings are not an object';
-  const { speedMbps, countSizes, dropsFrom, mtuPending, changes } = saved as Record<string, unknown>;
+  const fields = saved as Record<string, unknown>;
+  const { speedMbps, countSizes, dropsFrom, mtuPending, changes } = fields;
+  const { moderation = null, dim = false } = fields; // absent in a record of before there was any
   if (speedMbps !== null && !isCount(speedMbps, SPEED_MAX)) return 'speedMbps is no speed';
   if (typeof countSizes !== 'boolean') return 'countSizes is not a boolean';
   if (dropsFrom !== null && !isCount(dropsFrom, Number.MAX_SAFE_INTEGER)) return 'dropsFrom is no count';
+  if (moderation !== null && !isQueueModeration(moderation)) return 'moderation is none';
+  if (typeof dim !== 'boolean') return 'dim is not a boolean';
   if (typeof mtuPending !== 'boolean') return 'mtuPending is not a boolean';
   if (!Array.isArray(changes) || changes.length > CHANGES_REMEMBERED || !changes.every(isChange))
     return 'changes are not a list of commands';
-  return { speedMbps, countSizes, dropsFrom, mtuPending, changes };
+  return { speedMbps, countSizes, dropsFrom, moderation, dim, mtuPending, changes };
 }

@@ -9,6 +9,7 @@ import {
   type ModifySite,
   type Outcome,
   planModify,
+  planModifyQueues,
   SUCCESS,
   selectDevices,
 } from '@virtnet/engine-control';
@@ -39,7 +40,7 @@ export async function modifyDevices(
   request: ModifyRequest & { readonly requestId: string },
   place: ModifyPlace,
 ): Promise<Outcome> {
-  const { requestId, device: options } = request;
+  const { requestId, device: options, queueOptions } = request;
   const named = place.devices().map((device) => ({
     pfId: device.host.plan.pfId,
     vfId: device.host.plan.vfId,
@@ -48,7 +49,6 @@ export async function modifyDevices(
   }));
   const chosen = selectDevices(named, request).map(({ device }) => device);
   if (chosen.length === 0) return failure(request.vf === null ? 'DEV_NOT_EXIST' : 'VF_DEV_GET');
-  if (options === undefined) return failure('OPT_NOT_SUPPORTED'); // interrupts of queues are not moderated here
   const changes: { readonly device: Device; readonly change: DeviceChange }[] = [];
   let outcome: Outcome = SUCCESS;
   for (const device of chosen) {
@@ -58,7 +58,10 @@ export async function modifyDevices(
       if (before !== null) outcome = failure(before);
       continue;
     }
-    const change: DeviceChange | Failure = planModify(options, modifiable(device), place.site(device));
+    const change: DeviceChange | Failure =
+      queueOptions === undefined
+        ? planModify(options ?? {}, modifiable(device), place.site(device))
+        : planModifyQueues(queueOptions);
     if (isFailure(change)) return change;
     changes.push({ device, change });
   }

@@ -135,6 +135,8 @@ function applyLive(host: DeviceHost, change: DeviceChange): (() => unknown)[] {
   if (change.countSizes !== undefined) set(host, { countSizes: change.countSizes });
   if (change.countDrops !== undefined)
     set(host, { dropsFrom: change.countDrops ? framesWithoutBuffer(host) : null });
+  if (change.dim !== undefined) set(host, { dim: change.dim });
+  if (change.moderation !== undefined) set(host, { moderation: change.moderation });
   if (change.status === 'needs-reset' && host.fn.needsReset()) configChanged = true;
   if (configChanged) shows.push(host.configChange());
   if (change.status === 'reset') shows.push(() => host.carryOut(driverReset(host)));

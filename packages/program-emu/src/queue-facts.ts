@@ -1,11 +1,42 @@
 /** What the answers show of one virtqueue, read from its registers and its block of the state page. */
 import type { QueueFacts } from '@virtnet/engine-control';
-import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter } from '@virtnet/wire';
+import { DYNAMIC_LEVELS, type Moderation } from '@virtnet/engine-virtio-net';
+import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter, QueueWord } from '@virtnet/wire';
 import type { DeviceHost } from './device-host.js';
 import { POLL_BUDGET } from './limits.js';
 
 /** Bytes; a larger MTU is a jumbo MTU. */
 const ORDINARY_MTU = 1500;
+
+/** Values of rq_cq_period_mode. */
+const PeriodMode = { DEFAULT: 0, UPON_EVENT: 1, UPON_CQE: 2 } as const;
+const PERIOD_MODES = {
+  'first-frame': PeriodMode.DEFAULT,
+  'last-interrupt': PeriodMode.UPON_EVENT,
+  'last-frame': PeriodMode.UPON_CQE,
+} as const satisfies Record<Moderation['mode'], number>;
+
+type ModerationFacts = Pick<QueueFacts, 'rqCqMaxCount' | 'rqCqPeriod' | 'rqCqPeriodMode'>;
+
+/** The moderation in force. Where there is none, mode and zeros are those of the guide's examples. */
+function moderationFacts(host: DeviceHost, index: number): ModerationFacts {
+  const wanted = host.state.moderation(index);
+  const level = host.state.block(index).words[QueueWord.MODERATION_LEVEL]!;
+  const moderation = wanted === 'dynamic' ? DYNAMIC_LEVELS[level] : wanted;
+  if (moderation === null || moderation === undefined || moderation.usecs === 0) {
+    const cqe = wanted === null && host.settings.moderation?.periodMode === 'cqe';
+    return {
+      rqCqMaxCount: 0,
+      rqCqPeriod: 0,
+      rqCqPeriodMode: cqe ? PeriodMode.UPON_CQE : PeriodMode.UPON_EVENT,
+    };
+  }
+  return {
+    rqCqMaxCount: moderation.frames,
+    rqCqPeriod: moderation.usecs,
+    rqCqPeriodMode: PERIOD_MODES[moderation.mode],
+  };
+}
 
 export function queueFacts(host: DeviceHost, index: number): QueueFacts {
   const queue = host.fn.queues[index]!;
@@ -35,9 +66,7 @@ export function queueFacts(host: DeviceHost, index: number): QueueFacts {
     auxHandlerSchdNumber: count(QueueCounter.INTERRUPTS),
     maxPostDescNumber: count(QueueCounter.MAX_POSTED),
     totalBytes: count(QueueCounter.BYTES),
-    rqCqMaxCount: 0,
-    rqCqPeriod: 0,
-    rqCqPeriodMode: 0,
+    ...moderationFacts(host, index),
     debug: {
       ...(receives ? { jumbo_mtu: host.plan.mtu > ORDINARY_MTU ? 1 : 0 } : {}),
       frames: sinceMark(QueueCounter.FRAMES),

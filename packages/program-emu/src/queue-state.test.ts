@@ -143,6 +143,28 @@ describe('queue state', () => {
     expect(state.wanted(0)!.filter?.promiscuous).toBe(false);
   });
 
+  it('moderation: the driver’s word, then the dynamic one, then the operator’s; the same object while it is so', async () => {
+    await start();
+    const { host } = device;
+    expect([0, 1].map((queue) => state.wanted(queue)!.moderation)).toEqual([null, null]);
+    host.settings = { ...host.settings, moderation: { periodMode: 'cqe', period: 16, maxCount: 32 } };
+    const operators = state.wanted(0)!.moderation;
+    expect(operators).toEqual({ mode: 'last-frame', usecs: 16, frames: 32 });
+    expect([state.wanted(2)!.moderation === operators, state.wanted(1)!.moderation]).toEqual([true, null]);
+    host.settings = { ...host.settings, dim: true };
+    expect([0, 1].map((queue) => state.wanted(queue)!.moderation)).toEqual(['dynamic', null]);
+    const coalescing = { ...host.net.control.coalescing, queues: new Map([[0, { usecs: 5, packets: 6 }]]) };
+    host.net.control = { ...host.net.control, coalescing };
+    expect(state.wanted(0)!.moderation).toEqual({ mode: 'first-frame', usecs: 5, frames: 6 });
+    expect(state.wanted(2)!.moderation).toBe('dynamic');
+    host.settings = {
+      ...host.settings,
+      dim: false,
+      moderation: { periodMode: 'event', period: 0, maxCount: 9 },
+    };
+    expect(state.wanted(2)!.moderation).toBeNull();
+  });
+
   it('prepare: a queue begins at the base set for it, once, and at 0 otherwise; a takeover changes nothing', () => {
     const { words } = state.block(4);
     words.fill(9);

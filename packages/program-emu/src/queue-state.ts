@@ -13,11 +13,17 @@
  * Limits  the queues of the function.
  */
 import type { VirtioPciFunction } from '@virtnet/engine-pci';
-import { type NetDevice, RECEIVE_OFFLOADS, type ReceiveFilterState } from '@virtnet/engine-virtio-net';
+import {
+  type Moderation,
+  type NetDevice,
+  RECEIVE_OFFLOADS,
+  type ReceiveFilterState,
+} from '@virtnet/engine-virtio-net';
 import { DeviceStatus, type QueueBlock, QueueWord, queueBlock } from '@virtnet/wire';
 import { type QueueConfig, REPORT_INTERRUPT, type SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import type { DeviceRecord } from './device-record.js';
+import type { DeviceSettings } from './device-settings.js';
 import type { DeviceTaps } from './device-taps.js';
 import type { PageMapping } from './mirror.js';
 
@@ -31,9 +37,12 @@ export interface QueueStateParts {
   readonly interrupts: DeviceInterrupts;
   readonly kicks: Map<number, number>;
   readonly mtu: number;
-  /** Whether receive queues count frames by size now. */
-  readonly countSizes: () => boolean;
+  /** What the operator has set, now. */
+  readonly settings: () => DeviceSettings;
 }
+
+/** Moderations remembered; forgetting one costs no more than configuring a queue anew. */
+const MODERATIONS_KEPT = 512;
 
 export class QueueState {
   /** Events the driver kicks queues with, by queue. */
@@ -49,6 +58,8 @@ export class QueueState {
   readonly #blocks: readonly QueueBlock[];
   #filter: ReceiveFilterState | null = null;
   #filterKey = '';
+  /** Moderations in use, one object each, so that an unchanged queue is not configured anew. */
+  readonly #moderations = new Map<string, Moderation>();
 
   constructor(parts: QueueStateParts) {
     this.#parts = parts;
@@ -109,9 +120,26 @@ export class QueueState {
       // A started ring that a frontend has switched off: nothing is received, and what is sent is discarded.
       active: receive ? this.mayReceive(pair) : this.ringEnables.get(queue) !== false,
       filter: receive ? this.#filterState() : null,
-      countSizes: receive && this.#parts.countSizes(),
+      countSizes: receive && this.#parts.settings().countSizes,
+      moderation: this.moderation(queue),
       signalAtOnce: this.continuing,
     };
+  }
+
+  /**
+   * How interrupts of a data queue are moderated: as the driver asks for; if it does not, those of receive queues
+   * dynamically or as the operator says.
+   */
+  moderation(queue: number): QueueConfig['moderation'] {
+    const { net, settings } = this.#parts;
+    const { usecs, packets } = net.coalescing(queue);
+    if (usecs > 0 && packets > 0) return this.#moderation({ mode: 'first-frame', usecs, frames: packets });
+    if (net.roleOf(queue) !== 'receive') return null;
+    const { dim, moderation } = settings();
+    if (dim) return 'dynamic';
+    if (moderation === null || moderation.period === 0 || moderation.maxCount === 0) return null;
+    const mode = moderation.periodMode === 'event' ? 'last-interrupt' : 'last-frame';
+    return this.#moderation({ mode, usecs: moderation.period, frames: moderation.maxCount });
   }
 
   /** Sets a queue's block to where the queue begins, unless a predecessor's position is continued. */
@@ -123,6 +151,7 @@ export class QueueState {
     words[QueueWord.POSITION] = base;
     words[QueueWord.PUBLISHED] = base;
     words[QueueWord.IN_FLIGHT] = 0;
+    words[QueueWord.MODERATION_LEVEL] = 0;
   }
 
   /** Position of a queue nobody works. */
@@ -160,6 +189,15 @@ export class QueueState {
       this.#filter = state;
     }
     return this.#filter;
+  }
+
+  #moderation(moderation: Moderation): Moderation {
+    const key = `${moderation.mode} ${moderation.usecs} ${moderation.frames}`;
+    const known = this.#moderations.get(key);
+    if (known !== undefined) return known;
+    if (this.#moderations.size >= MODERATIONS_KEPT) this.#moderations.clear();
+    this.#moderations.set(key, moderation);
+    return moderation;
   }
 
   #interruptFd(queue: number): number {

@@ -109,6 +109,7 @@ export function warmUp(): void {
     active: true,
     filter: null,
     countSizes: false,
+    moderation: null,
     signalAtOnce: false,
   });
   loop.handle({

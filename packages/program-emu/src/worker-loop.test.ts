@@ -196,6 +196,72 @@ describe('worker loop', () => {
     expect(reports).toEqual([{ kind: 'interrupt', slot: TRANSMIT }]);
   });
 
+  describe('moderated interrupts', () => {
+    const AN_HOUR = 3_600_000_000;
+    const eightFrames = { mode: 'first-frame', usecs: AN_HOUR, frames: 8 } as const;
+    const interrupts = () => eventfdDrain(pair.interruptFds[RECEIVE]);
+    const arrive = (count: number) => {
+      for (let i = 0; i < count; i++) pair.sendFrame(i);
+      ringDoorbell(RECEIVE);
+    };
+    const begin = (moderation: QueueConfig['moderation']) => {
+      sender.post(pair.memoryMessage);
+      configure(RECEIVE, { moderation });
+      pair.offerBuffers(64);
+      settle();
+    };
+
+    it('wait for the number of frames, which are there before', () => {
+      begin(eightFrames);
+      arrive(5);
+      expect([pair.receive.usedIndex, interrupts()]).toEqual([5, 0]);
+      arrive(3);
+      expect([pair.receive.usedIndex, interrupts()]).toEqual([8, 1]);
+      arrive(7);
+      expect(interrupts()).toBe(0);
+    });
+
+    it('or for the time', () => {
+      begin({ mode: 'first-frame', usecs: 1, frames: 1000 });
+      arrive(1);
+      expect(interrupts()).toBe(1);
+    });
+
+    it('E11 none is lost when the queue is configured anew, or let go of', () => {
+      begin(eightFrames);
+      arrive(1);
+      configure(RECEIVE, { moderation: eightFrames, linkUp: false });
+      settle();
+      expect(interrupts()).toBe(1);
+      configure(RECEIVE, { moderation: eightFrames });
+      arrive(1);
+      expect(interrupts()).toBe(0);
+      configure(RECEIVE, null);
+      settle();
+      expect(interrupts()).toBe(1);
+    });
+
+    it('what a predecessor may not have told is told at once', () => {
+      sender.post(pair.memoryMessage);
+      configure(RECEIVE, { moderation: eightFrames, signalAtOnce: true });
+      settle();
+      expect(interrupts()).toBe(1);
+    });
+
+    it('dynamic: the level is kept in the page, and a successor goes on with it', () => {
+      pair.block(RECEIVE).words[QueueWord.MODERATION_LEVEL] = 5;
+      begin('dynamic');
+      for (let i = 0; i < 600; i++) {
+        pair.offerBuffers(1);
+        arrive(1);
+        pair.receive.collect();
+      }
+      expect(interrupts()).toBeGreaterThan(0);
+      expect(pair.block(RECEIVE).counters[QueueCounter.FRAMES]).toBe(600);
+      expect(pair.block(RECEIVE).words[QueueWord.MODERATION_LEVEL]).toBeLessThanOrEqual(5);
+    });
+  });
+
   it('what a dead predecessor completed and did not publish is published at once, and not done again', () => {
     start(TRANSMIT);
     pair.offerFrames(1, 2);

@@ -6,6 +6,8 @@
  *   empty for IDLE_TURNS_MAX turns arms its notifications, looks once more, and goes to sleep. What wakes a queue:
  *   its kick event or doorbell, and for the representor's side readiness of the TAP (edge-triggered, so nothing is
  *   drained). With no busy queue the thread sleeps in epoll and costs no CPU.
+ *   Where interrupts are moderated, one may wait while its queue is busy or asleep: it is looked at each turn, and a
+ *   timer ends a sleep for it.
  *
  * Parties
  *   main     tells configurations through the mailbox; owns every descriptor.
@@ -16,12 +18,19 @@
  *       agreed (mailbox.ts I1).
  *   I2  between two messages' handling no queue is half worked: configurations change between polls only.
  *   I3  a queue that faulted is reported once and not polled again until it is configured anew.
+ *   I4  an interrupt that waits is sent before its queue is let go of: nobody would remember it.
  *
  * Limits  POLL_BUDGET frames a queue and turn.
  */
 
 import type { SwitchDomain } from '@virtnet/engine-eswitch';
-import { type QueueOptions, ReceiveFilter, ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
+import {
+  InterruptModeration,
+  type QueueOptions,
+  ReceiveFilter,
+  ReceiveQueue,
+  TransmitQueue,
+} from '@virtnet/engine-virtio-net';
 import {
   GuestMemory,
   type RingFault,
@@ -31,7 +40,15 @@ import {
 } from '@virtnet/engine-virtqueue';
 import { Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
-import { EpollEvent, hasFeature, queueBlock, VirtioFeature } from '@virtnet/wire';
+import {
+  EpollEvent,
+  hasFeature,
+  type QueueBlock,
+  QueueCounter,
+  QueueWord,
+  queueBlock,
+  VirtioFeature,
+} from '@virtnet/wire';
 import {
   type QueueConfig,
   REPORT_INTERRUPT,
@@ -41,6 +58,7 @@ import {
 import { memoryRegions } from './device-memory.js';
 import { CHAIN_SEGMENTS_MAX, IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
 import { PageViews } from './page-views.js';
+import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { Switching } from './switching.js';
 import { TapPort } from './tap-port.js';
@@ -70,6 +88,10 @@ interface Entry {
   readonly queue: Worked;
   /** Switch domain whose receivers are shown their frames after a poll. */
   readonly domain: SwitchDomain | null;
+  /** null: every interrupt goes out at once. */
+  readonly moderation: InterruptModeration | null;
+  /** What moderation reads and saves; null for an uplink. */
+  readonly block: QueueBlock | null;
   idleTurns: number;
   busy: boolean;
   faulted: boolean;
@@ -92,6 +114,17 @@ interface TapUse {
   transmitSlot: number;
 }
 
+function moderationOf({ moderation, queueSize }: QueueConfig, block: QueueBlock): InterruptModeration | null {
+  if (moderation === null) return null;
+  const frames = block.counters[QueueCounter.FRAMES]!;
+  return new InterruptModeration({
+    moderation,
+    frames,
+    level: block.words[QueueWord.MODERATION_LEVEL]!,
+    queueSize,
+  });
+}
+
 function openEpoll(): Epoll {
   const epoll = Epoll.create();
   if (typeof epoll === 'number') throw new Error(`epoll_create1: errno ${-epoll}`);
@@ -112,6 +145,8 @@ export class WorkerLoop {
   readonly #taps: (TapUse | null)[] = [];
   readonly #switching: Switching;
   readonly #uplinks: (Entry | null)[] = [];
+  readonly #pending = new PendingInterrupts<Entry>(this.#epoll, TokenKind.WAKE);
+  readonly #sendPending = (entry: Entry) => this.#send(entry);
   #stopped = false;
 
   constructor(
@@ -144,7 +179,9 @@ export class WorkerLoop {
         continue;
       }
       if (this.#busy.length === 0) {
+        this.#settlePending();
         if (this.#mailbox.goToSleep()) {
+          if (this.#pending.count > 0) this.#pending.setTimer(performance.now());
           this.#lane.fallAsleep();
           this.#takeEvents(-1);
           this.#lane.wakeUp();
@@ -176,6 +213,7 @@ export class WorkerLoop {
         busy.pop();
       }
     }
+    this.#settlePending();
     return worked;
   }
 
@@ -212,6 +250,7 @@ export class WorkerLoop {
   }
 
   close(): void {
+    this.#pending.close();
     this.#epoll.close();
   }
 
@@ -235,11 +274,40 @@ export class WorkerLoop {
   #afterPoll(entry: Entry | null): void {
     if (entry === null) return;
     const { queue } = entry;
-    if (queue.interrupt) {
+    if (entry.moderation !== null) {
+      this.#moderate(entry, entry.moderation);
+    } else if (queue.interrupt) {
       queue.interrupt = false;
       this.#interrupt(entry);
     }
     if (queue.fault !== null) this.#onFault(entry, queue.fault);
+  }
+
+  #moderate(entry: Entry, moderation: InterruptModeration): void {
+    const { queue } = entry;
+    const wanted = queue.interrupt;
+    if (!wanted && !moderation.pending) {
+      moderation.note(false, 0, entry.block!.counters[QueueCounter.FRAMES]!);
+      return;
+    }
+    queue.interrupt = false;
+    if (moderation.note(wanted, performance.now(), entry.block!.counters[QueueCounter.FRAMES]!))
+      this.#send(entry);
+    else this.#pending.add(entry);
+  }
+
+  #settlePending(): void {
+    if (this.#pending.count > 0) this.#pending.settle(performance.now(), this.#sendPending);
+  }
+
+  /** Interrupts the driver of a queue with moderation. */
+  #send(entry: Entry): void {
+    const { words, counters } = entry.block!;
+    const moderation = entry.moderation!;
+    this.#pending.remove(entry);
+    this.#interrupt(entry);
+    if (moderation.sent(performance.now(), counters[QueueCounter.FRAMES]!, counters[QueueCounter.BYTES]!))
+      words[QueueWord.MODERATION_LEVEL] = moderation.level;
   }
 
   #interrupt(entry: Entry): void {
@@ -288,6 +356,8 @@ export class WorkerLoop {
       config,
       queue,
       domain,
+      moderation: moderationOf(config, block),
+      block,
       idleTurns: 0,
       busy: false,
       faulted: false,
@@ -299,6 +369,10 @@ export class WorkerLoop {
     }
     queue.resume();
     if (config.signalAtOnce) queue.interrupt = true;
+    if (entry.moderation !== null && queue.interrupt) {
+      queue.interrupt = false;
+      this.#interrupt(entry); // for what another has done: nobody knows since when it waits
+    }
     this.wake(slot);
   }
 
@@ -321,7 +395,7 @@ export class WorkerLoop {
     if (now === null) return;
     const free = this.#uplinks.indexOf(null);
     const index = free < 0 ? this.#uplinks.length : free;
-    const state = { idleTurns: 0, busy: false, faulted: false };
+    const state = { idleTurns: 0, busy: false, faulted: false, moderation: null, block: null };
     const entry = { slot: NO_SLOT, device: NO_SLOT, config: null, queue: now, domain: now.domain, ...state };
     this.#uplinks[index] = entry;
     this.#epoll.add(fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
@@ -333,6 +407,7 @@ export class WorkerLoop {
     if (entry === null || entry === undefined || entry.config === null) return;
     const { config, device } = entry;
     this.#entries[slot] = null;
+    if (entry.moderation?.pending === true) this.#send(entry);
     if (config.kickFd >= 0) this.#epoll.remove(config.kickFd);
     this.#leaveTap(config, slot);
     if (config.switched !== null) this.#switching.close(device, config);

@@ -109,6 +109,19 @@ describe('worker on a thread of its own', () => {
     await asleep();
   });
 
+  it('an interrupt that waits for its time comes while the worker sleeps', async () => {
+    const moderation = { mode: 'first-frame', usecs: 3000, frames: 1000 } as const;
+    await configure(TRANSMIT, { moderation });
+    eventfdDrain(pair.interruptFds[TRANSMIT]);
+    for (const number of [21, 22, 23]) {
+      if (pair.offerFrames(number)) eventfdSignal(pair.kickFds[TRANSMIT]);
+      expect(await left(1)).toEqual([number]);
+      await eventually('interrupt', () => eventfdDrain(pair.interruptFds[TRANSMIT]) === 1);
+      pair.transmit.collect();
+    }
+    await asleep();
+  });
+
   it('a thousand sleeps and kicks in a row: none is lost', async () => {
     for (let number = 0; number < 1000; number++) {
       if (pair.offerFrames(number)) eventfdSignal(pair.kickFds[TRANSMIT]);

@@ -210,7 +210,7 @@ describe('driver: control queue over a ring', () => {
       [9, 0],
       [255, 255],
       [ControlClass.RX, 6],
-      [ControlClass.NOTF_COAL, 0],
+      [ControlClass.NOTF_COAL, 4],
     ] as const)
       expect(await driver.commandBytes(command(controlClass, code, 0))).toMatchObject({
         ack: ControlAck.ERR,

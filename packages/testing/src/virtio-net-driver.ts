@@ -18,6 +18,7 @@ import {
   ControlGuestOffloads,
   ControlMac,
   ControlMq,
+  ControlNotfCoal,
   type ControlRx,
   ControlVlan,
   hasFeature,
@@ -257,6 +258,13 @@ export class VirtioNetDriver {
       this.command(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET, data),
       'offloads',
     );
+  }
+
+  /** How many packets, and how many microseconds, a notification of a class of queues may wait for. */
+  coalesce(which: 'receive' | 'transmit', packets: number, usecs: number): Promise<void> {
+    const command = which === 'receive' ? ControlNotfCoal.RX_SET : ControlNotfCoal.TX_SET;
+    const data = join([littleEndian(packets, 4), littleEndian(usecs, 4)]);
+    return this.#expectOk(this.command(ControlClass.NOTF_COAL, command, data), 'coalescing');
   }
 
   /** Resets a queue and sets it up anew in fresh memory, with another size if asked for. */

@@ -63,6 +63,8 @@ export const QueueWord = {
   IN_FLIGHT: 3,
   /** Wrap counters of a packed ring: bit 0 available, bit 1 used. */
   WRAP: 4,
+  /** Level of dynamic interrupt moderation, where a successor goes on. */
+  MODERATION_LEVEL: 5,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
 

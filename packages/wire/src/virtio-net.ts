@@ -254,3 +254,10 @@ export type ControlMq = (typeof ControlMq)[keyof typeof ControlMq];
 /** Commands of class GUEST_OFFLOADS; the data is a u64 of feature bits. */
 export const ControlGuestOffloads = { SET: 0 } as const;
 export type ControlGuestOffloads = (typeof ControlGuestOffloads)[keyof typeof ControlGuestOffloads];
+
+/**
+ * Commands of class NOTF_COAL. The data is le32 max_packets, le32 max_usecs; of one queue, le16 vq_index and le16
+ * reserved before them. VQ_GET sends index and reserved, and gets the other two as its result.
+ */
+export const ControlNotfCoal = { TX_SET: 0, RX_SET: 1, VQ_SET: 2, VQ_GET: 3 } as const;
+export type ControlNotfCoal = (typeof ControlNotfCoal)[keyof typeof ControlNotfCoal];

@@ -82,6 +82,7 @@ export class WorkerFixture {
       active: true,
       filter: null,
       countSizes: false,
+      moderation: null,
       signalAtOnce: false,
       ...change,
     };
