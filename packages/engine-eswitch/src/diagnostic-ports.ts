@@ -16,7 +16,11 @@ const SLOT_BYTES = 66 * 1024;
 export const SINK_BYTES = 4 * 1024 * 1024;
 const CACHE_LINE_MASK = 63;
 
+/** For ports that give no frame. */
+const NO_OVERFLOW = new Uint8Array(0);
+
 export class SinkPort implements FramePort {
+  readonly overflow = NO_OVERFLOW;
   readonly #memory: PrivateMemory;
   #at = 0;
 
@@ -38,6 +42,7 @@ export class SinkPort implements FramePort {
 }
 
 export class SourcePort implements FramePort {
+  readonly overflow = new Uint8Array(SLOT_BYTES);
   readonly #sink: SinkPort;
   readonly #memory: PrivateMemory;
   readonly #bytes: number;
@@ -59,7 +64,8 @@ export class SourcePort implements FramePort {
 
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     for (let i = 0; i < NetHeader.sizeBytes; i++) header[i] = 0;
-    writeChain(this.#memory, 0, ring, frameOffset, this.#bytes);
+    const written = writeChain(this.#memory, 0, ring, frameOffset, this.#bytes);
+    if (written < this.#bytes) this.overflow.set(this.#memory.u8.subarray(written, this.#bytes));
     return NetHeader.sizeBytes + this.#bytes;
   }
 }

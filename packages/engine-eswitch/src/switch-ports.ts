@@ -6,8 +6,10 @@ import type { SwitchDomain } from './switch-domain.js';
 
 /** Frames are delivered to a SwitchedReceiveQueue, never asked for. */
 const EMPTY = -Errno.EAGAIN;
+const NO_OVERFLOW = new Uint8Array(0);
 
 export class SwitchPort implements FramePort {
+  readonly overflow = NO_OVERFLOW;
   readonly #domain: SwitchDomain;
   readonly #port: number;
   readonly #pair: number;
@@ -29,6 +31,7 @@ export class SwitchPort implements FramePort {
 }
 
 export class LoopPort implements FramePort {
+  readonly overflow = NO_OVERFLOW;
   readonly #domain: SwitchDomain;
   readonly #port: number;
   readonly #pair: number;

@@ -16,7 +16,7 @@
  *   I3  the stores around the copy follow queue-ledger.ts; with those of the transmit queue around them a crash repeats
  *       at most the one frame that was being delivered, and loses none.
  *
- * Limits  UNPUBLISHED_MAX frames before the driver is shown them.
+ * Limits  UNPUBLISHED_MAX chains before the driver is shown them.
  * Spec    virtio 1.3, 5.1.6.4.
  */
 import {
@@ -26,7 +26,7 @@ import {
   ReceiveOffloads,
 } from '@virtnet/engine-virtio-net';
 import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
-import { Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
+import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
 import type { SwitchedFrame } from './switched-frame.js';
 
 export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
@@ -40,7 +40,10 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly slot: number;
 }
 
-/** A burst's worth: the driver may begin with it while more is delivered. */
+/**
+ * A burst's worth of chains: the driver may begin with it while more is delivered. With those of the largest frame
+ * behind them they fit the journal of a packed ring.
+ */
 const UNPUBLISHED_MAX = 64;
 
 export class SwitchedReceiveQueue extends WorkedQueue {
@@ -53,6 +56,8 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly #linkUp: boolean;
   readonly #filter: ReceiveFilter | null;
   readonly #countSizes: boolean;
+  /** A frame may fill several chains (MRG_RXBUF). */
+  readonly #mergeable: boolean;
   #unpublished = 0;
 
   constructor(options: SwitchedReceiveOptions) {
@@ -64,6 +69,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#linkUp = options.linkUp;
     this.#filter = options.filter;
     this.#countSizes = options.countSizes === true;
+    this.#mergeable = hasFeature(options.features, NetFeature.MRG_RXBUF);
     this.waitsFor = QueueWait.PORT;
   }
 
@@ -94,8 +100,8 @@ export class SwitchedReceiveQueue extends WorkedQueue {
         return false;
       }
       const room = ring.writableBytes - header.frameOffset;
-      if (segments > 0 && room >= Ethernet.HEADER_BYTES) {
-        this.#fill(frame, room);
+      if (segments > 0 && room >= (this.#mergeable ? 0 : Ethernet.HEADER_BYTES)) {
+        this.#fill(frame);
         return true;
       }
       this.#refuse(segments);
@@ -119,11 +125,13 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#publish();
   }
 
-  #fill(frame: SwitchedFrame, room: number): void {
+  #fill(frame: SwitchedFrame): void {
     const { ring, ledger } = this;
     const header = this.#header;
     const { bytes } = frame;
-    if (bytes > room) {
+    const needed = header.frameOffset + bytes;
+    if (this.#mergeable) while (ring.writableBytes < needed && ring.extend());
+    if (ring.writableBytes < needed) {
       ledger.count(QueueCounter.DROP_NO_BUFFER);
       ring.untake();
       return;
@@ -137,10 +145,19 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       ledger.keep();
       return;
     }
-    header.write(ring);
     if (this.#countSizes) ledger.countSize(bytes);
-    ledger.completeFrame(bytes, header.frameOffset + bytes);
-    if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+    if (this.#mergeable) {
+      const chains = ring.chainsFor(needed);
+      header.setBuffers(chains);
+      header.write(ring);
+      ledger.completeSpread(bytes, needed);
+      this.#unpublished += chains;
+    } else {
+      header.write(ring);
+      ledger.completeFrame(bytes, needed);
+      this.#unpublished++;
+    }
+    if (this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
   }
 
   /** A chain that can hold no frame, or none at all. */

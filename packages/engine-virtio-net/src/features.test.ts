@@ -7,6 +7,7 @@ import {
   hotplugFeatures,
   RECEIVE_OFFLOADS,
   SUPPORTED_FEATURES,
+  supportedFeatures,
   withoutOrphans,
 } from './features.js';
 import { NetDevice } from './net-device.js';
@@ -55,6 +56,15 @@ describe('features: what is offered', () => {
     ]);
     expect(hotplugFeatures({ uso: true }) ^ plain).toBe(1n << 56n);
     expect(hotplugFeatures({ uso: false, vlan: true }) ^ plain).toBe(1n << 19n);
+    expect(hotplugFeatures({ uso: false, packedVq: true }) ^ plain).toBe(1n << 34n);
+    expect(hotplugFeatures({ uso: false, mrgRxbuf: true }) ^ plain).toBe(1n << 15n);
+  });
+
+  it('supports packed and mergeable together, in-order use and notification data, all on request', () => {
+    const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, 34, 35, 38]);
+    for (const uso of [false, true])
+      expect(supportedFeatures({ uso })).toBe(hotplugFeatures({ uso }) | request);
+    expect(profileProblems({ ...PROFILE, offeredFeatures: supportedFeatures({ uso: true }) })).toEqual([]);
   });
 
   it('BF-3 no profile offers a feature without what it needs, whatever mask is configured', () => {
@@ -80,7 +90,7 @@ describe('features: what is offered', () => {
   });
 
   it('BF-11 what the function has no capability for is not offered', () => {
-    for (const bit of [VirtioFeature.SR_IOV, VirtioFeature.ADMIN_VQ, VirtioFeature.RING_PACKED, N.MRG_RXBUF])
+    for (const bit of [VirtioFeature.SR_IOV, VirtioFeature.ADMIN_VQ])
       expect(hasFeature(SUPPORTED_FEATURES, bit)).toBe(false);
   });
 

@@ -102,7 +102,7 @@ export const RECEIVE_OFFLOADS = featureMask([
   N.GUEST_USO6,
 ]);
 
-/** What a hotplug function offers when nothing else is asked for. */
+/** What every function offers. */
 const HOTPLUG_FEATURES = featureMask([
   N.CSUM,
   N.GUEST_CSUM,
@@ -133,13 +133,40 @@ const HOTPLUG_FEATURES = featureMask([
   N.SPEED_DUPLEX,
 ]);
 
-/** Every bit this device can keep its word on; nothing else may be offered (2.2.2). */
-export const SUPPORTED_FEATURES = HOTPLUG_FEATURES | featureMask([N.HOST_USO, N.CTRL_VLAN]);
+/**
+ * Works without being asked for, and is offered only when it is: the device gives buffers back in order anyway and
+ * needs no data with a notification, so the bits save it nothing, while drivers that see them take paths of theirs that
+ * are used less.
+ */
+const ON_REQUEST = [V.IN_ORDER, V.NOTIFICATION_DATA] as const;
 
-/** Features of a hotplug function. `uso`: the host segments UDP; `vlan`: a VLAN filter was asked for. */
-export function hotplugFeatures(options: { readonly uso: boolean; readonly vlan?: boolean }): bigint {
+/** Every bit this device can keep its word on; nothing else may be offered (2.2.2). */
+export const SUPPORTED_FEATURES =
+  HOTPLUG_FEATURES | featureMask([N.HOST_USO, N.CTRL_VLAN, N.MRG_RXBUF, V.RING_PACKED, ...ON_REQUEST]);
+
+/** What decides which features a function offers by default. */
+export interface FeatureSwitches {
+  /** The host segments UDP. */
+  readonly uso: boolean;
+  /** A VLAN filter was asked for. */
+  readonly vlan?: boolean;
+  /** Packed virtqueues. */
+  readonly packedVq?: boolean;
+  /** Mergeable receive buffers. */
+  readonly mrgRxbuf?: boolean;
+}
+
+/** Features a hotplug function offers unless a request adds some. */
+export function hotplugFeatures({ uso, vlan, packedVq, mrgRxbuf }: FeatureSwitches): bigint {
   const more: number[] = [];
-  if (options.uso) more.push(N.HOST_USO);
-  if (options.vlan) more.push(N.CTRL_VLAN);
+  if (uso) more.push(N.HOST_USO);
+  if (vlan) more.push(N.CTRL_VLAN);
+  if (packedVq) more.push(V.RING_PACKED);
+  if (mrgRxbuf) more.push(N.MRG_RXBUF);
   return HOTPLUG_FEATURES | featureMask(more);
+}
+
+/** Features a request may ask for on a host that can (`uso`) or cannot segment UDP. */
+export function supportedFeatures({ uso }: Pick<FeatureSwitches, 'uso'>): bigint {
+  return uso ? SUPPORTED_FEATURES : SUPPORTED_FEATURES & ~featureMask([N.HOST_USO]);
 }

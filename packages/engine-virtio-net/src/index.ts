@@ -24,4 +24,5 @@ export * from './receive-filter.js';
 export * from './receive-offloads.js';
 export * from './receive-queue.js';
 export * from './segmenter.js';
+export * from './spread-queue.js';
 export * from './transmit-queue.js';

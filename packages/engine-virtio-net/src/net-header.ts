@@ -266,8 +266,13 @@ export class ReceiveHeader extends FrameHeader {
       kept = 0;
     }
     bytes[FLAGS] = kept;
-    view.setUint16(NUM_BUFFERS, 1, true); // one buffer a frame without MRG_RXBUF (failure F5)
+    view.setUint16(NUM_BUFFERS, 1, true); // one buffer a frame, unless setBuffers says otherwise (failure F5)
     return ACCEPT;
+  }
+
+  /** Says over how many buffers a judged frame is spread. */
+  setBuffers(count: number): void {
+    this.view.setUint16(NUM_BUFFERS, count, true);
   }
 
   /** Writes the header in front of the frame; the last thing written into a chain. */

@@ -32,6 +32,9 @@ export const counterOfRefusal = (result: number): QueueCounter =>
   result <= -REFUSAL_BASE ? ((-REFUSAL_BASE - result) as QueueCounter) : QueueCounter.DROP_TAP_ERROR;
 
 export interface FramePort {
+  /** Where `receive` leaves the end of a frame that the segments had no room for. */
+  readonly overflow: Uint8Array;
+
   /**
    * Sends the frame in the chain's readable segments, which begins `frameOffset` bytes into them, under `header`.
    * Returns bytes sent, header included; -EAGAIN when the port is full; another -errno, or a refusal(), when it does
@@ -42,7 +45,7 @@ export interface FramePort {
   /**
    * Receives one frame into the chain's writable segments, `frameOffset` bytes into them, and its header into
    * `header`. Returns the bytes of header and whole frame: more than the chain holds, if only by one, when the frame
-   * did not fit, in which case it is gone all the same. -EAGAIN when no frame waits; another -errno on failure.
+   * did not fit; what found no room is then the first bytes of `overflow`, until the next call. -EAGAIN when no frame waits; another -errno on failure.
    */
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
 }

@@ -5,7 +5,7 @@
  *   One turn takes a chain and lets the port put a frame into it, behind the room for the header; the header is
  *   judged in private memory and written last. A frame that is not delivered leaves its chain where it was, for the
  *   next frame. Without a chain the port is not read: what the driver has no room for waits, or is lost, on the
- *   representor's side, where the kernel or the switch counts it.
+ *   representor's side, where the kernel or the switch counts it. Frames over several buffers: spread-queue.ts.
  *
  * Invariants
  *   I1  no used element names bytes that were not written: a frame too large for its chain is dropped whole
@@ -13,7 +13,7 @@
  *   I2  the stores around the port's call follow queue-ledger.ts: a crash loses at most one frame.
  *   I3  an inactive queue (steering) is given no frame.
  *
- * Limits  one chain a frame (no MRG_RXBUF); the budget a turn.
+ * Limits  one chain a frame; the budget a turn.
  * Spec    virtio 1.3, 5.1.6.3 and 5.1.6.4.
  */
 import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
@@ -35,21 +35,21 @@ export interface ReceiveQueueOptions extends QueueOptions {
 const PORT_EMPTY = -Errno.EAGAIN;
 
 export class ReceiveQueue extends WorkedQueue {
-  readonly #port: FramePort;
-  readonly #header: ReceiveHeader;
+  protected readonly port: FramePort;
+  protected readonly header: ReceiveHeader;
   readonly #linkUp: boolean;
   readonly #active: boolean;
   readonly #filter: ReceiveFilter | null;
-  readonly #countSizes: boolean;
+  protected readonly countSizes: boolean;
 
   constructor(options: ReceiveQueueOptions) {
     super(options.ring, options.block);
-    this.#port = options.port;
-    this.#header = new ReceiveHeader(options.features, options.mtu);
+    this.port = options.port;
+    this.header = new ReceiveHeader(options.features, options.mtu);
     this.#linkUp = options.linkUp;
     this.#active = options.active;
     this.#filter = options.filter;
-    this.#countSizes = options.countSizes === true;
+    this.countSizes = options.countSizes === true;
   }
 
   override poll(budget: number): number {
@@ -66,7 +66,7 @@ export class ReceiveQueue extends WorkedQueue {
         break;
       }
       if (segments > 0) {
-        if (!this.#receive()) break;
+        if (!this.receive()) break;
       } else if (!ledger.refuse()) {
         this.stop();
         break;
@@ -78,9 +78,8 @@ export class ReceiveQueue extends WorkedQueue {
   }
 
   /** Deals with one frame, or with a chain that can hold none; false when the port has no frame. */
-  #receive(): boolean {
-    const { ring, ledger } = this;
-    const header = this.#header;
+  protected receive(): boolean {
+    const { ring, ledger, header } = this;
     const room = ring.writableBytes - header.frameOffset;
     if (room < Ethernet.HEADER_BYTES) {
       ledger.count(QueueCounter.BAD_DESC_ERRORS);
@@ -88,36 +87,36 @@ export class ReceiveQueue extends WorkedQueue {
       return true;
     }
     ledger.begin();
-    const received = this.#port.receive(ring, header.bytes, header.frameOffset);
-    if (received < 0) {
-      ledger.keep();
-      if (received !== PORT_EMPTY) ledger.count(QueueCounter.DROP_TAP_ERROR);
-      return false;
-    }
+    const received = this.port.receive(ring, header.bytes, header.frameOffset);
+    if (received < 0) return this.nothing(received);
     const frameBytes = received - NetHeader.sizeBytes;
-    const reason = this.#reasonToDrop(frameBytes, room);
+    let reason = this.unwanted();
+    if (reason === 0)
+      reason = frameBytes > room ? QueueCounter.DROP_NO_BUFFER : header.judge(ring, frameBytes);
     if (reason !== 0) {
       ledger.count(reason);
       ledger.keep();
       return true;
     }
     header.write(ring);
-    if (this.#countSizes) ledger.countSize(frameBytes);
+    if (this.countSizes) ledger.countSize(frameBytes);
     ledger.completeFrame(frameBytes, header.frameOffset + frameBytes);
     return true;
   }
 
-  #reasonToDrop(frameBytes: number, room: number): QueueCounter {
-    const { ring } = this;
-    const header = this.#header;
+  /** The port gave no frame: -EAGAIN, or another -errno. */
+  protected nothing(errno: number): false {
+    this.ledger.keep();
+    if (errno !== PORT_EMPTY) this.ledger.count(QueueCounter.DROP_TAP_ERROR);
+    return false;
+  }
+
+  /** Why nobody wants the frame in the current chain, or 0. */
+  protected unwanted(): 0 | QueueCounter {
     if (!this.#linkUp) return QueueCounter.DROP_LINK_DOWN;
     const filter = this.#filter;
-    if (filter !== null) {
-      const head = header.headOf(ring);
-      const reason = filter.accepts(head, vlanOf(head));
-      if (reason !== 0) return reason;
-    }
-    if (frameBytes > room) return QueueCounter.DROP_NO_BUFFER;
-    return header.judge(ring, frameBytes);
+    if (filter === null) return 0;
+    const head = this.header.headOf(this.ring);
+    return filter.accepts(head, vlanOf(head));
   }
 }

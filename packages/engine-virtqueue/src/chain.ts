@@ -1,10 +1,12 @@
 /**
- * chain.ts: the current descriptor chain of a ring, as segments of process memory.
+ * chain.ts: the current descriptor chains of a ring, as segments of process memory.
  *
  * Theory
  *   A ring walks its descriptors and adds each buffer here. Adding translates the address, cuts the buffer where its
  *   memory is cut, and stores what follows from it in preallocated arrays. Everything later (system calls, copies)
  *   works on these arrays only, never on descriptors: what was judged is what is used.
+ *   Usually one chain is current. A frame that is spread over several (mergeable receive buffers) has several, whose
+ *   writable segments follow each other; `chainEnds` remembers where each ends.
  *
  * Invariants
  *   I1  segments 0..readableCount-1 are readable, the next writableCount ones writable.
@@ -28,7 +30,10 @@ export class Chain {
   writableCount = 0;
   readableBytes = 0;
   writableBytes = 0;
+  chainCount = 0;
   protected readonly segmentsMax: number;
+  /** Writable bytes up to the end of each current chain; kept when there are several. */
+  protected readonly chainEnds: Uint32Array;
 
   constructor(memory: GuestMemory, segmentsMax: number) {
     this.memory = memory;
@@ -37,6 +42,15 @@ export class Chain {
     this.segmentLength = new Uint32Array(segmentsMax);
     this.segmentPiece = new Int32Array(segmentsMax);
     this.segmentOffset = new Int32Array(segmentsMax);
+    this.chainEnds = new Uint32Array(segmentsMax);
+  }
+
+  /** How many of the current chains the first `writtenBytes` writable bytes lie in; at least 1. */
+  chainsFor(writtenBytes: number): number {
+    const last = this.chainCount - 1;
+    let chain = 0;
+    if (last > 0) while (chain < last && this.chainEnds[chain]! < writtenBytes) chain++;
+    return chain + 1;
   }
 
   protected clear(): void {
@@ -44,6 +58,14 @@ export class Chain {
     this.writableCount = 0;
     this.readableBytes = 0;
     this.writableBytes = 0;
+    this.chainCount = 0;
+  }
+
+  /** Bytes of `writtenBytes` that lie in current chain `chain`, every chain before it being full. */
+  protected bytesIn(chain: number, writtenBytes: number): number {
+    const start = chain === 0 ? 0 : this.chainEnds[chain - 1]!;
+    const end = chain === this.chainCount - 1 ? this.writableBytes : this.chainEnds[chain]!;
+    return Math.min(writtenBytes, end) - start;
   }
 
   /** Adds one buffer, given as address words and length; null, or what is wrong with it. */

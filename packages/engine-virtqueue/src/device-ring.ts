@@ -6,14 +6,16 @@
  *   address already translated and bounded. The owner reads (gather), writes (scatter, or straight to the process
  *   addresses) and then either hands the chain back (give) or leaves it where it was (untake). What was given becomes
  *   visible to the driver with publish(), once per burst.
+ *   A frame may need more than one chain: extend() adds the next one behind what is current, and giveFilled() hands
+ *   back those that were filled, all at once.
  *
- * States            no chain -> current (take) -> no chain (give, untake);  any -> broken (take finds a fault whose
- *                   remedy is needs-reset)
+ * States            no chain -> current (take, then extend) -> no chain (give, giveFilled, untake);
+ *                   any -> broken (take finds a fault whose remedy is needs-reset)
  *   broken -> any   Prohibited. A ring that lied once is not asked again; the owner opens a new one after a reset.
  *
  * Invariants
- *   I1  at most one chain is current, and chains are given in the order they were taken.
- *   I2  the segment arrays, counts and bytes belong to the current chain and change with the next take().
+ *   I1  chains are given in the order they were taken; what is not given is taken again.
+ *   I2  the segment arrays, counts and bytes belong to the current chains and change with the next take() or extend().
  *   I3  no method allocates, throws or uses a BigInt, whatever the driver wrote (`fault` excepted: it describes).
  *
  * Limits  queueSize chains outstanding; chainSegmentsMax segments a chain (a buffer that crosses two pieces of memory
@@ -25,10 +27,13 @@ import type { GuestMemory } from './guest-memory.js';
 export interface DeviceRing {
   readonly queueSize: number;
   readonly memory: GuestMemory;
-  /** Resume token, at most 32 bits: opening a ring with it continues after the last given chain. */
+  /**
+   * Resume token, a signed 32-bit number: opening a ring with it continues after the last given chain. It changes with
+   * give() and, for a packed ring, with publish().
+   */
   readonly position: number;
 
-  /** Segments of the current chain: `readableCount` readable ones, then `writableCount` writable ones. */
+  /** Segments of what is current: `readableCount` readable ones, then `writableCount` writable ones. */
   readonly segmentAddress: Float64Array;
   readonly segmentLength: Uint32Array;
   /** Index into memory.pieces, and offset in bytes inside that piece. */
@@ -38,8 +43,10 @@ export interface DeviceRing {
   readonly writableCount: number;
   readonly readableBytes: number;
   readonly writableBytes: number;
-  /** Descriptor index (split) or buffer id (packed) of the current chain. */
+  /** Descriptor index (split) or buffer id (packed) of the chain taken last. */
   readonly head: number;
+  /** Chains that are current. */
+  readonly chainCount: number;
 
   /** What the last take() that returned -1 found; null before. */
   readonly faultCode: RingFaultCode | null;
@@ -51,6 +58,13 @@ export interface DeviceRing {
    * remedy is skip-chain the chain has no segments but can be given back with give(0).
    */
   take(): number;
+  /**
+   * Adds the next available chain to what is current. False, and nothing changed, when there is none, or none that
+   * can be added: one with a fault or without a writable byte is left for the next take().
+   */
+  extend(): boolean;
+  /** How many of the current chains the first `writtenBytes` writable bytes lie in; at least 1. */
+  chainsFor(writtenBytes: number): number;
   /** Copies readable bytes from `offset` into private memory; returns how many there were, at most `length`. */
   gather(offset: number, target: Uint8Array, targetOffset: number, length: number): number;
   /**
@@ -66,7 +80,12 @@ export interface DeviceRing {
   readBack(offset: number, target: Uint8Array, targetOffset: number, length: number): number;
   /** Hands the current chain back with `writtenBytes` in its writable segments; not yet visible to the driver. */
   give(writtenBytes: number): void;
-  /** Forgets the current chain; the next take() returns it again. */
+  /**
+   * Hands back those current chains that the first `writtenBytes` writable bytes lie in, and forgets the others.
+   * Returns how many were handed back.
+   */
+  giveFilled(writtenBytes: number): number;
+  /** Forgets what is current; the next take() begins with the same chain again. */
   untake(): void;
 
   /** Makes every given chain visible; true when the driver wants an interrupt for what was not visible before. */

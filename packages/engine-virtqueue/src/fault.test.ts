@@ -6,6 +6,7 @@ describe('ring fault', () => {
     const remedies = {
       BAD_QUEUE_SIZE: 'needs-reset',
       BAD_RING_ADDRESS: 'needs-reset',
+      BAD_POSITION: 'needs-reset',
       AVAILABLE_INDEX_JUMP: 'needs-reset',
       HEAD_OUT_OF_RANGE: 'needs-reset',
       NEXT_OUT_OF_RANGE: 'needs-reset',

@@ -15,7 +15,7 @@ export type RingAddressDefect = 'unaligned' | 'outside-memory' | 'read-only' | '
 export type RingPart = 'descriptor' | 'driver' | 'device';
 
 export type RingFault =
-  /** The size is no power of two, 0 or past the largest. */
+  /** The size is 0, past the largest, or for a split ring no power of two. */
   | { readonly code: 'BAD_QUEUE_SIZE'; readonly queueSize: number }
   | {
       readonly code: 'BAD_RING_ADDRESS';
@@ -23,6 +23,8 @@ export type RingFault =
       readonly address: bigint;
       readonly defect: RingAddressDefect;
     }
+  /** The place a packed ring should go on at is none of this ring, or does not fit what was given back. */
+  | { readonly code: 'BAD_POSITION'; readonly position: number; readonly queueSize: number }
   /** The available index ran ahead by more than the ring holds. */
   | {
       readonly code: 'AVAILABLE_INDEX_JUMP';
@@ -68,6 +70,7 @@ export function remedyForCode(code: RingFaultCode): Remedy {
   switch (code) {
     case 'BAD_QUEUE_SIZE':
     case 'BAD_RING_ADDRESS':
+    case 'BAD_POSITION':
     case 'AVAILABLE_INDEX_JUMP':
     case 'HEAD_OUT_OF_RANGE':
     case 'NEXT_OUT_OF_RANGE':

@@ -2,8 +2,8 @@
  * @virtnet/engine-virtqueue: the device's end of virtqueues, pure over guest memory.
  *
  * @example
- *   const ring = SplitRing.open({ queueSize: 256, memory: new GuestMemory(regions), ...addresses, ...negotiated });
- *   if (!(ring instanceof SplitRing)) return refuse(describeFault(ring));
+ *   const ring = openRing({ packed, queueSize: 256, memory: new GuestMemory(regions), ...addresses, ...negotiated });
+ *   if (!isRing(ring)) return refuse(describeFault(ring));
  *   while (ring.take() > 0) {
  *     ring.scatter(0, answer, 0, answer.length);
  *     ring.give(answer.length);
@@ -17,6 +17,8 @@ export * from './fault.js';
 export * from './guest-memory.js';
 export * from './limits.js';
 export * from './notification.js';
+export * from './open-ring.js';
+export * from './packed-ring.js';
 export * from './queue-ledger.js';
 export * from './split-ring.js';
 export * from './worked-queue.js';

@@ -5,12 +5,14 @@
  *   The process may vanish between any two instructions; what it stored before stays. So the order of stores is the
  *   protocol, and it is written here once, for every kind of queue:
  *     begin      IN_FLIGHT = 1, then the owner does what can not be undone (sends, or reads, a frame)
- *     complete   used element into guest memory, POSITION, IN_FLIGHT = 0
- *     publish    used index into guest memory, PUBLISHED
+ *     complete   used element into guest memory (packed: into the journal), POSITION, IN_FLIGHT = 0
+ *     publish    used index (packed: the answers) into guest memory, PUBLISHED and POSITION
+ *   A frame over several chains is completed by one store of POSITION, so it is there as a whole or not at all.
  *   A successor opens the ring at POSITION and calls resume(), which publishes what the dead process had completed.
  *
  * Invariants
- *   I1  POSITION never runs ahead of the used elements in guest memory, and the used index never ahead of POSITION.
+ *   I1  POSITION never runs ahead of the used elements in guest memory or journal, and what the driver sees never ahead
+ *       of POSITION.
  *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost.
  *   I3  a chain that is given back is counted once: as a frame, or under one reason to drop it.
  *
@@ -83,6 +85,18 @@ export class QueueLedger {
     this.#complete(writtenBytes);
   }
 
+  /** The same for a frame in the first of several current chains; the chains that it did not need stay. */
+  completeSpread(frameBytes: number, writtenBytes: number): void {
+    const counters = this.#counters;
+    const words = this.#words;
+    counters[FRAMES] = counters[FRAMES]! + 1;
+    counters[BYTES] = counters[BYTES]! + frameBytes;
+    const chains = this.#ring.giveFilled(writtenBytes);
+    words[POSITION] = this.#ring.position;
+    words[IN_FLIGHT] = 0;
+    counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + chains;
+  }
+
   /** Hands the current chain back unused, under a reason to drop. */
   completeDrop(reason: QueueCounter): void {
     this.count(reason);
@@ -131,7 +145,7 @@ export class QueueLedger {
    */
   resume(): boolean {
     const words = this.#words;
-    const behind = words[PUBLISHED] !== this.#ring.position || words[IN_FLIGHT] === 1;
+    const behind = (words[PUBLISHED]! | 0) !== this.#ring.position || words[IN_FLIGHT] === 1;
     words[POSITION] = this.#ring.position;
     words[IN_FLIGHT] = 0;
     this.#publish();
@@ -140,7 +154,9 @@ export class QueueLedger {
 
   #publish(): boolean {
     const wanted = this.#ring.publish();
-    this.#words[PUBLISHED] = this.#ring.position;
+    const { position } = this.#ring;
+    this.#words[PUBLISHED] = position;
+    this.#words[POSITION] = position;
     return wanted;
   }
 

@@ -47,9 +47,10 @@ import { Chain } from './chain.js';
 import type { DeviceRing } from './device-ring.js';
 import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
-import { CHAIN_SEGMENTS_MAX, INDIRECT_ENTRIES_MAX } from './limits.js';
+import { SeamEntry, tableDefect } from './indirect-table.js';
+import { CHAIN_SEGMENTS_MAX } from './limits.js';
 import { needsEvent } from './notification.js';
-import { openParts, type SplitParts } from './split-parts.js';
+import { openParts, type RingParts } from './ring-parts.js';
 
 export interface SplitRingConfig {
   /** Entries: a power of two, at most SPLIT_QUEUE_SIZE_MAX. */
@@ -103,9 +104,11 @@ export class SplitRing extends Chain implements DeviceRing {
   #factB = 0;
   #factC = 0;
   #defect: IndirectDefect = 'empty';
-  /** One entry of an indirect table that two pieces share. */
-  readonly #entry = new Uint8Array(ENTRY_BYTES);
-  readonly #entryView = new DataView(this.#entry.buffer);
+  readonly #seam = new SeamEntry();
+  /** Heads of the current chains. */
+  readonly #heads: Uint16Array;
+  /** A chain is being added to others: what is wrong with it is found out, for good, when it is taken. */
+  #extending = false;
 
   /** Opens the ring, or says what is wrong with its size or addresses (failure C14). Writes nothing. */
   static open(config: SplitRingConfig): SplitRing | RingFault {
@@ -116,11 +119,11 @@ export class SplitRing extends Chain implements DeviceRing {
     if (!(chainSegmentsMax >= 1 && chainSegmentsMax <= CHAIN_SEGMENTS_MAX)) {
       throw new RangeError(`chainSegmentsMax ${chainSegmentsMax}`); // the owner's fault, not the driver's
     }
-    const parts = openParts(config);
+    const parts = openParts(config, false);
     return 'code' in parts ? parts : new SplitRing(config, parts);
   }
 
-  private constructor(config: SplitRingConfig, parts: SplitParts) {
+  private constructor(config: SplitRingConfig, parts: RingParts) {
     super(config.memory, config.chainSegmentsMax);
     this.queueSize = config.queueSize;
     this.#mask = config.queueSize - 1;
@@ -132,6 +135,7 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#available = parts.driver.u16;
     this.#used = parts.device.u16;
     this.#usedElements = parts.device.u32;
+    this.#heads = new Uint16Array(config.chainSegmentsMax);
     this.#position = config.position & INDEX_MASK;
     this.#seen = this.#position;
     this.#published = this.#position;
@@ -155,7 +159,36 @@ export class SplitRing extends Chain implements DeviceRing {
     this.head = head;
     this.clear();
     if (head >= this.queueSize) return this.#refuse('HEAD_OUT_OF_RANGE', 0, 0, 0);
+    this.chainCount = 1;
     return this.#walk(head);
+  }
+
+  extend(): boolean {
+    const { chainCount, readableCount, readableBytes, writableCount, writableBytes } = this;
+    const next = (this.#position + chainCount) & INDEX_MASK;
+    if (chainCount === 0 || next === this.#seen) {
+      const index = Atomics.load(this.#available, INDEX);
+      const waiting = (index - this.#position) & INDEX_MASK;
+      if (chainCount === 0 || waiting <= chainCount || waiting > this.queueSize) return false;
+      this.#seen = index;
+    }
+    const head = this.#available[FIRST_ENTRY + (next & this.#mask)]!;
+    if (head >= this.queueSize) return false;
+    this.#extending = true;
+    const segments = this.#walk(head);
+    this.#extending = false;
+    if (segments < 0 || this.readableCount !== readableCount || this.writableBytes === writableBytes) {
+      this.readableCount = readableCount;
+      this.readableBytes = readableBytes;
+      this.writableCount = writableCount;
+      this.writableBytes = writableBytes;
+      return false;
+    }
+    if (chainCount === 1) this.#heads[0] = this.head;
+    this.chainEnds[chainCount - 1] = writableBytes;
+    this.#heads[chainCount] = head;
+    this.chainCount = chainCount + 1;
+    return true;
   }
 
   give(writtenBytes: number): void {
@@ -166,8 +199,24 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#position = (position + 1) & INDEX_MASK;
   }
 
+  giveFilled(writtenBytes: number): number {
+    if (this.chainCount === 1) {
+      this.give(writtenBytes);
+      return 1;
+    }
+    const count = this.chainsFor(writtenBytes);
+    for (let chain = 0; chain < count; chain++) {
+      const slot = (this.#position + chain) & this.#mask;
+      const at = UsedWord.FIRST_ELEMENT + (slot << UsedWord.WORDS_PER_ELEMENT_SHIFT);
+      this.#usedElements[at] = this.#heads[chain]!;
+      this.#usedElements[at + UsedWord.LENGTH] = this.bytesIn(chain, writtenBytes);
+    }
+    this.#position = (this.#position + count) & INDEX_MASK;
+    return count;
+  }
+
   untake(): void {
-    // Nothing to take back: only give() moves the position, and take() reads the descriptors afresh.
+    // Nothing to take back: only giving moves the position, and take() reads the descriptors afresh.
   }
 
   publish(): boolean {
@@ -227,6 +276,7 @@ export class SplitRing extends Chain implements DeviceRing {
       }
       case 'BAD_QUEUE_SIZE':
       case 'BAD_RING_ADDRESS':
+      case 'BAD_POSITION':
         return null; // open() answers with these; a ring that exists never has them
     }
   }
@@ -270,7 +320,7 @@ export class SplitRing extends Chain implements DeviceRing {
 
   /** The rest of a chain that lies in a table of its own. WRITE on the referring descriptor is ignored (2.7.5.3.2). */
   #walkIndirect(high: number, low: number, lengthBytes: number, referring: number): number {
-    const defect = this.#tableDefect(lengthBytes, referring);
+    const defect = tableDefect(this.#indirect, lengthBytes, (referring & NEXT) !== 0);
     if (defect !== null) return this.#refuseTable(defect);
     const memory = this.memory;
     const entries = lengthBytes / ENTRY_BYTES;
@@ -283,10 +333,10 @@ export class SplitRing extends Chain implements DeviceRing {
       let view = tableView;
       let at = tableOffset + index * ENTRY_BYTES;
       if (!whole) {
-        if (!this.#fetchEntry(high, low, index * ENTRY_BYTES)) {
+        if (!this.#seam.fetch(memory, high, low, index * ENTRY_BYTES)) {
           return this.#refuse('BUFFER_OUTSIDE_MEMORY', high, low, lengthBytes);
         }
-        view = this.#entryView;
+        view = this.#seam.view;
         at = 0;
       }
       const entryLow = view.getInt32(at + ADDRESS_LOW * 4, true);
@@ -303,30 +353,6 @@ export class SplitRing extends Chain implements DeviceRing {
     }
   }
 
-  #tableDefect(lengthBytes: number, referring: number): IndirectDefect | null {
-    if (!this.#indirect) return 'not-negotiated';
-    if ((referring & NEXT) !== 0) return 'next-flag-set';
-    if (lengthBytes === 0) return 'empty';
-    if (lengthBytes % ENTRY_BYTES !== 0) return 'length-not-multiple-of-16';
-    if (lengthBytes > INDIRECT_ENTRIES_MAX * ENTRY_BYTES) return 'too-many-entries';
-    return null;
-  }
-
-  /** Reads one entry of a table that is not in one piece, by as many reads as it takes (failure A20). */
-  #fetchEntry(high: number, low: number, offset: number): boolean {
-    const memory = this.memory;
-    for (let done = 0; done < ENTRY_BYTES; ) {
-      const next = (low >>> 0) + offset + done;
-      const carry = next > 0xffff_ffff ? 1 : 0;
-      if (carry === 1 && high >>> 0 === 0xffff_ffff) return false;
-      const contiguous = memory.translate((high + carry) | 0, next | 0, ENTRY_BYTES - done);
-      if (contiguous === 0) return false;
-      for (let i = 0; i < contiguous; i++) this.#entry[done + i] = memory.piece.u8[memory.offset + i]!;
-      done += contiguous;
-    }
-    return true;
-  }
-
   /** The walk came to its end: a chain without a byte is nothing anybody can use. */
   #end(): number {
     const segments = this.readableCount + this.writableCount;
@@ -339,12 +365,14 @@ export class SplitRing extends Chain implements DeviceRing {
   }
 
   #refuse(code: RingFaultCode, factA: number, factB: number, factC: number): number {
+    if (this.#extending) return -1;
     this.faultCode = code;
     this.#factA = factA;
     this.#factB = factB;
     this.#factC = factC;
     this.#broken = remedyForCode(code) === 'needs-reset';
     this.clear();
+    this.chainCount = 1;
     return -1;
   }
 }

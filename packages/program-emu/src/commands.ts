@@ -51,7 +51,8 @@ import { makeStaticPfs } from './static-pfs.js';
 const UNPLUGGED_REMEMBERED = 64;
 /** More than a PF can have VFs. */
 const ORDER_STEP = 2048;
-const SPLIT_RINGS = 1;
+/** Bit 0: split, bit 1: packed. */
+const RING_FORMATS = 3;
 /** NO_MSIX_MODE and MSIX_MODE. */
 const EVENT_MODES = 0b101;
 /** Descriptors the tunnel of the original takes; here the segments a chain of ours may have do not depend on it. */
@@ -110,7 +111,7 @@ export class Commands {
       virtQueuesMax: limits.virtQueuesMax,
       tunnelDescriptorsMax: TUNNEL_DESCRIPTORS,
       supportedFeatures: this.#site.supportedFeatures,
-      queueTypes: SPLIT_RINGS,
+      queueTypes: RING_FORMATS,
       eventModes: EVENT_MODES,
     };
     return listAnswer(controller, this.#facts());

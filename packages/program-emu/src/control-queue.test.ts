@@ -53,7 +53,7 @@ describe('control queue', () => {
   let whenApplied: () => void = () => {};
   const start = () =>
     queue.start(
-      { ...ring.addresses, indirect: false, eventIdx: false },
+      { ...ring.addresses, packed: false, indirect: false, eventIdx: false },
       block,
       new GuestMemory([memory.region]),
     );
@@ -221,7 +221,7 @@ describe('control queue', () => {
 
   it('rings that cannot be opened: the fault is told, and the queue is closed', () => {
     queue.start(
-      { ...ring.addresses, descriptorAddress: 0x1n, indirect: false, eventIdx: false },
+      { ...ring.addresses, descriptorAddress: 0x1n, packed: false, indirect: false, eventIdx: false },
       block,
       new GuestMemory([memory.region]),
     );

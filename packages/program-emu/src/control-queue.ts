@@ -26,10 +26,11 @@ import {
 import {
   type DeviceRing,
   type GuestMemory,
+  isRing,
+  openRing,
   QueueLedger,
   type RingFault,
   resumePosition,
-  SplitRing,
 } from '@virtnet/engine-virtqueue';
 import { type QueueBlock, QueueCounter } from '@virtnet/wire';
 import { CHAIN_SEGMENTS_MAX, CONTROL_COMMAND_BYTES_MAX, CONTROL_COMMANDS_PER_TURN } from './limits.js';
@@ -42,6 +43,7 @@ export interface ControlQueueConfig {
   readonly descriptorAddress: bigint;
   readonly driverAddress: bigint;
   readonly deviceAddress: bigint;
+  readonly packed: boolean;
   readonly indirect: boolean;
   readonly eventIdx: boolean;
 }
@@ -78,13 +80,14 @@ export class ControlQueue {
 
   /** Starts (or restarts, over other memory) the queue where its block of the state page says. */
   start(config: ControlQueueConfig, block: QueueBlock, memory: GuestMemory): void {
-    const ring = SplitRing.open({
+    const ring = openRing({
       ...config,
       memory,
-      position: resumePosition(block) & 0xffff,
+      position: resumePosition(block),
       chainSegmentsMax: CHAIN_SEGMENTS_MAX,
+      journal: block.journal,
     });
-    if (!(ring instanceof SplitRing)) {
+    if (!isRing(ring)) {
       this.#open = null;
       this.#owner.fault(ring);
       return;

@@ -12,7 +12,7 @@ import {
   uplinkOf,
   type VirtnetConf,
 } from '@virtnet/engine-control';
-import { hotplugFeatures } from '@virtnet/engine-virtio-net';
+import { hotplugFeatures, supportedFeatures } from '@virtnet/engine-virtio-net';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
 import { getMtu, getSpeed, interfaceExists, supportsUso } from '@virtnet/host-linux';
 import type { HostServices } from './device-host.js';
@@ -31,8 +31,12 @@ export class ControlSite {
     this.#conf = conf;
     this.#log = log;
     const uso = supportsUso();
-    this.supportedFeatures = hotplugFeatures({ uso, vlan: true });
-    this.defaultFeatures = hotplugFeatures({ uso });
+    this.supportedFeatures = supportedFeatures({ uso });
+    this.defaultFeatures = hotplugFeatures({
+      uso,
+      packedVq: conf.packed_vq === 1,
+      mrgRxbuf: conf.mrg_rxbuf === 1,
+    });
   }
 
   /** What a function on `ibDevice` finds. */

@@ -16,6 +16,7 @@
  *
  * Limits  the function's vector and queue counts; device-memory.ts for regions.
  */
+import { positionOfBase } from '@virtnet/engine-virtqueue';
 import { close, closeAll } from '@virtnet/host-linux';
 import type {
   DeviceInfo,
@@ -38,7 +39,6 @@ import { shelfNames } from './shelf-names.js';
 const CONFIG_REGION = 7;
 /** BARs, ROM, configuration space and VGA, as vfio numbers them. */
 const REGIONS = 9;
-const POSITION_MAX = 0xffff;
 const textEncoder = new TextEncoder();
 
 export class DeviceAccess implements VfioUserDevice {
@@ -150,8 +150,10 @@ export class DeviceAccess implements VfioUserDevice {
   }
 
   queueBaseSet(queue: number, base: number): number {
-    if (!this.#hasQueue(queue) || base > POSITION_MAX) return -Errno.EINVAL;
-    this.#host.state.bases.set(queue, base);
+    if (!this.#hasQueue(queue)) return -Errno.EINVAL;
+    const position = positionOfBase(base, this.#host.state.packed);
+    if (position === null) return -Errno.EINVAL;
+    this.#host.state.bases.set(queue, position);
     this.#host.touch();
     return 0;
   }

@@ -481,6 +481,7 @@ export class DeviceHost {
         descriptorAddress: queue.descriptorAddress,
         driverAddress: queue.driverAddress,
         deviceAddress: queue.deviceAddress,
+        packed: hasFeature(features, VirtioFeature.RING_PACKED),
         indirect: hasFeature(features, VirtioFeature.INDIRECT_DESC),
         eventIdx: hasFeature(features, VirtioFeature.EVENT_IDX),
       },

@@ -90,7 +90,7 @@ describe('device record', () => {
     ['changes', { settings: { ...INITIAL_SETTINGS, changes: [{ requestId: 1, warning: null }] } }],
     ['linkUp', { linkUp: 'yes' }],
     ['bases', { bases: [] }],
-    ['bases', { bases: { 0: 65_536 } }],
+    ['bases', { bases: { 0: 2 ** 32 } }],
     ['bases', { bases: { 0: -1 } }],
     ['bases', { bases: { x: 1 } }],
     ['ringEnables', { ringEnables: null }],

@@ -21,8 +21,6 @@ import { type DeviceSettings, restoreSettings } from './device-settings.js';
 
 export const RECORD_SCHEMA = 3;
 
-/** Positions of split rings are 16 bits. */
-const POSITION_MAX = 0xffff;
 const WORD_MAX = 0xffff_ffff;
 /** Largest JSON believed: four times that of the largest function. */
 const UNPACKED_BYTES_MAX = 1024 * 1024;
@@ -105,8 +103,7 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   const representor = value.representor ?? 'tap'; // before there was another
   if (!isRepresentorKind(representor)) return 'representor is no kind of it';
   if (typeof value.linkUp !== 'boolean') return 'linkUp is not a boolean';
-  if (!isByQueue(value.bases, (base) => isWord(base) && base <= POSITION_MAX))
-    return 'bases are not positions';
+  if (!isByQueue(value.bases, isWord)) return 'bases are not positions';
   if (!isByQueue(value.ringEnables, (on) => typeof on === 'boolean')) return 'ringEnables are not switches';
   if (!Array.isArray(value.broken) || !value.broken.every(isWord)) return 'broken is not a list of queues';
   if (!isHealth(value.health)) return 'health is not a health';

@@ -20,6 +20,12 @@ export const IDLE_TURNS_MAX = 24;
 /** Segments in one chain: Linux uses at most 19 (64 KiB in pages, header, tail); other drivers get six times that. */
 export const CHAIN_SEGMENTS_MAX = 128;
 
+/**
+ * Segments of a frame over several buffers: 64 KiB of GSO in buffers of 256 bytes and more. As many as the journal of a
+ * packed ring has entries.
+ */
+export const FRAME_SEGMENTS_MAX = 256;
+
 /** Milliseconds a datapath worker has to answer a change of configuration. */
 export const WORKER_ANSWER_MS = 2000;
 

@@ -19,7 +19,15 @@ import {
   RECEIVE_OFFLOADS,
   type ReceiveFilterState,
 } from '@virtnet/engine-virtio-net';
-import { DeviceStatus, type QueueBlock, QueueWord, queueBlock } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  hasFeature,
+  initialRingPosition,
+  type QueueBlock,
+  QueueWord,
+  queueBlock,
+  VirtioFeature,
+} from '@virtnet/wire';
 import { type QueueConfig, REPORT_INTERRUPT, type SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import type { DeviceRecord } from './device-record.js';
@@ -73,6 +81,11 @@ export class QueueState {
 
   get driverReady(): boolean {
     return (this.#parts.fn.status & DeviceStatus.DRIVER_OK) !== 0;
+  }
+
+  /** Whether the driver agreed to packed rings. */
+  get packed(): boolean {
+    return hasFeature(this.#parts.fn.driverFeatures, VirtioFeature.RING_PACKED);
   }
 
   /** Index of the control queue, -1 without one. */
@@ -146,7 +159,7 @@ export class QueueState {
   prepare(queue: number): void {
     if (this.continuing) return;
     const { words } = this.block(queue);
-    const base = this.bases.get(queue) ?? 0;
+    const base = this.bases.get(queue) ?? initialRingPosition(this.packed);
     this.bases.delete(queue);
     words[QueueWord.POSITION] = base;
     words[QueueWord.PUBLISHED] = base;
@@ -156,7 +169,8 @@ export class QueueState {
 
   /** Position of a queue nobody works. */
   position(queue: number): number {
-    return this.block(queue).words[QueueWord.POSITION]! & 0xffff;
+    const position = this.block(queue).words[QueueWord.POSITION]!;
+    return this.packed ? position : position & 0xffff;
   }
 
   /** The device was reset. */

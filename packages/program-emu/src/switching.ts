@@ -31,9 +31,11 @@ import {
   type QueueOptions,
   ReceiveFilter,
   ReceiveQueue,
+  SpreadReceiveQueue,
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import type { WorkedQueue } from '@virtnet/engine-virtqueue';
+import { hasFeature, NetFeature } from '@virtnet/wire';
 import type { QueueConfig, SwitchedConfig } from './datapath-protocol.js';
 import type { Scratch } from './scratch.js';
 import { Uplink } from './uplink.js';
@@ -83,10 +85,11 @@ export class Switching {
     const pair = config.queue >> 1;
     if (switched.mode === 'sink' || switched.mode === 'source') {
       const port = this.#diagnosticPort(switched);
+      const Receive = hasFeature(config.features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
       const queue =
         config.direction === 'transmit'
           ? new TransmitQueue({ ...options, port })
-          : new ReceiveQueue({ ...receive, port });
+          : new Receive({ ...receive, port });
       return { queue, domain: null };
     }
     const loop = switched.mode === 'loop';

@@ -4,8 +4,8 @@
  * Theory
  *   Frames move between guest memory and the kernel in one readv or writev, header included, without a copy of our
  *   own. The header always lives in private memory: on transmit it was read once and judged before, on receive it is
- *   judged before the driver sees it. A last scratch segment catches what is larger than the driver's buffer, so that
- *   an oversized frame is recognised and not silently cut.
+ *   judged before the driver sees it. A last scratch segment catches what is larger than the driver's buffer: the rest
+ *   of a frame that goes on in the next buffers (mergeable), or of one that is dropped and not silently cut.
  *
  * Limits  IOVECS segments; SCRATCH_BYTES holds the largest frame a TAP can give.
  */
@@ -14,15 +14,16 @@ import type { FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing } from '@virtnet/engine-virtqueue';
 import { IoVector, NativeBuffer, readv, writev } from '@virtnet/host-linux';
 import { NetHeader } from '@virtnet/wire';
-import { CHAIN_SEGMENTS_MAX } from './limits.js';
+import { FRAME_SEGMENTS_MAX } from './limits.js';
 
-const IOVECS = CHAIN_SEGMENTS_MAX + 2;
+const IOVECS = FRAME_SEGMENTS_MAX + 2;
 /** 64 KiB of GSO payload, Ethernet header, two VLAN tags and the frame header, rounded up. */
 const SCRATCH_BYTES = 66 * 1024;
 
 const scratch = new NativeBuffer(SCRATCH_BYTES);
 
 export class TapPort implements FramePort {
+  readonly overflow = scratch.u8;
   readonly #fd: number;
   readonly #vector = new IoVector(IOVECS);
   /** The header at an address of its own: a small array of the engine's may move. */

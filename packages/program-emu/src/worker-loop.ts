@@ -29,13 +29,15 @@ import {
   type QueueOptions,
   ReceiveFilter,
   ReceiveQueue,
+  SpreadReceiveQueue,
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import {
   GuestMemory,
+  isRing,
+  openRing,
   type RingFault,
   resumePosition,
-  SplitRing,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
 import { Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
@@ -43,6 +45,7 @@ import type { MailboxReceiver } from '@virtnet/host-workers';
 import {
   EpollEvent,
   hasFeature,
+  NetFeature,
   type QueueBlock,
   QueueCounter,
   QueueWord,
@@ -56,7 +59,7 @@ import {
   type WorkerReport,
 } from './datapath-protocol.js';
 import { memoryRegions } from './device-memory.js';
-import { CHAIN_SEGMENTS_MAX, IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
+import { CHAIN_SEGMENTS_MAX, FRAME_SEGMENTS_MAX, IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
 import { PageViews } from './page-views.js';
 import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
@@ -329,7 +332,9 @@ export class WorkerLoop {
   #attach(device: number, slot: number, config: QueueConfig): void {
     const memory = this.#memories.get(device) ?? new GuestMemory([]);
     const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
-    const opened = SplitRing.open({
+    const spread = config.direction === 'receive' && hasFeature(config.features, NetFeature.MRG_RXBUF);
+    const opened = openRing({
+      packed: hasFeature(config.features, VirtioFeature.RING_PACKED),
       queueSize: config.queueSize,
       memory,
       descriptorAddress: config.descriptorAddress,
@@ -337,10 +342,11 @@ export class WorkerLoop {
       deviceAddress: config.deviceAddress,
       indirect: hasFeature(config.features, VirtioFeature.INDIRECT_DESC),
       eventIdx: hasFeature(config.features, VirtioFeature.EVENT_IDX),
-      position: resumePosition(block) & 0xffff,
-      chainSegmentsMax: CHAIN_SEGMENTS_MAX,
+      position: resumePosition(block),
+      chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,
+      journal: block.journal,
     });
-    if (!(opened instanceof SplitRing)) {
+    if (!isRing(opened)) {
       this.#report({ kind: 'fault', slot, fault: opened });
       return;
     }
@@ -380,8 +386,9 @@ export class WorkerLoop {
     const port = new TapPort(config.tapFd);
     if (config.direction === 'transmit') return new TransmitQueue({ ...options, port });
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes } = config;
-    return new ReceiveQueue({ ...options, port, active, filter, countSizes });
+    const { active, countSizes, features } = config;
+    const Receive = hasFeature(features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
+    return new Receive({ ...options, port, active, filter, countSizes });
   }
 
   #setUplink(domain: number, fd: number): void {

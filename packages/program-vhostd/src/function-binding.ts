@@ -7,6 +7,8 @@
  *   frontend that came and changed things meanwhile finds them done, and a restart of the emulator needs nobody's help.
  *   A split ring goes on from the used index in guest memory, whatever base was given: the device returns chains in
  *   order, so that index is how far it came, whereas a frontend may not know (virtio-user says 0 when it reconnects).
+ *   A packed ring has no such index: only the function knows how far it came, and when the function was lost, nobody.
+ *   Then the frontend is let go, so that its driver begins anew.
  *   The function is negotiated anew with the first ring: features are known then, and whatever an earlier driver left
  *   on it is gone.
  *
@@ -76,6 +78,8 @@ export class FunctionBinding implements VhostBackendDevice {
   readonly #rings = new Map<number, RingSetup>();
   /** Rings that the attached function works. */
   readonly #started = new Set<number>();
+  /** Packed rings that a function worked which is gone: where they stand is not known. */
+  readonly #adrift = new Set<number>();
   readonly #configFd: number;
   readonly #configWatch: Watch | number;
   #function: VirtioFunction | null = null;
@@ -114,6 +118,10 @@ export class FunctionBinding implements VhostBackendDevice {
         this.#options.onBroken('the function offers less than before');
         return;
       }
+      if (this.#adrift.size > 0) {
+        this.#options.onBroken('with the function, the position of a packed ring was lost');
+        return;
+      }
       const errno = await this.#onFunction((f) => this.#setUp(f));
       if (errno < 0) this.#options.onBroken(`the function refuses what it was doing before: errno ${-errno}`);
     });
@@ -122,6 +130,7 @@ export class FunctionBinding implements VhostBackendDevice {
   /** The function is gone, at once. */
   detach(): void {
     this.#function = null;
+    for (const index of this.#started) if (this.#rings.get(index)?.packed === true) this.#adrift.add(index);
     this.#started.clear();
   }
 
@@ -164,6 +173,10 @@ export class FunctionBinding implements VhostBackendDevice {
     return this.#serial.run(async () => {
       const setup = this.#rings.get(index);
       let position: number | null = null;
+      if (this.#adrift.has(index)) {
+        this.#forgetRing(index);
+        return -Errno.EIO;
+      }
       const errno = await this.#onFunction(async (fn) => {
         if (!this.#started.delete(index)) return 0;
         const base = await fn.stopRing(index);
@@ -195,6 +208,7 @@ export class FunctionBinding implements VhostBackendDevice {
     return this.#serial.run(async () => {
       this.#rings.clear();
       this.#started.clear();
+      this.#adrift.clear();
       const errno = await this.#onFunction((fn) => fn.reset());
       this.#polled.dropAll();
       return errno;
@@ -206,6 +220,7 @@ export class FunctionBinding implements VhostBackendDevice {
       this.#regions.clear();
       this.#rings.clear();
       this.#started.clear();
+      this.#adrift.clear();
       const errno = await this.#onFunction(async (fn) => Math.min(await fn.reset(), await fn.unmapAll()));
       // A function that does not let go is made to: it resets itself when its client leaves.
       if (errno < 0) this.#function?.disconnect();
@@ -215,6 +230,7 @@ export class FunctionBinding implements VhostBackendDevice {
 
   #forgetRing(index: number): void {
     this.#rings.delete(index);
+    this.#adrift.delete(index);
     this.#polled.drop(index);
   }
 

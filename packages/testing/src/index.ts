@@ -5,11 +5,14 @@
  *   ringContract({ describe, it }, 'split', splitFixture);
  */
 export * from './crash-points.js';
+export * from './driver-buffers.js';
 export * from './driver-memory.js';
 export * from './function-access.js';
 export * from './function-fixture.js';
 export * from './memory-port.js';
 export * from './net-fixture.js';
+export * from './packed-driver.js';
+export * from './packed-ring-fixture.js';
 export * from './pci-enumeration.js';
 export * from './ring-contract.js';
 export * from './ring-driver.js';

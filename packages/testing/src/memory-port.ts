@@ -11,6 +11,7 @@ export interface PortFrame {
 }
 
 export class MemoryPort implements FramePort {
+  readonly overflow = new Uint8Array(70_000);
   /** Frames sent, oldest first. */
   readonly sent: PortFrame[] = [];
   /** Frames that wait to be received, oldest first. */
@@ -39,7 +40,8 @@ export class MemoryPort implements FramePort {
     const next = this.waiting.shift();
     if (next === undefined) return -Errno.EAGAIN;
     header.set(next.header);
-    ring.scatter(frameOffset, next.frame, 0, next.frame.length);
+    const fitted = ring.scatter(frameOffset, next.frame, 0, next.frame.length);
+    this.overflow.set(next.frame.subarray(fitted));
     return NetHeader.sizeBytes + next.frame.length;
   }
 

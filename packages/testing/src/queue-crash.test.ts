@@ -1,9 +1,10 @@
 /** Crash and recovery of the frame queues by the state page: at most one frame lost or repeated per crash. */
 
-import { ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
-import { GuestMemory, resumePosition, SplitRing, type WorkedQueue } from '@virtnet/engine-virtqueue';
+import { ReceiveQueue, SpreadReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
+import { isRing, openRing, resumePosition, type WorkedQueue } from '@virtnet/engine-virtqueue';
 import {
   featureMask,
+  NetFeature,
   QueueCounter,
   QueueWord,
   queueBlock,
@@ -16,14 +17,30 @@ import { Crash, CrashPoints } from './crash-points.js';
 import { DriverMemory } from './driver-memory.js';
 import { MemoryPort } from './memory-port.js';
 import { netHeader, shapeFrame } from './net-fixture.js';
+import { PackedDriver } from './packed-driver.js';
+import { packedPosition } from './packed-ring-fixture.js';
+import type { UsedChain } from './ring-driver.js';
 import { SplitDriver } from './split-driver.js';
-import { openSplitRing } from './split-ring-fixture.js';
 
-const QUEUE_SIZE = 8;
+/** A burst of frames over several buffers has to find room. */
+const queueSizeOf = ({ spread }: Mode): number => (spread === true ? 32 : 8);
+/** Frames of a run; the runs grow with their square. */
+const FRAMES = 7;
 const INDEX_MASK = 0xffff;
+const PLAIN = { ring: 'split', start: 0, eventIdx: false } as const;
+const HEADER_BYTES = 12;
 
-interface World {
-  readonly driver: SplitDriver;
+interface Mode {
+  readonly ring: 'split' | 'packed';
+  /** Both sides begin here. */
+  readonly start: number;
+  readonly eventIdx: boolean;
+  /** Mergeable buffers, of which a frame needs one to four. */
+  readonly spread?: boolean;
+}
+
+interface World extends Mode {
+  readonly driver: SplitDriver | PackedDriver;
   readonly memory: DriverMemory;
   readonly port: MemoryPort;
   readonly page: ArrayBuffer;
@@ -31,37 +48,64 @@ interface World {
   readonly direction: 'transmit' | 'receive';
 }
 
-function makeWorld(direction: World['direction'], startIndex: number, eventIdx: boolean): World {
+function makeWorld(direction: World['direction'], mode: Mode): World {
   const memory = new DriverMemory({ sizeBytes: 1 << 16 });
-  const driver = new SplitDriver({ memory, queueSize: QUEUE_SIZE, eventIdx, startIndex });
+  const { start, eventIdx } = mode;
+  const common = { memory, queueSize: queueSizeOf(mode), eventIdx };
+  const driver =
+    mode.ring === 'split'
+      ? new SplitDriver({ ...common, startIndex: start })
+      : new PackedDriver({ ...common, startPosition: start });
   const page = new ArrayBuffer(statePageSize(1));
-  queueBlock(page, 0).words.set([startIndex, startIndex], QueueWord.POSITION);
-  return { driver, memory, port: new MemoryPort(), page, crashes: new CrashPoints(), direction };
+  queueBlock(page, 0).words.set([start, start], QueueWord.POSITION);
+  return { ...mode, driver, memory, port: new MemoryPort(), page, crashes: new CrashPoints(), direction };
 }
 
 /** What a successor does: everything from memory, nothing from the dead one's objects. */
-function successor({ driver, memory, port, page, crashes, direction }: World): WorkedQueue {
-  const block = queueBlock(page, 0);
-  const opened = openSplitRing(driver, new GuestMemory([memory.region]), { position: resumePosition(block) });
-  if (!(opened instanceof SplitRing)) throw new Error(opened.code);
+function successor({ driver, memory, port, page, crashes, direction, spread, ring }: World): WorkedQueue {
+  const block = crashes.block(queueBlock(page, 0));
+  const opened = openRing({
+    packed: ring === 'packed',
+    queueSize: driver.queueSize,
+    memory: crashes.memory([memory.region]),
+    descriptorAddress: driver.descriptorAddress,
+    driverAddress: driver.driverAddress,
+    deviceAddress: driver.deviceAddress,
+    indirect: false,
+    eventIdx: driver.eventIdx,
+    position: resumePosition(block),
+    chainSegmentsMax: 16,
+    journal: block.journal,
+  });
+  if (!isRing(opened)) throw new Error(opened.code);
+  const features = [VirtioFeature.VERSION_1, ...(spread === true ? [NetFeature.MRG_RXBUF] : [])];
   const options = {
     ring: crashes.ring(opened),
     port: crashes.port(port),
-    block: crashes.block(block),
-    features: featureMask([VirtioFeature.VERSION_1]),
+    block,
+    features: featureMask(features),
     mtu: 1500,
     linkUp: true,
   };
+  const Receive = spread === true ? SpreadReceiveQueue : ReceiveQueue;
   const queue =
     direction === 'transmit'
       ? new TransmitQueue(options)
-      : new ReceiveQueue({ ...options, active: true, filter: null });
+      : new Receive({ ...options, active: true, filter: null });
   queue.resume();
   return queue;
 }
 
+/** Everything completed is visible: of a split ring the used index says so, of a packed ring both halves do. */
+function expectVisible({ driver, page }: World): void {
+  const position = queueBlock(page, 0).words[QueueWord.POSITION]!;
+  if (driver instanceof SplitDriver) expect(driver.usedIndex).toBe(position);
+  else expect(position >>> 16).toBe(position & 0xffff);
+}
+
 /** Frame numbers survive in the last byte of the source address (shapeFrame's seed). */
-const frameOf = (number: number): Uint8Array => shapeFrame({ seed: number, payloadBytes: 20 }).bytes;
+const frameOf = (number: number): Uint8Array =>
+  shapeFrame({ seed: number, payloadBytes: 20 + (number % 4) * 110 }).bytes;
 const numberOf = (frame: Uint8Array): number => frame[11]!;
 
 interface Outcome {
@@ -71,8 +115,27 @@ interface Outcome {
   readonly completed: number;
 }
 
+/** Frames in what came back: the first buffer of each says how many it has, and all of them are there. */
+function framesIn(used: readonly UsedChain[]): Uint8Array[] {
+  const frames: Uint8Array[] = [];
+  for (let at = 0; at < used.length; ) {
+    const buffers = used[at]!.written[10]!;
+    const parts = used.slice(at, at + buffers);
+    expect(parts.length, 'a frame is visible as a whole').toBe(buffers);
+    for (const { written, lengthBytes } of parts.slice(0, -1)) expect(lengthBytes).toBe(written.length);
+    const bytes = parts.flatMap(({ written, lengthBytes }) => [...written.subarray(0, lengthBytes)]);
+    frames.push(Uint8Array.from(bytes.slice(HEADER_BYTES)));
+    at += buffers;
+  }
+  return frames;
+}
+
 /** Moves `frames` frames with a crash after each of `lives` steps; the driver keeps the ring as full as it can. */
 function run(world: World, frames: number, lives: readonly number[], budget: number): Outcome {
+  return world.crashes.watched(() => runWatched(world, frames, lives, budget));
+}
+
+function runWatched(world: World, frames: number, lives: readonly number[], budget: number): Outcome {
   const { driver, port, crashes, direction } = world;
   const block = queueBlock(world.page, 0);
   const left = [...lives];
@@ -92,12 +155,12 @@ function run(world: World, frames: number, lives: readonly number[], budget: num
   for (let idle = 0; idle < 3; ) {
     if (direction === 'transmit') {
       while (posted < frames && driver.add({ readable: [netHeader({}), frameOf(posted)] }) >= 0) posted++;
-    } else while (driver.add({ writable: [1600] }) >= 0);
+    } else while (driver.add({ writable: [world.spread === true ? 120 : 1600] }) >= 0);
     driver.publish();
     try {
       if (queue === null) {
         queue = successor(world);
-        expect(driver.usedIndex, 'what was completed is visible').toBe(block.words[QueueWord.POSITION]);
+        expectVisible(world);
       }
       idle = queue.poll(budget) === 0 ? idle + 1 : 0;
       if (queue.fault !== null) expect.fail(queue.fault.code);
@@ -107,14 +170,17 @@ function run(world: World, frames: number, lives: readonly number[], budget: num
       idle = 0;
       queue = null;
       rearm();
-      const behind = (block.words[QueueWord.POSITION]! - driver.usedIndex) & INDEX_MASK;
-      expect(behind, 'the used index never runs ahead of the position').toBeLessThanOrEqual(QUEUE_SIZE);
+      if (driver instanceof SplitDriver) {
+        const behind = (block.words[QueueWord.POSITION]! - driver.usedIndex) & INDEX_MASK;
+        expect(behind, 'the used index never runs ahead of the position').toBeLessThanOrEqual(
+          driver.queueSize,
+        );
+      }
     }
-    for (const used of driver.collect()) {
-      completed++;
-      if (direction === 'receive') {
-        expect(used.lengthBytes).toBe(12 + frameOf(0).length);
-        const frame = used.written.subarray(12, used.lengthBytes);
+    const used = driver.collect();
+    completed += used.length;
+    if (direction === 'receive') {
+      for (const frame of framesIn(used)) {
         expect(frame).toEqual(frameOf(numberOf(frame)));
         arrived.push(numberOf(frame));
       }
@@ -140,83 +206,116 @@ function expectReceived({ arrived, crashed }: Outcome, frames: number): void {
 }
 
 describe('crash and recovery by the state page', () => {
-  const modes = [
-    ['without EVENT_IDX', 0, false],
-    ['with EVENT_IDX, across the wrap', 65_533, true],
-  ] as const;
+  const modes: readonly (Mode & { readonly name: string })[] = [
+    { name: 'split', ring: 'split', start: 0, eventIdx: false },
+    { name: 'split with EVENT_IDX, across the wrap', ring: 'split', start: 65_533, eventIdx: true },
+    { name: 'packed', ring: 'packed', start: packedPosition(0, 1), eventIdx: false },
+    {
+      name: 'packed with EVENT_IDX, across the wrap',
+      ring: 'packed',
+      start: packedPosition(5, 0),
+      eventIdx: true,
+    },
+    {
+      name: 'split, frames over several buffers',
+      ring: 'split',
+      start: 65_533,
+      eventIdx: true,
+      spread: true,
+    },
+    {
+      name: 'packed, frames over several buffers',
+      ring: 'packed',
+      start: packedPosition(29, 1),
+      eventIdx: true,
+      spread: true,
+    },
+  ];
 
-  for (const [mode, startIndex, eventIdx] of modes) {
-    it(`transmit ${mode}: a crash at any step repeats at most one frame and loses none`, () => {
-      const undisturbed = makeWorld('transmit', startIndex, eventIdx);
-      expectSent(run(undisturbed, 12, [], 3), 12);
-      const steps = undisturbed.crashes.steps;
-      expect(steps).toBeGreaterThan(150);
-      let repeated = 0;
-      for (let at = 0; at < steps; at++) {
-        const outcome = run(makeWorld('transmit', startIndex, eventIdx), 12, [at], 3);
-        expect(outcome.crashed, `step ${at}`).toBe(1);
-        expectSent(outcome, 12);
-        repeated += outcome.arrived.length - 12;
-      }
-      expect(repeated, 'some steps lie between sending and remembering it').toBeGreaterThan(0);
-    });
+  for (const mode of modes) {
+    if (mode.spread === undefined)
+      it(`transmit, ${mode.name}: a crash at any step repeats at most one frame and loses none`, () => {
+        const undisturbed = makeWorld('transmit', mode);
+        expectSent(run(undisturbed, FRAMES, [], 3), FRAMES);
+        const steps = undisturbed.crashes.steps;
+        expect(steps).toBeGreaterThan(100);
+        let repeated = 0;
+        for (let at = 0; at < steps; at++) {
+          const outcome = run(makeWorld('transmit', mode), FRAMES, [at], 3);
+          expect(outcome.crashed, `step ${at}`).toBe(1);
+          expectSent(outcome, FRAMES);
+          repeated += outcome.arrived.length - FRAMES;
+        }
+        expect(repeated, 'some steps lie between sending and remembering it').toBeGreaterThan(0);
+      });
 
-    it(`receive ${mode}: a crash at any step loses at most one frame and repeats none`, () => {
-      const undisturbed = makeWorld('receive', startIndex, eventIdx);
-      expectReceived(run(undisturbed, 12, [], 3), 12);
+    it(`receive, ${mode.name}: a crash at any step loses at most one frame and repeats none`, () => {
+      const undisturbed = makeWorld('receive', mode);
+      const whole = run(undisturbed, FRAMES, [], 3);
+      expectReceived(whole, FRAMES);
+      expect(whole.arrived).toEqual(all(FRAMES));
       const steps = undisturbed.crashes.steps;
-      expect(steps).toBeGreaterThan(150);
+      expect(steps).toBeGreaterThan(100);
       let lost = 0;
       for (let at = 0; at < steps; at++) {
-        const outcome = run(makeWorld('receive', startIndex, eventIdx), 12, [at], 3);
+        const outcome = run(makeWorld('receive', mode), FRAMES, [at], 3);
         expect(outcome.crashed, `step ${at}`).toBe(1);
-        expectReceived(outcome, 12);
-        lost += 12 - outcome.arrived.length;
+        expectReceived(outcome, FRAMES);
+        lost += FRAMES - outcome.arrived.length;
       }
       expect(lost, 'some steps lie between reading and remembering it').toBeGreaterThan(0);
     });
   }
 
   it('any number of crashes in a row costs at most one frame each, whatever the burst', () => {
-    const lives = fc.array(fc.integer({ min: 0, max: 90 }), { maxLength: 12 });
+    const lives = fc.array(fc.integer({ min: 0, max: 150 }), { maxLength: 12 });
     const directions = fc.constantFrom('transmit' as const, 'receive' as const);
+    const mode = fc.constantFrom(...modes);
     fc.assert(
-      fc.property(directions, lives, fc.integer({ min: 1, max: 8 }), (direction, steps, budget) => {
-        const outcome = run(makeWorld(direction, 65_530, true), 30, steps, budget);
-        (direction === 'transmit' ? expectSent : expectReceived)(outcome, 30);
-      }),
-      { numRuns: 300 },
+      fc.property(
+        mode,
+        directions,
+        lives,
+        fc.integer({ min: 1, max: 8 }),
+        (picked, direction, steps, budget) => {
+          const outcome = run(makeWorld(direction, picked), 30, steps, budget);
+          (direction === 'transmit' ? expectSent : expectReceived)(outcome, 30);
+        },
+      ),
+      { numRuns: 150 },
     );
   });
 
   it('a successor of a process that died before publishing publishes, and reports that an interrupt may be missing', () => {
     let met = 0;
     for (let at = 0; met === 0 || at < 60; at++) {
-      const world = makeWorld('transmit', 0, false);
-      world.driver.add({ readable: [netHeader({}), frameOf(0)] });
-      world.driver.publish();
-      const queue = successor(world);
+      const world = makeWorld('transmit', PLAIN);
+      const driver = world.driver as SplitDriver;
+      driver.add({ readable: [netHeader({}), frameOf(0)] });
+      driver.publish();
+      const queue = world.crashes.watched(() => successor(world));
       world.crashes.arm(at);
       try {
-        queue.poll(1);
+        world.crashes.watched(() => queue.poll(1));
         break; // no step left to die at
       } catch (error) {
         if (!(error instanceof Crash)) throw error;
       }
       world.crashes.disarm();
       const { words } = queueBlock(world.page, 0);
-      if (words[QueueWord.POSITION] !== 1 || world.driver.usedIndex !== 0) continue;
+      if (words[QueueWord.POSITION] !== 1 || driver.usedIndex !== 0) continue;
       met++;
-      const next = successor(world);
+      const next = world.crashes.watched(() => successor(world));
       expect(next.interrupt).toBe(true);
-      expect(world.driver.usedIndex).toBe(1);
-      expect(successor(world).interrupt, 'nothing is missing twice').toBe(false);
+      expect(driver.usedIndex).toBe(1);
+      const again = world.crashes.watched(() => successor(world));
+      expect(again.interrupt, 'nothing is missing twice').toBe(false);
     }
     expect(met).toBeGreaterThan(0);
   });
 
   it('counters survive a crash and go on', () => {
-    const world = makeWorld('transmit', 0, false);
+    const world = makeWorld('transmit', PLAIN);
     const outcome = run(world, 30, [40, 40, 40], 4);
     expect(outcome.crashed).toBe(3);
     const { counters } = queueBlock(world.page, 0);

@@ -194,7 +194,11 @@ describe('receive queue', () => {
   });
 
   it('a port that fails is counted, and the buffer stays', () => {
-    const failing: FramePort = { send: () => -Errno.EIO, receive: () => -Errno.EIO };
+    const failing: FramePort = {
+      overflow: new Uint8Array(0),
+      send: () => -Errno.EIO,
+      receive: () => -Errno.EIO,
+    };
     const fixture = receiveFixture({ port: failing });
     fixture.post(2000);
     expect(fixture.queue.poll(BUDGET)).toBe(0);
@@ -272,6 +276,7 @@ describe('receive queue', () => {
   it('C13 what the driver makes of the buffer meanwhile changes neither header nor length', () => {
     const frame = shapeFrame();
     const port: FramePort = {
+      overflow: new Uint8Array(0),
       send: () => -Errno.EIO,
       receive(ring: DeviceRing, header: Uint8Array, frameOffset: number) {
         header.set(checksumHeader(frame));

@@ -334,5 +334,100 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       ring.give(0);
       assert.equal(ring.take(), 1);
     });
+
+    describe('several current chains', () => {
+      it('extending lays the next chains out behind the first; giving hands back those that were filled, in order', () => {
+        const { ring, driver } = setUp();
+        const ids = [5, 3, 4, 2].map((size) => driver.add({ writable: [size] }));
+        driver.publish();
+        assert.equal(ring.take(), 1);
+        assert.deepEqual(
+          [ring.extend(), ring.extend(), ring.extend(), ring.extend()],
+          [true, true, true, false],
+        );
+        assert.deepEqual([ring.chainCount, ring.writableBytes, ring.writableCount], [4, 14, 4]);
+        assert.deepEqual(
+          [0, 1, 5, 6, 8, 9, 12, 13, 14].map((count) => ring.chainsFor(count)),
+          [1, 1, 1, 2, 2, 3, 3, 4, 4],
+        );
+        assert.equal(ring.scatter(0, bytes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0, 10), 10);
+        assert.equal(ring.giveFilled(10), 3);
+        assert.deepEqual(driver.collect(), []);
+        ring.publish();
+        const used = driver.collect();
+        assert.deepEqual(
+          used.map(({ id, lengthBytes }) => [id, lengthBytes]),
+          [
+            [ids[0], 5],
+            [ids[1], 3],
+            [ids[2], 2],
+          ],
+        );
+        assert.deepEqual(used[2]!.written, bytes(9, 10, POISON, POISON));
+        assert.equal(ring.take(), 1);
+        assert.equal(ring.writableBytes, 2, 'the one that was not needed is next');
+      });
+
+      it('untaken, all of them come back', () => {
+        const { ring, driver } = setUp({ nearWrap: true });
+        for (const size of [5, 6, 7, 8]) driver.add({ writable: [size] });
+        driver.publish();
+        const before = ring.position;
+        for (let round = 0; round < 2; round++) {
+          ring.take();
+          assert.equal(ring.extend() && ring.extend(), true);
+          assert.equal(ring.writableBytes, 18);
+          ring.untake();
+        }
+        assert.equal(ring.position, before);
+        assert.equal(ring.available(), 4);
+      });
+
+      it('a chain that cannot be added stays, changes nothing, and is judged when it is taken itself', () => {
+        for (const bad of ['outside', 'readable', 'long'] as const) {
+          const { ring, driver } = setUp({ chainSegmentsMax: 4 });
+          driver.add({ writable: [5] });
+          if (bad === 'outside') driver.addOutside();
+          else if (bad === 'readable') driver.add({ readable: [bytes(1)], writable: [2] });
+          else driver.add({ writable: [1, 1, 1, 1] });
+          driver.publish();
+          ring.take();
+          assert.equal(ring.extend(), false);
+          assert.deepEqual([ring.chainCount, ring.writableCount, ring.writableBytes], [1, 1, 5]);
+          assert.equal(ring.fault, null);
+          assert.equal(ring.giveFilled(5), 1);
+          assert.equal(ring.take(), bad === 'outside' ? -1 : bad === 'readable' ? 2 : 4);
+        }
+      });
+
+      it('frames of any sizes over buffers of any sizes: used lengths say exactly what was written, for many laps', () => {
+        const { ring, driver } = setUp({ nearWrap: true, queueSize: 32 });
+        const round = fc.record({
+          sizes: fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 20 }),
+          frame: fc.integer({ min: 1, max: 300 }),
+        });
+        fc.assert(
+          fc.property(round, ({ sizes, frame }) => {
+            for (const size of sizes) driver.add({ writable: [size] });
+            driver.publish();
+            while (ring.take() > 0) {
+              while (ring.writableBytes < frame && ring.extend());
+              const count = Math.min(frame, ring.writableBytes);
+              const content = Uint8Array.from({ length: count }, (_, i) => i + 1);
+              ring.scatter(0, content, 0, count);
+              const chains = ring.giveFilled(count);
+              ring.publish();
+              const used = driver.collect();
+              assert.equal(used.length, chains);
+              const got = used.flatMap(({ written, lengthBytes }) => [...written.subarray(0, lengthBytes)]);
+              assert.deepEqual(got, [...content]);
+              for (const { written, lengthBytes } of used.slice(0, -1))
+                assert.equal(lengthBytes, written.length);
+            }
+          }),
+          { numRuns: RUNS },
+        );
+      });
+    });
   });
 }

@@ -32,8 +32,9 @@ import {
   usedEventAt,
   VirtqDescriptor,
 } from '@virtnet/wire';
+import { type LaidOut, layOut, takeBack } from './driver-buffers.js';
 import type { DriverMemory } from './driver-memory.js';
-import { type AddOptions, type ChainSpec, POISON, type RingDriver, type UsedChain } from './ring-driver.js';
+import type { AddOptions, ChainSpec, RingDriver, UsedChain } from './ring-driver.js';
 
 export type Descriptor = Decoded<typeof VirtqDescriptor>;
 
@@ -45,15 +46,8 @@ export interface SplitDriverOptions {
   readonly startIndex?: number;
 }
 
-interface Block {
-  readonly iova: bigint;
-  readonly sizeBytes: number;
-}
-
-interface Outstanding {
+interface Outstanding extends LaidOut {
   readonly descriptors: readonly number[];
-  readonly readable: readonly (Block & { readonly content: Uint8Array })[];
-  readonly writable: readonly Block[];
 }
 
 const INDEX_MASK = 0xffff;
@@ -108,23 +102,14 @@ export class SplitDriver implements RingDriver {
 
   add(chain: ChainSpec, options: AddOptions = {}): number {
     const { memory } = this;
-    const contents = chain.readable ?? [];
-    const sizes = chain.writable ?? [];
-    const total = contents.length + sizes.length;
+    const total = (chain.readable?.length ?? 0) + (chain.writable?.length ?? 0);
     const direct = Math.min(options.indirectFrom ?? total, total);
     const needed = direct < total ? direct + 1 : direct;
     if (needed === 0 || needed > this.#free.length) return -1;
 
-    const readable = contents.map((content) => {
-      const iova = memory.allocate(content.length);
-      memory.slice(iova, content.length).set(content);
-      return { iova, sizeBytes: content.length, content: content.slice() };
-    });
-    const writable = sizes.map((sizeBytes) => {
-      const iova = memory.allocate(sizeBytes);
-      memory.slice(iova, sizeBytes).fill(POISON);
-      return { iova, sizeBytes };
-    });
+    const laidOut = layOut(memory, chain);
+    const readable = [...laidOut.readable];
+    const { writable } = laidOut;
     const described: Descriptor[] = [...readable, ...writable].map(({ iova, sizeBytes }, i) => ({
       address: iova,
       lengthBytes: sizeBytes,
@@ -253,20 +238,8 @@ export class SplitDriver implements RingDriver {
     const chain = this.#outstanding.get(id);
     if (chain === undefined) throw new Error(`the device gave back head ${id}, which it does not have`);
     this.#outstanding.delete(id);
-    const { memory } = this;
-    const sizeBytes = chain.writable.reduce((sum, block) => sum + block.sizeBytes, 0);
-    const written = new Uint8Array(sizeBytes);
-    let at = 0;
-    for (const block of chain.writable) {
-      written.set(memory.slice(block.iova, block.sizeBytes), at);
-      at += block.sizeBytes;
-    }
-    const readableIntact = chain.readable.every(({ iova, content }) =>
-      memory.slice(iova, content.length).every((byte, i) => byte === content[i]),
-    );
-    for (const block of [...chain.readable, ...chain.writable]) memory.free(block.iova, block.sizeBytes);
     this.#free.push(...chain.descriptors);
-    return { id, lengthBytes, written, readableIntact };
+    return takeBack(this.memory, id, lengthBytes, chain);
   }
 }
 

@@ -213,6 +213,7 @@ describe('split ring, driver on another thread', () => {
       }
     };
     const port = {
+      overflow: new Uint8Array(70_000),
       calls: 0,
       outside: 0,
       send(ring: DeviceRing, bytes: Uint8Array, frameOffset: number) {

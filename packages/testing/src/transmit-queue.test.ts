@@ -132,6 +132,7 @@ describe('transmit queue', () => {
     const header = checksumHeader(frame, { gsoType: GsoType.TCPV4, gsoSize: 1400 });
     const seen: HeaderFields[] = [];
     const racing: FramePort = {
+      overflow: new Uint8Array(0),
       send(ring: DeviceRing, bytes: Uint8Array) {
         for (let i = 0; i < ring.readableCount; i++) {
           const piece = ring.memory.pieces[ring.segmentPiece[i]!]!;

@@ -11,6 +11,7 @@ export * from './ethernet.js';
 export * from './layout.js';
 export * from './linux.js';
 export * from './linux-uring.js';
+export * from './packed-ring.js';
 export * from './pci.js';
 export * from './plain-reader.js';
 export * from './progress-page.js';

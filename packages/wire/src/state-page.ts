@@ -15,7 +15,8 @@
  * Layout
  *   byte 0     header, STATE_PAGE_HEADER_BYTES
  *   then       one block of QUEUE_BLOCK_BYTES per virtqueue: 8 32-bit words, then counters as 64-bit floats
- *              (exact to 2^53; plain stores, no BigInt on the datapath), at their end the main thread's marks
+ *              (exact to 2^53; plain stores, no BigInt on the datapath), at their end the main thread's marks, then
+ *              from QUEUE_JOURNAL_AT on the journal of a packed ring: what was given back and is not published yet
  *
  * Invariants
  *   I1  word POSITION of a queue is stored after the frame's used entry is in guest memory, so a successor that
@@ -30,7 +31,13 @@ import { layout, u32 } from './layout.js';
 export const STATE_PAGE_MAGIC = 0x56_4e_53_50; // "VNSP"
 export const STATE_PAGE_VERSION = 2;
 export const STATE_PAGE_HEADER_BYTES = 4096;
-export const QUEUE_BLOCK_BYTES = 512;
+/** Where the journal begins in a block. */
+export const QUEUE_JOURNAL_AT = 512;
+/** Chains a packed ring can give back before it has to publish: four bursts, or the longest mergeable frame. */
+export const QUEUE_JOURNAL_ENTRIES = 256;
+/** Words of a journal entry: buffer id with the descriptors of the chain above it, then the bytes written. */
+export const JOURNAL_ENTRY_WORDS = 2;
+export const QUEUE_BLOCK_BYTES = QUEUE_JOURNAL_AT + QUEUE_JOURNAL_ENTRIES * JOURNAL_ENTRY_WORDS * 4;
 
 /** First bytes of a state page. */
 export const StatePageHeader = layout('StatePageHeader', 40, {
@@ -53,18 +60,20 @@ export const StatePageHeader = layout('StatePageHeader', 40, {
 
 /** 32-bit words at the start of a queue block. */
 export const QueueWord = {
-  /** Free-running index of the next available entry to take (split ring: equals the used index as well). */
+  /**
+   * Where the ring goes on. Split: free-running index of the next available entry to take, which is the used index as
+   * well. Packed: index and wrap counter of the next entry to take in the lower half, of the first entry that is not
+   * published in the upper half (PackedPosition).
+   */
   POSITION: 0,
-  /** Used index last published to the driver. */
+  /** The position when the driver last saw everything up to it. */
   PUBLISHED: 1,
   /** Bumped by the owner once per loop turn in which the queue was looked at. */
   HEARTBEAT: 2,
   /** 1 while a frame is between its side effect and its POSITION store. */
   IN_FLIGHT: 3,
-  /** Wrap counters of a packed ring: bit 0 available, bit 1 used. */
-  WRAP: 4,
   /** Level of dynamic interrupt moderation, where a successor goes on. */
-  MODERATION_LEVEL: 5,
+  MODERATION_LEVEL: 4,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
 
@@ -165,6 +174,8 @@ export function statePageSize(queueCount: number): number {
 export interface QueueBlock {
   readonly words: Uint32Array;
   readonly counters: Float64Array;
+  /** QUEUE_JOURNAL_ENTRIES entries of a packed ring. */
+  readonly journal: Uint32Array;
 }
 
 /** Views over queue `index` of a mapped state page. */
@@ -175,7 +186,12 @@ export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0)
     counters: new Float64Array(
       page as ArrayBuffer,
       at + QUEUE_COUNTERS_AT * 8,
-      QUEUE_BLOCK_BYTES / 8 - QUEUE_COUNTERS_AT,
+      QUEUE_JOURNAL_AT / 8 - QUEUE_COUNTERS_AT,
+    ),
+    journal: new Uint32Array(
+      page as ArrayBuffer,
+      at + QUEUE_JOURNAL_AT,
+      QUEUE_JOURNAL_ENTRIES * JOURNAL_ENTRY_WORDS,
     ),
   };
 }

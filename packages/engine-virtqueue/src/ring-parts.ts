@@ -1,9 +1,17 @@
-/** Where the three parts of a split ring lie, and whether they may lie there (virtio 1.3, 2.7; failure C14). */
-import { descriptorAreaBytes, deviceAreaBytes, driverAreaBytes, SplitAlignment } from '@virtnet/wire';
+/** Where the three parts of a ring lie, and whether they may lie there (virtio 1.3, 2.7 and 2.8; failure C14). */
+import {
+  descriptorAreaBytes,
+  deviceAreaBytes,
+  driverAreaBytes,
+  PackedAlignment,
+  PackedEvent,
+  packedDescriptorAreaBytes,
+  SplitAlignment,
+} from '@virtnet/wire';
 import type { RingAddressDefect, RingFault, RingPart } from './fault.js';
 import type { GuestMemory, MemorySlice } from './guest-memory.js';
 
-export interface SplitPartsConfig {
+export interface RingPartsConfig {
   readonly queueSize: number;
   readonly memory: GuestMemory;
   readonly descriptorAddress: bigint;
@@ -11,7 +19,7 @@ export interface SplitPartsConfig {
   readonly deviceAddress: bigint;
 }
 
-export interface SplitParts {
+export interface RingParts {
   readonly descriptor: MemorySlice;
   readonly driver: MemorySlice;
   readonly device: MemorySlice;
@@ -34,28 +42,36 @@ const refuse = ({ part, address }: Extent, defect: RingAddressDefect): RingFault
 const overlap = (a: Extent, b: Extent): boolean =>
   a.address < b.address + BigInt(b.sizeBytes) && b.address < a.address + BigInt(a.sizeBytes);
 
+function extents(config: RingPartsConfig, packed: boolean): readonly [Extent, Extent, Extent] {
+  const { queueSize } = config;
+  const descriptor = { part: 'descriptor', address: config.descriptorAddress } as const;
+  const driver = { part: 'driver', address: config.driverAddress } as const;
+  const device = { part: 'device', address: config.deviceAddress } as const;
+  const { sizeBytes } = PackedEvent;
+  if (packed) {
+    return [
+      {
+        ...descriptor,
+        sizeBytes: packedDescriptorAreaBytes(queueSize),
+        alignBytes: PackedAlignment.DESCRIPTOR,
+      },
+      { ...driver, sizeBytes, alignBytes: PackedAlignment.DRIVER },
+      { ...device, sizeBytes, alignBytes: PackedAlignment.DEVICE },
+    ];
+  }
+  return [
+    { ...descriptor, sizeBytes: descriptorAreaBytes(queueSize), alignBytes: SplitAlignment.DESCRIPTOR },
+    { ...driver, sizeBytes: driverAreaBytes(queueSize), alignBytes: SplitAlignment.DRIVER },
+    { ...device, sizeBytes: deviceAreaBytes(queueSize), alignBytes: SplitAlignment.DEVICE },
+  ];
+}
+
 /** Views over the parts, or the first thing wrong with them. */
-export function openParts(config: SplitPartsConfig): SplitParts | RingFault {
-  const { queueSize, memory } = config;
-  const descriptor: Extent = {
-    part: 'descriptor',
-    address: config.descriptorAddress,
-    sizeBytes: descriptorAreaBytes(queueSize),
-    alignBytes: SplitAlignment.DESCRIPTOR,
-  };
-  const driver: Extent = {
-    part: 'driver',
-    address: config.driverAddress,
-    sizeBytes: driverAreaBytes(queueSize),
-    alignBytes: SplitAlignment.DRIVER,
-  };
-  const device: Extent = {
-    part: 'device',
-    address: config.deviceAddress,
-    sizeBytes: deviceAreaBytes(queueSize),
-    alignBytes: SplitAlignment.DEVICE,
-  };
-  for (const extent of [descriptor, driver, device]) {
+export function openParts(config: RingPartsConfig, packed: boolean): RingParts | RingFault {
+  const { memory } = config;
+  const all = extents(config, packed);
+  const [descriptor, driver, device] = all;
+  for (const extent of all) {
     if (extent.address % BigInt(extent.alignBytes) !== 0n) return refuse(extent, 'unaligned');
   }
   const descriptorSlice = open(memory, descriptor);
@@ -65,6 +81,8 @@ export function openParts(config: SplitPartsConfig): SplitParts | RingFault {
   const deviceSlice = open(memory, device);
   if (deviceSlice === null) return refuse(device, 'outside-memory');
   if (!deviceSlice.writable) return refuse(device, 'read-only');
+  // The device answers in the descriptors of a packed ring.
+  if (packed && !descriptorSlice.writable) return refuse(descriptor, 'read-only');
   if (overlap(driver, descriptor)) return refuse(driver, 'overlap');
   if (overlap(device, descriptor) || overlap(device, driver)) return refuse(device, 'overlap');
   return { descriptor: descriptorSlice, driver: driverSlice, device: deviceSlice };

@@ -1,0 +1,536 @@
+/**
+ * packed-ring.ts: the device's end of one packed virtqueue.
+ *
+ * Theory
+ *   Driver and device share a single ring of 16-byte descriptors, and neither publishes an index. Each descriptor has
+ *   two bits, AVAIL and USED; each side keeps a wrap counter that flips when it passes the end. A slot is ours when
+ *   AVAIL equals the driver's wrap counter and USED does not; we hand it back by making both equal to our own. A chain
+ *   of n descriptors is answered in the first one of its slots, and the next answer is n slots further on.
+ *   Chains are given back in the order they were taken, so the next entry to take is also the next to answer, and one
+ *   index with one wrap counter says where the ring goes on.
+ *   An answer overwrites the descriptor it answers. So give() only notes it in the journal (the state page, where a
+ *   crash leaves it), and publish() writes the whole burst into the ring, the flags of the first answer last: the
+ *   driver looks there first and finds all of it or nothing. Until then guest memory is as the driver left it, and a
+ *   chain that is not given can always be taken again, by a successor too.
+ *
+ * Parties
+ *   driver   writes available descriptors and its event structure; may be hostile, may be mid-write at any instant.
+ *   device   this object, on exactly one thread; writes used descriptors and its event structure.
+ *
+ * Visibility
+ *   The flags of a chain's first descriptor are loaded (Atomics) before anything else of it is read. Of a burst, the
+ *   flags of its first answer are stored last (Atomics). Both sides of "publish, then look whether the other wants to
+ *   know" are sequentially consistent (split-ring.ts).
+ *
+ * States            running -> broken, on a fault whose remedy is needs-reset
+ *   broken -> any   Prohibited, see device-ring.ts.
+ *
+ * Invariants
+ *   I1  every descriptor is read once into locals, then judged, then used (failure C13); the look ahead that counts
+ *       what waits reads flags only, and nothing but the count follows from it.
+ *   I2  index < queueSize, and descriptors given and not published never exceed queueSize.
+ *   I3  a walk ends after at most as many steps as the ring or the table has entries.
+ *   I4  position.used .. position.available is exactly what the journal holds.
+ *
+ * Limits  PACKED_QUEUE_SIZE_MAX entries, any number; chainSegmentsMax segments a chain; INDIRECT_ENTRIES_MAX entries a
+ *         table; a full journal is published without being asked.
+ * Saved   position, and the journal while the two halves of the position differ. Nothing else.
+ * Spec    virtio 1.3, 2.8.
+ */
+import {
+  DescriptorFlag,
+  JOURNAL_ENTRY_WORDS,
+  PACKED_FLAGS_SHIFT,
+  PACKED_QUEUE_SIZE_MAX,
+  PackedDescriptor,
+  PackedEventFlag,
+  PackedFlag,
+  PackedPosition,
+  PackedWord,
+} from '@virtnet/wire';
+import { Chain } from './chain.js';
+import type { DeviceRing } from './device-ring.js';
+import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
+import type { GuestMemory } from './guest-memory.js';
+import { SeamEntry, tableDefect } from './indirect-table.js';
+import { CHAIN_SEGMENTS_MAX } from './limits.js';
+import { openParts, type RingParts } from './ring-parts.js';
+
+export interface PackedRingConfig {
+  /** Entries: any number up to PACKED_QUEUE_SIZE_MAX. */
+  readonly queueSize: number;
+  readonly memory: GuestMemory;
+  readonly descriptorAddress: bigint;
+  readonly driverAddress: bigint;
+  readonly deviceAddress: bigint;
+  /** INDIRECT_DESC was negotiated. */
+  readonly indirect: boolean;
+  /** EVENT_IDX was negotiated. */
+  readonly eventIdx: boolean;
+  /** Where to go on: initialRingPosition for a ring just set up. */
+  readonly position: number;
+  /** Most segments the owner can take, at most CHAIN_SEGMENTS_MAX. */
+  readonly chainSegmentsMax: number;
+  /** Memory that survives with `position`; at least as many entries as chains may be current. */
+  readonly journal: Uint32Array;
+}
+
+const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
+const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, ID_FLAGS } = PackedWord;
+const { INDEX_MASK, WRAP, USED_SHIFT } = PackedPosition;
+const ENTRY_BYTES = PackedDescriptor.sizeBytes;
+const DESCRIPTOR_WORDS_SHIFT = 2;
+const ID_MASK = 0xffff;
+const WRAP_SHIFT = 15;
+/** AVAIL and USED in word ID_FLAGS, and what they are in a descriptor that is available under wrap counter 1 and 0. */
+const OWNER_BITS = (PackedFlag.AVAIL | PackedFlag.USED) << PACKED_FLAGS_SHIFT;
+const AVAILABLE_1 = PackedFlag.AVAIL << PACKED_FLAGS_SHIFT;
+const AVAILABLE_0 = PackedFlag.USED << PACKED_FLAGS_SHIFT;
+const NEXT_BIT = NEXT << PACKED_FLAGS_SHIFT;
+const WRITE_BIT = WRITE << PACKED_FLAGS_SHIFT;
+const INDIRECT_BIT = INDIRECT << PACKED_FLAGS_SHIFT;
+
+/** Where a half of a position lies in two laps of `queueSize`, -1 when it is in none. */
+function lapOffset(half: number, queueSize: number): number {
+  const index = half & INDEX_MASK;
+  if (index >= queueSize) return -1;
+  return (half & WRAP) === 0 ? index + queueSize : index;
+}
+
+export class PackedRing extends Chain implements DeviceRing {
+  readonly queueSize: number;
+  head = 0;
+  faultCode: RingFaultCode | null = null;
+
+  readonly #indirect: boolean;
+  readonly #eventIdx: boolean;
+  /** Views over exactly the three parts. */
+  readonly #table: Int32Array;
+  readonly #driverEvent: Int32Array;
+  readonly #deviceEvent: Int32Array;
+  readonly #journal: Uint32Array;
+  readonly #journalMax: number;
+  /** Buffer id and descriptors of each current chain. */
+  readonly #ids: Uint16Array;
+  readonly #slots: Uint16Array;
+
+  /** The next entry to take and to answer. */
+  #index: number;
+  #wrap: number;
+  /** The first answer that is not published; `#noted` of them are in the journal, over `#notedSlots` slots. */
+  #used: number;
+  #usedWrap: number;
+  #noted = 0;
+  #notedSlots = 0;
+  /** What was published when publish() was last asked, which is what the driver's wish is judged against. */
+  #told: number;
+  /** The journal was full meanwhile and published without being asked. */
+  #toldLess = false;
+  /** Chains and slots from `#index` on that were seen to be available; `#ahead` is behind them. */
+  #waiting = 0;
+  #waitingSlots = 0;
+  #ahead: number;
+  #aheadWrap: number;
+  /** Slots of the current chains, and the first one behind them. */
+  #currentSlots = 0;
+  #cursor: number;
+
+  #kicksSuppressed = false;
+  #broken = false;
+  #factA = 0;
+  #factB = 0;
+  #factC = 0;
+  #defect: IndirectDefect = 'empty';
+  readonly #seam = new SeamEntry();
+  #extending = false;
+
+  /** Opens the ring, or says what is wrong with its size, addresses or position. Writes nothing. */
+  static open(config: PackedRingConfig): PackedRing | RingFault {
+    const { queueSize, chainSegmentsMax, position, journal } = config;
+    if (!(queueSize > 0 && queueSize <= PACKED_QUEUE_SIZE_MAX)) return { code: 'BAD_QUEUE_SIZE', queueSize };
+    if (!(chainSegmentsMax >= 1 && chainSegmentsMax <= CHAIN_SEGMENTS_MAX)) {
+      throw new RangeError(`chainSegmentsMax ${chainSegmentsMax}`); // the owner's fault, not the driver's
+    }
+    if (journal.length < JOURNAL_ENTRY_WORDS) throw new RangeError('journal without an entry');
+    const parts = openParts(config, true);
+    if ('code' in parts) return parts;
+    const ring = new PackedRing(config, parts);
+    return ring.#resume(position) ? ring : { code: 'BAD_POSITION', position: position >>> 0, queueSize };
+  }
+
+  private constructor(config: PackedRingConfig, parts: RingParts) {
+    super(config.memory, config.chainSegmentsMax);
+    this.queueSize = config.queueSize;
+    this.#indirect = config.indirect;
+    this.#eventIdx = config.eventIdx;
+    this.#table = parts.descriptor.i32;
+    this.#driverEvent = parts.driver.i32;
+    this.#deviceEvent = parts.device.i32;
+    this.#journal = config.journal;
+    this.#journalMax = Math.floor(config.journal.length / JOURNAL_ENTRY_WORDS);
+    this.#ids = new Uint16Array(config.chainSegmentsMax);
+    this.#slots = new Uint16Array(config.chainSegmentsMax);
+    this.#index = 0;
+    this.#wrap = 1;
+    this.#used = 0;
+    this.#usedWrap = 1;
+    this.#told = 0;
+    this.#ahead = 0;
+    this.#aheadWrap = 1;
+    this.#cursor = 0;
+  }
+
+  get position(): number {
+    const used = (this.#usedWrap << WRAP_SHIFT) | this.#used;
+    return (used << USED_SHIFT) | (this.#wrap << WRAP_SHIFT) | this.#index;
+  }
+
+  take(): number {
+    if (this.#broken) return -1;
+    if (this.#waiting === 0 && this.#look() === 0) return 0;
+    this.clear();
+    this.chainCount = 1;
+    this.#currentSlots = 0;
+    this.#cursor = this.#index;
+    const segments = this.#walk(0);
+    this.head = this.#ids[0]!;
+    return segments;
+  }
+
+  extend(): boolean {
+    const { chainCount, readableCount, readableBytes, writableCount, writableBytes } = this;
+    if (chainCount === 0 || chainCount >= this.#journalMax || chainCount >= this.segmentsMax) return false;
+    if (this.#waiting <= chainCount && this.#look() <= chainCount) return false;
+    const cursor = this.#cursor;
+    const slots = this.#currentSlots;
+    this.#extending = true;
+    const segments = this.#walk(chainCount);
+    this.#extending = false;
+    if (segments < 0 || this.readableCount !== readableCount || this.writableBytes === writableBytes) {
+      this.readableCount = readableCount;
+      this.readableBytes = readableBytes;
+      this.writableCount = writableCount;
+      this.writableBytes = writableBytes;
+      this.#cursor = cursor;
+      this.#currentSlots = slots;
+      return false;
+    }
+    this.chainEnds[chainCount - 1] = writableBytes;
+    this.chainCount = chainCount + 1;
+    return true;
+  }
+
+  give(writtenBytes: number): void {
+    if (this.#noted === this.#journalMax) this.#makeRoom();
+    this.#note(0, writtenBytes);
+  }
+
+  giveFilled(writtenBytes: number): number {
+    const count = this.chainsFor(writtenBytes);
+    // All answers of a frame become visible together.
+    if (this.#noted + count > this.#journalMax) this.#makeRoom();
+    for (let chain = 0; chain < count; chain++) this.#note(chain, this.bytesIn(chain, writtenBytes));
+    return count;
+  }
+
+  untake(): void {
+    // Nothing to take back: only giving moves the index, and take() reads the descriptors afresh.
+  }
+
+  publish(): boolean {
+    this.#flush();
+    const before = this.#told;
+    const laps = 2 * this.queueSize;
+    const after = this.#usedWrap === 1 ? this.#used : this.#used + this.queueSize;
+    const toldLess = this.#toldLess;
+    if (after === before && !toldLess) return false;
+    this.#told = after;
+    this.#toldLess = false;
+    const event = Atomics.load(this.#driverEvent, 0);
+    const flags = (event >>> PACKED_FLAGS_SHIFT) & 3;
+    if (flags === PackedEventFlag.DISABLE) return false;
+    if (flags !== PackedEventFlag.DESCRIPTOR || !this.#eventIdx || toldLess) return true;
+    // Due when the slot it names is among those from `before` up to, and without, `after`; 2.8.10.
+    const wanted = lapOffset(event & 0xffff, this.queueSize);
+    if (wanted < 0) return true; // no slot of this ring: better one interrupt too many
+    const distance = wanted - before;
+    const moved = after - before;
+    return (distance < 0 ? distance + laps : distance) < (moved < 0 ? moved + laps : moved);
+  }
+
+  available(): number {
+    return this.#broken ? 0 : this.#look();
+  }
+
+  suppressKicks(): void {
+    if (this.#kicksSuppressed) return;
+    Atomics.store(this.#deviceEvent, 0, PackedEventFlag.DISABLE << PACKED_FLAGS_SHIFT);
+    this.#kicksSuppressed = true;
+  }
+
+  armKicks(): boolean {
+    // With EVENT_IDX for the very next entry; position and flags are one word, so one store.
+    const word = this.#eventIdx
+      ? (PackedEventFlag.DESCRIPTOR << PACKED_FLAGS_SHIFT) | (this.#wrap << WRAP_SHIFT) | this.#index
+      : PackedEventFlag.ENABLE << PACKED_FLAGS_SHIFT;
+    Atomics.store(this.#deviceEvent, 0, word);
+    this.#kicksSuppressed = false;
+    return this.#look() > 0;
+  }
+
+  get fault(): RingFault | null {
+    return this.faultCode === null ? null : this.#describe(this.faultCode);
+  }
+
+  #describe(code: RingFaultCode): RingFault | null {
+    const { head: headIndex, segmentsMax } = this;
+    switch (code) {
+      case 'CHAIN_LOOP':
+        return { code, headIndex, tableSize: this.#factA };
+      case 'CHAIN_TOO_LONG':
+        return { code, headIndex, segmentsMax };
+      case 'CHAIN_ORDER':
+      case 'ZERO_LENGTH':
+        return { code, headIndex };
+      case 'INDIRECT_MALFORMED':
+        return { code, headIndex, defect: this.#defect };
+      case 'BUFFER_OUTSIDE_MEMORY':
+      case 'BUFFER_READ_ONLY': {
+        const address = (BigInt(this.#factA >>> 0) << 32n) | BigInt(this.#factB >>> 0);
+        return { code, headIndex, address, lengthBytes: this.#factC };
+      }
+      default:
+        return null; // faults of opening, and of indices, which a packed ring does not have
+    }
+  }
+
+  /** Goes on at a saved position; false when there is no such position in this ring. */
+  #resume(position: number): boolean {
+    const size = this.queueSize;
+    const available = lapOffset(position & 0xffff, size);
+    const used = lapOffset(position >>> USED_SHIFT, size);
+    if (available < 0 || used < 0) return false;
+    this.#index = position & INDEX_MASK;
+    this.#wrap = (position & WRAP) === 0 ? 0 : 1;
+    this.#ahead = this.#index;
+    this.#aheadWrap = this.#wrap;
+    this.#told = used;
+    const behind = available >= used ? available - used : available - used + 2 * size;
+    if (behind > size) return false;
+    const usedIndex = (position >>> USED_SHIFT) & INDEX_MASK;
+    const usedWrap = (position >>> (USED_SHIFT + WRAP_SHIFT)) & 1;
+    const word = Atomics.load(this.#table, (usedIndex << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
+    const usedBit = (word >>> (PACKED_FLAGS_SHIFT + 15)) & 1;
+    if (behind === 0 || usedBit === usedWrap) {
+      // Everything is published: the predecessor died before it could say so, and the driver may have moved on.
+      this.#used = this.#index;
+      this.#usedWrap = this.#wrap;
+      return true;
+    }
+    this.#used = usedIndex;
+    this.#usedWrap = usedWrap;
+    let slots = 0;
+    let entries = 0;
+    while (slots < behind && entries < this.#journalMax) {
+      const count = this.#journal[entries * JOURNAL_ENTRY_WORDS]! >>> 16;
+      if (count === 0) return false;
+      slots += count;
+      entries++;
+    }
+    this.#noted = entries;
+    this.#notedSlots = slots;
+    return slots === behind;
+  }
+
+  /** Counts what is available; chains that wait, the current ones included. */
+  #look(): number {
+    const table = this.#table;
+    const size = this.queueSize;
+    const most = size - this.#notedSlots;
+    let ahead = this.#ahead;
+    let slots = this.#waitingSlots;
+    while (slots < most) {
+      let word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
+      if ((word & OWNER_BITS) !== (this.#aheadWrap === 1 ? AVAILABLE_1 : AVAILABLE_0)) break;
+      for (;;) {
+        slots++;
+        if (++ahead === size) {
+          ahead = 0;
+          this.#aheadWrap ^= 1;
+        }
+        if ((word & NEXT_BIT) === 0 || slots === most) break;
+        word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
+      }
+      this.#waiting++;
+    }
+    this.#ahead = ahead;
+    this.#waitingSlots = slots;
+    return this.#waiting;
+  }
+
+  /** Notes the answer to current chain `chain` and moves on behind it. */
+  #note(chain: number, writtenBytes: number): void {
+    const slots = this.#slots[chain]!;
+    const at = this.#noted * JOURNAL_ENTRY_WORDS;
+    this.#journal[at] = this.#ids[chain]! | (slots << 16);
+    this.#journal[at + 1] = writtenBytes;
+    this.#noted++;
+    this.#notedSlots += slots;
+    let index = this.#index + slots;
+    if (index >= this.queueSize) {
+      index -= this.queueSize;
+      this.#wrap ^= 1;
+    }
+    this.#index = index;
+    this.#waiting--;
+    this.#waitingSlots -= slots;
+    if (this.#waiting > 0 && this.#waitingSlots > 0) return;
+    // All that was seen is done; or a driver that rewrote its links: then what follows is looked at again.
+    this.#waiting = 0;
+    this.#waitingSlots = 0;
+    this.#ahead = index;
+    this.#aheadWrap = this.#wrap;
+  }
+
+  #makeRoom(): void {
+    this.#flush();
+    this.#toldLess = true;
+  }
+
+  /** Writes what is noted into the ring, the flags of the first answer last. */
+  #flush(): void {
+    const count = this.#noted;
+    if (count === 0) return;
+    const table = this.#table;
+    const journal = this.#journal;
+    const firstAt = (this.#used << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS;
+    let first = 0;
+    let index = this.#used;
+    let wrap = this.#usedWrap;
+    for (let entry = 0; entry < count; entry++) {
+      const answer = journal[entry * JOURNAL_ENTRY_WORDS]!;
+      const writtenBytes = journal[entry * JOURNAL_ENTRY_WORDS + 1]!;
+      const at = index << DESCRIPTOR_WORDS_SHIFT;
+      const word = (answer & ID_MASK) | (wrap === 1 ? OWNER_BITS : 0) | (writtenBytes === 0 ? 0 : WRITE_BIT);
+      table[at + LENGTH] = writtenBytes;
+      if (entry === 0) first = word;
+      else table[at + ID_FLAGS] = word;
+      index += answer >>> 16;
+      if (index >= this.queueSize) {
+        index -= this.queueSize;
+        wrap ^= 1;
+      }
+    }
+    Atomics.store(table, firstAt, first);
+    this.#used = index;
+    this.#usedWrap = wrap;
+    this.#noted = 0;
+    this.#notedSlots = 0;
+  }
+
+  /** Lays the chain at the cursor out behind what is current, as chain number `chain`. */
+  #walk(chain: number): number {
+    const table = this.#table;
+    const size = this.queueSize;
+    let slot = this.#cursor;
+    for (let steps = 1; ; steps++) {
+      const at = slot << DESCRIPTOR_WORDS_SHIFT;
+      const low = table[at + ADDRESS_LOW]!;
+      const high = table[at + ADDRESS_HIGH]!;
+      const length = table[at + LENGTH]! >>> 0;
+      const word = table[at + ID_FLAGS]!;
+      if (++slot === size) slot = 0;
+      if ((word & INDIRECT_BIT) !== 0) {
+        const linked = steps > 1 || (word & NEXT_BIT) !== 0;
+        const defect = tableDefect(this.#indirect, length, linked);
+        if (defect !== null) this.#defect = defect;
+        const code = defect === null ? this.#walkTable(high, low, length) : 'INDIRECT_MALFORMED';
+        return this.#end(chain, slot, steps, word, code);
+      }
+      const code = this.add(high, low, length, (word & WRITE_BIT) !== 0);
+      if (code !== null) {
+        this.#setFacts(high, low, length);
+        return this.#end(chain, slot, steps, word, code);
+      }
+      if ((word & NEXT_BIT) === 0) return this.#end(chain, slot, steps, word, null);
+      if (steps === size) return this.#refuse('CHAIN_LOOP', size, 0, 0);
+    }
+  }
+
+  /** The entries of a table, one after the other: no links, no ids, and of the flags only WRITE (2.8.8). */
+  #walkTable(high: number, low: number, lengthBytes: number): RingFaultCode | null {
+    const memory = this.memory;
+    const whole = memory.translate(high, low, lengthBytes) === lengthBytes;
+    // Kept in locals: adding a segment translates too.
+    const tableView = memory.piece.view;
+    const tableOffset = memory.offset;
+    for (let offset = 0; offset < lengthBytes; offset += ENTRY_BYTES) {
+      let view = tableView;
+      let at = tableOffset + offset;
+      if (!whole) {
+        if (!this.#seam.fetch(memory, high, low, offset)) {
+          this.#setFacts(high, low, lengthBytes);
+          return 'BUFFER_OUTSIDE_MEMORY';
+        }
+        view = this.#seam.view;
+        at = 0;
+      }
+      const entryLow = view.getInt32(at + ADDRESS_LOW * 4, true);
+      const entryHigh = view.getInt32(at + ADDRESS_HIGH * 4, true);
+      const length = view.getUint32(at + LENGTH * 4, true);
+      const word = view.getInt32(at + ID_FLAGS * 4, true);
+      if ((word & INDIRECT_BIT) !== 0) {
+        this.#defect = 'nested';
+        return 'INDIRECT_MALFORMED';
+      }
+      const code = this.add(entryHigh, entryLow, length, (word & WRITE_BIT) !== 0);
+      if (code !== null) {
+        this.#setFacts(entryHigh, entryLow, length);
+        return code;
+      }
+    }
+    return null;
+  }
+
+  /**
+   * The walk came to descriptor `word`, in front of `slot`, and found `code`. The rest of a refused chain is walked for
+   * its id and its end, without which it could not be given back.
+   */
+  #end(chain: number, slot: number, steps: number, word: number, code: RingFaultCode | null): number {
+    const size = this.queueSize;
+    let last = word;
+    let next = slot;
+    let count = steps;
+    while ((last & NEXT_BIT) !== 0) {
+      if (count === size) return this.#refuse('CHAIN_LOOP', size, 0, 0);
+      last = this.#table[(next << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
+      if (++next === size) next = 0;
+      count++;
+    }
+    // More than the ring holds: what was given is not visible yet, so nobody can have used its slots again.
+    if (this.#notedSlots + this.#currentSlots + count > size) return this.#refuse('CHAIN_LOOP', size, 0, 0);
+    this.#ids[chain] = last & ID_MASK;
+    this.#slots[chain] = count;
+    this.#cursor = next;
+    this.#currentSlots += count;
+    const segments = this.readableCount + this.writableCount;
+    const found = code ?? (segments === 0 ? 'ZERO_LENGTH' : null);
+    return found === null ? segments : this.#refuse(found, this.#factA, this.#factB, this.#factC);
+  }
+
+  #setFacts(high: number, low: number, lengthBytes: number): void {
+    this.#factA = high;
+    this.#factB = low;
+    this.#factC = lengthBytes;
+  }
+
+  #refuse(code: RingFaultCode, factA: number, factB: number, factC: number): number {
+    if (this.#extending) return -1;
+    this.faultCode = code;
+    this.#setFacts(factA, factB, factC);
+    this.#broken = remedyForCode(code) === 'needs-reset';
+    this.clear();
+    this.chainCount = 1;
+    return -1;
+  }
+}
