@@ -27,6 +27,8 @@ export interface TestpmdOptions {
   /** Words after `--`, without `-i`. */
   readonly options?: readonly string[];
   readonly memoryMegabytes?: number;
+  /** Buffers in its pool. */
+  readonly mbufs?: number;
   readonly name?: string;
 }
 
@@ -47,6 +49,7 @@ export interface VirtioUser {
   readonly queueSize?: number;
   readonly mergeable?: boolean;
   readonly inOrder?: boolean;
+  readonly packed?: boolean;
   readonly mac?: string;
   /** Listen on the socket instead of connecting to it. */
   readonly server?: boolean;
@@ -57,6 +60,7 @@ export function virtioUser(port: VirtioUser): string {
     `net_virtio_user0,path=${port.path}`,
     `queues=${port.queues ?? 1},queue_size=${port.queueSize ?? 256}`,
     `mrg_rxbuf=${port.mergeable === true ? 1 : 0},in_order=${port.inOrder === true ? 1 : 0}`,
+    `packed_vq=${port.packed === true ? 1 : 0}`,
     ...(port.mac === undefined ? [] : [`mac=${port.mac}`]),
     ...(port.server === true ? ['server=1'] : []),
   ];
@@ -89,7 +93,7 @@ export class Testpmd {
       // Two floating threads: one for commands, one for forwarding; nothing is pinned on a small machine.
       ...['--lcores', '(0,1)@(0-1)', '--file-prefix', `vn${randomBytes(4).toString('hex')}`],
       ...options.devices.flatMap((device) => ['--vdev', device]),
-      ...['--', '-i', '--total-num-mbufs=16384', ...(options.options ?? [])],
+      ...['--', '-i', `--total-num-mbufs=${options.mbufs ?? 16_384}`, ...(options.options ?? [])],
     ];
     const child = options.processes.start(options.net.inside(command), {
       name,

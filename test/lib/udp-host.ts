@@ -1,7 +1,8 @@
 /**
  * udp-host.ts: UDP sockets of the host for tests of the datapath; a program of its own, run inside a network namespace.
  *
- *   udp-host.ts echo <address> <port> <count>    sends `count` datagrams of random length and content, at most WINDOW
+ *   udp-host.ts echo <address> <port> <count> [<largest>]    sends `count` datagrams of random content and of random
+ *       length up to `largest` bytes of payload, the first two of the smallest and the largest, at most WINDOW
  *       unanswered, and compares what comes back; the peer has to return them
  *   udp-host.ts flows <address> <port> <flows> <each>    sends `each` datagrams from each of `flows` source ports
  *
@@ -20,6 +21,7 @@ const BURST = 100;
 
 const [mode, address = '', ...words] = process.argv.slice(2);
 const [port = 0, count = 0, each = 0] = words.map(Number);
+const largest = each === 0 ? PAYLOAD_BYTES_MAX : each;
 const result = mode === 'echo' ? await echo() : await flows();
 process.stdout.write(`${JSON.stringify(result)}\n`);
 
@@ -48,7 +50,8 @@ async function echo(): Promise<EchoResult> {
     wake();
   });
   for (let number = 0; number < count; number++) {
-    const payload = randomBytes(randomInt(NUMBER_BYTES, PAYLOAD_BYTES_MAX + 1));
+    const ends = [NUMBER_BYTES, largest];
+    const payload = randomBytes(ends[number] ?? randomInt(NUMBER_BYTES, largest + 1));
     payload.writeUInt32BE(number, 0);
     waiting.set(number, payload);
     await send(socket, payload);
