@@ -21,10 +21,12 @@ const SPLIT_BASE_MAX = 0xffff;
 /**
  * Where a ring goes on that another backend worked, from what vhost calls its base: for a split ring the available
  * index, for a packed ring the next entry to take in the lower half and the next to answer in the upper one. What was
- * taken there and never given back is worked again, so the latter counts. null when it is none.
+ * taken there and never given back is worked again, so the latter counts; but DPDK leaves it 0 and means both sides by
+ * the lower half. null when it is none.
  */
 export function positionOfBase(base: number, packed: boolean): number | null {
   if (!packed) return base <= SPLIT_BASE_MAX ? base : null;
   const used = base >>> 16;
-  return ((used << 16) | used) >>> 0;
+  const half = used === 0 ? base & 0xffff : used;
+  return ((half << 16) | half) >>> 0;
 }

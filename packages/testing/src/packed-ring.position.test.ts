@@ -25,6 +25,7 @@ describe('packed ring, positions', () => {
   it('D2 of a base with two halves the one of the answers counts: what was taken elsewhere is worked again', () => {
     expect(positionOfBase(0x8003_0005, true)).toBe(0x8003_8003);
     expect(positionOfBase(0x0003_8005, true)).toBe(0x0003_0003);
+    expect(positionOfBase(0x0000_8000, true), 'DPDK tells the lower half only').toBe(0x8000_8000);
     expect(positionOfBase(0xffff, false)).toBe(0xffff);
     expect(positionOfBase(0x1_0000, false)).toBe(null);
   });
