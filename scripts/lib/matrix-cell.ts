@@ -27,15 +27,17 @@ const MTU = 9_000;
 const UDP_HEADERS = 28;
 /** Small enough that a jumbo frame takes five of them with mergeable buffers. */
 const SMALL_MBUF = 2_176;
+/** In a ring of fewer entries a frame gets one buffer, or those on their way would not fit. */
+const SMALL_RING = 128;
 /** One buffer holds a whole frame. */
 const LARGE_MBUF = 9_600;
-/** mbufs of testpmd: every descriptor of a pair filled twice over. */
-const MBUFS_PER_ENTRY = 3;
+/** mbufs of testpmd: a transmit ring full of frames of four segments, a full receive ring, and some on their way. */
+const MBUFS_PER_ENTRY = 6;
 
 const MAC = '0C:C4:7A:FF:22:93';
 const HOST_ADDRESS = '10.78.0.1';
-const PEER_ADDRESS = '10.78.0.2';
-const UDP_PORT = 7100;
+export const PEER_ADDRESS = '10.78.0.2';
+export const UDP_PORT = 7100;
 const RINGS_TIMEOUT_MS = 15_000;
 const SEGMENTS_MS = 200;
 const ECHO_TIMEOUT_MS = 120_000;
@@ -55,6 +57,43 @@ export const cellName = (cell: Cell): string =>
     cell.segmented ? 'segments' : 'linear',
     `${cell.server} listens`,
   ].join(', ');
+
+const PAIRS = [1, 2, 8] as const;
+const SPLIT_SIZES = [64, 256, 1024] as const;
+const PACKED_SIZES = [...SPLIT_SIZES, 1000] as const;
+const BOTH = [false, true] as const;
+
+/** Every cell there is. */
+export function allCells(): Cell[] {
+  const cells: Cell[] = [];
+  for (const packed of BOTH)
+    for (const mergeable of BOTH)
+      for (const inOrder of BOTH)
+        for (const pairs of PAIRS)
+          for (const queueSize of packed ? PACKED_SIZES : SPLIT_SIZES)
+            for (const segmented of BOTH)
+              for (const server of ['testpmd', 'backend'] as const)
+                cells.push({ packed, mergeable, inOrder, pairs, queueSize, segmented, server });
+  return cells;
+}
+
+/** A few of them, in which any two values of any two columns meet. */
+export function coveringCells(): Cell[] {
+  const all = allCells();
+  const pairsOf = (cell: Cell): string[] => {
+    const columns = Object.entries(cell).map(([name, value]) => `${name}=${value}`);
+    return columns.flatMap((a, i) => columns.slice(i + 1).map((b) => `${a} ${b}`));
+  };
+  const missing = new Set(all.flatMap(pairsOf));
+  const chosen: Cell[] = [];
+  while (missing.size > 0) {
+    const news = (cell: Cell): number => pairsOf(cell).filter((pair) => missing.has(pair)).length;
+    const best = all.reduce((a, b) => (news(b) > news(a) ? b : a));
+    for (const pair of pairsOf(best)) missing.delete(pair);
+    chosen.push(best);
+  }
+  return chosen;
+}
 
 /** A function with every ring format, whose representor answers for a peer behind it. */
 export class MatrixStage {
@@ -97,7 +136,7 @@ export class MatrixStage {
     const server = cell.server === 'testpmd';
     if (server) rmSync(path, { force: true }); // one that was killed leaves its socket
     const mbufs = Math.max(4_096, MBUFS_PER_ENTRY * pairs * queueSize);
-    const mbufBytes = mergeable ? SMALL_MBUF : LARGE_MBUF;
+    const mbufBytes = mergeable ? (queueSize < SMALL_RING ? LARGE_MBUF : SMALL_MBUF) : LARGE_MBUF;
     const testpmd = await Testpmd.start({
       processes: this.scene.processes,
       net: this.scene.net,

@@ -65,6 +65,11 @@ export interface PackedRingConfig {
   readonly deviceAddress: bigint;
   /** INDIRECT_DESC was negotiated. */
   readonly indirect: boolean;
+  /**
+   * Every buffer of this queue is for the device to read: what an indirect table says of WRITE is ignored, since DPDK's
+   * driver sets it for the header of each frame it transmits. Default false.
+   */
+  readonly readsOnly?: boolean;
   /** EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
   /** Where to go on: initialRingPosition for a ring just set up. */
@@ -104,6 +109,8 @@ export class PackedRing extends Chain implements DeviceRing {
 
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
+  /** Bit of a table's entry that makes its buffer writable. */
+  readonly #tableWriteBit: number;
   /** Views over exactly the three parts. */
   readonly #table: Int32Array;
   readonly #driverEvent: Int32Array;
@@ -162,6 +169,7 @@ export class PackedRing extends Chain implements DeviceRing {
     super(config.memory, config.chainSegmentsMax);
     this.queueSize = config.queueSize;
     this.#indirect = config.indirect;
+    this.#tableWriteBit = config.readsOnly === true ? 0 : WRITE_BIT;
     this.#eventIdx = config.eventIdx;
     this.#table = parts.descriptor.i32;
     this.#driverEvent = parts.driver.i32;
@@ -483,7 +491,7 @@ export class PackedRing extends Chain implements DeviceRing {
         this.#defect = 'nested';
         return 'INDIRECT_MALFORMED';
       }
-      const code = this.add(entryHigh, entryLow, length, (word & WRITE_BIT) !== 0);
+      const code = this.add(entryHigh, entryLow, length, (word & this.#tableWriteBit) !== 0);
       if (code !== null) {
         this.#setFacts(entryHigh, entryLow, length);
         return code;

@@ -341,6 +341,7 @@ export class WorkerLoop {
       driverAddress: config.driverAddress,
       deviceAddress: config.deviceAddress,
       indirect: hasFeature(config.features, VirtioFeature.INDIRECT_DESC),
+      readsOnly: config.direction === 'transmit',
       eventIdx: hasFeature(config.features, VirtioFeature.EVENT_IDX),
       position: resumePosition(block),
       chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,

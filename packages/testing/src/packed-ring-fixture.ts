@@ -8,6 +8,7 @@ import type { RingOptions, RingUnderTest } from './ring-contract.js';
 export interface PackedFixtureOptions extends Partial<RingOptions> {
   readonly memoryBytes?: number;
   readonly indirect?: boolean;
+  readonly readsOnly?: boolean;
   readonly startPosition?: number;
   /** Memory beside the driver's own. */
   readonly otherRegions?: readonly MemoryRegion[];
@@ -34,7 +35,13 @@ export const newJournal = (entries: number = QUEUE_JOURNAL_ENTRIES): Uint32Array
 export function openPackedRing(
   driver: PackedDriver,
   memory: GuestMemory,
-  options: { position: number; journal: Uint32Array; indirect?: boolean; chainSegmentsMax?: number },
+  options: {
+    position: number;
+    journal: Uint32Array;
+    indirect?: boolean;
+    readsOnly?: boolean;
+    chainSegmentsMax?: number;
+  },
 ): PackedRing | RingFault {
   return PackedRing.open({
     queueSize: driver.queueSize,
@@ -44,6 +51,7 @@ export function openPackedRing(
     deviceAddress: driver.deviceAddress,
     eventIdx: driver.eventIdx,
     indirect: options.indirect ?? true,
+    readsOnly: options.readsOnly === true,
     position: options.position,
     chainSegmentsMax: options.chainSegmentsMax ?? 64,
     journal: options.journal,
@@ -61,11 +69,12 @@ export function packedFixture(options: PackedFixtureOptions = {}): PackedFixture
   const guest = new GuestMemory([memory.region, ...(options.otherRegions ?? [])]);
   const journal = newJournal(options.journalEntries);
   const open = (position: number): PackedRing => {
-    const { indirect, chainSegmentsMax } = options;
+    const { indirect, readsOnly, chainSegmentsMax } = options;
     const opened = openPackedRing(driver, guest, {
       position,
       journal,
       ...(indirect === undefined ? {} : { indirect }),
+      ...(readsOnly === undefined ? {} : { readsOnly }),
       ...(chainSegmentsMax === undefined ? {} : { chainSegmentsMax }),
     });
     if (!(opened instanceof PackedRing)) throw new Error(`the ring does not open: ${opened.code}`);

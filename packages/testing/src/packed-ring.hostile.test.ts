@@ -181,6 +181,17 @@ describe('packed ring, hostile driver', () => {
     });
   });
 
+  it('a table of a queue that only reads: WRITE is ignored, which DPDK’s driver sets for its headers', () => {
+    for (const readsOnly of [true, false]) {
+      const fixture = packedFixture({ readsOnly });
+      const buffer = fixture.memory.allocate(16);
+      const at = table(fixture, [entry(buffer, { flags: DescriptorFlag.WRITE }), entry(buffer)]);
+      post(fixture, [entry(at, { flags: INDIRECT, lengthBytes: 32 })]);
+      expect(fixture.ring.take()).toBe(readsOnly ? 2 : -1);
+      expect([fixture.ring.readableCount, fixture.ring.writableCount]).toEqual([readsOnly ? 2 : 0, 0]);
+    }
+  });
+
   it('PR-6 D12 the entries of a table are taken one after the other, whatever their links and ids', () => {
     const fixture = packedFixture();
     const { ring, memory } = fixture;

@@ -1,0 +1,71 @@
+/** Every ring format, driven by DPDK's virtio-user; `scripts/matrix` walks many more combinations. */
+import { describe, expect, test } from 'vitest';
+import { type Cell, cellName, MatrixStage, PEER_ADDRESS, UDP_PORT } from '../scripts/lib/matrix-cell.ts';
+import { pinnedNode } from '../scripts/lib/paths.ts';
+import { UDP_PROGRAM } from './lib/programs.ts';
+import type { EchoResult } from './lib/udp-host.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+
+const DATAGRAMS = 150;
+const ECHOED = 3_000;
+const KILLS = 3;
+const PAYLOAD_BYTES = 8_000;
+
+describe('rings of DPDK virtio-user', () => {
+  const used = useScene((scene) => MatrixStage.open(scene, 2, 'backend'));
+  const cells: Cell[] = [
+    {
+      packed: true,
+      mergeable: true,
+      inOrder: true,
+      pairs: 2,
+      queueSize: 1000,
+      segmented: true,
+      server: 'backend',
+    },
+    {
+      packed: true,
+      mergeable: false,
+      inOrder: false,
+      pairs: 2,
+      queueSize: 256,
+      segmented: true,
+      server: 'backend',
+    },
+    {
+      packed: false,
+      mergeable: true,
+      inOrder: false,
+      pairs: 2,
+      queueSize: 256,
+      segmented: true,
+      server: 'backend',
+    },
+  ];
+
+  for (const cell of cells)
+    test(`${cellName(cell)} > every payload arrives as it was, before and after port stop and start`, async () => {
+      expect(await used.value.check(cell, DATAGRAMS)).toEqual([]);
+    });
+
+  test('packed, mergeable, kill -9 of the emulator under traffic > at most one frame per queue and kill is lost or repeated', async () => {
+    const stage = used.value;
+    const { service, scene } = stage;
+    const testpmd = await stage.start(cells[0]!);
+    await testpmd.forward('5tswap');
+    const words = ['echo', PEER_ADDRESS, `${UDP_PORT}`, `${ECHOED}`, `${PAYLOAD_BYTES}`];
+    const echo = scene.net.run([pinnedNode, UDP_PROGRAM, ...words], { timeoutMs: 240_000 });
+    for (let kill = 0; kill < KILLS; kill++) {
+      const { pid } = service.killEmu();
+      await service.recovered(pid);
+    }
+    const { sent, intact, damaged, repeated } = JSON.parse(await echo) as EchoResult;
+    expect(damaged).toBe(0);
+    // Each frame passes two queues: the receive queue of the function and its transmit queue.
+    expect(sent - intact).toBeLessThanOrEqual(2 * KILLS);
+    expect(repeated).toBeLessThanOrEqual(2 * KILLS);
+    await testpmd.quit();
+  });
+
+  endsCleanly(used);
+});
