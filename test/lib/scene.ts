@@ -18,6 +18,8 @@ import { Processes } from './processes.ts';
 
 /** Paths of UNIX sockets have to stay below 108 bytes, so the prefix is short. */
 const PREFIX = 'vn-';
+const LAST_LINES = 60;
+const LAST_LINE_CHARACTERS = 400;
 
 export class Scene {
   readonly processes: Processes;
@@ -55,6 +57,16 @@ export class Scene {
   /** Something to do at the end, before what was registered earlier. */
   atEnd(ending: () => void | Promise<void>): void {
     this.#endings.push(ending);
+  }
+
+  /** The end of every log in the scene's directory: what programs said before a test failed. */
+  lastWords(): string {
+    const logs = readdirSync(this.directory).filter((name) => name.endsWith('.log'));
+    const ends = logs.map((name) => {
+      const lines = readFileSync(this.path(name), 'utf8').trimEnd().split('\n');
+      return [`--- ${name}`, ...lines.slice(-LAST_LINES).map((line) => line.slice(0, LAST_LINE_CHARACTERS))];
+    });
+    return ends.flat().join('\n');
   }
 
   /** Ends everything. Returns what should not have been left, in words; nothing when all is well. */

@@ -1,5 +1,5 @@
 /** A scene for the tests of one file, or of one `describe`. */
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Scene } from './scene.ts';
 
 const OPEN_TIMEOUT_MS = 240_000;
@@ -17,7 +17,11 @@ export function useScene<T>(prepare: (scene: Scene) => Promise<T>, timeoutMs = O
     scene = await Scene.open();
     value = { prepared: await prepare(scene) };
   }, timeoutMs);
+  beforeEach(({ onTestFailed }) => {
+    onTestFailed(() => console.error(scene?.lastWords() ?? ''));
+  });
   afterAll(async () => {
+    if (value === null) console.error(scene?.lastWords() ?? '');
     await scene?.end();
   }, OPEN_TIMEOUT_MS);
   return {

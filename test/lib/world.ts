@@ -106,11 +106,26 @@ export class World {
     return guest;
   }
 
-  /** Waits for an answer to a ping from the guest. */
+  /** Waits for an answer to a ping from the guest; without one, what guest and host say about it is in the error. */
   async reachable(timeoutMs = 60_000): Promise<void> {
-    await until('an answer to a ping', timeoutMs, async () => {
-      const { code } = await this.guest.result(`/usr/bin/ping -c 1 -W 1 ${HOST_ADDRESS}`);
-      return code === 0;
-    });
+    try {
+      await until('an answer to a ping', timeoutMs, async () => {
+        const { code } = await this.guest.result(`/usr/bin/ping -c 1 -W 1 ${HOST_ADDRESS}`);
+        return code === 0;
+      });
+    } catch (error) {
+      throw new Error(`${error instanceof Error ? error.message : error}\n${await this.#facts()}`);
+    }
+  }
+
+  /** Counters and states along the way of a packet. */
+  async #facts(): Promise<string> {
+    const guest = await this.guest.result(
+      'ip -s link show eth0; ip address show eth0; grep virtio /proc/interrupts; dmesg | tail -n 5',
+    );
+    const host = await this.scene.net.run(['ip', '-s', 'link']);
+    const fdb = await this.scene.net.run(['bridge', 'fdb', 'show']);
+    const device = await this.service.virtnet('query', '-p', '0');
+    return [guest.output.toString('utf8'), host, fdb, device.stdout].join('\n---\n');
   }
 }

@@ -9,6 +9,7 @@
  *   over. Nothing is lost or repeated: no ring is ever half worked.
  *   Ownership is the loan. The lender closes what it held as soon as the loan is sent; whatever happens then is the
  *   business of the standby, which knows everybody's devices (owners.ts).
+ *   The loan and the announcement of it come by different ways; whichever is first waits for the other.
  *
  * Parties
  *   lender     the active emulator, and the only writer of names that are not lent.
@@ -37,10 +38,12 @@ function monotonicMs(): number {
   return Number(process.hrtime.bigint()) / NS_PER_MS;
 }
 
-interface Expected {
+/** A device on its way here. */
+interface Coming {
+  /** The pause of its rings in milliseconds. */
+  readonly promise: Promise<number>;
   readonly resolve: (pauseMs: number) => void;
   readonly reject: (error: Error) => void;
-  readonly timer: NodeJS.Timeout;
 }
 
 /** Continues the rings of a device; then the way to open its sockets, or null when the device cannot be served. */
@@ -50,7 +53,8 @@ export class Handover {
   readonly #shelf: ShelfClient;
   readonly #serve: Serve;
   readonly #devices: ReadonlyMap<string, Device> & { delete(vuid: string): boolean };
-  readonly #expected = new Map<string, Expected>();
+  /** Announced or lent; at most one a device, until it was asked for and is here. */
+  readonly #coming = new Map<string, Coming>();
   /** What was lent, and to whom. */
   readonly #lent = new Map<string, number>();
 
@@ -82,17 +86,23 @@ export class Handover {
     for (const [vuid, pid] of this.#lent) this.#shelf.lend(shelfNames.device(vuid), pid, note);
   }
 
-  /** Lender: the borrower has everything. */
+  /** All is where it belongs: nothing is under way any more. */
   forget(): void {
     this.#lent.clear();
+    this.#coming.clear();
   }
 
   /** Borrower: expects `vuid`; resolves to the pause of its rings in milliseconds. */
-  borrow(vuid: string): Promise<number> {
-    const { promise, resolve, reject } = Promise.withResolvers<number>();
+  async borrow(vuid: string): Promise<number> {
+    const coming = this.#expect(vuid);
     const expire = () => this.#fail(vuid, -Errno.ETIMEDOUT, 'it was not lent in time');
-    this.#expected.set(vuid, { resolve, reject, timer: setTimeout(expire, BORROW_MS) });
-    return promise;
+    const timer = setTimeout(expire, BORROW_MS);
+    try {
+      return await coming.promise;
+    } finally {
+      clearTimeout(timer);
+      if (this.#coming.get(vuid) === coming) this.#coming.delete(vuid);
+    }
   }
 
   /** Borrower: the keeper says that names are lent to this process. */
@@ -115,19 +125,20 @@ export class Handover {
     if (open === null) return this.#fail(vuid, -Errno.EIO, 'it cannot be served');
     const pauseMs = monotonicMs() - pausedAt(note);
     await open();
-    const expected = this.#expected.get(vuid);
-    this.#expected.delete(vuid);
-    if (expected === undefined) return;
-    clearTimeout(expected.timer);
-    expected.resolve(Math.max(0, pauseMs));
+    this.#expect(vuid).resolve(Math.max(0, pauseMs));
+  }
+
+  #expect(vuid: string): Coming {
+    const known = this.#coming.get(vuid);
+    if (known !== undefined) return known;
+    const coming = Promise.withResolvers<number>();
+    coming.promise.catch(() => {}); // told to who asks
+    this.#coming.set(vuid, coming);
+    return coming;
   }
 
   #fail(vuid: string, errno: number, why: string): void {
-    const expected = this.#expected.get(vuid);
-    this.#expected.delete(vuid);
-    if (expected === undefined) return;
-    clearTimeout(expected.timer);
-    expected.reject(new RpcError(errno, `${vuid}: ${why}`));
+    this.#expect(vuid).reject(new RpcError(errno, `${vuid}: ${why}`));
   }
 }
 
