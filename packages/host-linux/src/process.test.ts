@@ -8,6 +8,7 @@ import {
   isAlive,
   kill,
   openDescriptorCount,
+  processorWaitMs,
   readProcessStat,
   setThreadAffinity,
   setThreadName,
@@ -51,6 +52,24 @@ describe('thread affinity', () => {
     expect(setThreadAffinity([1024])).toBe(-Errno.EINVAL);
     expect(setThreadAffinity([-1])).toBe(-Errno.EINVAL);
     expect(getThreadAffinity()).toEqual(all);
+  });
+});
+
+describe('time a process waited for a processor', () => {
+  it('grows while another has the processor, and is 0 of one that does not exist', async () => {
+    const all = getThreadAffinity() as number[];
+    setThreadAffinity([all[0]!]); // which children inherit
+    const spinning = [1, 2].map(() => spawn('sh', ['-c', 'while :; do :; done'], { stdio: 'ignore' }));
+    setThreadAffinity(all);
+    try {
+      const [one, other] = spinning.map(({ pid }) => pid!);
+      const waitedMs = () => processorWaitMs(one!) + processorWaitMs(other!);
+      const before = waitedMs();
+      await expect.poll(waitedMs, { timeout: 20_000 }).toBeGreaterThan(before + 100);
+    } finally {
+      for (const child of spinning) child.kill('SIGKILL');
+    }
+    expect(processorWaitMs(ABSENT_PID)).toBe(0);
   });
 });
 

@@ -121,16 +121,35 @@ export function openDescriptorCount(): number {
   return readdirSync('/proc/self/fd').length - 1; // one of them reads the directory
 }
 
-/** Nice value of processes whose pauses guests would feel, and of one that only prepares for its turn. */
-export const Nice = { PREFERRED: -10, ORDINARY: 0, BACKGROUND: 10 } as const;
+const NANOSECONDS_PER_MS = 1_000_000;
 
 /**
- * Sets the nice value of every thread of this process, those that Node made itself included. False when that is not
- * permitted (going down needs CAP_SYS_NICE).
+ * For how long, in milliseconds, threads of process `pid` that live have waited for a processor, all waits added; 0 when
+ * it is gone, or where the kernel keeps no such account.
  */
-export function setProcessNice(nice: number): boolean {
+export function processorWaitMs(pid: number): number {
+  let waitedNs = 0;
   try {
-    for (const tid of readdirSync('/proc/self/task')) setThreadNice(Number(tid), nice);
+    for (const tid of readdirSync(`/proc/${pid}/task`)) {
+      const [, waited] = readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'latin1').split(' ');
+      waitedNs += Number(waited);
+    }
+  } catch {
+    // it, or one of its threads, ended meanwhile
+  }
+  return waitedNs / NANOSECONDS_PER_MS;
+}
+
+/** Nice value of processes whose pauses guests would feel, and of one that only prepares for its turn. */
+export const Nice = { PREFERRED: -10, ORDINARY: 0 } as const;
+
+/**
+ * Sets the nice value of every thread of a process, by default this one; those that Node made itself included. False
+ * when that is not permitted (going down needs CAP_SYS_NICE), or when the process is gone.
+ */
+export function setProcessNice(nice: number, pid: number | 'self' = 'self'): boolean {
+  try {
+    for (const tid of readdirSync(`/proc/${pid}/task`)) setThreadNice(Number(tid), nice);
     return true;
   } catch {
     return false;

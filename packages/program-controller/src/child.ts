@@ -34,7 +34,8 @@ import {
   ProgressPage,
   pidfdOpen,
   pidfdSendSignal,
-  setThreadNice,
+  processorWaitMs,
+  setProcessNice,
   type Watch,
 } from '@virtnet/host-linux';
 import { LastWord } from '@virtnet/wire';
@@ -44,6 +45,7 @@ import {
   HEALTH_INTERVAL_MS,
   HEALTH_MISSES,
   READY_DEADLINE_MS,
+  READY_EXTENSION_MS,
   READY_POLL_MS,
 } from './limits.js';
 import type { ProgramKind } from './programs.js';
@@ -59,6 +61,8 @@ export interface ChildSpec {
   /** Descriptors it inherits, as INHERITED_FD and the numbers behind it. They stay ours. */
   readonly inherited?: readonly number[];
   readonly root: string;
+  /** Somebody else does its work: loading and warming up must not slow them. */
+  readonly prepares: boolean;
 }
 
 export interface ChildHooks {
@@ -157,6 +161,11 @@ export class Child {
     this.#event('silent');
   }
 
+  /** Nobody serves any more: what it prepares for is now. */
+  hurry(): void {
+    if (this.#state === 'starting' && this.#pid > 0) setProcessNice(Nice.PREFERRED, this.#pid);
+  }
+
   stop(request: StopRequest): void {
     this.#stopRequest = request;
     this.#event('stop');
@@ -184,10 +193,7 @@ export class Child {
         this.#poll(0);
         return;
       case 'arm-ready-deadline':
-        this.#readyTimer = setTimeout(
-          () => this.fence(`not ready within ${READY_DEADLINE_MS} ms`),
-          READY_DEADLINE_MS,
-        );
+        this.#armReadyDeadline(READY_DEADLINE_MS);
         return;
       case 'disarm-ready-deadline':
         clearTimeout(this.#readyTimer);
@@ -211,14 +217,14 @@ export class Child {
     }
   }
 
-  /** It inherits our own precedence, but has yet to load and to warm up: that must not slow anybody who serves. */
-  #stepBack(): void {
-    if (this.#pid === 0) return;
-    try {
-      setThreadNice(this.#pid, Nice.BACKGROUND);
-    } catch {
-      // not permitted, and then we have no precedence it could inherit
-    }
+  /** Time that its threads waited for a processor is not held against it: on a machine that busy, nobody is faster. */
+  #armReadyDeadline(afterMs: number, excusedMs = 0): void {
+    this.#readyTimer = setTimeout(() => {
+      const waitedMs = processorWaitMs(this.#pid);
+      const moreMs = waitedMs - excusedMs;
+      if (moreMs < READY_EXTENSION_MS) this.fence(`not ready within ${READY_DEADLINE_MS} ms`);
+      else this.#armReadyDeadline(Math.min(moreMs, READY_DEADLINE_MS), waitedMs);
+    }, afterMs);
   }
 
   #spawn(): void {
@@ -233,7 +239,7 @@ export class Child {
     });
     this.#process = child;
     this.#pid = child.pid ?? 0;
-    this.#stepBack();
+    if (this.spec.prepares) setProcessNice(Nice.ORDINARY, this.#pid);
     child.on('exit', (code, signal) => {
       this.#log.info({ childPid: this.#pid, code, signal }, 'exited');
       this.#exit = { code, signal };

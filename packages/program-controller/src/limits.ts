@@ -1,7 +1,9 @@
 /** How long the controller waits for what. Milliseconds throughout. */
 
-/** A process that is not ready by then is replaced. Starting takes a second; on a machine at ten times its load, ten. */
+/** A process that is not ready by then is replaced, if it could have got on. Starting takes a second. */
 export const READY_DEADLINE_MS = 15_000;
+/** Waits for a processor that are worth giving it more time. */
+export const READY_EXTENSION_MS = 500;
 /** Between two looks at a process that is not ready yet. */
 export const READY_POLL_MS = 20;
 /** Between two looks at a process that is. */

@@ -212,6 +212,7 @@ export class Supervisor {
       command: [...nodeFlags[kind], this.#mains[kind], ...arguments_, ...logFds],
       inherited,
       root: this.#paths.root,
+      prepares: kind === 'emu' && this.active !== null,
     };
     const child = new Child(spec, this.#poller, this.#log, {
       moved: () => this.#moved(child),
@@ -304,6 +305,7 @@ export class Supervisor {
       return;
     }
     for (const step of planService(this.#view())) this.#carryOut(step);
+    if (this.active === null && this.standby === null) for (const child of this.#emulators) child.hurry();
     clearTimeout(this.#restartTimer);
     const waits = [this.#startsInMs('ha'), this.#startsInMs('emu')].filter((waitMs) => waitMs > 0);
     if (waits.length > 0 && !this.#stopping)
