@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { program } from '../scripts/lib/paths.ts';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
+import { isRunning, signalPid } from './lib/processes.ts';
 import { Service } from './lib/service.ts';
 import { FakeServiceManager } from './lib/service-manager.ts';
 import { type Arrival, analyseStream } from './lib/stream-analysis.ts';
@@ -119,8 +120,14 @@ describe('kill -9 of the whole service, under a service manager', () => {
 
   test('emulators and keeper killed at once, controller alive > it asks for a new start; no device is lost', async () => {
     const { manager, service } = used.value;
-    for (const role of ['emu-standby', 'ha', 'emu'] as const)
-      process.kill(service.runningPid(role), 'SIGKILL');
+    await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+    const pids = (['emu-standby', 'ha', 'emu'] as const).map((role) => service.runningPid(role));
+    // It must not start a successor of the first before the last is dead.
+    const controller = service.runningPid('controller');
+    signalPid(controller, 'SIGSTOP');
+    for (const pid of pids) signalPid(pid, 'SIGKILL');
+    await until('all of them are dead', PATIENCE_MS, () => !pids.some(isRunning));
+    signalPid(controller, 'SIGCONT');
     expect(await manager.exited).toBe(75);
     manager.start();
     await manager.ready();
@@ -130,7 +137,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
   test('stopped and started again, as by systemctl restart > the devices are still there', async () => {
     const { manager, service } = used.value;
     expect(await manager.stop()).toBe(0);
-    expect(manager.said).toContain('STOPPING=1');
+    await until('STOPPING=1', PATIENCE_MS, () => manager.hasSaid('STOPPING=1'));
     manager.start();
     await manager.ready();
     expect((await service.query()).mac).toBe(MAC);

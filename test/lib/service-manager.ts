@@ -59,6 +59,12 @@ export class FakeServiceManager {
     return this.#kept.map(({ name }) => name).sort();
   }
 
+  /** Whether the service has said `line` by now. */
+  hasSaid(line: string): boolean {
+    this.#listen();
+    return this.said.includes(line);
+  }
+
   /** Starts the service with everything that is kept. */
   start(): void {
     this.#listen();
