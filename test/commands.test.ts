@@ -321,6 +321,7 @@ describe('the guide’s commands, as typed', () => {
       'recovery.last_cause T',
       'recovery.last_pause_ms N',
       'recovery.max_pause_ms N',
+      'recovery.error T',
     ],
   };
   const runnable = GUIDE_EXAMPLES.filter(({ command }) => !/hotplug|unplug/.test(command));

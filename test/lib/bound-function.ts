@@ -8,7 +8,14 @@
  * Invariants
  *   I1  a message of the client is answered, or the test fails: there is no retry and no reconnecting here.
  */
-import { close, memfdCreate, Poller, type SharedMapping, sharedMapping } from '@virtnet/host-linux';
+import {
+  close,
+  ftruncate,
+  memfdCreate,
+  Poller,
+  type SharedMapping,
+  sharedMapping,
+} from '@virtnet/host-linux';
 import { VfioUserClient } from '@virtnet/server-vfio-user';
 import { DriverMemory, type NetDriverOptions, overRegions, VirtioNetDriver } from '@virtnet/testing';
 
@@ -51,14 +58,7 @@ export class BoundFunction {
       });
       const memory = new DriverMemory({ sizeBytes: MEMORY_BYTES, iova: IOVA, buffer: mapping.buffer });
       const fn = new BoundFunction(client, memory, poller, mapping, fd);
-      await client.dmaMap({
-        iova: IOVA,
-        sizeBytes: MEMORY_BYTES,
-        fd,
-        fdOffset: 0,
-        readable: true,
-        writable: true,
-      });
+      await fn.map();
       return fn;
     } catch (error) {
       await poller.stop();
@@ -66,6 +66,22 @@ export class BoundFunction {
       close(fd);
       throw error;
     }
+  }
+
+  /** Gives the device the memory. */
+  async map(): Promise<void> {
+    const range = { iova: IOVA, sizeBytes: MEMORY_BYTES, fdOffset: 0, readable: true, writable: true };
+    await this.client.dmaMap({ ...range, fd: this.#fd });
+  }
+
+  /** Takes the memory away under the device's feet. Nobody here may touch it before `giveBack`. */
+  takeAway(): void {
+    if (ftruncate(this.#fd, 0) < 0) throw new Error('ftruncate');
+  }
+
+  /** Makes the memory as large as it was, zeroed; the device has to be given it again. */
+  giveBack(): void {
+    if (ftruncate(this.#fd, MEMORY_BYTES) < 0) throw new Error('ftruncate');
   }
 
   /** Probes the function and brings it to DRIVER_OK. */

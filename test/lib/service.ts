@@ -50,6 +50,8 @@ export interface HotplugOptions {
 export interface ServiceOptions {
   /** virtnet.conf. */
   readonly conf?: object;
+  /** More of the environment, for all its processes. */
+  readonly env?: Readonly<Record<string, string>>;
   /** User (and group) id to run as, without any capability; default: who runs the tests. */
   readonly user?: number;
 }
@@ -126,7 +128,7 @@ export class Service {
   }
 
   /** Starts the controller and waits until it says ready. */
-  static async start(scene: Scene, { conf, user }: ServiceOptions = {}): Promise<Service> {
+  static async start(scene: Scene, { conf, env, user }: ServiceOptions = {}): Promise<Service> {
     const root = scene.path('root');
     mkdirSync(root, { recursive: true });
     if (conf !== undefined) {
@@ -141,7 +143,7 @@ export class Service {
     const words = as(user ?? null, [program('virtio_net_controller')]);
     const controller = scene.processes.start(scene.net.inside(words), {
       name: 'virtio_net_controller',
-      env: { VIRTNET_ROOT: root },
+      env: { ...env, VIRTNET_ROOT: root },
       log: scene.path('controller.log'),
     });
     const service = new Service(scene, root, user ?? null, controller);

@@ -160,6 +160,7 @@ export function healthAnswer(facts: HealthFacts): JsonObject {
       last_cause: facts.recovery.lastCause ?? 'none',
       last_pause_ms: facts.recovery.lastPauseMs,
       max_pause_ms: facts.recovery.maxPauseMs,
+      error: facts.recovery.error ?? 'none',
     },
   };
 }

@@ -201,6 +201,8 @@ export interface HealthFacts extends Omit<DeviceIdentity, 'bdf' | 'sfNum'> {
     /** Milliseconds in which no ring was worked; 0 before the first recovery. */
     readonly lastPauseMs: number;
     readonly maxPauseMs: number;
+    /** Why it is not served although its emulator lives; null: it is. */
+    readonly error: string | null;
   };
   readonly controlPlaneErrors: Readonly<Record<ControlPlaneError, number>>;
   readonly dataPlaneErrors: Readonly<Record<DataPlaneError, number>>;

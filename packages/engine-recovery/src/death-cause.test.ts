@@ -24,6 +24,7 @@ describe('cause of a death', () => {
     ['… for a thread', { signal: 'SIGKILL', sentence: 'worker-hang' }, 'worker-hang', true],
     ['… for questions unanswered', { signal: 'SIGKILL', sentence: 'silent' }, 'silent', false],
     ['… because somebody had stopped it', { signal: 'SIGKILL', sentence: 'stopped' }, 'stopped', false],
+    ['… of one that had crashed a moment before', { signal: 'SIGSEGV', sentence: 'silent' }, 'crash', true],
     ['an exception', { code: 1, lastWord: LastWord.EXCEPTION }, 'exception', true],
     ['an exception in a datapath thread', { code: 1, lastWord: LastWord.WORKER }, 'worker', true],
     ['asked to end', { signal: 'SIGTERM' }, 'exit', false],

@@ -39,7 +39,8 @@ export interface DeathFacts extends ExitStatus {
 }
 
 export function deathCause({ sentence, code, signal, lastWord }: DeathFacts): DeathCause {
-  if (sentence !== null) return sentence;
+  // Whoever died of something else was dead before our kill.
+  if (sentence !== null && (signal === 'SIGKILL' || (signal === null && code === null))) return sentence;
   if (lastWord === LastWord.WORKER) return 'worker';
   if (lastWord === LastWord.EXCEPTION) return 'exception';
   if (signal === 'SIGKILL') return 'killed';

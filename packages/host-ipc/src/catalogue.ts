@@ -202,6 +202,10 @@ const schemas = {
     params: object({ reason: oneOf('first', 'crash', 'update') }),
     result: object({ devices: integer(0), takeoverMs: nullable(number(0)) }),
   },
+  'emu.verdicts': {
+    params: object({ deaths: array(object({ pid: integer(1), guestsFault: boolean() }), 64) }),
+    result: nothing,
+  },
   'emu.devices': {
     params: nothing,
     result: tolerant({ devices: array(tolerant({ vuid: text(64), pf: id, vf: optionalId }), DEVICES_MAX) }),
@@ -377,6 +381,14 @@ const entries = {
     deadlineMs: 10_000,
     idempotent: true,
     sample: { params: { reason: 'crash' }, result: { devices: 2, takeoverMs: 7.25 } },
+  },
+  'emu.verdicts': {
+    from: 'controller',
+    to: ['emu'],
+    ...small,
+    deadlineMs: STATUS_DEADLINE_MS,
+    idempotent: true,
+    sample: { params: { deaths: [{ pid: 4711, guestsFault: true }] }, result: {} },
   },
   'emu.devices': {
     from: 'controller',

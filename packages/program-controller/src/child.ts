@@ -262,11 +262,14 @@ export class Child {
     else this.#log.error({ errno: -watch }, 'no pidfd; waiting for the exit instead');
   }
 
-  /** The kernel says that it is dead. Of our own child we are told its exit status as well, a moment before or after. */
+  /**
+   * The kernel says that it is dead. Of our own child we are told its exit status as well, a moment before or after;
+   * however late the timer is, there is one more look at what has come before it is given up (setImmediate).
+   */
   #dead(): void {
     this.#watch?.close();
     if (this.#process === null) this.#event('exit');
-    else this.#exitTimer ??= setTimeout(() => this.#event('exit'), EXIT_STATUS_MS);
+    else this.#exitTimer ??= setTimeout(() => setImmediate(() => this.#event('exit')), EXIT_STATUS_MS);
   }
 
   /** Asks for its state in `delayMs`, and again for as long as it lives. */

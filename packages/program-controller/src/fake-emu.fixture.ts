@@ -102,6 +102,7 @@ await RpcServer.bind(
     'emu.lend': () => ({}),
     'emu.pass': () => ({}),
     'emu.stand': () => ({}),
+    'emu.verdicts': () => ({}),
     'emu.promote': async () => {
       await promote();
       return { devices: devices.size, takeoverMs };

@@ -16,7 +16,13 @@
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { planService, restartDelayMs, type ServiceView, type Step } from '@virtnet/engine-recovery';
+import {
+  mayBeGuestsFault,
+  planService,
+  restartDelayMs,
+  type ServiceView,
+  type Step,
+} from '@virtnet/engine-recovery';
 import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
 import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.js';
@@ -70,6 +76,8 @@ export class Supervisor {
   #logLevel: LogLevelName = 'info';
   #stopWatching: () => void = () => {};
   #standbyFailed = false;
+  /** Whether a guest may be the reason that an emulator died; the last VERDICTS_KEPT. */
+  readonly #verdicts: { readonly pid: number; readonly guestsFault: boolean }[] = [];
   #restoring = false;
   readonly counters = { takeovers: 0, deaths: 0 };
 
@@ -191,6 +199,15 @@ export class Supervisor {
     for (const name of readdirSync(this.#paths.pci)) rmSync(join(this.#paths.pci, name), { force: true });
   }
 
+  /** Ends whatever lives at once, since nobody of them knows the devices. Resolves when all are dead. */
+  async abandon(): Promise<void> {
+    this.#stopping = true;
+    this.#stopWatching();
+    clearTimeout(this.#restartTimer);
+    for (const child of this.#living()) child.fence('the devices are with the service manager');
+    await this.#until(() => this.#living().length === 0);
+  }
+
   #living(): Child[] {
     return [...(this.#keeper === null ? [] : [this.#keeper]), ...this.#emulators];
   }
@@ -242,6 +259,11 @@ export class Supervisor {
       restartInMs: delayMs,
     };
     this.#log.error(line, delayMs > 0 ? 'died, again and again: restarts are slowed down' : 'died');
+    if (kind !== 'emu') return;
+    // Also of one that is not known to have served: it may have died in its first moment.
+    this.#verdicts.push({ pid: child.pid, guestsFault: mayBeGuestsFault(cause) });
+    if (this.#verdicts.length > VERDICTS_KEPT) this.#verdicts.shift();
+    for (const other of this.#emulators) if (other !== child) void this.#tellVerdicts(other);
   }
 
   #moved(child: Child): void {
@@ -312,11 +334,15 @@ export class Supervisor {
       this.#restartTimer = setTimeout(() => this.#plan(), Math.ceil(Math.min(...waits)) + 1);
   }
 
-  /** Keeper and emulators died together, and the service manager alone has what they knew. */
+  /**
+   * Keeper and emulators died together, and the service manager alone has what they knew. A new keeper that is there
+   * already, because its predecessor was seen dead before the others, has nothing before it has settled.
+   */
   #devicesLost(): boolean {
     if (this.#store === null || this.#stopping || !this.#everServed || this.#restoring) return false;
     const informed = [...this.#emulators].some(({ state }) => state === 'ready' || state === 'serving');
-    return !informed && this.#keeper === null;
+    const status = this.#keeper?.lastStatus ?? null;
+    return !informed && !(status !== null && 'settled' in status && status.settled);
   }
 
   #carryOut(step: Step): void {
@@ -348,6 +374,7 @@ export class Supervisor {
     this.#promoting = true;
     const reason = this.#everServed || this.#restoring ? 'crash' : 'first';
     try {
+      await this.#tellVerdicts(child);
       const { devices, takeoverMs } = await child.client.call('emu.promote', { reason });
       this.#log.info(
         { instance: child.spec.instance, childPid: child.pid, reason, devices, takeoverMs },
@@ -361,6 +388,14 @@ export class Supervisor {
     this.#promoting = false;
     this.#wake();
     this.#plan();
+  }
+
+  /** Says why emulators died, to one that succeeds them or may have to. */
+  async #tellVerdicts(child: Child): Promise<void> {
+    if (this.#verdicts.length === 0 || (child.state !== 'ready' && child.state !== 'serving')) return;
+    await child.client.call('emu.verdicts', { deaths: [...this.#verdicts] }).catch((error: unknown) => {
+      this.#log.warn({ error, instance: child.spec.instance }, 'did not hear why others died');
+    });
   }
 
   #tellLogLevel(child: Child): void {
@@ -389,3 +424,5 @@ export class Supervisor {
 
 /** More than fit the crash-loop window at the slowest rate. */
 const DEATHS_REMEMBERED = 256;
+/** Emulators that may have died one after the other before somebody succeeds them; the catalogue allows 64. */
+const VERDICTS_KEPT = 16;

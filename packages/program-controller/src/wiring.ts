@@ -101,6 +101,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
       'keeper and emulators died together: the service manager, who keeps the descriptors, starts us anew',
     );
     manager?.notify('STATUS=starting anew with the kept descriptors');
+    await supervisor.abandon();
     return RESTART_EXIT_CODE;
   }
   manager?.notify('STOPPING=1');

@@ -3,13 +3,12 @@
  *
  * Theory
  *   Requests that change devices run one after the other and carry an id. The id is saved with the device they make,
- *   so a request that is repeated because its first answer was lost is answered and not carried out again.
+ *   so a request that is repeated because its first answer was lost is answered and not carried out again; that of an
+ *   unplug is saved by the message that removes the device (unplugged.ts).
  *
  * Invariants
  *   I1  a hotplug answers success only when the device is recorded and can be connected to.
  *   I2  an unplug answers success only when the representor is gone from the host.
- *
- * Limits  UNPLUGGED_REMEMBERED ids of unplugs.
  */
 import {
   type ControllerFacts,
@@ -48,7 +47,6 @@ import type { Device, Emulator } from './emulator.js';
 import { modifyDevices } from './modify-command.js';
 import { makeStaticPfs } from './static-pfs.js';
 
-const UNPLUGGED_REMEMBERED = 64;
 /** More than a PF can have VFs. */
 const ORDER_STEP = 2048;
 /** Bit 0: split, bit 1: packed. */
@@ -61,7 +59,6 @@ const TUNNEL_DESCRIPTORS = 6;
 export class Commands {
   readonly #emulator: Emulator;
   readonly #site: ControlSite;
-  readonly #unplugged: string[] = [];
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(emulator: Emulator) {
@@ -159,14 +156,12 @@ export class Commands {
   }
 
   async #unplug(request: UnplugRequest & { readonly requestId: string }): Promise<Outcome> {
-    if (this.#unplugged.includes(request.requestId)) return SUCCESS;
+    if (this.#emulator.unplugged.has(request.requestId)) return SUCCESS;
     const devices = this.#devices();
     const found = planUnplug(request, devices.map(identityOf));
     if (isFailure(found)) return found;
     const device = devices.find(({ host }) => host.vuid === found.device.vuid)!;
-    await unmakeDevice(this.#emulator, device);
-    this.#unplugged.push(request.requestId);
-    if (this.#unplugged.length > UNPLUGGED_REMEMBERED) this.#unplugged.shift();
+    await unmakeDevice(this.#emulator, device, request.requestId);
     return SUCCESS;
   }
 

@@ -32,7 +32,7 @@ import {
   type RingFault,
   resumePosition,
 } from '@virtnet/engine-virtqueue';
-import { type QueueBlock, QueueCounter } from '@virtnet/wire';
+import { type QueueBlock, QueueCounter, QueueWord } from '@virtnet/wire';
 import { CHAIN_SEGMENTS_MAX, CONTROL_COMMAND_BYTES_MAX, CONTROL_COMMANDS_PER_TURN } from './limits.js';
 
 /** virtio_net_ctrl_ack: the command was refused (5.1.6.5). */
@@ -58,6 +58,8 @@ export interface ControlQueueOwner {
 interface OpenRing {
   readonly ring: DeviceRing;
   readonly ledger: QueueLedger;
+  /** Words of its block of the state page. */
+  readonly words: Uint32Array;
 }
 
 export class ControlQueue {
@@ -80,6 +82,12 @@ export class ControlQueue {
 
   /** Starts (or restarts, over other memory) the queue where its block of the state page says. */
   start(config: ControlQueueConfig, block: QueueBlock, memory: GuestMemory): void {
+    block.words[QueueWord.UNDER_WORK] = 1;
+    this.#start(config, block, memory);
+    block.words[QueueWord.UNDER_WORK] = 0;
+  }
+
+  #start(config: ControlQueueConfig, block: QueueBlock, memory: GuestMemory): void {
     const ring = openRing({
       ...config,
       memory,
@@ -93,7 +101,7 @@ export class ControlQueue {
       return;
     }
     const ledger = new QueueLedger(ring, block);
-    this.#open = { ring, ledger };
+    this.#open = { ring, ledger, words: block.words };
     if (ledger.resume()) this.#owner.interrupt();
     this.kick();
   }
@@ -125,28 +133,35 @@ export class ControlQueue {
       if (looks % CONTROL_COMMANDS_PER_TURN === 0) await nextTurn();
       const open = this.#open;
       if (open === null) return;
-      const { ring, ledger } = open;
-      ledger.turn();
-      const segments = ring.take();
-      if (segments === 0) {
-        if (ring.armKicks()) continue;
-        return;
-      }
-      if (segments < 0) {
-        if (!ledger.refuse()) {
-          this.#open = null;
-          this.#owner.fault(ring.fault!);
-          return;
-        }
-        this.#publish(ledger);
-        continue;
-      }
-      const { ack, extra, changed } = this.#execute(ring);
+      const { ring, ledger, words } = open;
+      words[QueueWord.UNDER_WORK] = 1;
+      const result = this.#take(open);
+      words[QueueWord.UNDER_WORK] = 0;
+      if (result === 'again') continue;
+      if (result === 'done') return;
+      const { ack, extra, changed } = result;
       if (changed.length > 0) await this.#owner.apply(changed);
       if (this.#open !== open) return; // stopped meanwhile; a successor of this ring executes the command again
+      words[QueueWord.UNDER_WORK] = 1;
       ledger.completeAnswer(this.#answer(ring, ack, extra ?? null));
       this.#publish(ledger);
+      words[QueueWord.UNDER_WORK] = 0;
     }
+  }
+
+  /** Takes and executes one command; whether to look again or to wait for a kick when there is none. */
+  #take({ ring, ledger }: OpenRing): ControlResult | 'again' | 'done' {
+    ledger.turn();
+    const segments = ring.take();
+    if (segments === 0) return ring.armKicks() ? 'again' : 'done';
+    if (segments > 0) return this.#execute(ring);
+    if (!ledger.refuse()) {
+      this.#open = null;
+      this.#owner.fault(ring.fault!);
+      return 'done';
+    }
+    this.#publish(ledger);
+    return 'again';
   }
 
   #execute(ring: DeviceRing): ControlResult {

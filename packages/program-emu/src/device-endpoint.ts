@@ -31,6 +31,8 @@ import { shelfNames } from './shelf-names.js';
 const EMPTY = new Uint8Array(0);
 /** Until the next look when a client could not be accepted: it stays in the backlog, which would call at once. */
 const ACCEPT_AGAIN_MS = 50;
+/** Word of the state page. */
+const UNDER_WAY = StatePageHeader.at.requestUnderWay / 4;
 
 function answeredOf(applied: AppliedRequest | null): AnsweredRequest | null {
   if (applied === null) return null;
@@ -110,6 +112,12 @@ export class DeviceEndpoint {
     this.#open(fd, session, true);
   }
 
+  /** Ends a predecessor's connection instead of going on with it: what stands in it must not be worked again. */
+  refuse(fd: number): Promise<void> {
+    close(fd);
+    return this.#afterEnd();
+  }
+
   /** Puts listener and connection on an empty shelf again. */
   upload(): void {
     const { store } = this.#services;
@@ -176,6 +184,10 @@ export class DeviceEndpoint {
         readFinished: () => this.#pageWords[StatePageHeader.at.requestSequence / 4]!,
         writeFinished: (sequence) => {
           this.#pageWords[StatePageHeader.at.requestSequence / 4] = sequence;
+          this.#pageWords[UNDER_WAY] = 0;
+        },
+        begun: () => {
+          this.#pageWords[UNDER_WAY] = 1;
         },
         record: (answered) => this.#record(session, answered),
       },
@@ -220,6 +232,7 @@ export class DeviceEndpoint {
     }
     this.#connection = null;
     this.#connectionFd = -1;
+    this.#pageWords[UNDER_WAY] = 0;
     if (!this.#ended) await this.#afterEnd();
   }
 

@@ -83,8 +83,9 @@ function newPage(queueCount: number): PageMapping | number {
     requestSequence: 0,
     takeovers: 0,
     connectionEpoch: 0,
-    reserved0: 0,
-    reserved1: 0,
+    suspicions: 0,
+    requestUnderWay: 0,
+    ownerPid: process.pid,
   });
   return page;
 }
@@ -149,7 +150,7 @@ export function buildDevice(
       memory: new DeviceMemory(arena),
       interrupts: interruptsOf(plan),
       kicks: new Map(),
-      health: { recoveries: 0, lastCause: null, lastPauseMs: null, maxPauseMs: null },
+      health: { recoveries: 0, lastCause: null, lastPauseMs: null, maxPauseMs: null, error: null },
     },
     services,
   );

@@ -94,12 +94,13 @@ export function healthFacts(host: DeviceHost): HealthFacts {
     vfId: plan.vfId,
     vuid: plan.vuid,
     status: fn.status,
-    fatal: (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
+    fatal: host.quarantined || (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
     recoverCount: health.recoveries,
     recovery: {
       lastCause: health.lastCause,
       lastPauseMs: health.lastPauseMs ?? 0,
       maxPauseMs: health.maxPauseMs ?? 0,
+      error: health.error,
     },
     controlPlaneErrors: {
       sf_rqt_update_err: 0,

@@ -46,6 +46,7 @@ import type { DeviceTaps } from './device-taps.js';
 import type { PageMapping } from './mirror.js';
 import { QueueState } from './queue-state.js';
 import { shelfNames } from './shelf-names.js';
+import { isQuarantined, pardon, SUSPECTS_DOMAIN, suspicionsOf } from './suspicion.js';
 
 export interface DeviceParts {
   readonly plan: DevicePlan;
@@ -130,7 +131,9 @@ export class DeviceHost {
     this.#switched = switchedConfig(parts.representor, parts.plan, services.sourceFrameBytes);
     this.#state = this.#queueState(parts.kicks);
     this.#control = this.#controlQueue();
-    const domain = this.#switched?.mode === 'eswitch' ? this.#switched.domain : null;
+    const own = this.#switched?.mode === 'eswitch' ? this.#switched.domain : null;
+    // Suspects that share a worker cannot be taken for one another.
+    const domain = () => own ?? (suspicionsOf(this.page.buffer) > 0 ? SUSPECTS_DOMAIN : null);
     this.#queues = new DeviceQueues(nextDeviceNumber++, domain, services.datapath, this.memory, {
       onFault: (queue, report) => void this.#onFault(queue, report.fault),
       onInterrupt: (queue) => this.#interruptQueue(queue),
@@ -192,19 +195,28 @@ export class DeviceHost {
 
   // ---- life cycle ------------------------------------------------------------------------------------------
 
-  /** Takes over what a predecessor left: continues every ring at its position and signals every vector once. */
-  async adopt(record: DeviceRecord): Promise<void> {
+  /**
+   * Takes over what a predecessor left: continues every ring at its position and signals every vector once. With
+   * `heldBack` no ring is worked before `goOn` or `quarantine`.
+   */
+  async adopt(record: DeviceRecord, heldBack = false): Promise<void> {
+    this.#paused = heldBack;
     this.state.load(record);
     this.applied = record.applied;
     const truncated = this.memory.dropTruncated();
     if (truncated.length > 0) {
       this.#log('error', 'guest memory was taken away by its owner', { regions: truncated.length });
       for (const { iova } of truncated) this.drop(shelfNames.dma(this.vuid, iova));
+      this.health.error ??= 'MEMORY_TRUNCATED';
       this.fn.needsReset();
     }
     for (const [queue, { resetting }] of this.fn.queues.entries()) {
       if (resetting) this.fn.completeQueueReset(queue); // nobody works it, and its reset is not asked for twice
     }
+    await this.#continue();
+  }
+
+  async #continue(): Promise<void> {
     this.state.continuing = true;
     const attached = this.reconcile(false);
     for (const { index, vector } of this.interrupts.entries()) {
@@ -212,6 +224,29 @@ export class DeviceHost {
     }
     await attached;
     this.state.continuing = false;
+  }
+
+  /** Works the rings of a function that was held back. */
+  goOn(): Promise<void> {
+    this.#paused = false;
+    return this.#continue();
+  }
+
+  /** Works no ring before the driver has reset the function, which it is told to do. */
+  async quarantine(): Promise<void> {
+    this.#paused = false;
+    for (let queue = 0; queue < this.fn.queues.length; queue++) this.state.broken.add(queue);
+    this.health.error = 'QUARANTINED';
+    const tell = this.fn.needsReset();
+    this.#changed = true;
+    this.commit(this.applied);
+    if (tell) this.#fire(this.fn.interruptFor('config'));
+    await this.reconcile(false);
+  }
+
+  /** Whether nothing of the function is worked before a reset, because emulators ended over it. */
+  get quarantined(): boolean {
+    return this.state.broken.size > 0 && isQuarantined(this.page.buffer);
   }
 
   /** The client is gone: the function goes back to its state after power-on and lets go of the client's memory. */
@@ -423,6 +458,8 @@ export class DeviceHost {
           break;
         case 'reset':
         case 'flr':
+          if (this.quarantined) pardon(this.page.buffer);
+          this.health.error = null;
           this.state.reset();
           settle = true;
           break;
@@ -432,7 +469,7 @@ export class DeviceHost {
     }
     if (settle || resets.length > 0) await this.reconcile(false);
     for (const queue of resets) {
-      this.state.broken.delete(queue);
+      if (!this.quarantined) this.state.broken.delete(queue);
       this.fn.completeQueueReset(queue);
     }
   }
@@ -524,6 +561,7 @@ export class DeviceHost {
   async #onFault(queue: number, fault: RingFault): Promise<void> {
     if (this.state.broken.has(queue)) return;
     this.state.broken.add(queue);
+    this.health.error ??= 'RING_FAULT';
     this.#log('error', 'a queue cannot be believed any more and was stopped', {
       queue,
       fault: describeFault(fault),

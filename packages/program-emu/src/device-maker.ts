@@ -53,9 +53,9 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
   return device;
 }
 
-/** Removes a function; resolves when its representor is gone from the host. */
-export async function unmakeDevice(emulator: Emulator, device: Device): Promise<void> {
-  await emulator.removeDevice(device);
+/** Removes a function as `requestId` asked for; resolves when its representor is gone from the host. */
+export async function unmakeDevice(emulator: Emulator, device: Device, requestId: string): Promise<void> {
+  await emulator.removeDevice(device, requestId);
   const deadline = performance.now() + REPRESENTOR_GONE_MS;
   const isThere = () => device.host.representor === 'tap' && interfaceExists(device.host.plan.representor);
   while (isThere() && performance.now() < deadline) {

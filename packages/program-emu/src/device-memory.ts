@@ -16,6 +16,7 @@
  *
  * Limits  DMA_REGIONS_MAX.
  */
+import { fstatSync } from 'node:fs';
 import type { MemoryRegion } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
 import { close, fileSize } from '@virtnet/host-linux';
@@ -91,8 +92,11 @@ export class DeviceMemory {
     return false;
   }
 
-  /** Adds a range and, with a descriptor, maps it. 0 or -errno; on failure the descriptor stays the caller's. */
-  add(range: DmaRange, fd: number): number {
+  /**
+   * Adds a range and, with a descriptor, maps it. 0 or -errno; on failure the descriptor stays the caller's.
+   * `known`: a predecessor had it, so a file that is too short now was cut off since, and the range is kept as truncated.
+   */
+  add(range: DmaRange, fd: number, { known = false } = {}): number {
     const { iova, sizeBytes } = range;
     if (sizeBytes <= 0 || iova % 4096n !== 0n || sizeBytes % 4096 !== 0) return -Errno.EINVAL;
     if (iova + BigInt(sizeBytes) > 1n << 64n) return -Errno.EINVAL;
@@ -105,8 +109,9 @@ export class DeviceMemory {
     let arenaOffset = -1;
     if (fd >= 0) {
       arenaOffset = this.#arena.map(fd, range.fdOffset, sizeBytes, { writable: range.writable });
-      if (arenaOffset < 0) return arenaOffset;
+      if (arenaOffset < 0 && !(known && isCutOff(range, fd))) return arenaOffset;
     }
+    arenaOffset = Math.max(arenaOffset, -1);
     this.#regions.set(iova, { ...range, fd, arenaOffset });
     return 0;
   }
@@ -125,6 +130,11 @@ export class DeviceMemory {
     return all;
   }
 
+  /** Whether a client made the file of a region shorter than the region: touching it would end us. */
+  get truncated(): boolean {
+    return [...this.#regions.values()].some(isTruncated);
+  }
+
   /**
    * Takes out and unmaps the regions whose file has become shorter than they are: touching them ends the process
    * (SIGBUS), which is what made a predecessor's end likely. Returns what they were.
@@ -132,7 +142,7 @@ export class DeviceMemory {
   dropTruncated(): DmaRange[] {
     const dropped: DmaRange[] = [];
     for (const region of [...this.#regions.values()]) {
-      if (region.fd < 0 || fileSize(region.fd) >= region.fdOffset + region.sizeBytes) continue;
+      if (!isTruncated(region)) continue;
       this.#regions.delete(region.iova);
       this.release(region);
       dropped.push(region);
@@ -173,4 +183,12 @@ export function memoryRegions(
     address: Number(arenaBase) + arenaOffset,
     writable,
   }));
+}
+
+function isTruncated(region: DmaRegion): boolean {
+  return region.fd >= 0 && (region.arenaOffset < 0 || isCutOff(region, region.fd));
+}
+
+function isCutOff({ fdOffset, sizeBytes }: DmaRange, fd: number): boolean {
+  return fileSize(fd) < fdOffset + sizeBytes && fstatSync(fd).isFile();
 }

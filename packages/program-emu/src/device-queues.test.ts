@@ -120,7 +120,7 @@ describe('device queues', () => {
 
   beforeEach(() => {
     datapath = new RecordingDatapath();
-    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
+    queues = new DeviceQueues(DEVICE, () => null, datapath, new DeviceMemory(arena), {
       onFault: () => {},
       onInterrupt: () => {},
     });
@@ -236,7 +236,7 @@ describe('device queues', () => {
 
   it('two pairs on one worker: its memory stays until both are gone', async () => {
     datapath = new RecordingDatapath(1);
-    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
+    queues = new DeviceQueues(DEVICE, () => null, datapath, new DeviceMemory(arena), {
       onFault() {},
       onInterrupt() {},
     });
@@ -284,7 +284,7 @@ describe('device queues', () => {
   it('no room on a worker: the queue is left out and costs nothing; with room again it is attached', async () => {
     datapath = new RecordingDatapath(1);
     datapath.slotsMax = 1;
-    queues = new DeviceQueues(DEVICE, null, datapath, new DeviceMemory(arena), {
+    queues = new DeviceQueues(DEVICE, () => null, datapath, new DeviceMemory(arena), {
       onFault() {},
       onInterrupt() {},
     });

@@ -30,7 +30,7 @@ function sameConfig(a: QueueConfig, b: QueueConfig): boolean {
 
 export class DeviceQueues {
   readonly #device: number;
-  readonly #domain: number | null;
+  readonly #domain: () => number | null;
   readonly #datapath: DatapathPort;
   readonly #memory: DeviceMemory;
   readonly #owner: SlotOwner;
@@ -42,10 +42,10 @@ export class DeviceQueues {
   /** Calls of `reconcile` not finished: a queue that is leaving is held by its worker until the end. */
   #turns = 0;
 
-  /** `domain`: the switch domain the function belongs to, or null. */
+  /** `domain`: whose pairs have to be worked by one worker with the function's, or null; asked when a pair is first used. */
   constructor(
     device: number,
-    domain: number | null,
+    domain: () => number | null,
     datapath: DatapathPort,
     memory: DeviceMemory,
     owner: SlotOwner,
@@ -133,7 +133,7 @@ export class DeviceQueues {
     const pair = queue >> 1;
     let home = this.#pairs.get(pair);
     if (home === undefined) {
-      home = { worker: this.#datapath.choosePairWorker(this.#domain), queues: 0 };
+      home = { worker: this.#datapath.choosePairWorker(this.#domain()), queues: 0 };
       this.#pairs.set(pair, home);
     }
     const place = this.#datapath.place(home.worker, this.#owner, queue);

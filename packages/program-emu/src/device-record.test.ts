@@ -21,7 +21,7 @@ const record: DeviceRecord = {
   bases: { 0: 65_535, 2: 0 },
   ringEnables: { 0: true, 2: false },
   broken: [1],
-  health: { recoveries: 2, lastCause: 'crash', lastPauseMs: 1.25, maxPauseMs: null },
+  health: { recoveries: 2, lastCause: 'crash', lastPauseMs: 1.25, maxPauseMs: null, error: null },
 };
 
 const encoded = (value: unknown): Uint8Array => {
@@ -102,6 +102,7 @@ describe('device record', () => {
     ['health', { health: null }],
     ['health', { health: { ...record.health, recoveries: 0.5 } }],
     ['health', { health: { ...record.health, maxPauseMs: 'x' } }],
+    ['health', { health: { ...record.health, error: 'SOMETHING' } }],
     ['health', { health: { ...record.health, lastCause: {} } }],
     ['applied', { applied: undefined }],
     ['applied', { applied: [] }],

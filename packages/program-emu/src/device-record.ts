@@ -40,7 +40,19 @@ export interface DeviceHealth {
   /** Milliseconds from the predecessor's death to the successor's first look at the rings. */
   lastPauseMs: number | null;
   maxPauseMs: number | null;
+  /** Why it waits for a reset: one of deviceErrors; null when it does not, or its driver or an operator made it. */
+  error: DeviceError | null;
 }
+
+export const deviceErrors = [
+  /** Emulators died over it. */
+  'QUARANTINED',
+  /** Its client took memory away that it had given. */
+  'MEMORY_TRUNCATED',
+  /** A ring cannot be believed any more. */
+  'RING_FAULT',
+] as const;
+export type DeviceError = (typeof deviceErrors)[number];
 
 export interface DeviceRecord {
   readonly schema: typeof RECORD_SCHEMA;
@@ -108,7 +120,8 @@ export function decodeDeviceRecord(bytes: Uint8Array): DeviceRecord | string {
   if (!Array.isArray(value.broken) || !value.broken.every(isWord)) return 'broken is not a list of queues';
   if (!isHealth(value.health)) return 'health is not a health';
   if (value.applied !== null && !isApplied(value.applied)) return 'applied is not a request';
-  return { ...(value as unknown as DeviceRecord), plan, settings, representor };
+  const health = { ...value.health, error: value.health.error ?? null }; // before it was recorded
+  return { ...(value as unknown as DeviceRecord), plan, settings, representor, health };
 }
 
 function isWord(value: unknown): value is number {
@@ -123,10 +136,11 @@ function isByQueue(value: unknown, check: (entry: unknown) => boolean): boolean 
 
 function isHealth(value: unknown): value is DeviceHealth {
   if (!isObject(value)) return false;
-  const { recoveries, lastCause, lastPauseMs, maxPauseMs } = value;
+  const { recoveries, lastCause, lastPauseMs, maxPauseMs, error = null } = value;
   const isPause = (ms: unknown) => ms === null || Number.isFinite(ms);
   const isCause = lastCause === null || typeof lastCause === 'string';
-  return isWord(recoveries) && isCause && isPause(lastPauseMs) && isPause(maxPauseMs);
+  const isError = error === null || deviceErrors.includes(error as DeviceError);
+  return isWord(recoveries) && isCause && isPause(lastPauseMs) && isPause(maxPauseMs) && isError;
 }
 
 function isApplied(value: unknown): value is AppliedRequest {

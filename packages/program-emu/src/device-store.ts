@@ -57,10 +57,19 @@ export class DeviceStore {
     this.#send(operations);
   }
 
-  /** Removes everything of a device. */
-  forget(owner: object, prefix: string): void {
+  /** Removes everything of a device, and puts `names` in the same message. */
+  forget(owner: object, prefix: string, names: readonly string[] = []): void {
     this.#staged.delete(owner);
-    this.#send([{ deletePrefix: prefix }]);
+    this.#send([{ deletePrefix: prefix }, ...names.map((put) => ({ put }))]);
+  }
+
+  /** Puts a name of no device that says everything. */
+  note(name: string): void {
+    this.#send([{ put: name }]);
+  }
+
+  erase(name: string): void {
+    this.#send([{ delete: name }]);
   }
 
   #stage(owner: object, operation: ShelfOperation): void {

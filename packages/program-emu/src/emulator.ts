@@ -19,7 +19,8 @@
  *
  * Limits  limits.ts
  */
-import { unlinkSync } from 'node:fs';
+import { readdirSync, rmSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
 import { type Arena, Nice, type Poller, setProcessNice } from '@virtnet/host-linux';
@@ -38,6 +39,9 @@ import { Owners } from './owners.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { shelfNames } from './shelf-names.js';
+import { Suspects, type Verdict } from './suspects.js';
+import { own } from './suspicion.js';
+import { Unplugged } from './unplugged.js';
 import { UplinkMonitor } from './uplink-monitor.js';
 import { UplinkTaps } from './uplink-taps.js';
 
@@ -75,6 +79,7 @@ const ROUND_MS_DIGITS = 3;
 
 export class Emulator {
   readonly devices = new Map<string, Device>();
+  readonly unplugged: Unplugged;
   readonly arena: Arena;
   readonly paths: VirtnetPaths;
   readonly conf: VirtnetConf;
@@ -102,6 +107,9 @@ export class Emulator {
   /** It takes over only when it is told to. */
   #reserve: boolean;
   readonly #handover: Handover;
+  readonly #suspects: Suspects<Restored>;
+  /** Nobody is held back any more. */
+  #settled: Promise<void> = Promise.resolve();
 
   constructor(parts: EmulatorParts) {
     this.arena = parts.arena;
@@ -122,6 +130,7 @@ export class Emulator {
     const store = new DeviceStore(this.#shelf, (errno) =>
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
+    this.unplugged = new Unplugged(store);
     this.services = {
       datapath: parts.datapath,
       poller: parts.poller,
@@ -129,6 +138,7 @@ export class Emulator {
       sourceFrameBytes: parts.conf.software.source_frame_bytes,
       log: (level, message, facts) => this.#log[level](facts ?? {}, message),
     };
+    this.#suspects = new Suspects(this.services.log, (restored) => this.#openLate(restored), this.devices);
   }
 
   get role(): 'standby' | 'active' {
@@ -210,6 +220,11 @@ export class Emulator {
     return this.#promotion ?? Promise.resolve();
   }
 
+  /** The controller says why emulators died. */
+  verdicts(verdicts: readonly Verdict[]): void {
+    this.#suspects.verdicts(verdicts);
+  }
+
   /** It is the one that takes over from now on. */
   stand(): void {
     this.#reserve = false;
@@ -233,6 +248,7 @@ export class Emulator {
   async lend(vuid: string, pid: number): Promise<void> {
     const device = this.devices.get(vuid);
     if (this.#role !== 'active' || device === undefined) throw new RpcError(-Errno.ENODEV, `no ${vuid} here`);
+    await this.#settled; // a device that is held back has no connection yet that could be handed over
     await this.#handover.lend(device, pid);
   }
 
@@ -259,6 +275,8 @@ export class Emulator {
       if (remove) await this.removeDevice(device);
     }
     this.#owners.close();
+    this.#suspects.close();
+    this.unplugged.close();
     this.#mirror.close();
     this.#shelf.close();
   }
@@ -270,16 +288,18 @@ export class Emulator {
 
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
+    own(device.host.page.buffer);
     this.devices.set(device.host.vuid, device);
     this.#uplinks.joined(device.host);
   }
 
-  /** Ends a device and everything of it. */
-  async removeDevice({ host, endpoint }: Device): Promise<void> {
+  /** Ends a device and everything of it, as `requestId` asked for. */
+  async removeDevice({ host, endpoint }: Device, requestId: string | null = null): Promise<void> {
     this.devices.delete(host.vuid);
     endpoint.end();
     await host.destroy();
-    this.services.store.forget(host, shelfNames.device(host.vuid));
+    const names = requestId === null ? [] : this.unplugged.remember(requestId);
+    this.services.store.forget(host, shelfNames.device(host.vuid), names);
     try {
       unlinkSync(this.paths.pciSocket(pciAddress(host.plan.bdf)));
     } catch {
@@ -303,15 +323,22 @@ export class Emulator {
       throw new Error('another emulator is active');
     }
     this.#uplinkTaps.serve(this.#datapath);
-    const restored = [...this.#mirror.take()].flatMap((mirror) => this.#restore(mirror) ?? []);
+    const mirrors = this.#mirror.take();
+    this.unplugged.adopt(this.#mirror.unplugged);
+    this.#suspects.examine(mirrors);
+    const restored = mirrors.flatMap(
+      (mirror) => this.#restore(mirror, this.#suspects.heldBack(mirror)) ?? [],
+    );
     await Promise.all(restored.map(({ attached }) => attached));
     restoring.resolve();
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
     for (const each of restored) {
       this.beat();
       if (reason !== 'update') this.#countRecovery(each.device.host, reason);
-      await this.#open(each);
+      if (!this.#suspects.heldBack(each.mirror)) await this.#open(each);
     }
+    if (reason === 'crash') this.#removeStaleSockets();
+    this.#settled = this.#suspects.settle(restored, !told);
     this.#uplinks.start();
     const lease = await leased;
     if (lease < 0) this.#log.warn({ errno: -lease }, 'serving without the state keeper for now');
@@ -328,7 +355,7 @@ export class Emulator {
   }
 
   /** Builds a device and continues its rings; null, and reported, when that cannot be done. */
-  #restore(mirror: DeviceMirror): Restored | null {
+  #restore(mirror: DeviceMirror, heldBack = false): Restored | null {
     this.beat();
     const result = restoreDevice(mirror, this.services);
     if (typeof result === 'string') {
@@ -340,7 +367,7 @@ export class Emulator {
     const endpoint = new DeviceEndpoint(host, mirror.listenerFd, this.services, this.replyRing);
     const device = { host, endpoint };
     this.addDevice(device);
-    return { device, mirror, session: record.session, attached: host.adopt(record) };
+    return { device, mirror, session: record.session, attached: host.adopt(record, heldBack) };
   }
 
   /** Takes the sockets over, of a device whose rings run. */
@@ -353,12 +380,36 @@ export class Emulator {
     if (host.settings.mtuPending) await finishChange(host);
   }
 
+  /** The same for one that was held back: what a keeper was told meanwhile had no connection in it. */
+  async #openLate(restored: Restored): Promise<void> {
+    await this.#open(restored);
+    const { host, endpoint } = restored.device;
+    endpoint.upload();
+    host.touch();
+    host.commit(host.applied);
+  }
+
   /** Serves one device that was lent; false when it cannot. */
   async #serve(mirror: DeviceMirror): Promise<(() => Promise<void>) | null> {
     const restored = this.#restore(mirror);
     if (restored === null) return null;
     await restored.attached;
     return () => this.#open(restored);
+  }
+
+  /** What a predecessor that died over an unplug or a hotplug left of devices that do not exist. */
+  #removeStaleSockets(): void {
+    const served = [...this.devices.values()].map(({ host }) =>
+      this.paths.pciSocket(pciAddress(host.plan.bdf)),
+    );
+    try {
+      for (const name of readdirSync(this.paths.pci)) {
+        const path = join(this.paths.pci, name);
+        if (name.endsWith('.sock') && !served.includes(path)) rmSync(path, { force: true });
+      }
+    } catch {
+      // there is no directory as long as there was no device
+    }
   }
 
   #countRecovery(host: DeviceHost, reason: 'first' | 'crash'): void {
@@ -379,6 +430,7 @@ export class Emulator {
       endpoint.upload();
       host.upload();
     }
+    this.unplugged.upload();
     this.#handover.lendAgain();
   }
 }

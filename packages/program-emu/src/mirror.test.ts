@@ -135,6 +135,26 @@ describe('mirror', () => {
     expect([mirror.refused, isOpen(fd)]).toEqual([7, false]);
   });
 
+  it('memory that its owner has cut off before it came here: the device is known for that', () => {
+    const fd = memory();
+    mirror.put('dev/A/dma/0', dma('0x0', 1 << 30), fd);
+    expect([mirror.refused, mirror.get('A')?.memory.truncated, mirror.get('A')?.memory.messages()]).toEqual([
+      0,
+      true,
+      [],
+    ]);
+    mirror.delete('dev/A/dma/0');
+    expect([isOpen(fd), openFds()]).toEqual([false, before]);
+  });
+
+  it('requests that were carried out and left no device: known until they are deleted', () => {
+    mirror.put('unplugged/one', NOTHING, -1);
+    mirror.put('unplugged/two', NOTHING, -1);
+    mirror.delete('unplugged/one');
+    mirror.put('unplugged/', NOTHING, -1);
+    expect([[...mirror.unplugged], mirror.size, mirror.refused]).toEqual([['two'], 0, 1]);
+  });
+
   it('a refused replacement leaves nothing of itself behind', () => {
     const good = page();
     mirror.put('dev/A/page', NOTHING, good);
@@ -149,12 +169,6 @@ describe('mirror', () => {
     expect(mirror.refused).toBe(1);
     mirror.put('dev/B/dma/0', dma('0x0', 8192), memory());
     expect([mirror.refused, held().regions, openFds()]).toEqual([1, 2, before + 2]);
-  });
-
-  it('guest memory that was cut off already: refused, closed', () => {
-    const fd = memory(4096);
-    mirror.put('dev/A/dma/0', dma('0x0', 8192), fd);
-    expect([mirror.refused, isOpen(fd), held().regions]).toEqual([1, false, 0]);
   });
 
   it(`device ${DEVICES_MAX + 1} is refused`, () => {

@@ -21,7 +21,7 @@ import { close, fileSize, sharedMapping } from '@virtnet/host-linux';
 import { statePageSize } from '@virtnet/wire';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
-import { parseShelfName } from './shelf-names.js';
+import { parseShelfName, parseUnplugged } from './shelf-names.js';
 
 /** A mapped state page. */
 export interface PageMapping {
@@ -33,6 +33,8 @@ export interface PageMapping {
 
 /** Largest state page believed: 65,536 queue blocks. */
 const PAGE_BYTES_MAX = statePageSize(65_536);
+/** Requests remembered of those that left no device. */
+const UNPLUGGED_MAX = 256;
 
 /** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
 export function mapPage(fd: number): PageMapping | null {
@@ -151,7 +153,7 @@ export class DeviceMirror {
     const range = parseDmaRange(parsed);
     if (range === null) return false;
     this.delete(`dma/${range.iova.toString(16)}`);
-    return this.memory.add(range, fd) === 0;
+    return this.memory.add(range, fd, { known: true }) === 0;
   }
 
   #dropPage(): void {
@@ -189,6 +191,8 @@ function dropFd<K>(table: Map<K, number>, key: K): void {
 export class Mirror {
   readonly #arena: Arena;
   readonly #devices = new Map<string, DeviceMirror>();
+  /** Requests to unplug a device that were carried out. Bounded by who puts them (unplugged.ts), and UNPLUGGED_MAX. */
+  readonly unplugged = new Set<string>();
   /** Entries that were not understood. */
   refused = 0;
 
@@ -210,13 +214,21 @@ export class Mirror {
       this.#devices.set(place.vuid, device);
       return;
     }
+    const requestId = parseUnplugged(name);
+    if (requestId !== null && fd < 0 && this.unplugged.size < UNPLUGGED_MAX) {
+      this.unplugged.add(requestId);
+      return;
+    }
     this.refused++;
     if (fd >= 0) close(fd);
   }
 
   delete(name: string): void {
     const place = parseShelfName(name);
-    if (place === null) return;
+    if (place === null) {
+      this.unplugged.delete(parseUnplugged(name) ?? '');
+      return;
+    }
     const device = this.#devices.get(place.vuid);
     if (device === undefined) return;
     device.delete(place.part);

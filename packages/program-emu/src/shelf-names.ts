@@ -1,6 +1,7 @@
 /** Names under which the emulator shelves descriptors and blobs; readable, so `ha.list` explains itself. */
 
 const GUEST_MEMORY_KEPT_MS = 3000;
+const UNPLUGGED = 'unplugged/';
 const DEVICE = /^dev\/([^/]+)\/(.+)$/;
 
 export const shelfNames = {
@@ -16,6 +17,7 @@ export const shelfNames = {
   allIrqs: (vuid: string) => `dev/${vuid}/irq/`,
   kick: (vuid: string, queue: number) => `dev/${vuid}/kick/${queue}`,
   allKicks: (vuid: string) => `dev/${vuid}/kick/`,
+  unplugged: (requestId: string) => `${UNPLUGGED}${requestId}`,
 } as const;
 
 /**
@@ -24,6 +26,11 @@ export const shelfNames = {
  */
 export function keepWithoutClientsMs(name: string): number {
   return parseShelfName(name)?.part.startsWith('dma/') === true ? GUEST_MEMORY_KEPT_MS : 0;
+}
+
+/** The request that a name stands for which was carried out; null for any other name. */
+export function parseUnplugged(name: string): string | null {
+  return name.startsWith(UNPLUGGED) && name.length > UNPLUGGED.length ? name.slice(UNPLUGGED.length) : null;
 }
 
 /** Splits a shelf name into the device it belongs to and the part of it; null for a name that is not a device's. */

@@ -104,6 +104,10 @@ export async function serve(options: EmuOptions): Promise<void> {
         await emulator.promote(reason);
         return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };
       },
+      'emu.verdicts': ({ deaths }) => {
+        emulator.verdicts(deaths);
+        return {};
+      },
       'emu.devices': () => ({
         devices: [...emulator.devices.values()].map(({ host: { plan } }) => ({
           vuid: plan.vuid,

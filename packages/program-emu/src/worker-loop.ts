@@ -46,6 +46,7 @@ import {
   EpollEvent,
   hasFeature,
   NetFeature,
+  QUEUE_COUNTERS_AT,
   type QueueBlock,
   QueueCounter,
   QueueWord,
@@ -95,6 +96,8 @@ interface Entry {
   readonly moderation: InterruptModeration | null;
   /** What moderation reads and saves; null for an uplink. */
   readonly block: QueueBlock | null;
+  /** Words of its block of the state page; of nobody's for an uplink. */
+  readonly words: Uint32Array;
   idleTurns: number;
   busy: boolean;
   faulted: boolean;
@@ -210,7 +213,7 @@ export class WorkerLoop {
       worked += frames;
       if (frames > 0) {
         entry.idleTurns = 0;
-      } else if (entry.faulted || (++entry.idleTurns > IDLE_TURNS_MAX && !entry.queue.arm())) {
+      } else if (entry.faulted || (++entry.idleTurns > IDLE_TURNS_MAX && !this.#arm(entry))) {
         entry.busy = false;
         busy[i] = busy[busy.length - 1]!;
         busy.pop();
@@ -260,17 +263,30 @@ export class WorkerLoop {
   #kicked(slot: number): void {
     const entry = this.#entries[slot];
     if (entry === null || entry === undefined) return;
-    if (!entry.busy) entry.queue.noteKick();
+    if (!entry.busy) {
+      entry.words[QueueWord.UNDER_WORK] = 1;
+      entry.queue.noteKick();
+      entry.words[QueueWord.UNDER_WORK] = 0;
+    }
     this.wake(slot);
   }
 
   #work(entry: Entry): number {
-    const { queue, domain } = entry;
+    const { queue, domain, words } = entry;
+    words[QueueWord.UNDER_WORK] = 1;
     domain?.begin();
     const frames = queue.poll(POLL_BUDGET);
     domain?.flush();
+    words[QueueWord.UNDER_WORK] = 0;
     this.#afterPoll(entry);
     return frames;
+  }
+
+  #arm({ queue, words }: Entry): boolean {
+    words[QueueWord.UNDER_WORK] = 1;
+    const work = queue.arm();
+    words[QueueWord.UNDER_WORK] = 0;
+    return work;
   }
 
   /** Interrupts the driver, and tells of a fault, as a queue asks for. */
@@ -330,8 +346,14 @@ export class WorkerLoop {
   }
 
   #attach(device: number, slot: number, config: QueueConfig): void {
-    const memory = this.#memories.get(device) ?? new GuestMemory([]);
     const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
+    block.words[QueueWord.UNDER_WORK] = 1;
+    this.#open(device, slot, config, block);
+    block.words[QueueWord.UNDER_WORK] = 0;
+  }
+
+  #open(device: number, slot: number, config: QueueConfig, block: QueueBlock): void {
+    const memory = this.#memories.get(device) ?? new GuestMemory([]);
     const spread = config.direction === 'receive' && hasFeature(config.features, NetFeature.MRG_RXBUF);
     const opened = openRing({
       packed: hasFeature(config.features, VirtioFeature.RING_PACKED),
@@ -365,6 +387,7 @@ export class WorkerLoop {
       domain,
       moderation: moderationOf(config, block),
       block,
+      words: block.words,
       idleTurns: 0,
       busy: false,
       faulted: false,
@@ -404,7 +427,16 @@ export class WorkerLoop {
     const free = this.#uplinks.indexOf(null);
     const index = free < 0 ? this.#uplinks.length : free;
     const state = { idleTurns: 0, busy: false, faulted: false, moderation: null, block: null };
-    const entry = { slot: NO_SLOT, device: NO_SLOT, config: null, queue: now, domain: now.domain, ...state };
+    const words = new Uint32Array(QUEUE_COUNTERS_AT * 2);
+    const entry = {
+      slot: NO_SLOT,
+      device: NO_SLOT,
+      config: null,
+      queue: now,
+      domain: now.domain,
+      words,
+      ...state,
+    };
     this.#uplinks[index] = entry;
     this.#epoll.add(fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
     this.#wakeEntry(entry);
@@ -491,7 +523,10 @@ export class WorkerLoop {
     entry.idleTurns = 0;
     if (entry.busy) return;
     entry.busy = true;
-    entry.queue.disarm();
+    const { queue, words } = entry;
+    words[QueueWord.UNDER_WORK] = 1;
+    queue.disarm();
+    words[QueueWord.UNDER_WORK] = 0;
     this.#busy.push(entry);
   }
 }

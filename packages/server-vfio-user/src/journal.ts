@@ -53,6 +53,8 @@ export interface JournalPorts {
   /** The number of the last request that is over, in memory that outlives the process. */
   readFinished(): number;
   writeFinished(sequence: number): void;
+  /** A request is about to be worked; writeFinished says that it is over. */
+  begun?(): void;
   /**
    * Makes the device's changes and this answer durable, together; returns when a kill can no longer lose them.
    * A program whose device did not change by this request may do nothing.
@@ -74,6 +76,7 @@ export class RequestJournal {
 
   /** The whole request is in hand. */
   begin(message: Uint8Array): Beginning {
+    this.#ports.begun?.();
     const recorded = this.#recorded;
     if (recorded === null || recorded.sequence !== this.#next()) return 'fresh';
     if (recorded.digest === crc32(message)) return { replay: recorded.reply };

@@ -8,7 +8,7 @@
  *   in the device record instead.
  *
  * Parties
- *   main     writes the header and the control queue's block.
+ *   main     writes the header and the control queue's block; takes marks of a dead owner away before anything is worked.
  *   worker   writes the blocks of the queues it owns; one writer per block at any time.
  *   standby  reads, only after the active process was fenced.
  *
@@ -40,7 +40,7 @@ export const JOURNAL_ENTRY_WORDS = 2;
 export const QUEUE_BLOCK_BYTES = QUEUE_JOURNAL_AT + QUEUE_JOURNAL_ENTRIES * JOURNAL_ENTRY_WORDS * 4;
 
 /** First bytes of a state page. */
-export const StatePageHeader = layout('StatePageHeader', 40, {
+export const StatePageHeader = layout('StatePageHeader', 44, {
   magic: u32,
   version: u32,
   queueCount: u32,
@@ -54,8 +54,12 @@ export const StatePageHeader = layout('StatePageHeader', 40, {
   takeovers: u32,
   /** Incremented on every connection accepted. */
   connectionEpoch: u32,
-  reserved0: u32,
-  reserved1: u32,
+  /** Deaths of emulators that this device is suspected of (see suspicion.ts of program-emu). */
+  suspicions: u32,
+  /** 1 while a request of its client is being worked. */
+  requestUnderWay: u32,
+  /** Process that works the device, or did when it died. */
+  ownerPid: u32,
 });
 
 /** 32-bit words at the start of a queue block. */
@@ -74,6 +78,8 @@ export const QueueWord = {
   IN_FLIGHT: 3,
   /** Level of dynamic interrupt moderation, where a successor goes on. */
   MODERATION_LEVEL: 4,
+  /** 1 while the queue is being worked; what a death leaves behind says what was worked then. */
+  UNDER_WORK: 5,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
 

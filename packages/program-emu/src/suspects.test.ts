@@ -1,0 +1,192 @@
+import { close, ftruncate } from '@virtnet/host-linux';
+import {
+  DeviceStatus,
+  featureMask,
+  NetFeature,
+  QueueWord,
+  queueBlock,
+  StatePageHeader,
+  VirtioFeature,
+} from '@virtnet/wire';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { restoreDevice } from './device-factory.js';
+import type { DeviceMirror } from './mirror.js';
+import type { Device } from './served-device.js';
+import { type RestoredDevice, Suspects } from './suspects.js';
+import { acquit, suspicionsOf, takeMarks } from './suspicion.js';
+import { TestDevice, TestWorld } from './test-support/test-device.js';
+import { clientOf, TestDriver } from './test-support/test-driver.js';
+import { TestMemory, TestRing } from './test-support/test-ring.js';
+import { frame, HEADER_BYTES } from './test-support/worker-fixture.js';
+
+const FEATURES = featureMask([
+  ...[VirtioFeature.VERSION_1, VirtioFeature.RING_RESET],
+  ...[NetFeature.CTRL_VQ, NetFeature.MQ],
+]);
+const TRANSMIT = 1;
+const DEAD_PID = 4711;
+
+describe('who is suspected of a death', () => {
+  let world: TestWorld;
+  let memory: TestMemory;
+  let driver: TestDriver;
+  let device: TestDevice;
+  let network: readonly number[];
+  let opened: number;
+
+  beforeEach(async () => {
+    world = new TestWorld();
+    device = world.device();
+    network = device.network;
+    memory = new TestMemory(4 << 20, { arena: world.arena });
+    driver = await TestDriver.start(clientOf(device), { memory, features: FEATURES, queues: [0, 1] });
+    shelve();
+    opened = 0;
+  });
+  afterEach(async () => {
+    driver.close();
+    await device.host.destroy();
+    for (const fd of network) close(fd);
+    memory.close();
+    await world.close();
+  });
+
+  const shelve = () => {
+    device.host.upload();
+    world.services.store.put(device.host, `dev/${device.host.vuid}/listener`, new Uint8Array(0), memory.fd);
+    device.host.touch();
+    device.host.commit(null);
+  };
+  /** The emulator dies while it works `queue`; a successor takes over. Whether it held the device back. */
+  const die = async (queue: number | null, guestsFault: boolean | null, told = false): Promise<boolean> => {
+    const { buffer } = device.host.page;
+    if (queue !== null) queueBlock(buffer, queue).words[QueueWord.UNDER_WORK] = 1;
+    new Uint32Array(buffer)[StatePageHeader.at.ownerPid / 4] = DEAD_PID;
+    const mirror: DeviceMirror = world.mirrored();
+    await device.host.destroy();
+    const served = new Map<string, Device>();
+    const suspects = new Suspects<RestoredDevice>(
+      world.services.log,
+      async () => {
+        opened += 1;
+      },
+      served,
+    );
+    suspects.examine([mirror]);
+    const held = suspects.heldBack(mirror);
+    const restored = restoreDevice(mirror, world.services);
+    if (typeof restored === 'string') throw new Error(restored);
+    close(mirror.listenerFd);
+    restored.host.touch();
+    device = new TestDevice(restored.host, []);
+    driver = Object.assign(driver, { client: clientOf(device) });
+    await restored.host.adopt(restored.record, held);
+    if (held) expect(await transmits()).toBe(false);
+    const now = { host: restored.host, endpoint: {} } as Device;
+    served.set(restored.host.vuid, now);
+    const settled = suspects.settle([{ device: now, mirror }], told);
+    if (guestsFault !== null) {
+      suspects.verdicts([
+        { pid: 12, guestsFault: !guestsFault }, // of somebody else
+        { pid: DEAD_PID, guestsFault },
+      ]);
+    }
+    await settled;
+    suspects.close();
+    shelve();
+    return held;
+  };
+  const transmits = async (): Promise<boolean> => {
+    const ring = driver.ring(TRANSMIT);
+    ring.add([new Uint8Array(HEADER_BYTES), frame(1)]);
+    ring.publish();
+    device.host.kick(TRANSMIT);
+    await world.datapath.settle();
+    return ring.collect().length > 0;
+  };
+  const suspicions = () => suspicionsOf(device.host.page.buffer);
+  const needsReset = () => (device.host.fn.status & DeviceStatus.NEEDS_RESET) !== 0;
+
+  it('nothing was being worked: nobody is suspected, whatever the cause', async () => {
+    expect(await die(null, true)).toBe(false);
+    expect([suspicions(), needsReset(), await transmits()]).toEqual([0, false, true]);
+  });
+
+  it('a first crash: the device goes on at once and is remembered', async () => {
+    expect(await die(TRANSMIT, true)).toBe(false);
+    expect([suspicions(), needsReset(), await transmits(), device.host.quarantined]).toEqual([
+      1,
+      false,
+      true,
+      false,
+    ]);
+    expect(takeMarks(device.host.page.buffer)).toBeNull();
+  });
+
+  it('a second crash: held back, then in quarantine; a reset gives another chance, and one more death is the last', async () => {
+    await die(TRANSMIT, true);
+    expect(await die(TRANSMIT, true)).toBe(true);
+    expect([needsReset(), device.host.quarantined, opened]).toEqual([true, true, 1]);
+    expect(await transmits()).toBe(false);
+    await driver.negotiate(FEATURES);
+    expect([device.host.quarantined, suspicions()]).toEqual([false, 1]);
+    for (const queue of [0, TRANSMIT]) await driver.enable(queue, new TestRing(memory, 64));
+    await driver.register('deviceStatus', 1, 0xf);
+    shelve();
+    expect(await transmits()).toBe(true);
+    expect(await die(TRANSMIT, true)).toBe(true);
+    expect(device.host.quarantined).toBe(true);
+  });
+
+  it('killed from outside, however often and whatever was being worked: held back for a moment at most, never blamed', async () => {
+    await die(TRANSMIT, true);
+    for (let kill = 0; kill < 3; kill++) {
+      expect(await die(TRANSMIT, false)).toBe(true);
+      expect([suspicions(), needsReset(), await transmits()]).toEqual([1, false, true]);
+    }
+    expect(opened).toBe(3);
+  });
+
+  it('its memory was taken away: that is the reason, with or without a mark, and who was worked beside it is not suspected', async () => {
+    const other = world.mirrored();
+    const { buffer } = device.host.page;
+    queueBlock(buffer, TRANSMIT).words[QueueWord.UNDER_WORK] = 1;
+    const page = { buffer: new ArrayBuffer(buffer.byteLength) };
+    const robbed = { vuid: 'robbed', page, memory: { truncated: true } } as unknown as DeviceMirror;
+    const suspects = new Suspects<RestoredDevice>(world.services.log, () => Promise.resolve(), new Map());
+    suspects.examine([other, robbed]);
+    expect([suspicionsOf(buffer), suspicionsOf(page.buffer)]).toEqual([0, 1]);
+    expect(takeMarks(buffer)).toBeNull();
+    ftruncate(memory.fd, 4096);
+    suspects.examine([other]);
+    expect(suspicionsOf(buffer)).toBe(1);
+    acquit(buffer);
+    ftruncate(memory.fd, 4 << 20);
+    other.close();
+  });
+
+  it('promoted by a controller that knows nothing of the death: not waited for, nobody to blame', async () => {
+    await die(TRANSMIT, true);
+    const before = performance.now();
+    expect(await die(TRANSMIT, null, true)).toBe(true);
+    expect([suspicions(), await transmits(), performance.now() - before < 2_500]).toEqual([1, true, true]);
+  });
+
+  it('what a device says of itself: why it waits, until its reset', async () => {
+    await die(TRANSMIT, true);
+    await die(TRANSMIT, true);
+    const { host } = device;
+    expect(host.record().health.error).toBe('QUARANTINED');
+    await driver.register('queueSelect', 2, TRANSMIT);
+    await driver.register('queueReset', 2, 1); // of one queue: not enough
+    expect(host.quarantined && host.state.broken.has(TRANSMIT)).toBe(true);
+    await driver.negotiate(FEATURES);
+    expect([host.record().health.error, host.quarantined]).toEqual([null, false]);
+  });
+
+  it('no word from the controller: nobody is to blame', async () => {
+    await die(TRANSMIT, true);
+    expect(await die(TRANSMIT, null)).toBe(true);
+    expect([suspicions(), await transmits()]).toEqual([1, true]);
+  }, 20_000);
+});

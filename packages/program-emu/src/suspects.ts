@@ -1,0 +1,170 @@
+/**
+ * suspects.ts: which devices a successor works at once, which it holds back, and what becomes of those.
+ *
+ * Theory
+ *   When an emulator takes over, a device with marks (suspicion.ts) is a suspect. One that was suspected before is held
+ *   back: no ring of it is worked and no request read until the controller has said why the predecessor died, which
+ *   takes it some 20 ms. All others are worked at once. If a guest may be the reason the suspicion stays, and a second
+ *   one means quarantine; if not it is taken back, and who was held back goes on.
+ *   Where a client took memory away under our feet (SIGBUS), that is the reason, and nobody else is suspected.
+ *   The controller tells of every emulator that died, by its pid; the state page names the one that worked the device.
+ *   Before it promotes somebody it tells all it knows, so whoever was promoted need not wait for more.
+ *
+ * Invariants
+ *   I1  a device that no emulator ended over before is never held back.
+ *   I2  without a word within VERDICT_MS nobody is to blame.
+ *   I3  one death of a device is forgotten for every FORGIVEN_MS of one emulator's life.
+ *
+ * Limits  VERDICTS_KEPT verdicts.
+ */
+import { close } from '@virtnet/host-linux';
+import type { HostServices } from './device-host.js';
+import type { DeviceMirror } from './mirror.js';
+import type { Device } from './served-device.js';
+import { acquit, isQuarantined, type Marks, ownerOf, suspect, suspicionsOf, takeMarks } from './suspicion.js';
+
+/** Longer than a controller needs that was just killed and restarted. */
+const VERDICT_MS = 3_000;
+const VERDICTS_KEPT = 64;
+const FORGIVEN_MS = 600_000;
+
+/** Of a device whose memory was taken away. */
+const NO_MARKS: Marks = { queues: [], request: false };
+
+/** A device that was restored, with what its predecessor left. */
+export interface RestoredDevice {
+  readonly device: Device;
+  readonly mirror: DeviceMirror;
+}
+
+/** Why an emulator died. */
+export interface Verdict {
+  readonly pid: number;
+  /** A guest may be the reason. */
+  readonly guestsFault: boolean;
+}
+
+/** A device that is suspected of the death of process `pid`. */
+interface Suspicion extends Marks {
+  readonly pid: number;
+}
+
+export class Suspects<R extends RestoredDevice> {
+  readonly #log: HostServices['log'];
+  /** Opens the sockets of a device that was held back and goes on. */
+  readonly #open: (restored: R) => Promise<void>;
+  /** What is served now. */
+  readonly #served: ReadonlyMap<string, Device>;
+  readonly #suspicions = new Map<string, Suspicion>();
+  readonly #held = new Set<string>();
+  readonly #verdicts = new Map<number, boolean>();
+  readonly #waiting = new Map<number, (guestsFault: boolean) => void>(); // while settling
+  #forgiving: NodeJS.Timeout | undefined;
+
+  constructor(
+    log: HostServices['log'],
+    open: (restored: R) => Promise<void>,
+    served: ReadonlyMap<string, Device>,
+  ) {
+    this.#log = log;
+    this.#open = open;
+    this.#served = served;
+  }
+
+  /** The controller says why emulators died. */
+  verdicts(verdicts: readonly Verdict[]): void {
+    for (const { pid, guestsFault } of verdicts) {
+      this.#verdicts.set(pid, guestsFault);
+      if (this.#verdicts.size > VERDICTS_KEPT) this.#verdicts.delete(this.#verdicts.keys().next().value!);
+      this.#waiting.get(pid)?.(guestsFault);
+    }
+  }
+
+  /** Looks for marks, before anything is restored. */
+  examine(mirrors: readonly DeviceMirror[]): void {
+    const robbed = mirrors.filter(({ page, memory }) => page !== null && memory.truncated);
+    for (const mirror of mirrors) {
+      if (mirror.page === null) continue;
+      const { buffer } = mirror.page;
+      let marks = takeMarks(buffer);
+      if (robbed.length > 0) marks = robbed.includes(mirror) ? (marks ?? NO_MARKS) : null;
+      if (marks === null) continue;
+      if (suspicionsOf(buffer) > 0) this.#held.add(mirror.vuid);
+      this.#suspicions.set(mirror.vuid, { ...marks, pid: ownerOf(buffer) });
+      suspect(buffer);
+    }
+  }
+
+  /** Whether nothing of the device may be worked before `settle` has looked at it. */
+  heldBack({ vuid }: DeviceMirror): boolean {
+    return this.#held.has(vuid);
+  }
+
+  /**
+   * Decides about all suspects among `restored` as soon as it is known why their owner died. `told`: what the controller
+   * has not said yet it does not know.
+   */
+  async settle(restored: readonly R[], told: boolean): Promise<void> {
+    this.#forgiving ??= setInterval(() => this.#forgive(), FORGIVEN_MS).unref();
+    await Promise.all(
+      restored.map(async (each) => {
+        const suspicion = this.#suspicions.get(each.mirror.vuid);
+        if (suspicion === undefined) return;
+        await this.#decide(each, suspicion, await this.#reason(suspicion.pid, told));
+      }),
+    );
+    this.#suspicions.clear();
+    this.#held.clear();
+  }
+
+  close(): void {
+    clearInterval(this.#forgiving);
+  }
+
+  #forgive(): void {
+    for (const { host } of this.#served.values()) if (!host.quarantined) acquit(host.page.buffer);
+  }
+
+  async #decide(restored: R, marks: Suspicion, guestsFault: boolean): Promise<void> {
+    const { device, mirror } = restored;
+    const { host, endpoint } = device;
+    const held = this.#held.has(mirror.vuid);
+    if (this.#served.get(host.vuid) !== device) {
+      if (held && mirror.connectionFd >= 0) close(mirror.connectionFd); // unplugged meanwhile
+      return;
+    }
+    const page = host.page.buffer;
+    if (guestsFault) {
+      const facts = { vuid: host.vuid, ...marks, deaths: suspicionsOf(page) };
+      this.#log('warn', 'the former emulator died while it worked this device', facts);
+    } else acquit(page);
+    if (guestsFault && isQuarantined(page)) {
+      this.#log('error', 'QUARANTINED: emulators died over this device; its driver has to reset it', {
+        vuid: host.vuid,
+      });
+      await host.quarantine();
+      // A request beside a queue is hardly the reason. If it is: no queue is worked now, it stands alone the next time.
+      if (held && marks.request && marks.queues.length === 0 && mirror.connectionFd >= 0) {
+        await endpoint.refuse(mirror.connectionFd);
+        return;
+      }
+    } else if (held) await host.goOn();
+    if (held) await this.#open(restored);
+  }
+
+  #reason(pid: number, told: boolean): Promise<boolean> {
+    const known = this.#verdicts.get(pid);
+    if (known !== undefined || told) return Promise.resolve(known ?? false);
+    return new Promise((resolve) => {
+      const others = this.#waiting.get(pid);
+      const timer = setTimeout(() => answer(false), VERDICT_MS);
+      const answer = (guestsFault: boolean) => {
+        clearTimeout(timer);
+        this.#waiting.delete(pid);
+        others?.(guestsFault);
+        resolve(guestsFault);
+      };
+      this.#waiting.set(pid, answer);
+    });
+  }
+}

@@ -1,0 +1,100 @@
+/**
+ * suspicion.ts: whether a device made its emulator die: marks in its state page, and how many deaths it is suspected of.
+ *
+ * Theory
+ *   Whoever works something of a device marks it in the state page before and takes the mark away after: workers and the
+ *   control queue in the queue's block, the connection in the header. The marks that a dead process leaves say what it
+ *   was at. A mark alone proves nothing: of several threads one has crashed, and an operator's SIGKILL leaves marks as
+ *   well. So a death counts only when the controller, who knows its cause, says that a guest may be the reason, and a
+ *   device is quarantined for the second one. Suspects are worked by one and the same thread from then on: of them only
+ *   the one that was being worked has a mark the next time.
+ *   A client that takes its memory away (SIGBUS) needs no mark to be suspected.
+ *
+ * Invariants
+ *   I1  marks are read and taken away before anything of the device is worked.
+ *   I2  a driver's reset ends a quarantine; one more death and it is back.
+ *
+ * Limits
+ *   What the main thread was at and what a worker was at cannot be told apart: a device that happens to be worked by the
+ *   other at the instant of both deaths is quarantined as well.
+ */
+import {
+  QUEUE_BLOCK_BYTES,
+  QueueWord,
+  queueBlock,
+  STATE_PAGE_HEADER_BYTES,
+  StatePageHeader,
+} from '@virtnet/wire';
+
+/** Deaths after which a device is not worked any more. */
+export const QUARANTINE_DEATHS = 2;
+/** Stands for a switch domain where suspects are given a worker; no uplink port has this number. */
+export const SUSPECTS_DOMAIN = -1;
+
+const SUSPICIONS = StatePageHeader.at.suspicions / 4;
+const UNDER_WAY = StatePageHeader.at.requestUnderWay / 4;
+const OWNER = StatePageHeader.at.ownerPid / 4;
+
+/** What was being worked when the owner died. */
+export interface Marks {
+  readonly queues: readonly number[];
+  /** A request of the client. */
+  readonly request: boolean;
+}
+
+function headerOf(page: ArrayBuffer): Uint32Array {
+  return new Uint32Array(page, 0, StatePageHeader.sizeBytes / 4);
+}
+
+/** Process that worked the device last; 0 when nobody has. */
+export function ownerOf(page: ArrayBuffer): number {
+  return headerOf(page)[OWNER]!;
+}
+
+/** This process works the device from now on. */
+export function own(page: ArrayBuffer): void {
+  headerOf(page)[OWNER] = process.pid;
+}
+
+/** Reads the marks of a state page and takes them away; null when there are none. */
+export function takeMarks(page: ArrayBuffer): Marks | null {
+  const header = headerOf(page);
+  const request = header[UNDER_WAY] !== 0;
+  header[UNDER_WAY] = 0;
+  const queues: number[] = [];
+  const blocks = Math.floor((page.byteLength - STATE_PAGE_HEADER_BYTES) / QUEUE_BLOCK_BYTES);
+  for (let queue = 0; queue < blocks; queue++) {
+    const { words } = queueBlock(page, queue);
+    if (words[QueueWord.UNDER_WORK] === 0) continue;
+    words[QueueWord.UNDER_WORK] = 0;
+    queues.push(queue);
+  }
+  return request || queues.length > 0 ? { queues, request } : null;
+}
+
+export function suspicionsOf(page: ArrayBuffer): number {
+  return headerOf(page)[SUSPICIONS]!;
+}
+
+function setSuspicions(page: ArrayBuffer, count: number): void {
+  headerOf(page)[SUSPICIONS] = Math.max(0, count);
+}
+
+/** Counts one more death. */
+export function suspect(page: ArrayBuffer): void {
+  setSuspicions(page, suspicionsOf(page) + 1);
+}
+
+/** Takes one death back: it was none of the device's, or is long ago. */
+export function acquit(page: ArrayBuffer): void {
+  setSuspicions(page, suspicionsOf(page) - 1);
+}
+
+export function isQuarantined(page: ArrayBuffer): boolean {
+  return suspicionsOf(page) >= QUARANTINE_DEATHS;
+}
+
+/** Ends a quarantine; the next death is the last again. */
+export function pardon(page: ArrayBuffer): void {
+  setSuspicions(page, QUARANTINE_DEATHS - 1);
+}
