@@ -1,5 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process';
 import {
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -36,6 +37,20 @@ describe('firmware store file', () => {
     expect(readFirmwareStore(path)).toEqual({ store: initialFirmwareStore() });
     expect(readdirSync(directory)).toEqual([]);
   });
+
+  it.runIf(process.getuid?.() === 0)(
+    'replaced by root stays its owner’s; made by root it is the directory’s owner’s',
+    () => {
+      const owner = 4321;
+      mkdirSync(join(directory, 'opt/mlnx_virtnet'), { recursive: true });
+      chownSync(join(directory, 'opt/mlnx_virtnet'), owner, owner);
+      expect(writeFirmwareStore(path, initialFirmwareStore())).toBeNull();
+      expect(statSync(path)).toMatchObject({ uid: owner, gid: owner });
+      chownSync(join(directory, 'opt/mlnx_virtnet'), 0, 0);
+      expect(writeFirmwareStore(path, changed())).toBeNull();
+      expect(statSync(path)).toMatchObject({ uid: owner, gid: owner });
+    },
+  );
 
   it('reads back what was written, and only the owner can read it', () => {
     expect(writeFirmwareStore(path, changed())).toBeNull();

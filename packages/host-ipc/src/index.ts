@@ -12,6 +12,7 @@ export * from './catalogue.js';
 export * from './catalogue-vfe.js';
 export * from './configuration.js';
 export * from './firmware-store.js';
+export * from './journal.js';
 export * from './logging.js';
 export * from './package-version.js';
 export * from './paths.js';

@@ -2,7 +2,8 @@
  * logging.ts: the one way our programs log.
  *
  * Theory
- *   JSON lines on standard error, or readable lines when standard error is a terminal. Writing is asynchronous: a
+ *   JSON lines on standard error, or readable lines when standard error is a terminal; entries of the journal, each with
+ *   the place in the source that wrote it, when standard error leads there (journal.ts). Writing is asynchronous: a
  *   reader of the log that stops reading must not stop a device. What does not fit the buffer is dropped, and counted.
  *
  * Invariants
@@ -12,9 +13,12 @@
  * Limits  LOG_BUFFER_BYTES_MAX bytes wait for a slow reader.
  */
 import { writeSync } from 'node:fs';
+import { basename } from 'node:path';
+import { getCallSites } from 'node:util';
 import { pino } from 'pino';
 import pretty from 'pino-pretty';
 import type { LogLevelName } from './catalogue.js';
+import { type Journal, openJournal } from './journal.js';
 
 const LOG_BUFFER_BYTES_MAX = 1024 * 1024;
 const STDERR_FD = 2;
@@ -29,25 +33,46 @@ const pinoLevel = { err: 'error', info: 'info', debug: 'debug' } as const satisf
 /** Lines lost because nobody read standard error. */
 export const logCounters = { dropped: 0 };
 
+const processJournal = openJournal();
+
 /** The root logger of a program. `program` is its process name. */
-export function createLogger(program: string, level: LogLevelName = 'info'): Logger {
+export function createLogger(
+  program: string,
+  level: LogLevelName = 'info',
+  journal: Journal | null = processJournal,
+): Logger {
+  const options: pino.LoggerOptions = {
+    level: pinoLevel[level],
+    base: { program, pid: process.pid },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+    serializers: { error: pino.stdSerializers.err },
+  };
+  return journal === null
+    ? pino(options, standardError())
+    : pino({ ...options, mixin: placeOfCall }, journal);
+}
+
+function standardError(): pino.DestinationStream {
   const destination = pino.destination({ fd: STDERR_FD, sync: false, maxLength: LOG_BUFFER_BYTES_MAX });
   const lost = () => {
     logCounters.dropped += 1;
   };
   destination.on('drop', lost);
   destination.on('error', lost); // EPIPE: whoever read the log is gone, which is no reason to stop
-  const stream = process.stderr.isTTY ? pretty({ destination, ignore: 'program,hostname' }) : destination;
-  return pino(
-    {
-      level: pinoLevel[level],
-      base: { program, pid: process.pid },
-      timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-      serializers: { error: pino.stdSerializers.err },
-    },
-    stream,
-  );
+  return process.stderr.isTTY ? pretty({ destination, ignore: 'program,hostname' }) : destination;
+}
+
+/** Frames between a call of the logger and placeOfCall: pino's own, and a few to spare. */
+const CALL_FRAMES = 8;
+
+/** Where in the source the logger was called. */
+function placeOfCall(): { file?: string; line?: number; function?: string } {
+  const [, ...callers] = getCallSites(CALL_FRAMES); // the first is this function
+  const caller = callers.find(({ scriptName }) => !scriptName.includes('/node_modules/pino/'));
+  if (caller === undefined) return {};
+  const { scriptName, lineNumber, functionName } = caller;
+  return { file: basename(scriptName), line: lineNumber, function: functionName || 'main' };
 }
 
 /** pino gives a child its parent's level once, at birth; these follow later changes. Entries go with their loggers. */
@@ -75,6 +100,15 @@ export function setLogLevel(logger: Logger, level: LogLevelName): void {
 }
 
 const FAULT_EXIT_CODE = 1;
+const STACK_FRAME = /at (?:(?:async )?(?:new )?([^\s(]+) \()?(?:file:\/\/)?(\/[^\s()]+):(\d+):\d+\)?/;
+
+/** Where an error was made, by the first frame of its stack. */
+function placeOfFault(stack: string | undefined): { file?: string; line?: number; function?: string } {
+  const [, functionName, path, line] = STACK_FRAME.exec(stack ?? '') ?? [];
+  return path === undefined
+    ? {}
+    : { file: basename(path), line: Number(line), function: functionName ?? 'main' };
+}
 
 /**
  * Our own fault ends the process, and recovery brings everything back: an exception nobody caught is written as one
@@ -93,7 +127,8 @@ export function exitOnFault(program: string, lastAct: (error: unknown) => void =
       stack,
     };
     try {
-      writeSync(STDERR_FD, `${JSON.stringify(line)}\n`);
+      if (processJournal === null) writeSync(STDERR_FD, `${JSON.stringify(line)}\n`);
+      else processJournal.write(JSON.stringify({ ...line, ...placeOfFault(stack) }));
     } catch {
       // Standard error is full or gone: the exit code remains.
     }

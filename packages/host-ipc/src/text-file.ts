@@ -5,10 +5,13 @@
  *   A file is replaced by writing another one in the same directory, flushing it, renaming it, and flushing the
  *   directory. Whoever reads it sees the old text or the new one, also after a crash or a power loss. Two writers at
  *   once: the last rename wins, whole.
+ *   The service may run as a user of its own while an operator's commands run as root: what root replaces keeps its
+ *   owner, and what root makes is the directory's owner's.
  */
 import {
   closeSync,
   constants,
+  fchownSync,
   fstatSync,
   fsyncSync,
   mkdirSync,
@@ -16,12 +19,14 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 
 const DIRECTORY_MODE = 0o700;
 const FILE_MODE = 0o600;
+const ROOT = 0;
 
 /**
  * Text of the regular file at `path`, null when there is none. Throws when it is something else, or larger than
@@ -50,6 +55,7 @@ export function replaceText(path: string, text: string): void {
     rmSync(draft, { force: true });
     withFile(draft, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, (fd) => {
       writeFileSync(fd, text);
+      if (process.getuid?.() === ROOT) keepOwner(fd, path);
       fsyncSync(fd);
     });
     renameSync(draft, path);
@@ -58,6 +64,11 @@ export function replaceText(path: string, text: string): void {
     tryRemove(draft);
     throw error;
   }
+}
+
+function keepOwner(fd: number, path: string): void {
+  const { uid, gid } = statSync(path, { throwIfNoEntry: false }) ?? statSync(dirname(path));
+  fchownSync(fd, uid, gid);
 }
 
 /** Removes a draft that will not be used; what stands in its way has been reported already. */

@@ -2,7 +2,14 @@
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { createLogger, exitOnFault, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
-import { close, listen, Poller, setProcessName } from '@virtnet/host-linux';
+import {
+  close,
+  listen,
+  Poller,
+  ServiceManager,
+  setProcessName,
+  watchdogIntervalMs,
+} from '@virtnet/host-linux';
 import { LinuxErrno } from '@virtnet/wire';
 import { type BuildFacts, VfeCommands } from './commands.js';
 import type { VhostdOptions } from './options.js';
@@ -30,6 +37,10 @@ export async function serve(options: VhostdOptions): Promise<number> {
 
   const poller = new Poller();
   poller.start();
+  const manager = ServiceManager.connect(poller);
+  const watchdogMs = watchdogIntervalMs();
+  const watchdog =
+    watchdogMs === null ? undefined : setInterval(() => manager?.notify('WATCHDOG=1'), watchdogMs / 3);
   const registry = new Registry({ paths, poller, log, client: options.client });
   const commands = new VfeCommands(registry, buildFacts());
   const rpc = await RpcServer.bind(
@@ -45,7 +56,10 @@ export async function serve(options: VhostdOptions): Promise<number> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
   log.info({ client: options.client }, 'serving');
   process.stdout.write('ready\n');
+  manager?.notify('READY=1', 'STATUS=serving');
   const reason = await ended.promise;
+  manager?.notify('STOPPING=1');
+  clearInterval(watchdog);
 
   log.info({ reason }, 'closing');
   await rpc.close();
