@@ -11,7 +11,7 @@ import { until } from './lib/waiting.ts';
 
 const MACS = ['0C:C4:7A:FF:22:93', '0C:C4:7A:FF:22:94'] as const;
 const NOBODY = 65_534;
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 60_000;
 const FRAMES = 4000;
 const KILL_AFTER = 1500;
 const UPLINK = 'up0';

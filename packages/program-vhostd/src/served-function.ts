@@ -158,6 +158,7 @@ export class ServedFunction {
         this.counters.ringsLost++;
         this.#log.error({ ring, errno }, 'a ring is not worked any more');
       },
+      onDeclined: (request, errno) => this.#log.warn({ request, errno }, 'a request was not granted'),
       onClose: (reason, counters) => this.#disconnected(reason, counters),
     });
   }

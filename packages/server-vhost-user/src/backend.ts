@@ -47,6 +47,8 @@ export interface VhostUserBackendOptions {
   readonly device: VhostBackendDevice;
   /** A ring stopped being worked though no request says so. */
   onRingLost?(index: number, errno: number): void;
+  /** A request was answered with a negative acknowledgement. */
+  onDeclined?(request: number, errno: number): void;
   onClose(reason: CloseReason, counters: Readonly<SessionCounters>): void;
 }
 
@@ -71,6 +73,7 @@ export class VhostUserBackend {
       signal: eventfdSignal,
       sameFile,
       ringLost: (index, errno) => options.onRingLost?.(index, errno),
+      declined: (request, errno) => options.onDeclined?.(request, errno),
     });
     this.#reader = new MessageReader(options.fd);
     const watch = options.poller.watch(options.fd, { readable: true }, (events) => this.#ready(events));

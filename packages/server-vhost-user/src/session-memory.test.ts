@@ -64,6 +64,33 @@ describe('vhost-user session: memory', () => {
     expect(t.device.running.get(0)!.base).toBe(8);
   });
 
+  test('a region added once for each of three queue pairs > is mapped once, and unmapped with the third removal', async () => {
+    await t.agree();
+    const fds = [t.fd(), t.fd(), t.fd()];
+    for (const fd of fds)
+      expect(await t.acknowledged(R.ADD_MEM_REG, payload.singleRegion(region(0n)), [fd])).toBe(0);
+    expect(t.device.calls).toEqual(['mapRegion 0x0']);
+    expect(fds.filter((fd) => t.open.has(fd))).toEqual([fds[0]]);
+    await t.startRing(0);
+    const remove = () => t.acknowledged(R.REM_MEM_REG, payload.singleRegion(region(0n)));
+    expect([await remove(), await remove()]).toEqual([0, 0]);
+    expect(t.device.running.size).toBe(1);
+    expect(await remove()).toBe(0);
+    expect([t.device.running.size, t.device.regions.size]).toEqual([0, 0]);
+    expect(await remove()).toBe(Errno.ENOENT);
+  });
+
+  test('a region over another, or the same range of another file > is refused, told and counted', async () => {
+    await t.agree();
+    await t.acknowledged(R.ADD_MEM_REG, payload.singleRegion(region(0n)), [t.fd()]);
+    const other = t.fd();
+    t.files.set(other, 'elsewhere');
+    expect(await t.acknowledged(R.ADD_MEM_REG, payload.singleRegion(region(0n)), [other])).toBe(Errno.EEXIST);
+    expect(t.declined).toEqual([[R.ADD_MEM_REG, Errno.EEXIST]]);
+    expect(t.session.counters.refused).toBe(1);
+    expect(t.open.has(other)).toBe(false);
+  });
+
   test('a ring that cannot start again after memory changed > its error eventfd is signalled and the loss is told', async () => {
     await t.agree();
     await t.acknowledged(R.ADD_MEM_REG, payload.singleRegion(region(0n)), [t.fd()]);

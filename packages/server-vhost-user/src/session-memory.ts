@@ -4,6 +4,8 @@
  * Theory
  *   Removing comes before adding, because a region that changed its file keeps its guest address. Rings with a part in
  *   a removed region are stopped first and started again, at the place they had reached, once the change is done.
+ *   QEMU before 9.1 adds and removes each region once for every queue pair, by messages that look the same. So a region
+ *   that is there already is granted, and goes with as many removals as there were additions.
  *
  * Ownership
  *   Each call takes the descriptors of the regions it is given.
@@ -22,6 +24,8 @@ export class SessionMemory {
   readonly table = new MemoryTable();
   readonly #device: VhostBackendDevice;
   readonly #ports: SessionPorts;
+  /** Additions of a region beyond its first. */
+  readonly #again = new Map<GuestRegion, number>();
 
   constructor(device: VhostBackendDevice, ports: SessionPorts) {
     this.#device = device;
@@ -36,6 +40,7 @@ export class SessionMemory {
       return change;
     }
     for (const { sentFd } of change.kept) this.#ports.closeFd(sentFd);
+    this.#again.clear();
     await rings.suspendTouching(change.removed);
     let result = 0;
     for (const region of change.removed) result = (await this.#take(region)) || result;
@@ -46,6 +51,12 @@ export class SessionMemory {
 
   /** ADD_MEM_REG. */
   async add(region: GuestRegion, rings: SessionRings): Promise<number> {
+    const same = this.#same(region);
+    if (same !== undefined) {
+      this.#again.set(same, this.#addedAgain(same) + 1);
+      this.#ports.closeFd(region.fd);
+      return 0;
+    }
     const result = await this.#put(region);
     if (result === 0) await rings.startPending();
     return result;
@@ -55,13 +66,29 @@ export class SessionMemory {
   async remove(description: RegionDescription, rings: SessionRings): Promise<number> {
     const region = this.table.find(description);
     if (region === undefined) return -Errno.ENOENT;
+    if (this.#addedAgain(region) > 0) {
+      this.#again.set(region, this.#addedAgain(region) - 1);
+      return 0;
+    }
     await rings.suspendTouching([region]);
     return this.#take(region);
   }
 
   /** Closes every descriptor; the device has let go of them. */
   closeAll(): void {
+    this.#again.clear();
     for (const region of this.table.clear()) this.#ports.closeFd(region.fd);
+  }
+
+  /** The region of the table that says the same as `region`. */
+  #same(region: GuestRegion): GuestRegion | undefined {
+    const known = this.table.find(region);
+    if (known === undefined || known.mmapOffset !== region.mmapOffset) return undefined;
+    return this.#ports.sameFile(known.fd, region.fd) ? known : undefined;
+  }
+
+  #addedAgain(region: GuestRegion): number {
+    return this.#again.get(region) ?? 0;
   }
 
   async #put(region: GuestRegion): Promise<number> {
@@ -76,6 +103,7 @@ export class SessionMemory {
 
   async #take(region: GuestRegion): Promise<number> {
     this.table.remove(region);
+    this.#again.delete(region);
     const result = await this.#device.unmapRegion(region);
     this.#ports.closeFd(region.fd);
     return result;

@@ -33,6 +33,8 @@ export interface SessionPorts {
   sameFile(a: number, b: number): boolean;
   /** A ring could not be started again after memory changed, though no request says so. */
   ringLost(index: number, errno: number): void;
+  /** A request was not granted, and the frontend will be told so. */
+  declined(request: number, errno: number): void;
 }
 
 /** What SET_FEATURES settled. */

@@ -79,7 +79,7 @@ const REPLY_FLAGS = VhostUserFlags.VERSION | VhostUserFlags.REPLY;
 export class VhostUserSession {
   readonly counters: SessionCounters = { messages: 0, refused: 0 };
   readonly #device: VhostBackendDevice;
-  readonly #closeFd: (fd: number) => void;
+  readonly #ports: SessionPorts;
   readonly #rings: SessionRings;
   readonly #memory: SessionMemory;
   readonly #handlers: Handlers;
@@ -88,7 +88,7 @@ export class VhostUserSession {
 
   constructor(device: VhostBackendDevice, ports: SessionPorts) {
     this.#device = device;
-    this.#closeFd = ports.closeFd;
+    this.#ports = ports;
     this.#memory = new SessionMemory(device, ports);
     this.#rings = new SessionRings(device, this.#memory.table, ports);
     this.#handlers = this.#makeHandlers();
@@ -100,7 +100,7 @@ export class VhostUserSession {
     try {
       return await this.#handle(message, fds);
     } finally {
-      for (const fd of fds) this.#closeFd(fd);
+      for (const fd of fds) this.#ports.closeFd(fd);
     }
   }
 
@@ -148,6 +148,7 @@ export class VhostUserSession {
       // A request with a reply of its own has no way to say no.
       if (!acknowledge || rule.reply !== 'none')
         return { fault: { code: 'REFUSED', request, errno: -answer } };
+      this.#ports.declined(request, -answer);
     }
     return acknowledge
       ? this.#reply(request, VhostUserU64.bytes({ value: BigInt(-answer) }))

@@ -44,6 +44,8 @@ export class SessionFixture {
   readonly files = new Map<number, string>();
   readonly signalled: number[] = [];
   readonly lost: number[] = [];
+  /** Requests not granted, with their errno. */
+  readonly declined: [number, number][] = [];
   #lastFd = 1000;
 
   constructor(profile: Partial<BackendProfile> = {}) {
@@ -56,6 +58,7 @@ export class SessionFixture {
       signal: (fd) => void this.signalled.push(fd),
       sameFile: (a, b) => this.files.get(a) === this.files.get(b),
       ringLost: (index) => void this.lost.push(index),
+      declined: (request, errno) => void this.declined.push([request, errno]),
     });
   }
 
