@@ -2,10 +2,12 @@
 import { setup } from './lib/setup.ts';
 import { SetupError } from './lib/shell.ts';
 
-const USAGE = `Usage: scripts/bench recovery|churn [--kills N] [--json FILE]
+const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
+       scripts/bench churn [--kills N] [--json FILE]
+       scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
 
 Measures, and tells whether the promise holds. Sets up what is missing first; needs root, or the Debian packages of
-DPDK and tcpdump and a user who may use them.
+DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to read the results.
 
   recovery   A numbered stream of one packet a millisecond runs through the representor to DPDK's virtio-user and back,
              while the active emulator is killed with SIGKILL again and again (--kills, default 100), each time with a
@@ -13,15 +15,51 @@ DPDK and tcpdump and a user who may use them.
              or repeated on each queue.
   churn      Clients that use a function over vfio-user are killed with SIGKILL (--kills, default 10000, some 10 minutes);
              prints how many descriptors and mappings emulator and keeper hold meanwhile. They must not grow.
+  datapath   Frames a second of our datapath beside those of DPDK's vhost library, both driven by DPDK's virtio-user, in
+             rounds in turn (--rounds, default 4, at least 2) of S seconds each (default 0.4): what a driver sends
+             (drain), what it receives (fill), both (loop), and from one function to another (switch), for each kind of
+             ring (split, packed, and with mergeable buffers split-mrg, packed-mrg) and frames of 64, 512, 1500 and 9000
+             bytes. Only rounds in which the machine was in the same state are compared. --cells chooses some cells:
+             words of their names, comma between choices ("loop split 64,fill 1500"). All take some 15 minutes.
 
 --json writes every single value to a file, '-' for stdout.
 
 Exit code: 0 the promise holds, 1 it does not, 2 wrong usage.
 `;
 
+export interface BenchOptions {
+  readonly kills: number;
+  readonly rounds: number;
+  /** Length of what is measured of a round. */
+  readonly seconds: number;
+  /** Names of cells, or words of them; empty: all. */
+  readonly cells: readonly string[];
+  readonly json: string | null;
+}
+
+const DEFAULTS: BenchOptions = { kills: 0, rounds: 4, seconds: 0.4, cells: [], json: null };
+
+const ALL = ['npm', 'build', 'dpdk', 'guest'] as const;
+
 const COMMANDS = {
-  recovery: { kills: 100, load: () => import('./lib/bench-recovery.ts') },
-  churn: { kills: 10_000, load: () => import('./lib/bench-churn.ts') },
+  recovery: {
+    needs: ALL,
+    options: ['--kills'],
+    defaults: { ...DEFAULTS, kills: 100 },
+    load: () => import('./lib/bench-recovery.ts'),
+  },
+  churn: {
+    needs: ALL,
+    options: ['--kills'],
+    defaults: { ...DEFAULTS, kills: 10_000 },
+    load: () => import('./lib/bench-churn.ts'),
+  },
+  datapath: {
+    needs: ALL,
+    options: ['--cells', '--rounds', '--seconds'],
+    defaults: DEFAULTS,
+    load: () => import('./lib/bench-datapath.ts'),
+  },
 } as const;
 
 async function main(words: readonly string[]): Promise<number> {
@@ -31,32 +69,48 @@ async function main(words: readonly string[]): Promise<number> {
     return command === '' ? 2 : 0;
   }
   const chosen = Object.hasOwn(COMMANDS, command) ? COMMANDS[command as keyof typeof COMMANDS] : null;
-  const options = chosen === null ? null : parseOptions(rest, chosen.kills);
+  const options = chosen === null ? null : parseOptions(rest, chosen.options, chosen.defaults);
   if (chosen === null || options === null) {
     process.stderr.write(USAGE);
     return 2;
   }
-  setup(['npm', 'build', 'dpdk', 'guest'], (line) => process.stderr.write(`${line}\n`));
+  setup(chosen.needs, (line) => process.stderr.write(`${line}\n`));
   const { run } = await chosen.load();
   return run(options);
 }
 
-export interface BenchOptions {
-  readonly kills: number;
-  readonly json: string | null;
+function parseOptions(
+  words: readonly string[],
+  known: readonly string[],
+  defaults: BenchOptions,
+): BenchOptions | null {
+  let options = defaults;
+  for (let at = 0; at < words.length; at += 2) {
+    const name = words[at]!;
+    const value = words[at + 1];
+    if (value === undefined || !(name === '--json' || known.includes(name))) return null;
+    const option = parseOption(name, value);
+    if (option === null) return null;
+    options = { ...options, ...option };
+  }
+  return options;
 }
 
-function parseOptions(words: readonly string[], defaultKills: number): BenchOptions | null {
-  let kills = defaultKills;
-  let json: string | null = null;
-  for (let at = 0; at < words.length; at += 2) {
-    const value = words[at + 1];
-    if (value === undefined) return null;
-    if (words[at] === '--kills' && /^[1-9]\d*$/.test(value)) kills = Number(value);
-    else if (words[at] === '--json') json = value;
-    else return null;
+function parseOption(name: string, value: string): Partial<BenchOptions> | null {
+  switch (name) {
+    case '--json':
+      return { json: value };
+    case '--cells':
+      return { cells: value.split(',') };
+    case '--kills':
+      return /^[1-9]\d{0,6}$/.test(value) ? { kills: Number(value) } : null;
+    case '--rounds':
+      return /^\d{1,3}$/.test(value) && Number(value) >= 2 ? { rounds: Number(value) } : null;
+    case '--seconds':
+      return Number(value) >= 0.1 && Number(value) <= 60 ? { seconds: Number(value) } : null;
+    default:
+      return null;
   }
-  return { kills, json };
 }
 
 try {

@@ -29,6 +29,8 @@ export interface TestpmdOptions {
   readonly memoryMegabytes?: number;
   /** Buffers in its pool. */
   readonly mbufs?: number;
+  /** Processor its forwarding thread is bound to; default: it floats. */
+  readonly processor?: number;
   readonly name?: string;
 }
 
@@ -45,6 +47,8 @@ export interface PortStatistics {
 /** Options of a virtio-user port, in DPDK's words. */
 export interface VirtioUser {
   readonly path: string;
+  /** Number of the device, for a testpmd with several. */
+  readonly index?: number;
   readonly queues?: number;
   readonly queueSize?: number;
   readonly mergeable?: boolean;
@@ -57,7 +61,7 @@ export interface VirtioUser {
 
 export function virtioUser(port: VirtioUser): string {
   const words = [
-    `net_virtio_user0,path=${port.path}`,
+    `net_virtio_user${port.index ?? 0},path=${port.path}`,
     `queues=${port.queues ?? 1},queue_size=${port.queueSize ?? 256}`,
     `mrg_rxbuf=${port.mergeable === true ? 1 : 0},in_order=${port.inOrder === true ? 1 : 0}`,
     `packed_vq=${port.packed === true ? 1 : 0}`,
@@ -66,6 +70,9 @@ export function virtioUser(port: VirtioUser): string {
   ];
   return words.join(',');
 }
+
+/** Name of testpmd's forwarding thread. */
+export const FORWARDING_THREAD = 'rte-worker-1';
 
 export class Testpmd {
   readonly child: Child;
@@ -90,8 +97,8 @@ export class Testpmd {
         '--no-telemetry',
       ],
       // stdbuf: answers would sit in stdio's buffer while the prompt is written at once.
-      // Two floating threads: one for commands, one for forwarding; nothing is pinned on a small machine.
-      ...['--lcores', '(0,1)@(0-1)', '--file-prefix', `vn${randomBytes(4).toString('hex')}`],
+      // Two threads: one for commands, one for forwarding; by default neither is pinned on a small machine.
+      ...['--lcores', lcores(options.processor), '--file-prefix', `vn${randomBytes(4).toString('hex')}`],
       ...options.devices.flatMap((device) => ['--vdev', device]),
       ...['--', '-i', `--total-num-mbufs=${options.mbufs ?? 16_384}`, ...(options.options ?? [])],
     ];
@@ -132,10 +139,10 @@ export class Testpmd {
     }
   }
 
-  /** Sets the forwarding mode and starts it. */
-  async forward(mode: string): Promise<void> {
+  /** Sets the forwarding mode and starts it; `firstBursts`: bursts of frames it sends first. */
+  async forward(mode: string, firstBursts = 0): Promise<void> {
     await this.command(`set fwd ${mode}`);
-    const answer = await this.command('start');
+    const answer = await this.command(firstBursts > 0 ? `start tx_first ${firstBursts}` : 'start');
     if (/error|fail|not started/i.test(answer)) throw new Error(`testpmd would not start ${mode}: ${answer}`);
   }
 
@@ -167,4 +174,8 @@ export class Testpmd {
     const exit = await within(this.child.exited, COMMAND_TIMEOUT_MS);
     return exit ?? this.child.end('SIGKILL');
   }
+}
+
+function lcores(processor: number | undefined): string {
+  return processor === undefined ? '(0,1)@(0-1)' : `0@(0-1),1@${processor}`;
 }

@@ -1,0 +1,236 @@
+/**
+ * bench-datapath.ts: frames a second of our datapath beside those of DPDK's vhost library, with the same driver.
+ *
+ * Theory
+ *   datapath-stage.ts has one driver in front of both devices, and does rounds with one or the other in turn. A cell is
+ *   what the device does (drain, fill, loop, switch), a kind of ring, and a size of frames. Which of the two goes first
+ *   changes from round to round. round-analysis.ts says which rounds may be compared.
+ *
+ * Limits  Two processors: the driver's and the device's.
+ */
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { cpus, release } from 'node:os';
+import {
+  type Comparison,
+  compare,
+  countDiscards,
+  type Discard,
+  discardOf,
+  geometricMean,
+  type MachineState,
+  type Side,
+} from '../../test/lib/round-analysis.ts';
+import type { BenchOptions } from '../bench.ts';
+import {
+  type Case,
+  DatapathStage,
+  type Kind,
+  type MeasuredRound,
+  type StageOptions,
+  stageOf,
+} from './datapath-stage.ts';
+import { PingPong } from './machine-state.ts';
+
+const CASES: readonly Case[] = ['drain', 'fill', 'loop', 'switch'];
+const SIZES = [64, 512, 1_500, 9_000];
+const KINDS: readonly Kind[] = [
+  { name: 'split', packed: false, mergeable: false },
+  { name: 'packed', packed: true, mergeable: false },
+  { name: 'split-mrg', packed: false, mergeable: true },
+  { name: 'packed-mrg', packed: true, mergeable: true },
+];
+/** The target: see docs/benchmarks.md. */
+const RATIO_MIN = 1;
+const MEAN_RATIO_MIN = 1.3;
+const STATES: readonly MachineState[] = ['near', 'far'];
+
+interface Cell {
+  readonly work: Case;
+  readonly kind: Kind;
+  readonly bytes: number;
+}
+
+interface CellReport {
+  readonly cell: string;
+  readonly comparisons: readonly Comparison[];
+  readonly discarded: Partial<Record<Discard, number>>;
+  readonly rounds: readonly (MeasuredRound & { readonly discarded: Discard | null })[];
+}
+
+const nameOf = ({ work, kind, bytes }: Cell): string => `${work} ${kind.name} ${bytes}`;
+
+const EVERY_CELL: readonly Cell[] = KINDS.flatMap((kind) =>
+  CASES.flatMap((work) => SIZES.map((bytes) => ({ work, kind, bytes }))),
+);
+
+/** Cells whose names have all the words of one of `choices`; every cell when there are none. */
+function chosenCells(choices: readonly string[]): readonly Cell[] {
+  if (choices.length === 0) return EVERY_CELL;
+  const wanted = choices.map((choice) => choice.trim().split(/ +/));
+  return EVERY_CELL.filter((cell) => {
+    const words = nameOf(cell).split(' ');
+    return wanted.some((choice) => choice.every((word) => words.includes(word)));
+  });
+}
+
+export async function run({ rounds, seconds, cells: choices, json }: BenchOptions): Promise<number> {
+  const cells = chosenCells(choices);
+  if (cells.length === 0) {
+    process.stderr.write(`no such cells: ${choices.join(',')}\n`);
+    return 2;
+  }
+  const { getThreadAffinity, Nice, setProcessNice } = await import('@virtnet/host-linux');
+  const processors = getThreadAffinity();
+  if (typeof processors === 'number' || processors.length < 2)
+    throw new Error('two processors are needed: one for the driver, one for the device');
+  const pair = [processors[0]!, processors[1]!] as const;
+  setProcessNice(Nice.PREFERRED); // as the emulator gives itself: DPDK's processes inherit it
+  const pingPong = new PingPong(pair);
+  const reports: CellReport[] = [];
+  const problems: string[] = [];
+  try {
+    process.stdout.write(`${HEADER}\n`);
+    for (const alike of Map.groupBy(cells, stageOf).values()) {
+      const options = { ...alike[0]!, processors: pair, windowMs: seconds * 1_000 };
+      for (const problem of await measureAlike(alike, options, rounds, pingPong, reports)) {
+        problems.push(problem);
+        process.stderr.write(`${problem}\n`);
+      }
+    }
+  } finally {
+    await pingPong.end();
+  }
+  const result = verdict(cells, reports, problems);
+  process.stdout.write(result.text);
+  const text = `${JSON.stringify({ ...machine(), processors: pair, rounds, seconds, ...result, problems, reports })}\n`;
+  if (json === '-') process.stdout.write(text);
+  else if (json !== null) writeFileSync(json, text);
+  return result.holds ? 0 : 1;
+}
+
+/** Measures cells that can share a stage; what went wrong, in words. A cell that fails does not cost the others. */
+async function measureAlike(
+  cells: readonly Cell[],
+  options: StageOptions,
+  rounds: number,
+  pingPong: PingPong,
+  reports: CellReport[],
+): Promise<string[]> {
+  const failed = (error: unknown): string =>
+    `${stageOf(options)}: ${error instanceof Error ? error.message : error}`;
+  let stage: DatapathStage;
+  try {
+    stage = await DatapathStage.open(options);
+  } catch (error) {
+    return [failed(error)];
+  }
+  const problems: string[] = [];
+  try {
+    for (const cell of cells) {
+      const report = await measure(stage, cell, rounds, pingPong);
+      reports.push(report);
+      process.stdout.write(lines(report));
+    }
+  } catch (error) {
+    problems.push(failed(error));
+  }
+  return [...problems, ...(await stage.close())];
+}
+
+async function measure(
+  stage: DatapathStage,
+  cell: Cell,
+  count: number,
+  pingPong: PingPong,
+): Promise<CellReport> {
+  const rounds: MeasuredRound[] = [];
+  await stage.setBytes(cell.bytes);
+  for (let i = 0; i < count; i++) {
+    const order: readonly Side[] = i % 2 === 0 ? ['virtnet', 'dpdk'] : ['dpdk', 'virtnet'];
+    for (const side of order) {
+      const round = await stage.round(side, pingPong);
+      rounds.push(round);
+      process.stderr.write(`  ${nameOf(cell)}: ${describe(round)}\n`);
+    }
+  }
+  return {
+    cell: nameOf(cell),
+    comparisons: compare(rounds),
+    discarded: countDiscards(rounds),
+    rounds: rounds.map((round) => ({ ...round, discarded: discardOf(round) })),
+  };
+}
+
+const millions = (rate: number): string => (rate / 1e6).toFixed(2);
+const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
+
+function describe(round: MeasuredRound): string {
+  const { side, framesPerSecond, pingPongNs, ran, waited } = round;
+  return [
+    `${side.padEnd(7)} ${millions(framesPerSecond).padStart(6)} M/s`,
+    `ping-pong ${pingPongNs.map((ns) => ns.toFixed(0)).join(' -> ')} ns`,
+    `driver ran ${percent(ran.driver)}, waited ${percent(waited.driver)}`,
+    `device ran ${percent(ran.device)}, waited ${percent(waited.device)}`,
+    discardOf(round) ?? 'counts',
+  ].join('; ');
+}
+
+const HEADER = `cell                          state  virtnet      (spread)     DPDK      (spread)   ratio  rounds   discarded
+                                     M frames/s              M frames/s`;
+
+function lines({ cell, comparisons, discarded }: CellReport): string {
+  const reasons = Object.entries(discarded).map(([reason, count]) => `${count} ${reason}`);
+  const end = reasons.length > 0 ? reasons.join(', ') : '0';
+  if (comparisons.length === 0)
+    return `${cell.padEnd(29)} too few rounds in one state to compare; discarded: ${end}\n`;
+  return comparisons
+    .map(({ state, virtnet, dpdk, ratio }) => {
+      const sides = [virtnet, dpdk].map(
+        ({ median, min, max }) =>
+          `${millions(median).padStart(8)} ${`(${millions(min)}-${millions(max)})`.padStart(14)}`,
+      );
+      const rounds = `${virtnet.rounds}/${dpdk.rounds}`;
+      return `${cell.padEnd(29)} ${state.padEnd(5)} ${sides.join(' ')} ${ratio.toFixed(2).padStart(7)}  ${rounds.padEnd(8)} ${end}\n`;
+    })
+    .join('');
+}
+
+/** What the figures belong to. */
+function machine() {
+  const dpdk = spawnSync('dpkg-query', ['--show', 'dpdk-dev'], { encoding: 'utf8' });
+  return {
+    date: new Date().toISOString(),
+    processor: cpus()[0]?.model ?? 'unknown',
+    kernel: release(),
+    node: process.version,
+    dpdk: dpdk.stdout?.split('\t')[1]?.trim() ?? 'unknown',
+  };
+}
+
+/** Every cell has to be judged, in one state at least. */
+function verdict(cells: readonly Cell[], reports: readonly CellReport[], problems: readonly string[]) {
+  const all = reports.flatMap(({ comparisons }) => comparisons);
+  const means = STATES.flatMap((state) => {
+    const ratios = all.filter((comparison) => comparison.state === state).map(({ ratio }) => ratio);
+    return ratios.length === 0
+      ? []
+      : [{ state, cells: ratios.length, mean: geometricMean(ratios), min: Math.min(...ratios) }];
+  });
+  const judged = reports.filter(({ comparisons }) => comparisons.length > 0).length;
+  const holds =
+    judged === cells.length &&
+    problems.length === 0 &&
+    means.every(({ mean, min }) => mean >= MEAN_RATIO_MIN && min >= RATIO_MIN);
+  const text = [
+    ...means.map(
+      (state) =>
+        `${state.state}: ${state.cells} cells, ratio to DPDK ${state.mean.toFixed(2)} (geometric mean), at least ${state.min.toFixed(2)}`,
+    ),
+    ...(judged === cells.length ? [] : [`${cells.length - judged} cells could not be judged`]),
+    ...problems,
+    `target (every cell >= ${RATIO_MIN.toFixed(1)}, geometric mean >= ${MEAN_RATIO_MIN}): ${holds ? 'met' : 'NOT MET'}`,
+    '',
+  ].join('\n');
+  return { means, holds, text };
+}

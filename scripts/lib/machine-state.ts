@@ -1,0 +1,84 @@
+/**
+ * machine-state.ts: how the machine is while something is measured on two of its processors.
+ *
+ * Theory
+ *   A word that goes to and fro between two threads, each on its processor, tells how far apart the processors are. The
+ *   scheduler's account of a thread tells whether it had its processor all the time.
+ *
+ * Limits  A measurement spins on both processors for some milliseconds.
+ */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { constants, setPriority } from 'node:os';
+import { Worker } from 'node:worker_threads';
+
+export const PingPongWord = { BALL: 0, TURN: 1, DONE: 2, PICOSECONDS: 3, COUNT: 4 } as const;
+
+/** What a thread is started with. */
+export interface PingPongStart {
+  readonly words: Int32Array<SharedArrayBuffer>;
+  readonly processor: number;
+  readonly first: boolean;
+}
+
+export class PingPong {
+  readonly #words = new Int32Array(new SharedArrayBuffer(PingPongWord.COUNT * 4));
+  readonly #threads: readonly Worker[];
+
+  constructor(processors: readonly [number, number]) {
+    this.#threads = processors.map((processor, i) => {
+      const workerData: PingPongStart = { words: this.#words, processor, first: i === 0 };
+      return new Worker(new URL('./ping-pong-thread.ts', import.meta.url), { workerData });
+    });
+  }
+
+  /** Nanoseconds one way. */
+  async measure(): Promise<number> {
+    const words = this.#words;
+    const before = Atomics.load(words, PingPongWord.DONE);
+    Atomics.store(words, PingPongWord.TURN, before + 1);
+    Atomics.notify(words, PingPongWord.TURN);
+    const done = Atomics.waitAsync(words, PingPongWord.DONE, before);
+    await done.value;
+    return Atomics.load(words, PingPongWord.PICOSECONDS) / 1_000;
+  }
+
+  async end(): Promise<void> {
+    Atomics.store(this.#words, PingPongWord.TURN, -1);
+    Atomics.notify(this.#words, PingPongWord.TURN);
+    await Promise.all(this.#threads.map((thread) => thread.terminate()));
+  }
+}
+
+/** The thread of a process that has this name. */
+export function threadNamed(pid: number, name: string): number {
+  for (const tid of readdirSync(`/proc/${pid}/task`))
+    if (readFileSync(`/proc/${pid}/task/${tid}/comm`, 'utf8').trim() === name) return Number(tid);
+  throw new Error(`process ${pid} has no thread ${name}`);
+}
+
+export interface ThreadOf {
+  readonly pid: number;
+  readonly thread: number;
+}
+
+/**
+ * Gives a thread a nice value, and its session precedence over others, for sessions share the processors first
+ * (sched_autogroup) and their threads what the session gets. False when that is not permitted.
+ */
+export function setPrecedence({ pid, thread }: ThreadOf, nice: number): boolean {
+  const session = `/proc/${pid}/autogroup`;
+  try {
+    setPriority(thread, nice);
+    if (existsSync(session)) writeFileSync(session, `${constants.priority.PRIORITY_HIGHEST}`);
+    return true;
+  } catch (error) {
+    if (error instanceof Error && /EACCES|EPERM|EAGAIN/.test(error.message)) return false;
+    throw error;
+  }
+}
+
+/** Nanoseconds a thread has run, and waited for a processor. */
+export function accountOf({ pid, thread }: ThreadOf): { readonly ranNs: number; readonly waitedNs: number } {
+  const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ');
+  return { ranNs: Number(ran), waitedNs: Number(waited) };
+}

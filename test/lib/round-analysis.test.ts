@@ -1,0 +1,86 @@
+import { describe, expect, test } from 'vitest';
+import { compare, countDiscards, discardOf, geometricMean, type Round } from './round-analysis.ts';
+
+const sound: Round = {
+  side: 'virtnet',
+  framesPerSecond: 10,
+  pingPongNs: [30, 35],
+  waited: { driver: 0, device: 0.01 },
+  windowError: 0.001,
+  frames: { driver: 1000, device: 1000 },
+  onTheWay: 100,
+};
+const round = (side: Round['side'], framesPerSecond: number, ns = 30): Round => ({
+  ...sound,
+  side,
+  framesPerSecond,
+  pingPongNs: [ns, ns],
+});
+
+describe('a round is left out', () => {
+  test.each<[string, Partial<Round>, ReturnType<typeof discardOf>]>([
+    ['sound', {}, null],
+    ['far is a state as good as near', { pingPongNs: [160, 170] }, null],
+    ['near before, far after', { pingPongNs: [30, 165] }, 'state changed'],
+    ['the driver waited for a processor', { waited: { driver: 0.1, device: 0 } }, 'no processor'],
+    ['the device waited for a processor', { waited: { driver: 0, device: 0.5 } }, 'no processor'],
+    ['nobody knows how long it was', { windowError: 0.1 }, 'clock'],
+    ['not one frame', { framesPerSecond: 0 }, 'nothing moved'],
+    ['frames on the way', { frames: { driver: 1000, device: 901 } }, null],
+    ['more than can be on the way', { frames: { driver: 1000, device: 899 } }, 'frames missing'],
+    ['the same the other way', { frames: { driver: 899, device: 1000 } }, 'frames missing'],
+  ])('%s', (_, change, reason) => {
+    expect(discardOf({ ...sound, ...change })).toBe(reason);
+  });
+
+  test('how many and why is counted', () => {
+    const rounds = [sound, { ...sound, windowError: 1 }, { ...sound, windowError: 1 }];
+    expect(countDiscards(rounds)).toEqual({ clock: 2 });
+  });
+});
+
+describe('comparison', () => {
+  test('medians of both sides and their ratio', () => {
+    const rounds = [
+      ...[8, 12, 100].map((rate) => round('virtnet', rate)),
+      ...[5, 7].map((rate) => round('dpdk', rate)),
+    ];
+    expect(compare(rounds)).toEqual([
+      {
+        state: 'near',
+        virtnet: { rounds: 3, median: 12, min: 8, max: 100 },
+        dpdk: { rounds: 2, median: 6, min: 5, max: 7 },
+        ratio: 2,
+      },
+    ]);
+  });
+
+  test('only rounds of the same state meet: both states are reported when both occur', () => {
+    const rounds = [
+      ...[10, 10].map((rate) => round('virtnet', rate)),
+      ...[2, 2].map((rate) => round('virtnet', rate, 165)),
+      ...[5, 5].map((rate) => round('dpdk', rate)),
+      ...[4, 4].map((rate) => round('dpdk', rate, 165)),
+    ];
+    expect(compare(rounds).map(({ state, ratio }) => [state, ratio])).toEqual([
+      ['near', 2],
+      ['far', 0.5],
+    ]);
+  });
+
+  test('one side near and the other far say nothing about each other, nor does a single round', () => {
+    const twice = [round('virtnet', 10), round('virtnet', 10)];
+    expect(compare([...twice, round('dpdk', 5, 165), round('dpdk', 5, 165)])).toEqual([]);
+    expect(compare([...twice, round('dpdk', 5)])).toEqual([]);
+  });
+
+  test('a discarded round does not count', () => {
+    const rounds = [round('virtnet', 10), round('virtnet', 10), round('dpdk', 5), round('dpdk', 5)];
+    const [comparison] = compare([...rounds, { ...round('dpdk', 1000), windowError: 1 }]);
+    expect(comparison?.dpdk.max).toBe(5);
+  });
+});
+
+test('the geometric mean of a half and two is one', () => {
+  expect(geometricMean([0.5, 2])).toBeCloseTo(1);
+});

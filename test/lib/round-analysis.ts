@@ -1,0 +1,100 @@
+/**
+ * round-analysis.ts: what rounds of two sides that were measured in turn say about each other.
+ *
+ * Theory
+ *   A virtual machine's processors are sometimes close to each other and sometimes far apart, and everything that two
+ *   of them do together changes by a factor of two to five with it. So a round says how long a word takes from one to
+ *   the other, before it and after it, and only rounds of one state are compared. A round during which the state
+ *   changed, or one of whose threads was not let run, measured something else and is left out, with its reason.
+ *
+ * Limits  ROUNDS_MIN rounds of each side, or a state is not judged.
+ */
+
+export const sides = ['virtnet', 'dpdk'] as const;
+export type Side = (typeof sides)[number];
+export type MachineState = 'near' | 'far';
+export type Discard = 'state changed' | 'no processor' | 'clock' | 'frames missing' | 'nothing moved';
+
+export interface Round {
+  readonly side: Side;
+  readonly framesPerSecond: number;
+  /** One way between the two processors, before and after. */
+  readonly pingPongNs: readonly [number, number];
+  /** Shares of the time in which driver's and device's thread could have run and had no processor. */
+  readonly waited: { readonly driver: number; readonly device: number };
+  /** How far the length of the window may be off, as a share. */
+  readonly windowError: number;
+  /** Frames of the whole round, by the counters of either side. */
+  readonly frames: { readonly driver: number; readonly device: number };
+  /** How many of them may be on their way at the end. */
+  readonly onTheWay: number;
+}
+
+export interface SideSummary {
+  readonly rounds: number;
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+export interface Comparison {
+  readonly state: MachineState;
+  readonly virtnet: SideSummary;
+  readonly dpdk: SideSummary;
+  readonly ratio: number;
+}
+
+/** Between the two states, which are some 30 ns and some 165 ns. */
+const NEAR_NS_MAX = 80;
+/** A thread that waited for its processor for more than this was disturbed. */
+const WAITED_MAX = 0.07;
+const WINDOW_ERROR_MAX = 0.02;
+const ROUNDS_MIN = 2;
+
+const stateOf = (pingPongNs: number): MachineState => (pingPongNs <= NEAR_NS_MAX ? 'near' : 'far');
+
+/** Why a round says nothing; null: it does. */
+export function discardOf(round: Round): Discard | null {
+  const { pingPongNs, waited, windowError, frames, onTheWay } = round;
+  if (!(round.framesPerSecond > 0)) return 'nothing moved';
+  if (Math.abs(frames.driver - frames.device) > onTheWay) return 'frames missing';
+  if (waited.driver > WAITED_MAX || waited.device > WAITED_MAX) return 'no processor';
+  if (stateOf(pingPongNs[0]) !== stateOf(pingPongNs[1])) return 'state changed';
+  if (windowError > WINDOW_ERROR_MAX) return 'clock';
+  return null;
+}
+
+/** How often each reason occurs. */
+export function countDiscards(rounds: readonly Round[]): Partial<Record<Discard, number>> {
+  const counts: Partial<Record<Discard, number>> = {};
+  for (const reason of rounds.map(discardOf)) if (reason !== null) counts[reason] = (counts[reason] ?? 0) + 1;
+  return counts;
+}
+
+/** Both sides in each state that has enough rounds of both. */
+export function compare(rounds: readonly Round[]): Comparison[] {
+  const usable = rounds.filter((round) => discardOf(round) === null);
+  return (['near', 'far'] as const).flatMap((state): Comparison[] => {
+    const [virtnet, dpdk] = sides.map((side) =>
+      summary(usable.filter((round) => round.side === side && stateOf(round.pingPongNs[0]) === state)),
+    );
+    if (virtnet === null || virtnet === undefined || dpdk === null || dpdk === undefined) return [];
+    return [{ state, virtnet, dpdk, ratio: virtnet.median / dpdk.median }];
+  });
+}
+
+function summary(rounds: readonly Round[]): SideSummary | null {
+  if (rounds.length < ROUNDS_MIN) return null;
+  const rates = rounds.map(({ framesPerSecond }) => framesPerSecond).sort((a, b) => a - b);
+  return { rounds: rates.length, median: median(rates), min: rates[0]!, max: rates.at(-1)! };
+}
+
+/** Of sorted numbers. */
+function median(sorted: readonly number[]): number {
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+export function geometricMean(values: readonly number[]): number {
+  return Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);
+}
