@@ -9,6 +9,8 @@ export * from './driver-buffers.js';
 export * from './driver-memory.js';
 export * from './function-access.js';
 export * from './function-fixture.js';
+export * from './fuzz/fuzzer.js';
+export * from './fuzz/targets.js';
 export * from './memory-port.js';
 export * from './net-fixture.js';
 export * from './packed-driver.js';
