@@ -116,15 +116,16 @@ export class Service {
   readonly scene: Scene;
   readonly root: string;
   /** Null when somebody else started it. */
-  readonly controller: Child | null;
+  controller: Child | null = null;
   readonly #user: number | null;
+  readonly #env: Readonly<Record<string, string>>;
   #vhostd: Child | null = null;
 
-  private constructor(scene: Scene, root: string, user: number | null, controller: Child | null) {
+  private constructor(scene: Scene, root: string, user: number | null, env: ServiceOptions['env'] = {}) {
     this.scene = scene;
     this.root = root;
-    this.controller = controller;
     this.#user = user;
+    this.#env = env;
   }
 
   /** Starts the controller and waits until it says ready. */
@@ -140,21 +141,28 @@ export class Service {
       chmodSync(scene.directory, 0o711);
       chownSync(root, user, user);
     }
-    const words = as(user ?? null, [program('virtio_net_controller')]);
-    const controller = scene.processes.start(scene.net.inside(words), {
-      name: 'virtio_net_controller',
-      env: { ...env, VIRTNET_ROOT: root },
-      log: scene.path('controller.log'),
-    });
-    const service = new Service(scene, root, user ?? null, controller);
+    const service = new Service(scene, root, user ?? null, env);
     scene.atEnd(() => service.stop());
-    await controller.printed(/^ready$/m, READY_TIMEOUT_MS);
+    await service.startAgain();
     return service;
+  }
+
+  /** Starts the controller, which does not run, and waits until it says ready. */
+  async startAgain(): Promise<void> {
+    this.controller = this.scene.processes.start(
+      this.scene.net.inside(as(this.#user, [program('virtio_net_controller')])),
+      {
+        name: 'virtio_net_controller',
+        env: { ...this.#env, VIRTNET_ROOT: this.root },
+        log: this.scene.path('controller.log'),
+      },
+    );
+    await this.controller.printed(/^ready$/m, READY_TIMEOUT_MS);
   }
 
   /** A service that somebody else starts, and ends. */
   static attached(scene: Scene, root: string): Service {
-    return new Service(scene, root, null, null);
+    return new Service(scene, root, null);
   }
 
   /** Starts vfe-vhostd; with `client` it connects to the machine's socket, else it listens. */
@@ -174,6 +182,14 @@ export class Service {
   /** `virtnet <words>` as an operator types it. */
   virtnet(...words: string[]): Promise<Output> {
     return this.#command('virtnet', words);
+  }
+
+  host(...words: string[]): Promise<Output> {
+    return this.#command('virtnet-host', words);
+  }
+
+  mlxconfig(...words: string[]): Promise<Output> {
+    return this.#command('virtnet-mlxconfig', words);
   }
 
   vhostCli(...words: string[]): Promise<Output> {

@@ -47,6 +47,10 @@ export interface DeviceChoice {
   /** PCI address, `bus << 8 | device << 3 | function`: which buses there are is the firmware's configuration. */
   readonly address: number;
   readonly sfNum: number;
+  /** VFs a static PF may have; 0 for others. */
+  readonly vfsMax: number;
+  /** Routing id of its first VF, counted from its own; 0 without VFs. */
+  readonly firstVfOffset: number;
   /** RDMA device name of the uplink. */
   readonly ibDevice: string;
   /** Upper-case colon notation. */
@@ -167,6 +171,8 @@ const CHECKS: { readonly [K in keyof DeviceChoice]: (value: unknown) => boolean 
   switchPort: (value) => value === null || isWithin(value, 0, HOTPLUG_PFS_MAX - 1),
   address: (value) => isWithin(value, 0, 0xffff),
   sfNum: (value) => isWithin(value, STATIC_SF_FIRST, VF_SF_LAST),
+  vfsMax: (value) => isWithin(value, 0, VFS_MAX),
+  firstVfOffset: (value) => isWithin(value, 0, 0xffff),
   ibDevice: (value) => typeof value === 'string' && identity.uplinkPort(value) !== null,
   mac: (value) => typeof value === 'string' && isStationMac(value),
   mtu: (value) => isWithin(value, MTU_MIN, MTU_MAX),
@@ -176,6 +182,9 @@ const CHECKS: { readonly [K in keyof DeviceChoice]: (value: unknown) => boolean 
   features: (value) => typeof value === 'string' && parseFeatures(value) !== null,
 };
 
+/** Of a function that can have no VFs, and of plans saved before there were any. */
+export const NO_VFS = { vfsMax: 0, firstVfOffset: 0 } as const;
+
 function isStationMac(text: string): boolean {
   const bytes = parseMac(text);
   return bytes !== null && isStationAddress(bytes);
@@ -184,7 +193,7 @@ function isStationMac(text: string): boolean {
 /** The plan that was saved as JSON, or a sentence that says what is wrong with it. Never throws. */
 export function restorePlan(saved: unknown): DevicePlan | string {
   if (typeof saved !== 'object' || saved === null) return 'the plan is not an object';
-  const fields = saved as Record<string, unknown>;
+  const fields: Record<string, unknown> = { ...NO_VFS, ...saved };
   for (const [name, isRight] of Object.entries(CHECKS))
     if (!isRight(fields[name])) return `${name} of the plan is out of range`;
   const names = Object.keys(CHECKS) as (keyof DeviceChoice)[];

@@ -24,6 +24,7 @@ import {
   isQueueSize,
   isStationAddress,
   isWithin,
+  NO_VFS,
 } from './device-plan.js';
 import { type Failure, failure, isFailure } from './errors.js';
 import { type DeviceIdentity, FunctionKind } from './facts.js';
@@ -95,7 +96,10 @@ export function planUnplug<T extends ExistingDevice>(
   return device.kind === FunctionKind.HOTPLUG_PF ? { device } : failure('DEV_NOT_HOTPLUG');
 }
 
-type Place = Pick<DeviceChoice, 'kind' | 'pfId' | 'vfId' | 'switchPort' | 'address' | 'sfNum'>;
+type Place = Pick<
+  DeviceChoice,
+  'kind' | 'pfId' | 'vfId' | 'switchPort' | 'address' | 'sfNum' | keyof typeof NO_VFS
+>;
 
 /** What the request decides by itself: everything but the device's place among the others. */
 function ownChoice(
@@ -161,7 +165,7 @@ function freePlace(
   const sfNum = request.sfNum ?? freeHotplugSf(switchPort, taken);
   if (sfNum === null) return failure('SF_CREATE');
   const address = rawBdf(hotplugAddress(switchPort, limits));
-  return { kind: FunctionKind.HOTPLUG_PF, pfId, vfId: null, switchPort, address, sfNum };
+  return { kind: FunctionKind.HOTPLUG_PF, pfId, vfId: null, switchPort, address, sfNum, ...NO_VFS };
 }
 
 function usedPorts(devices: readonly ExistingDevice[], limits: FirmwareLimits): Set<number> {

@@ -1,6 +1,7 @@
 /** lspci.ts: the host's view of the functions, as rows of lspci. */
 import { hexLower } from './format.js';
 import { type PciAddress, parseBdf, rawBdf } from './identity.js';
+import { verboseLines } from './lspci-verbose.js';
 
 /** One function as lspci shows it. */
 export interface PciRow {
@@ -10,6 +11,22 @@ export interface PciRow {
   readonly vendorId: number;
   readonly deviceId: number;
   readonly revisionId: number;
+  /** Name of the driver it is bound to; empty when there is none. */
+  readonly driver?: string;
+  /** Its configuration space, for -vvv. */
+  readonly config?: Uint8Array;
+}
+
+/** How much to show of each function. */
+export interface LspciOptions {
+  readonly numeric: boolean;
+  readonly filter: PciFilter | null;
+  /** With capabilities and all. */
+  readonly verbose?: boolean;
+  /** With the driver. */
+  readonly kernel?: boolean;
+  /** With the domain. */
+  readonly domain?: boolean;
 }
 
 /** Names lspci would take from its database. */
@@ -41,7 +58,7 @@ function filterPart(part: string | undefined): number | null {
 /** Rows in bus order, one line each; names in words, or in numbers when `numeric`. */
 export function lspciLines(
   rows: readonly PciRow[],
-  { numeric, filter }: { readonly numeric: boolean; readonly filter: PciFilter | null },
+  { numeric, filter, verbose, kernel, domain }: LspciOptions,
 ): string[] {
   return rows
     .flatMap((row) => {
@@ -49,7 +66,13 @@ export function lspciLines(
       return address !== null && matches(address, filter) ? [{ row, order: rawBdf(address) }] : [];
     })
     .sort((a, b) => a.order - b.order)
-    .map(({ row }) => `${row.bdf} ${numeric ? numbers(row) : words(row)}${revision(row)}`);
+    .flatMap(({ row }) => {
+      const at = domain === true ? `0000:${row.bdf}` : row.bdf;
+      const line = `${at} ${numeric ? numbers(row) : words(row)}${revision(row)}`;
+      const driver = row.driver ?? '';
+      if (verbose === true) return [line, ...verboseLines(row.config ?? new Uint8Array(0), driver), ''];
+      return kernel === true && driver !== '' ? [line, `\tKernel driver in use: ${driver}`] : [line];
+    });
 }
 
 function matches(address: PciAddress, filter: PciFilter | null): boolean {

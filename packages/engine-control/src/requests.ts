@@ -61,6 +61,29 @@ export interface LogRequest {
   readonly level: LogLevel;
 }
 
+/** What the host can be asked to do with functions. */
+export const HOST_VERBS = [
+  'functions',
+  'sriov',
+  'bind',
+  'unbind',
+  'flr',
+  'warm-reboot',
+  'power-cycle',
+  'dmesg',
+] as const;
+export type HostVerb = (typeof HOST_VERBS)[number];
+
+/** One act of the host; null where the verb needs nothing. */
+export interface HostRequest {
+  readonly verb: HostVerb;
+  /** Address of the function. */
+  readonly bdf: string | null;
+  /** VFs for sriov; 1 for functions: with their configuration space. */
+  readonly value: number | null;
+  readonly driver: string | null;
+}
+
 /** The commands that exist, with their parameters. */
 export interface ControlRequests {
   readonly hotplug: HotplugRequest;
@@ -73,6 +96,7 @@ export interface ControlRequests {
   readonly log: LogRequest;
   readonly debug: Readonly<Record<string, never>>;
   readonly version: Readonly<Record<string, never>>;
+  readonly host: HostRequest;
 }
 export type ControlCommand = keyof ControlRequests;
 
@@ -117,6 +141,7 @@ export function requestFailure(request: ControlRequest): Failure | null {
       return (device?.features?.length ?? 0) > REQUEST_TEXT_MAX ? failure('DEV_FEATURE_VALIDATE') : null;
     }
     case 'debug':
+    case 'host':
     case 'list':
     case 'log':
     case 'version':
@@ -164,6 +189,7 @@ export function echoOf(request: ControlRequest, display: QueryDisplay = {}): Ech
     case 'log':
       return { level: request.params.level };
     case 'debug':
+    case 'host':
     case 'hotplug':
     case 'list':
     case 'version':

@@ -15,7 +15,14 @@
  */
 
 import { featureMask, VirtioFeature } from '@virtnet/wire';
-import { completePlan, type DevicePlan, isQueuePairCount, isQueueSize, isWithin } from './device-plan.js';
+import {
+  completePlan,
+  type DevicePlan,
+  isQueuePairCount,
+  isQueueSize,
+  isWithin,
+  NO_VFS,
+} from './device-plan.js';
 import { type Failure, failure } from './errors.js';
 import { FunctionKind } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
@@ -77,14 +84,13 @@ export function planStaticPf(
   if (!isWithin(pfId, 0, limits.staticPfs - 1)) return failure('ID_OUT_OF_RANGE');
   const sfNum = STATIC_SF_FIRST + pfId;
   if (devices.some((device) => device.sfNum === sfNum)) return failure('SF_NUM_IN_USE');
-  const place = {
-    kind: FunctionKind.STATIC_PF,
-    pfId,
-    vfId: null,
-    switchPort: null,
-    address: rawBdf(staticAddress(pfId)),
-    sfNum,
-  };
+  const address = rawBdf(staticAddress(pfId));
+  const vfs =
+    limits.vfsPerPf === 0
+      ? NO_VFS
+      : { vfsMax: limits.vfsPerPf, firstVfOffset: vfAddressFirst(limits, pfId) - address };
+  const kind = FunctionKind.STATIC_PF;
+  const place = { kind, pfId, vfId: null, switchPort: null, address, sfNum, ...vfs };
   return finish(place, pfId, limits.msixVectors, limits, devices.length, site, defaults);
 }
 
@@ -110,12 +116,16 @@ export function planVf(
     switchPort: null,
     address: vfAddressFirst(limits, pfId) + vfId,
     sfNum: wanted,
+    ...NO_VFS,
   };
   const ordinal = pfId * (defaults.vfsPerPf ?? limits.vfsPerPf) + vfId;
   return finish(place, ordinal, limits.vfMsixVectors, limits, devices.length, site, defaults);
 }
 
-type Place = Pick<DevicePlan, 'kind' | 'pfId' | 'vfId' | 'switchPort' | 'address' | 'sfNum'>;
+type Place = Pick<
+  DevicePlan,
+  'kind' | 'pfId' | 'vfId' | 'switchPort' | 'address' | 'sfNum' | keyof typeof NO_VFS
+>;
 
 function finish(
   place: Place,

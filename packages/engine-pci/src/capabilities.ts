@@ -10,7 +10,7 @@
  *   I1  capabilities are 4-byte aligned, do not overlap and end before PCI_EXTENDED_AT.
  *   I2  every virtio structure named lies inside its BAR.
  *
- * Limits  there is no extended capability: the word at PCI_EXTENDED_AT is 0.
+ * Limits  extended capabilities are in extended.ts; without them the word at PCI_EXTENDED_AT is 0.
  * Spec    virtio 1.3, 4.1.4; PCI Express Base, 7.5.
  */
 import {
@@ -62,6 +62,8 @@ export interface FunctionIdentity {
   /** Base class, subclass and programming interface, 8 bits each. */
   readonly classCode: number;
   readonly revision: number;
+  /** It can raise INTA. */
+  readonly hasIntx: boolean;
 }
 
 /** Offsets of the capabilities that do something when accessed. */
@@ -95,7 +97,7 @@ function placeHeader(space: ConfigSpace, identity: FunctionIdentity): void {
     subsystemVendorId: identity.subsystemVendorId,
     subsystemId: identity.subsystemId,
     capabilities: PCI_CAPABILITIES_AT,
-    interruptPin: PCI_PIN_INTA,
+    interruptPin: identity.hasIntx ? PCI_PIN_INTA : 0,
   });
   const command =
     PciCommand.MEMORY | PciCommand.BUS_MASTER | PciCommand.PARITY | PciCommand.SERR | PciCommand.INTX_DISABLE;

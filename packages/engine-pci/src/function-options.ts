@@ -6,6 +6,7 @@ import {
   VIRTIO_PCI_VENDOR_ID,
 } from '@virtnet/wire';
 import type { FunctionIdentity } from './capabilities.js';
+import type { SriovRole } from './extended.js';
 import { VECTORS_MAX, VECTORS_MIN } from './limits.js';
 import { isQueueSize } from './queue-registers.js';
 import type { CellPort, VirtioDevice } from './virtio-device.js';
@@ -23,6 +24,8 @@ export interface FunctionOptions {
   readonly deviceId?: number;
   readonly subsystemVendorId?: number;
   readonly subsystemId?: number;
+  /** What the function is on an SR-IOV adapter; absent: not on one. A VF has no INTx. */
+  readonly sriov?: SriovRole;
   /** Where the ISR status is kept; a private cell by default. */
   readonly isr?: CellPort;
   /** Where the configuration generation is kept; a private cell by default. */
@@ -62,5 +65,6 @@ export function identityOf(options: FunctionOptions): FunctionIdentity {
     subsystemId: options.subsystemId ?? deviceId,
     classCode: options.classCode,
     revision: options.revision ?? REVISION_MODERN,
+    hasIntx: options.sriov?.kind !== 'vf',
   };
 }

@@ -8,6 +8,7 @@
 export * from './bar-layout.js';
 export type { CapabilityOffsets } from './capabilities.js';
 export * from './effects.js';
+export type { SriovRole } from './extended.js';
 export type { FunctionOptions } from './function-options.js';
 export type { FunctionState } from './function-state.js';
 export * from './limits.js';

@@ -20,7 +20,7 @@
  *
  * Saved     configuration space, common configuration, MSI-X; ISR and generation unless the program keeps them.
  * Limits    limits.ts.
- * Not here  SR-IOV, MSI, the I/O BAR of transitional functions; whether bus mastering is on is reported only.
+ * Not here  MSI, the I/O BAR of transitional functions; whether bus mastering is on is reported only.
  * Spec      virtio 1.3, 4.1.
  */
 import {
@@ -43,6 +43,7 @@ import { CommonConfig } from './common-config.js';
 import type { ConfigSpace } from './config-space.js';
 import { ConfigWindow } from './config-window.js';
 import type { Effect, Interrupt, InterruptSource, Route } from './effects.js';
+import { placeExtended, type SriovRole } from './extended.js';
 import { checkOptions, type FunctionOptions, identityOf, privateCell } from './function-options.js';
 import { type FunctionState, loadCommon, parseFunction, saveCommon } from './function-state.js';
 import { NOTIFY_MULTIPLIER } from './limits.js';
@@ -64,6 +65,8 @@ export class VirtioPciFunction {
 
   readonly #device: VirtioDevice;
   readonly #space: ConfigSpace;
+  readonly #sriov: SriovRole | null;
+  readonly #deviceId: number;
   readonly #window: ConfigWindow;
   readonly #common: CommonConfig;
   readonly #msix: Msix;
@@ -81,8 +84,12 @@ export class VirtioPciFunction {
     this.#device = device;
     this.layout = layOutBars(device.queueCount, device.configBytes, msixVectors);
     this.bars = this.layout.bars;
-    const { space, at } = buildConfigSpace(identityOf(options), this.layout);
+    const identity = identityOf(options);
+    const { space, at } = buildConfigSpace(identity, this.layout);
     this.#space = space;
+    this.#sriov = options.sriov ?? null;
+    this.#deviceId = identity.deviceId;
+    this.setVfs(0);
     this.capabilities = at;
     this.#window = new ConfigWindow(space, at.window, (bar) => this.regionSize(bar));
     this.#msix = new Msix(msixVectors);
@@ -91,6 +98,11 @@ export class VirtioPciFunction {
     this.#isr = options.isr ?? privateCell();
     this.#generation = options.generation ?? privateCell();
     this.#common = new CommonConfig(device, msixVectors, this.#generation, () => this.#clearInterrupts());
+  }
+
+  /** The host has enabled `count` VFs of this PF. */
+  setVfs(count: number): void {
+    if (this.#sriov !== null) placeExtended(this.#space, this.#sriov, this.bars, this.#deviceId, count);
   }
 
   get status(): number {

@@ -12,6 +12,7 @@
  *
  * Limits  requestBytesMax and replyBytesMax of each message; MESSAGE_BYTES_MAX for all of them.
  */
+import { HOST_DEADLINE_MS } from './deadlines.js';
 import {
   anyJson,
   array,
@@ -38,6 +39,8 @@ export const MESSAGE_BYTES_MAX = 64 * MIB;
 const SMALL_BYTES = 16 * KIB;
 /** What a caller of the command line waits for the slowest answer. */
 const COMMAND_DEADLINE_MS = 15_000;
+/** Devices that exist are served at once; those of a thousand recovery files are made before it answers. */
+const PROMOTION_DEADLINE_MS = 120_000;
 const STATUS_DEADLINE_MS = 2_000;
 
 /** Who may be at an end of a message. */
@@ -74,6 +77,8 @@ const selectFields = { all: boolean(), pf: optionalId, vf: optionalId, vuid };
 const queryFields = { ...selectFields, brief: boolean(), queue: optionalId };
 /** Chosen by the sender; a repetition under the same id is answered with the first answer. */
 const requestId = text(64, '^[0-9a-zA-Z-]{1,64}$');
+
+const hostVerb = oneOf('functions', 'sriov', 'bind', 'unbind', 'flr', 'warm-reboot', 'power-cycle', 'dmesg');
 
 /** Processes of two versions speak with one another during an update: what a newer one adds is passed over. */
 const EmuStatus = tolerant({
@@ -168,6 +173,12 @@ export const cliCommands = {
   debug: nothing,
   log: object({ level: LogLevelName }),
   version: nothing,
+  host: object({
+    verb: hostVerb,
+    bdf: nullable(typedText),
+    value: typedId,
+    driver: nullable(typedText),
+  }),
 } as const satisfies Record<string, Schema<unknown>>;
 export type CliCommand = keyof typeof cliCommands;
 export type CliParams<C extends CliCommand> = Static<(typeof cliCommands)[C]>;
@@ -197,6 +208,16 @@ const schemas = {
     result: anyJson(),
   },
   'device.health': { params: object(selectFields), result: anyJson() },
+  'device.host': {
+    params: object({
+      requestId,
+      verb: hostVerb,
+      bdf: nullable(text(64)),
+      value: typedId,
+      driver: nullable(text(64)),
+    }),
+    result: anyJson(),
+  },
   'emu.status': { params: nothing, result: EmuStatus },
   'emu.promote': {
     params: object({ reason: oneOf('first', 'crash', 'update') }),
@@ -354,6 +375,17 @@ const entries = {
       result: { pf_id: 0, health_recover_counter: 1 },
     },
   },
+  'device.host': {
+    from: 'controller',
+    to: ['emu'],
+    ...large,
+    deadlineMs: HOST_DEADLINE_MS,
+    idempotent: true, // what is so already is not done again; a function is reset twice at worst
+    sample: {
+      params: { requestId: '7d0a8c5e-3', verb: 'sriov', bdf: '14:00.2', value: 4, driver: null },
+      result: { errno: 0, errstr: 'Success' },
+    },
+  },
   'emu.status': {
     from: 'controller',
     to: ['emu'],
@@ -378,7 +410,7 @@ const entries = {
     from: 'controller',
     to: ['emu'],
     ...small,
-    deadlineMs: 10_000,
+    deadlineMs: PROMOTION_DEADLINE_MS,
     idempotent: true,
     sample: { params: { reason: 'crash' }, result: { devices: 2, takeoverMs: 7.25 } },
   },

@@ -7,6 +7,7 @@
  */
 import { RpcCaller } from './rpc-caller.js';
 
+export { HOST_DEADLINE_MS } from './deadlines.js';
 export { virtnetPaths } from './paths.js';
 export { RpcCaller } from './rpc-caller.js';
 export { RpcError } from './rpc-envelope.js';

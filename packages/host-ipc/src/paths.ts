@@ -46,6 +46,10 @@ export interface VirtnetPaths {
   readonly conf: string;
   readonly recovery: string;
   readonly fwconfig: string;
+  /** What of the devices the recovery files have no keys for. */
+  readonly devices: string;
+  /** State of the emulated host. */
+  readonly hostState: string;
   /** `run/vfe`, mode 0700. */
   readonly vfeRun: string;
   readonly vfeIpc: string;
@@ -89,6 +93,8 @@ export function virtnetPaths(
     conf: join(opt, 'virtnet.conf'),
     recovery,
     fwconfig: join(opt, 'fwconfig.json'),
+    devices: join(opt, 'devices.json'),
+    hostState: join(base, 'var/lib/virtnet/host.json'),
     vfeRun,
     vfeIpc: join(vfeRun, 'vhostd.ipc'),
     vfePidFile: (name) => join(vfeRun, `${name}.pid`),

@@ -24,6 +24,7 @@ export {
   setCloseOnExec,
   setNonBlocking,
 } from './fd.js';
+export { GROUP_MAX, removeInterfaces } from './interface-removal.js';
 export { isInterfaceName } from './interface-request.js';
 export * from './io-vector.js';
 export { NativeBuffer } from './libc.js';

@@ -45,10 +45,14 @@ function setWord(fd: number, request: number, value: number): number {
 
 /**
  * Makes the TAP `name` (1 to 15 bytes), or adds queues to one that exists, and returns one descriptor per queue.
- * Offloads start off. Errors: -EINVAL (name, queue count, or the name belongs to another kind of interface),
+ * Offloads start off, unless queues are added (`fresh` false): they belong to the TAP. Errors: -EINVAL (name, queue count, or the name belongs to another kind of interface),
  * -EPERM, -ENOENT without /dev/net/tun, -EBUSY, -E2BIG (too many queues), -EMFILE, or another -errno.
  */
-export function openTap(name: string, { queues, headerBytes = HEADER_BYTES }: TapOptions): number[] | number {
+export function openTap(
+  name: string,
+  { queues, headerBytes = HEADER_BYTES }: TapOptions,
+  fresh = true,
+): number[] | number {
   if (!Number.isInteger(queues) || queues < 1 || queues > TAP_QUEUES_MAX) return -Errno.EINVAL;
   const fds: number[] = [];
   for (let i = 0; i < queues; i++) {
@@ -59,7 +63,7 @@ export function openTap(name: string, { queues, headerBytes = HEADER_BYTES }: Ta
       return fd;
     }
   }
-  setOffload(fds[0]!, 0);
+  if (fresh) setOffload(fds[0]!, 0);
   return fds;
 }
 

@@ -27,7 +27,7 @@ export type Ask = (request: ControlRequest) => Promise<Reply>;
 
 /** Sends `request` to the controller below VIRTNET_ROOT and waits for its answer. */
 export async function askController(request: ControlRequest): Promise<Reply> {
-  const { commandClient, virtnetPaths } = await import('@virtnet/host-ipc/client');
+  const { commandClient, HOST_DEADLINE_MS, virtnetPaths } = await import('@virtnet/host-ipc/client');
   let path: string;
   try {
     path = virtnetPaths(undefined, { create: false }).controllerIpc;
@@ -40,7 +40,7 @@ export async function askController(request: ControlRequest): Promise<Reply> {
   try {
     const params = { command: request.command, params: { ...request.params } };
     const answered = client
-      .call('cli.request', params)
+      .call('cli.request', params, request.command === 'host' ? { deadlineMs: HOST_DEADLINE_MS } : {})
       .then(({ answer, exitCode }): Reply => ({ kind: 'answer', answer, exitCode }))
       .catch(failed);
     return await Promise.race([answered, probe.refused]);

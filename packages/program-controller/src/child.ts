@@ -288,8 +288,7 @@ export class Child {
       if (this.#state === 'gone') return;
       this.#misses = 0;
       this.lastStatus = status;
-      if ('role' in status && status.role === 'active') this.#event('serving');
-      else if (status.ready) this.#event('ready');
+      if (status.ready) this.#event('role' in status && status.role === 'active' ? 'serving' : 'ready');
     } catch (error) {
       if (this.#state === 'gone' || this.#state === 'stopping') return;
       // Its death ends the connection first; the pidfd follows. Silence alone is a hang.

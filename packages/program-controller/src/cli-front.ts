@@ -7,7 +7,7 @@
  *   command that its predecessor carried out already.
  *
  * Invariants
- *   I1  every command gets an answer within COMMAND_DEADLINE_MS.
+ *   I1  every command gets an answer within COMMAND_DEADLINE_MS, or its message's deadline if that is longer.
  *   I2  only commands whose message is idempotent are sent again.
  */
 import { randomUUID } from 'node:crypto';
@@ -106,6 +106,12 @@ export class CliFront {
         return debugAnswer(this.#options.supervisor);
       case 'health':
         return this.#onActive('device.health', request.params);
+      case 'host': {
+        const { verb, bdf, value, driver } = request.params;
+        if ([bdf, driver].some((text) => text !== null && text.length > HOST_TEXT_MAX))
+          return { errno: -Errno.ENODEV, errstr: 'No such device' };
+        return this.#onActive('device.host', { requestId: randomUUID(), verb, bdf, value, driver });
+      }
       case 'log':
         this.#options.setLogLevel(request.params.level);
         this.#options.supervisor.setLogLevel(request.params.level);
@@ -116,7 +122,7 @@ export class CliFront {
   }
 
   async #onActive<N extends DeviceMessage>(name: N, params: Params<N>): Promise<JsonValue> {
-    const deadlineMs = performance.now() + COMMAND_DEADLINE_MS;
+    const deadlineMs = performance.now() + Math.max(COMMAND_DEADLINE_MS, catalogue[name].deadlineMs);
     for (;;) {
       const leftMs = deadlineMs - performance.now();
       const active = leftMs > 0 ? await this.#options.supervisor.waitForActive(leftMs) : null;
@@ -136,6 +142,9 @@ export class CliFront {
   }
 }
 
+/** Longest address or driver's name that means anything. */
+const HOST_TEXT_MAX = 64;
+
 const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   hotplug: 'hotplug',
   unplug: 'unplug',
@@ -145,6 +154,7 @@ const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   modify: 'modify',
   stats: 'stats',
   debug: 'debug',
+  host: 'host',
   log: 'log',
   version: 'version',
 };

@@ -126,6 +126,7 @@ await RpcServer.bind(
     'device.query': () => ({ Error: "Device doesn't exist" }),
     'device.modify': () => ({ errno: 0, errstr: 'Success' }),
     'device.stats': () => ({}),
+    'device.host': () => ({}),
     'device.health': () => ({}),
   },
   log,

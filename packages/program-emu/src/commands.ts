@@ -19,6 +19,7 @@ import {
   FunctionKind,
   failure,
   firmwareLimits,
+  type HostRequest,
   type HotplugRequest,
   healthAnswer,
   hotplugAnswer,
@@ -44,8 +45,10 @@ import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
+import { HostCommands } from './host-commands.js';
 import { modifyDevices } from './modify-command.js';
-import { makeStaticPfs } from './static-pfs.js';
+import { Provision } from './provision.js';
+import { RecoveryStore } from './recovery-store.js';
 
 /** More than a PF can have VFs. */
 const ORDER_STEP = 2048;
@@ -59,11 +62,18 @@ const TUNNEL_DESCRIPTORS = 6;
 export class Commands {
   readonly #emulator: Emulator;
   readonly #site: ControlSite;
+  readonly #recovery: RecoveryStore;
+  readonly #provision: Provision;
+  readonly #host: HostCommands;
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(emulator: Emulator) {
     this.#emulator = emulator;
     this.#site = new ControlSite(emulator.paths, emulator.conf, emulator.services.log);
+    const recovers = emulator.conf.recovery === 1;
+    this.#recovery = new RecoveryStore(emulator.paths, recovers, emulator.services.log);
+    this.#provision = new Provision(emulator, this.#site, this.#recovery);
+    this.#host = new HostCommands(emulator, this.#site, this.#provision, this.#recovery);
   }
 
   /** Lets the planning of a device be compiled before somebody waits for it; changes nothing. */
@@ -88,7 +98,7 @@ export class Commands {
 
   /** Makes what exists without anybody's asking. To be called when this emulator has become the active one. */
   provision(): Promise<void> {
-    return this.#inTurn(async () => makeStaticPfs(this.#emulator, this.#site));
+    return this.#inTurn(() => this.#host.provision());
   }
 
   hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {
@@ -97,6 +107,11 @@ export class Commands {
 
   unplug(request: UnplugRequest & { readonly requestId: string }): Promise<Outcome> {
     return this.#inTurn(() => this.#unplug(request));
+  }
+
+  /** The host's side. What only looks waits for what changes, too: it shows a state between two changes. */
+  host(request: HostRequest): Promise<JsonObject | Outcome> {
+    return this.#inTurn(() => this.#host.answer(request));
   }
 
   list(): JsonObject {
@@ -116,7 +131,13 @@ export class Commands {
 
   modify(request: ModifyRequest & { readonly requestId: string }): Promise<Outcome> {
     const place = { devices: () => this.#devices(), site: (device: Device) => this.#modifySite(device) };
-    return this.#inTurn(() => modifyDevices(request, place));
+    return this.#inTurn(async () => {
+      const before = new Set(this.#provision.plans);
+      const outcome = await modifyDevices(request, place);
+      const changed = this.#provision.plans.filter((plan) => !before.has(plan));
+      const saved = changed.length === 0 || (await this.#provision.save(changed));
+      return saved || isFailure(outcome) ? outcome : failure('REC_FILE_CREATE');
+    });
   }
 
   stats(request: StatsRequest): JsonObject | Outcome {
@@ -152,7 +173,10 @@ export class Commands {
     const plan = planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site);
     if (isFailure(plan)) return plan;
     const made = makeDevice(emulator, plan, request.requestId);
-    return hotplugAnswer(isFailure(made) ? made : plan);
+    if (isFailure(made)) return made;
+    if (await this.#provision.save([plan])) return hotplugAnswer(plan);
+    await unmakeDevice(emulator, made);
+    return failure('REC_FILE_CREATE');
   }
 
   async #unplug(request: UnplugRequest & { readonly requestId: string }): Promise<Outcome> {
@@ -161,7 +185,9 @@ export class Commands {
     const found = planUnplug(request, devices.map(identityOf));
     if (isFailure(found)) return found;
     const device = devices.find(({ host }) => host.vuid === found.device.vuid)!;
+    await this.#recovery.forget([device.host.vuid]);
     await unmakeDevice(this.#emulator, device, request.requestId);
+    this.#host.forget(device.host.plan.bdf);
     return SUCCESS;
   }
 
@@ -207,6 +233,7 @@ export class Commands {
       this.#emulator.beat();
       const { kind, pfId, vfId, ibDevice } = host.plan;
       return deviceFacts(host, {
+        beat: this.#emulator.beat,
         uplinkSpeed: speeds.get(ibDevice) ?? null,
         maxVfs: kind === FunctionKind.STATIC_PF ? vfsPerPf : 0,
         enabledVfs: vfId === null ? (enabled.get(pfId) ?? 0) : 0,

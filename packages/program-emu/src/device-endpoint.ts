@@ -57,6 +57,8 @@ export class DeviceEndpoint {
   #ended = false;
   /** The sockets are being handed over. */
   #leaving = false;
+  /** The reset after the last client. */
+  #afterLast: Promise<void> = Promise.resolve();
 
   constructor(
     host: DeviceHost,
@@ -106,7 +108,7 @@ export class DeviceEndpoint {
         reason: session.error,
       });
       close(fd);
-      void this.#afterEnd();
+      this.#afterLast = this.#afterEnd();
       return;
     }
     this.#open(fd, session, true);
@@ -115,7 +117,8 @@ export class DeviceEndpoint {
   /** Ends a predecessor's connection instead of going on with it: what stands in it must not be worked again. */
   refuse(fd: number): Promise<void> {
     close(fd);
-    return this.#afterEnd();
+    this.#afterLast = this.#afterEnd();
+    return this.#afterLast;
   }
 
   /** Puts listener and connection on an empty shelf again. */
@@ -125,6 +128,12 @@ export class DeviceEndpoint {
     if (this.#connectionFd >= 0) {
       store.put(this.#host, shelfNames.connection(this.#host.vuid), EMPTY, this.#connectionFd);
     }
+  }
+
+  /** Ends the connection, as when its client goes; resolves when the function is as after power-on. */
+  async disconnect(): Promise<void> {
+    this.#connection?.close();
+    await this.#afterLast;
   }
 
   /** Ends the connection and stops listening, for good. */
@@ -200,12 +209,12 @@ export class DeviceEndpoint {
       replyRing: this.#replyRing,
       journal,
       adopted,
-      onClose: (end) => void this.#onClose(end),
+      onClose: (end) => this.#onClose(end),
     });
     if (typeof connection === 'number') {
       this.#services.log('error', 'cannot serve a socket', { vuid: this.#host.vuid, errno: -connection });
       close(fd);
-      void this.#afterEnd();
+      this.#afterLast = this.#afterEnd();
       return;
     }
     this.#connection = connection;
@@ -226,14 +235,14 @@ export class DeviceEndpoint {
     });
   }
 
-  async #onClose(end: ConnectionEnd): Promise<void> {
+  #onClose(end: ConnectionEnd): void {
     if (end.reason !== 'peer-closed' && end.reason !== 'closed-here') {
       this.#services.log('warn', 'a client was disconnected', { vuid: this.#host.vuid, ...end });
     }
     this.#connection = null;
     this.#connectionFd = -1;
     this.#pageWords[UNDER_WAY] = 0;
-    if (!this.#ended) await this.#afterEnd();
+    if (!this.#ended) this.#afterLast = this.#afterEnd();
   }
 
   async #afterEnd(): Promise<void> {

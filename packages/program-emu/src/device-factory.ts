@@ -1,6 +1,11 @@
 /** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
-import { type DevicePlan, type RepresentorKind, VIRT_QUEUES_MAX } from '@virtnet/engine-control';
-import { VirtioPciFunction } from '@virtnet/engine-pci';
+import {
+  type DevicePlan,
+  FunctionKind,
+  type RepresentorKind,
+  VIRT_QUEUES_MAX,
+} from '@virtnet/engine-control';
+import { type SriovRole, VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
 import { Errno, STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader, statePageSize } from '@virtnet/wire';
@@ -42,6 +47,7 @@ function pciFunction(plan: DevicePlan, device: NetDevice, page: PageMapping): Vi
     device,
     classCode: PCI_CLASS_ETHERNET,
     msixVectors: plan.msixVectors,
+    ...sriovOf(plan),
     isr: cell(StatePageHeader.at.isr),
     generation: cell(StatePageHeader.at.configGeneration),
   });
@@ -57,9 +63,15 @@ export function functionEngines(
   return { net, fn: pciFunction(plan, net, page) };
 }
 
-/** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. */
+/** A static PF and its VFs are on the adapter that has SR-IOV. */
+function sriovOf({ kind, vfsMax, firstVfOffset }: DevicePlan): { readonly sriov?: SriovRole } {
+  if (kind === FunctionKind.VF) return { sriov: { kind: 'vf' } };
+  return kind === FunctionKind.STATIC_PF ? { sriov: { kind: 'pf', totalVfs: vfsMax, firstVfOffset } } : {};
+}
+
+/** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. A VF has no INTx. */
 export function interruptsOf(plan: DevicePlan): DeviceInterrupts {
-  return new DeviceInterrupts([1, 0, plan.msixVectors, 1, 1]);
+  return new DeviceInterrupts([plan.kind === FunctionKind.VF ? 0 : 1, 0, plan.msixVectors, 1, 1]);
 }
 
 /**
@@ -95,7 +107,7 @@ const NO_TAPS_HERE: ReadonlySet<number> = new Set([Errno.EPERM, Errno.EACCES, Er
 
 /**
  * Makes a planned function with its representor and state page; nothing is shelved yet. -errno when the host refuses.
- * `wanted` null: a TAP where this process may make one, else the eswitch.
+ * `wanted` null: a TAP where this process may make one, else the eswitch. `pooled` are the queues of a TAP that exists.
  */
 export function createDevice(
   plan: DevicePlan,
@@ -103,6 +115,7 @@ export function createDevice(
   requestId: string,
   arena: Arena,
   services: HostServices,
+  pooled: readonly number[] | null = null,
 ): DeviceHost | number {
   if (wanted !== null && wanted !== 'tap') {
     return buildDevice(
@@ -114,7 +127,10 @@ export function createDevice(
       services,
     );
   }
-  const taps = DeviceTaps.create(plan.representor, plan.queuePairs);
+  const taps =
+    pooled === null
+      ? DeviceTaps.create(plan.representor, plan.queuePairs)
+      : DeviceTaps.reuse(plan.representor, pooled, plan.queuePairs);
   if (typeof taps === 'number') {
     if (wanted !== null || !NO_TAPS_HERE.has(-taps)) return taps;
     services.log('info', 'TAPs are not permitted here: the function is on the eswitch', { errno: -taps });
@@ -202,7 +218,7 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   const { taps } = mirror;
   const tapFds =
     representor === 'tap' ? Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1) : [];
-  if (tapFds.includes(-1)) return 'a queue of the representor is missing';
+  if (tapFds[0] === -1) return 'the first queue of the representor is missing';
   if (mirror.listenerFd < 0) return 'no listening socket';
   const { net, fn } = functionEngines(plan, record.settings, page);
   const netProblems = net.restore(record.net);

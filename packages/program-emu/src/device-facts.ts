@@ -1,7 +1,7 @@
 /** What the command line's answers need of one device, read from the engines and the state page. */
 import { type DeviceFacts, formatMac, type HealthFacts, NO_VF_POOL } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
-import { DeviceStatus, QueueCounter } from '@virtnet/wire';
+import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
 import { droppedFrames } from './device-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { queueFacts } from './queue-facts.js';
@@ -10,8 +10,25 @@ const PCI_CLASS_ETHERNET = 0x020000;
 const VIRTIO_VENDOR = 0x1af4;
 const VIRTIO_NET_MODERN = 0x1041;
 
+/** How a function presents itself on the bus. */
+export interface PciFacts {
+  readonly classCode: number;
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly revisionId: number;
+}
+
+export function pciFacts({ fn }: DeviceHost): PciFacts {
+  const header = PciHeader.decode(viewOf(fn.readConfig(0, PciHeader.sizeBytes)));
+  const { baseClass, subclass, programmingInterface, vendorId, deviceId, revision } = header;
+  const classCode = (baseClass << 16) | (subclass << 8) | programmingInterface;
+  return { classCode, vendorId, deviceId, revisionId: revision };
+}
+
 /** What a device's facts need that is not the device's own. */
 export interface FactsContext {
+  /** Called before what takes long among many devices. */
+  readonly beat: () => void;
   /** Mb/s of the uplink's network device, null when there is none. */
   readonly uplinkSpeed: number | null;
   /** VFs the function may have, and has now. */
@@ -75,7 +92,11 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     status: fn.status,
     resetting: fn.queues.some((queue) => queue.resetting),
     enabled: fn.status !== 0,
-    queues: fn.queues.map((_, index) => queueFacts(host, index)),
+    /** Worked out when somebody looks: a list of a thousand functions does not. */
+    get queues() {
+      context.beat();
+      return fn.queues.map((_, index) => queueFacts(host, index));
+    },
     droppedFrames: droppedFrames(host),
   };
 }

@@ -263,11 +263,21 @@ export class DeviceHost {
     this.commit(null);
   }
 
-  /** Stops everything and closes what belongs to the function. The keeper is the caller's business. */
-  async destroy(): Promise<void> {
+  /** A function-level reset that the host orders; recorded when it has happened. */
+  async functionReset(): Promise<void> {
+    await this.carryOut(this.fn.reset());
+    this.#changed = true;
+    this.commit(this.applied);
+  }
+
+  /**
+   * Stops everything and closes what belongs to the function, but for the representor if it is kept: its descriptors
+   * are the caller's then. The keeper is the caller's business.
+   */
+  async destroy({ keepTaps = false }: { keepTaps?: boolean } = {}): Promise<void> {
     this.#ended = true;
     await this.#letGo();
-    this.#closeAll();
+    this.#closeAll(keepTaps);
   }
 
   /**
@@ -293,8 +303,8 @@ export class DeviceHost {
     this.#closeAll();
   }
 
-  #closeAll(): void {
-    this.taps.close();
+  #closeAll(keepTaps = false): void {
+    if (!keepTaps) this.taps.close();
     this.page.close();
     close(this.page.fd);
   }
@@ -490,6 +500,11 @@ export class DeviceHost {
 
   async #reconcileData(memoryChanged: boolean): Promise<void> {
     const { state } = this;
+    for (let pair = 1; pair < this.taps.fds.length; pair++) {
+      if (!state.usesPair(pair)) continue;
+      const fd = this.taps.open(pair);
+      if (fd >= 0) this.put(shelfNames.tap(this.vuid, pair), fd);
+    }
     this.taps.steer((pair) => state.driverReady && state.mayReceive(pair));
     await this.#queues.reconcile(
       this.fn.queues.length,
@@ -556,6 +571,7 @@ export class DeviceHost {
     this.commit(this.applied);
     this.taps.applyOffloads(this.net.receiveOffloads());
     await this.#reconcileData(false);
+    this.commit(this.applied);
   }
 
   async #onFault(queue: number, fault: RingFault): Promise<void> {

@@ -6,7 +6,13 @@
  *   I2  one that it fails to make leaves nothing behind.
  */
 import { rmSync } from 'node:fs';
-import { type DeviceIdentity, type DevicePlan, type Failure, failure } from '@virtnet/engine-control';
+import {
+  type DeviceIdentity,
+  type DevicePlan,
+  type Failure,
+  FunctionKind,
+  failure,
+} from '@virtnet/engine-control';
 import { close, interfaceExists, listen } from '@virtnet/host-linux';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { createDevice, pciAddress } from './device-factory.js';
@@ -25,7 +31,9 @@ export function identityOf({ host }: Device): DeviceIdentity {
 export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: string): Device | Failure {
   const { services } = emulator;
   const wanted = emulator.conf.software.representor;
-  if ((wanted ?? 'tap') === 'tap' && interfaceExists(plan.representor)) {
+  const mayBeTap = (wanted ?? 'tap') === 'tap';
+  const pooled = mayBeTap ? emulator.pool.take(plan.representor) : null;
+  if (mayBeTap && pooled === null && interfaceExists(plan.representor)) {
     services.log('error', 'an interface of the representor’s name exists already', {
       name: plan.representor,
     });
@@ -37,27 +45,39 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
     services.log('error', 'cannot listen', { path, errno: -listenerFd });
     return failure('SNAP_PF_HOTPLUG');
   }
-  const host = createDevice(plan, wanted, requestId, emulator.arena, services);
+  const host = createDevice(plan, wanted, requestId, emulator.arena, services, pooled);
   if (typeof host === 'number') {
     close(listenerFd);
     rmSync(path, { force: true });
+    if (pooled !== null) emulator.pool.taken(plan.representor); // it is closed
     services.log('error', 'the host refused a device', { representor: plan.representor, errno: -host });
     return failure('SF_CREATE');
   }
   const endpoint = new DeviceEndpoint(host, listenerFd, services, emulator.replyRing);
   endpoint.upload();
   host.upload();
+  if (pooled !== null) emulator.pool.taken(plan.representor);
   const device = { host, endpoint };
   emulator.addDevice(device);
   endpoint.listen();
   return device;
 }
 
-/** Removes a function as `requestId` asked for; resolves when its representor is gone from the host. */
-export async function unmakeDevice(emulator: Emulator, device: Device, requestId: string): Promise<void> {
-  await emulator.removeDevice(device, requestId);
+/**
+ * Removes a function, as `requestId` asked for; resolves when its representor is gone from the host, or in the pool if
+ * it is a VF's.
+ */
+export async function unmakeDevice(
+  emulator: Emulator,
+  device: Device,
+  requestId: string | null = null,
+): Promise<void> {
+  const { plan, representor } = device.host;
+  const keepTaps = plan.kind === FunctionKind.VF && representor === 'tap';
+  await emulator.removeDevice(device, { requestId, keepTaps });
+  if (keepTaps) return;
   const deadline = performance.now() + REPRESENTOR_GONE_MS;
-  const isThere = () => device.host.representor === 'tap' && interfaceExists(device.host.plan.representor);
+  const isThere = () => representor === 'tap' && interfaceExists(plan.representor);
   while (isThere() && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }

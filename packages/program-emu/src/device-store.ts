@@ -57,6 +57,13 @@ export class DeviceStore {
     this.#send(operations);
   }
 
+  /** Sends what was staged for `owner`, which has no record. */
+  flush(owner: object): void {
+    const operations = this.#staged.get(owner) ?? [];
+    this.#staged.delete(owner);
+    this.#send(operations);
+  }
+
   /** Removes everything of a device, and puts `names` in the same message. */
   forget(owner: object, prefix: string, names: readonly string[] = []): void {
     this.#staged.delete(owner);

@@ -177,7 +177,7 @@ describe('takeover of a function', () => {
     expect([...device.host.interrupts.entries()]).toHaveLength(driver.events.length);
   });
 
-  it.each(['page', 'tap/1', 'listener', 'record'])(
+  it.each(['page', 'tap/0', 'listener', 'record'])(
     'without its %s: said, and everything stays the mirror’s',
     async (part) => {
       const mirror = await die();

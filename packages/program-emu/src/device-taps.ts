@@ -1,11 +1,12 @@
 /**
- * device-taps.ts: the representor of one function, a TAP device with one queue per queue pair.
+ * device-taps.ts: the representor of one function, a TAP device with up to one queue per queue pair.
  *
  * Theory
  *   The TAP is made once, at hotplug, with its final name, and lives as long as somebody holds one of its
  *   descriptors: this process, the standby and the state keeper. It never leaves its bridge when a process dies.
- *   Its carrier says whether a driver is there to receive and the link is up. Queues of pairs that the driver has
- *   not enabled are detached, so that the kernel steers no flow to them.
+ *   Its carrier says whether a driver is there to receive and the link is up. Queue 0 is made with the TAP, the others
+ *   when the driver first enables their pair: a thousand functions nobody uses hold a descriptor each and not sixty.
+ *   Queues of pairs that are not enabled any more are detached, so that the kernel steers no flow to them.
  *
  * Invariants
  *   I1  TUNSETOFFLOAD follows what the driver accepted, never what was offered; it is applied again on adoption.
@@ -29,8 +30,8 @@ export function tapOffloads(features: bigint): number {
 
 export class DeviceTaps {
   readonly name: string;
-  /** One descriptor per queue pair. */
-  fds: readonly number[];
+  /** One descriptor per queue pair; -1 where the queue was not needed yet. */
+  fds: number[];
   /** null: a predecessor knew. */
   #attached: (boolean | null)[];
   #carrier: boolean | null = null;
@@ -42,15 +43,15 @@ export class DeviceTaps {
   /** Over queues that exist; `attached`: all of them are, as after their making. Absent: not known. */
   constructor(name: string, fds: readonly number[], { attached }: { attached?: true } = {}) {
     this.name = name;
-    this.fds = fds;
+    this.fds = [...fds];
     this.#attached = fds.map(() => attached ?? null);
   }
 
-  /** Creates the TAP with one queue per pair; -errno when the kernel refuses. */
+  /** Creates the TAP with its first queue and room for one per pair; -errno when the kernel refuses. */
   static create(name: string, pairs: number): DeviceTaps | number {
-    const fds = openTap(name, { queues: pairs });
+    const fds = openTap(name, { queues: 1 });
     if (typeof fds === 'number') return fds;
-    const taps = new DeviceTaps(name, fds, { attached: true });
+    const taps = new DeviceTaps(name, filled(fds, pairs), { attached: true });
     taps.setCarrier(false);
     return taps;
   }
@@ -63,6 +64,27 @@ export class DeviceTaps {
     );
     taps.#closed = true;
     return taps;
+  }
+
+  /** Over the queues of a TAP that a former function left. Those that are too many are closed. */
+  static reuse(name: string, fds: readonly number[], pairs: number): DeviceTaps {
+    for (const fd of fds.slice(pairs)) if (fd >= 0) close(fd);
+    const taps = new DeviceTaps(name, filled(fds.slice(0, pairs), pairs));
+    taps.setCarrier(false);
+    return taps;
+  }
+
+  /** Makes the queue of `pair` if there is none yet; returns its descriptor if it did, else -1. */
+  open(pair: number): number {
+    if (this.#closed || this.fds[pair] !== NO_TAP) return NO_TAP;
+    const opened = openTap(this.name, { queues: 1 }, false);
+    if (typeof opened === 'number') {
+      this.errors++;
+      return NO_TAP;
+    }
+    this.fds[pair] = opened[0]!;
+    this.#attached[pair] = true;
+    return opened[0]!;
   }
 
   /** Applies the offloads the driver's features allow; 0 or -errno. */
@@ -79,6 +101,7 @@ export class DeviceTaps {
   steer(enabled: (pair: number) => boolean): void {
     if (this.#closed) return;
     for (let pair = 1; pair < this.fds.length; pair++) {
+      if (this.fds[pair]! < 0) continue;
       const wanted = enabled(pair);
       const before = this.#attached[pair];
       if (wanted === before) continue;
@@ -90,24 +113,15 @@ export class DeviceTaps {
   }
 
   /**
-   * Gives the TAP another number of queues. Returns the descriptors of queues that it has too many, detached and the
-   * caller's to close; -errno when the kernel refuses, and then nothing has changed.
+   * Gives the TAP room for another number of queues, made when they are needed. Returns the descriptors of queues that
+   * it has too many, detached and the caller's to close.
    */
-  resize(pairs: number): readonly number[] | number {
-    const more = pairs - this.fds.length;
-    if (more <= 0) {
-      const leaving = this.fds.slice(pairs);
-      this.steer((pair) => pair < pairs && this.#attached[pair] !== false);
-      this.fds = this.fds.slice(0, pairs);
-      this.#attached = this.#attached.slice(0, pairs);
-      return leaving;
-    }
-    const fds = openTap(this.name, { queues: more });
-    if (typeof fds === 'number') return fds;
-    this.#offloads = 0; // new queues begin without, and offloads are the device's
-    this.fds = [...this.fds, ...fds];
-    this.#attached = [...this.#attached, ...fds.map(() => true)];
-    return [];
+  resize(pairs: number): readonly number[] {
+    const leaving = this.fds.slice(pairs).filter((fd) => fd >= 0);
+    if (leaving.length > 0) this.steer((pair) => pair < pairs && this.#attached[pair] !== false);
+    this.fds = filled(this.fds.slice(0, pairs), pairs);
+    this.#attached = Array.from({ length: pairs }, (_, pair) => this.#attached[pair] ?? null);
+    return leaving;
   }
 
   setCarrier(on: boolean): void {
@@ -117,8 +131,17 @@ export class DeviceTaps {
   }
 
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    for (const fd of this.fds) close(fd);
+    for (const fd of this.release()) if (fd >= 0) close(fd);
   }
+
+  /** Lets go of the descriptors without closing them; they are the caller's. */
+  release(): readonly number[] {
+    if (this.#closed) return [];
+    this.#closed = true;
+    return this.fds;
+  }
+}
+
+function filled(fds: readonly number[], pairs: number): number[] {
+  return Array.from({ length: pairs }, (_, pair) => fds[pair] ?? NO_TAP);
 }

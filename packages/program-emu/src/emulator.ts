@@ -6,7 +6,8 @@
  *   its workers compile their loops. It becomes active when the controller says so, or by itself when the active one
  *   is gone: the keeper has told everything the active one sent (lease lost) and the kernel says that the process is
  *   dead (pidfd). Then it builds every device from its mirror, continues the rings, and only after that takes the
- *   sockets over, since a guest's packets are more urgent than its registers.
+ *   sockets over, since a guest's packets are more urgent than its registers. Functions that nobody is connected to
+ *   wait until all others are served: a thousand idle VFs lengthen no guest's pause.
  *   A planned handover moves device by device while both processes live (handover.ts). Its destination stands by in
  *   reserve: who succeeds an owner that dies is the ordinary standby's business (owners.ts).
  *
@@ -23,7 +24,14 @@ import { readdirSync, rmSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
-import { type Arena, Nice, type Poller, setProcessNice } from '@virtnet/host-linux';
+import {
+  type Arena,
+  GROUP_MAX,
+  Nice,
+  type Poller,
+  removeInterfaces,
+  setProcessNice,
+} from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
 import type { Datapath } from './datapath.js';
@@ -38,9 +46,10 @@ import { finishChange } from './modify-device.js';
 import { Owners } from './owners.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
+import { SfPool } from './sf-pool.js';
 import { shelfNames } from './shelf-names.js';
 import { Suspects, type Verdict } from './suspects.js';
-import { own } from './suspicion.js';
+import { own, takeMarks } from './suspicion.js';
 import { Unplugged } from './unplugged.js';
 import { UplinkMonitor } from './uplink-monitor.js';
 import { UplinkTaps } from './uplink-taps.js';
@@ -85,6 +94,8 @@ export class Emulator {
   readonly conf: VirtnetConf;
   readonly services: HostServices;
   readonly replyRing: ServerConnectionOptions['replyRing'];
+  /** Representors that VFs left behind. */
+  readonly pool: SfPool;
   /** Called when this process has become the active one and every device it took over is served. */
   onActive: () => Promise<void> = () => Promise.resolve();
   readonly beat: () => void;
@@ -131,6 +142,7 @@ export class Emulator {
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
     this.unplugged = new Unplugged(store);
+    this.pool = new SfPool(store);
     this.services = {
       datapath: parts.datapath,
       poller: parts.poller,
@@ -271,9 +283,7 @@ export class Emulator {
   /** Ends every device; with `remove` they disappear from the keeper, and the host, as well. */
   async shutdown(remove: boolean): Promise<void> {
     this.#uplinks.stop();
-    for (const device of [...this.devices.values()]) {
-      if (remove) await this.removeDevice(device);
-    }
+    if (remove) await this.removeAll();
     this.#owners.close();
     this.#suspects.close();
     this.unplugged.close();
@@ -286,6 +296,17 @@ export class Emulator {
     this.#uplinkTaps.close();
   }
 
+  /** Ends every device and the pool. */
+  async removeAll(): Promise<void> {
+    const taps = [...this.#hosts()].filter(({ representor }) => representor === 'tap');
+    this.#removeRepresentors([...taps.map(({ plan }) => plan.representor), ...this.pool.names]);
+    for (const device of [...this.devices.values()]) {
+      this.beat();
+      await this.removeDevice(device);
+    }
+    this.pool.close();
+  }
+
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
     own(device.host.page.buffer);
@@ -293,11 +314,20 @@ export class Emulator {
     this.#uplinks.joined(device.host);
   }
 
-  /** Ends a device and everything of it, as `requestId` asked for. */
-  async removeDevice({ host, endpoint }: Device, requestId: string | null = null): Promise<void> {
+  /**
+   * Ends a device and everything of it, as `requestId` asked for; its representor goes to the pool if it is to be kept.
+   */
+  async removeDevice(
+    { host, endpoint }: Device,
+    { requestId = null, keepTaps = false }: { requestId?: string | null; keepTaps?: boolean } = {},
+  ): Promise<void> {
     this.devices.delete(host.vuid);
     endpoint.end();
-    await host.destroy();
+    await host.destroy({ keepTaps });
+    if (keepTaps) {
+      host.taps.setCarrier(false);
+      this.pool.give(host.plan.representor, host.taps.release());
+    }
     const names = requestId === null ? [] : this.unplugged.remember(requestId);
     this.services.store.forget(host, shelfNames.device(host.vuid), names);
     try {
@@ -323,22 +353,27 @@ export class Emulator {
       throw new Error('another emulator is active');
     }
     this.#uplinkTaps.serve(this.#datapath);
-    const mirrors = this.#mirror.take();
+    this.pool.adopt(this.#mirror.takePool());
     this.unplugged.adopt(this.#mirror.unplugged);
-    this.#suspects.examine(mirrors);
-    const restored = mirrors.flatMap(
-      (mirror) => this.#restore(mirror, this.#suspects.heldBack(mirror)) ?? [],
-    );
+    const mirrors = this.#mirror.take();
+    const used = mirrors.filter(({ connectionFd }) => connectionFd >= 0);
+    this.#suspects.examine(used);
+    const restored = used.flatMap((mirror) => this.#restore(mirror, this.#suspects.heldBack(mirror)) ?? []);
     await Promise.all(restored.map(({ attached }) => attached));
-    restoring.resolve();
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
-    for (const each of restored) {
-      this.beat();
-      if (reason !== 'update') this.#countRecovery(each.device.host, reason);
-      if (!this.#suspects.heldBack(each.mirror)) await this.#open(each);
+    for (const each of restored) await this.#resume(each, reason);
+    this.#settled = this.#suspects.settle(restored, !told);
+    for (const mirror of mirrors) {
+      if (used.includes(mirror)) continue;
+      if (mirror.page !== null) takeMarks(mirror.page.buffer); // nobody is connected whose fault it could be
+      const each = this.#restore(mirror);
+      if (each === null) continue;
+      await each.attached;
+      await this.#resume(each, reason);
+      await nextTurn();
     }
     if (reason === 'crash') this.#removeStaleSockets();
-    this.#settled = this.#suspects.settle(restored, !told);
+    restoring.resolve();
     this.#uplinks.start();
     const lease = await leased;
     if (lease < 0) this.#log.warn({ errno: -lease }, 'serving without the state keeper for now');
@@ -370,6 +405,12 @@ export class Emulator {
     return { device, mirror, session: record.session, attached: host.adopt(record, heldBack) };
   }
 
+  async #resume(restored: Restored, reason: PromotionReason): Promise<void> {
+    this.beat();
+    if (reason !== 'update') this.#countRecovery(restored.device.host, reason);
+    if (!this.#suspects.heldBack(restored.mirror)) await this.#open(restored);
+  }
+
   /** Takes the sockets over, of a device whose rings run. */
   async #open({ device: { host, endpoint }, mirror, session }: Restored): Promise<void> {
     if (mirror.connectionFd >= 0) endpoint.adopt(mirror.connectionFd, session);
@@ -399,13 +440,13 @@ export class Emulator {
 
   /** What a predecessor that died over an unplug or a hotplug left of devices that do not exist. */
   #removeStaleSockets(): void {
-    const served = [...this.devices.values()].map(({ host }) =>
-      this.paths.pciSocket(pciAddress(host.plan.bdf)),
+    const served = new Set(
+      [...this.devices.values()].map(({ host }) => this.paths.pciSocket(pciAddress(host.plan.bdf))),
     );
     try {
       for (const name of readdirSync(this.paths.pci)) {
         const path = join(this.paths.pci, name);
-        if (name.endsWith('.sock') && !served.includes(path)) rmSync(path, { force: true });
+        if (name.endsWith('.sock') && !served.has(path)) rmSync(path, { force: true });
       }
     } catch {
       // there is no directory as long as there was no device
@@ -423,6 +464,14 @@ export class Emulator {
     health.maxPauseMs = Math.max(health.maxPauseMs ?? 0, this.#takeoverMs ?? 0);
   }
 
+  /** Removes many representors faster than closing them one by one does. What stays goes with its descriptors. */
+  #removeRepresentors(names: readonly string[]): void {
+    for (let from = 0; from < names.length; from += GROUP_MAX) {
+      this.beat();
+      removeInterfaces(names.slice(from, from + GROUP_MAX));
+    }
+  }
+
   /** Puts everything on a keeper that knows nothing. */
   #upload(): void {
     for (const { host, endpoint } of this.devices.values()) {
@@ -432,5 +481,11 @@ export class Emulator {
     }
     this.unplugged.upload();
     this.#handover.lendAgain();
+    this.pool.upload();
   }
+}
+
+/** Lets everything else that waits have its turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }

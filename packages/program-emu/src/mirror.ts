@@ -21,7 +21,7 @@ import { close, fileSize, sharedMapping } from '@virtnet/host-linux';
 import { statePageSize } from '@virtnet/wire';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
-import { parseShelfName, parseUnplugged } from './shelf-names.js';
+import { parsePoolName, parseShelfName, parseUnplugged } from './shelf-names.js';
 
 /** A mapped state page. */
 export interface PageMapping {
@@ -193,6 +193,8 @@ export class Mirror {
   readonly #devices = new Map<string, DeviceMirror>();
   /** Requests to unplug a device that were carried out. Bounded by who puts them (unplugged.ts), and UNPLUGGED_MAX. */
   readonly unplugged = new Set<string>();
+  /** Queues of the pool's representors, by name and pair. */
+  readonly #pool = new Map<string, Map<number, number>>();
   /** Entries that were not understood. */
   refused = 0;
 
@@ -205,6 +207,11 @@ export class Mirror {
   }
 
   put(name: string, blob: Uint8Array, fd: number): void {
+    const pooled = parsePoolName(name);
+    if (pooled !== null) {
+      this.#putPooled(pooled.representor, pooled.pair, fd);
+      return;
+    }
     const place = parseShelfName(name);
     let device = place === null ? undefined : this.#devices.get(place.vuid);
     if (device === undefined && place !== null && this.#devices.size < DEVICES_MAX) {
@@ -224,6 +231,14 @@ export class Mirror {
   }
 
   delete(name: string): void {
+    const pooled = parsePoolName(name);
+    if (pooled !== null) {
+      const queues = this.#pool.get(pooled.representor);
+      if (queues === undefined) return;
+      dropFd(queues, pooled.pair);
+      if (queues.size === 0) this.#pool.delete(pooled.representor);
+      return;
+    }
     const place = parseShelfName(name);
     if (place === null) {
       this.unplugged.delete(parseUnplugged(name) ?? '');
@@ -261,7 +276,25 @@ export class Mirror {
     return devices;
   }
 
+  /** Hands the pool over; the mirror has none afterwards. */
+  takePool(): ReadonlyMap<string, ReadonlyMap<number, number>> {
+    const pool = new Map(this.#pool);
+    this.#pool.clear();
+    return pool;
+  }
+
   close(): void {
     for (const device of this.take()) device.close();
+    for (const queues of this.takePool().values()) for (const fd of queues.values()) close(fd);
+  }
+
+  #putPooled(representor: string, pair: number, fd: number): void {
+    const queues = this.#pool.get(representor) ?? new Map<number, number>();
+    if (this.#pool.size >= DEVICES_MAX || !putFd(queues, pair, fd)) {
+      this.refused++;
+      if (fd >= 0) close(fd);
+      return;
+    }
+    this.#pool.set(representor, queues);
   }
 }

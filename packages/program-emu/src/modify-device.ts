@@ -110,9 +110,6 @@ function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: rea
   engines.net.setUplink(net.uplink);
   const pairs = taps.fds.length;
   const leaving = taps.resize(plan.queuePairs);
-  if (typeof leaving === 'number') return failure('SF_MQ_UPDATE');
-  for (let pair = pairs; pair < plan.queuePairs; pair++)
-    host.put(shelfNames.tap(vuid, pair), taps.fds[pair]!);
   for (let pair = plan.queuePairs; pair < pairs; pair++) host.drop(shelfNames.tap(vuid, pair));
   const interrupts = plan.msixVectors === before.msixVectors ? host.interrupts : interruptsOf(plan);
   new Uint32Array(page.buffer)[StatePageHeader.at.queueCount / 4] = plan.queueCount;

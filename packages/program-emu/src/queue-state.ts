@@ -99,6 +99,12 @@ export class QueueState {
     return pair < this.#parts.net.activePairs;
   }
 
+  /** Whether a queue of the pair is enabled, so that the representor needs one for it. */
+  usesPair(pair: number): boolean {
+    const { queues } = this.#parts.fn;
+    return this.driverReady && (queues[2 * pair]?.enabled === true || queues[2 * pair + 1]?.enabled === true);
+  }
+
   /** Whether the control queue should be worked now. */
   get controlWanted(): boolean {
     const index = this.controlIndex;
@@ -113,6 +119,8 @@ export class QueueState {
     const role = net.roleOf(queue);
     if (role === 'control' || role === 'unused') return null;
     const pair = queue >> 1;
+    const tapFd = taps.fds[pair]!;
+    if (tapFd < 0 && switched === null) return null; // the kernel refused a queue of the representor
     const receive = role === 'receive';
     return {
       direction: role,
@@ -126,7 +134,7 @@ export class QueueState {
       queue,
       pageAddress: page.address,
       pageBytes: page.buffer.byteLength,
-      tapFd: taps.fds[pair]!,
+      tapFd,
       switched,
       kickFd: this.kicks.get(queue) ?? -1,
       interruptFd: this.#interruptFd(queue),

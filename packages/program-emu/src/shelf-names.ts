@@ -2,6 +2,7 @@
 
 const GUEST_MEMORY_KEPT_MS = 3000;
 const UNPLUGGED = 'unplugged/';
+const POOLED = /^pool\/([\w.-]{1,15})\/(0|[1-9]\d{0,2})$/;
 const DEVICE = /^dev\/([^/]+)\/(.+)$/;
 
 export const shelfNames = {
@@ -18,6 +19,9 @@ export const shelfNames = {
   kick: (vuid: string, queue: number) => `dev/${vuid}/kick/${queue}`,
   allKicks: (vuid: string) => `dev/${vuid}/kick/`,
   unplugged: (requestId: string) => `${UNPLUGGED}${requestId}`,
+  pool: 'pool/',
+  pooled: (representor: string) => `pool/${representor}/`,
+  pooledTap: (representor: string, pair: number) => `pool/${representor}/${pair}`,
 } as const;
 
 /**
@@ -37,4 +41,10 @@ export function parseUnplugged(name: string): string | null {
 export function parseShelfName(name: string): { vuid: string; part: string } | null {
   const match = DEVICE.exec(name);
   return match === null ? null : { vuid: match[1]!, part: match[2]! };
+}
+
+/** Splits a shelf name into the representor and queue of the pool; null for a name that is not the pool's. */
+export function parsePoolName(name: string): { representor: string; pair: number } | null {
+  const match = POOLED.exec(name);
+  return match === null ? null : { representor: match[1]!, pair: Number(match[2]) };
 }

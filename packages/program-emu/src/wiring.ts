@@ -4,6 +4,7 @@ import { BEAT_MS } from '@virtnet/engine-recovery';
 import {
   createLogger,
   exitOnFault,
+  type JsonValue,
   packageVersion,
   RpcServer,
   readConfSnapshot,
@@ -89,6 +90,8 @@ export async function serve(options: EmuOptions): Promise<void> {
       'device.stats': (request) => ({ ...commands.stats(request) }),
       'device.list': () => commands.list(),
       'device.query': (request) => ({ ...commands.query(request) }),
+      'device.host': async ({ requestId: _, ...request }) =>
+        ({ ...(await commands.host(request)) }) as JsonValue,
       'device.health': (request) => commands.health(request),
       'emu.status': () => ({
         role: emulator.role,
@@ -112,7 +115,7 @@ export async function serve(options: EmuOptions): Promise<void> {
         devices: [...emulator.devices.values()].map(({ host: { plan } }) => ({
           vuid: plan.vuid,
           pf: plan.pfId,
-          vf: null,
+          vf: plan.vfId,
         })),
       }),
       'emu.check': () => ({

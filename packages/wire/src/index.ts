@@ -10,6 +10,7 @@ export * from './errno.js';
 export * from './ethernet.js';
 export * from './layout.js';
 export * from './linux.js';
+export * from './linux-netlink.js';
 export * from './linux-uring.js';
 export * from './packed-ring.js';
 export * from './pci.js';

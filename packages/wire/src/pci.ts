@@ -208,3 +208,41 @@ export const MsixEntry = layout('MsixEntry', 16, {
 export const MSIX_ENTRY_MASKED = 1;
 /** Most vectors an MSI-X table can have. */
 export const MSIX_VECTORS_MAX = 2048;
+
+/** Extended capabilities: a 16-bit id, 4 bits of version, 12 bits of the next one's offset. */
+export const PciExtendedCapability = { ARI: 0x000e, SRIOV: 0x0010 } as const;
+export const PCI_EXTENDED_VERSION = 1;
+
+/** Alternative routing-id interpretation: a function number of 8 bits (PCI Express Base, 7.8.8). */
+export const PciAri = layout('PciAri', 8, { header: u32, capability: u16, control: u16 });
+
+/** Single root I/O virtualization (PCI Express Base, 9.3.3). */
+export const PciSriov = layout('PciSriov', 64, {
+  header: u32,
+  capabilities: u32,
+  /** Bits of SriovControl. */
+  control: u16,
+  status: u16,
+  initialVfs: u16,
+  totalVfs: u16,
+  numVfs: u16,
+  dependencyLink: u16,
+  /** Routing id of the first VF, counted from the PF's. */
+  firstVfOffset: u16,
+  /** From one VF's routing id to the next. */
+  vfStride: u16,
+  reserved: u16,
+  vfDeviceId: u16,
+  supportedPageSizes: u32,
+  systemPageSize: u32,
+  vfBar0: u32,
+  vfBar1: u32,
+  vfBar2: u32,
+  vfBar3: u32,
+  vfBar4: u32,
+  vfBar5: u32,
+  migrationState: u32,
+});
+export const SriovControl = { VF_ENABLE: 1, VF_MEMORY: 8, ARI: 16 } as const;
+/** 4 KiB and, as real adapters, up to 4 MiB. */
+export const SRIOV_PAGE_SIZES = 0x553;

@@ -1,0 +1,134 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { isFailure } from './errors.js';
+import {
+  bindDriver,
+  findFunction,
+  forgetFunctions,
+  freshHost,
+  type HostState,
+  LOG_LINES_MAX,
+  logged,
+  logText,
+  restoreHost,
+  serialiseHost,
+  setNumVfs,
+  unbindDriver,
+} from './host-model.js';
+
+const NOW = 1_000_000;
+const PF = { bdf: '14:00.2', vfsMax: 4, inUse: false };
+const VF = { bdf: '14:00.7', vfsMax: 0, inUse: false };
+const functions = [PF, VF];
+
+/** The state, where there is one. */
+function state(result: ReturnType<typeof setNumVfs>): HostState {
+  if (result === null || isFailure(result)) throw new Error(`no state: ${JSON.stringify(result)}`);
+  return result;
+}
+const errno = (result: unknown) => (result as { errno: number }).errno;
+
+describe('the host', () => {
+  it.each(['14:00.2', '0000:14:00.2'])('finds %s', (text) => {
+    expect(findFunction(functions, text)).toBe(PF);
+  });
+
+  it.each(['14:00.3', '0001:14:00.2', 'x', ''])('%j is no device', (text) => {
+    expect(errno(findFunction(functions, text))).toBe(-19);
+  });
+
+  it('a number of VFs goes from 0 to n and from n to 0, never from n to m', () => {
+    const with3 = state(setNumVfs(freshHost(NOW), functions, PF.bdf, 3, NOW + 1500));
+    expect(with3.numVfs).toEqual({ [PF.bdf]: 3 });
+    expect(with3.log.map(logText)).toEqual(['[    1.500000] virtio-pci 0000:14:00.2: 3 VFs enabled']);
+    expect(setNumVfs(with3, functions, PF.bdf, 3, NOW)).toBeNull();
+    expect(errno(setNumVfs(with3, functions, PF.bdf, 4, NOW))).toBe(-16);
+    expect(state(setNumVfs(with3, functions, PF.bdf, 0, NOW)).numVfs).toEqual({});
+  });
+
+  it.each([-1, 5, 1.5])('%d VFs are out of range', (count) => {
+    expect(errno(setNumVfs(freshHost(NOW), functions, PF.bdf, count, NOW))).toBe(-34);
+  });
+
+  it('a function without SR-IOV has no VFs', () => {
+    expect(errno(setNumVfs(freshHost(NOW), functions, VF.bdf, 1, NOW))).toBe(-22);
+  });
+
+  it('a function has one driver at a time; who has it open keeps it', () => {
+    const bound = state(bindDriver(freshHost(NOW), functions, VF.bdf, 'vfio-pci', NOW));
+    expect(bound.drivers).toEqual({ [VF.bdf]: 'vfio-pci' });
+    expect(errno(bindDriver(bound, functions, VF.bdf, 'vfio-pci', NOW))).toBe(-16);
+    expect(errno(unbindDriver(bound, functions, PF.bdf, 'vfio-pci', NOW))).toBe(-19);
+    expect(errno(unbindDriver(bound, [PF, { ...VF, inUse: true }], VF.bdf, 'vfio-pci', NOW))).toBe(-16);
+    expect(state(unbindDriver(bound, functions, VF.bdf, 'vfio-pci', NOW)).drivers).toEqual({});
+  });
+
+  it('a PF loses its VFs with its driver', () => {
+    const bound = state(bindDriver(freshHost(NOW), functions, PF.bdf, 'vfio-pci', NOW));
+    const with2 = state(setNumVfs(bound, functions, PF.bdf, 2, NOW));
+    expect(state(unbindDriver(with2, functions, PF.bdf, 'vfio-pci', NOW)).numVfs).toEqual({});
+  });
+
+  it('forgets everything of functions that are gone', () => {
+    const full: HostState = {
+      ...freshHost(NOW),
+      drivers: { [PF.bdf]: 'vfio-pci', [VF.bdf]: 'vfio-pci' },
+      numVfs: { [PF.bdf]: 2 },
+    };
+    const left = { ...freshHost(NOW), drivers: { [VF.bdf]: 'vfio-pci' } };
+    expect(forgetFunctions(full, [PF.bdf])).toEqual(left);
+  });
+
+  it('the log keeps its last lines', () => {
+    let log = freshHost(NOW);
+    for (let i = 0; i < LOG_LINES_MAX + 5; i++) log = logged(log, NOW, `line ${i}`);
+    expect(log.log).toHaveLength(LOG_LINES_MAX);
+    expect(log.log[0]!.text).toBe('line 5');
+  });
+});
+
+describe('the host’s document', () => {
+  const bdf = fc.constantFrom('14:00.2', '15:00.0', '1f:1f.7');
+  const states = fc.record({
+    bootedAt: fc.nat(),
+    drivers: fc.dictionary(bdf, fc.constant('vfio-pci' as const), { noNullPrototype: true }),
+    numVfs: fc.dictionary(bdf, fc.integer({ min: 1, max: 1008 }), { noNullPrototype: true }),
+    log: fc.array(fc.record({ at: fc.nat(), text: fc.string({ maxLength: 120 }) }), { maxLength: 5 }),
+  });
+
+  it('is read as it was written', () => {
+    fc.assert(
+      fc.property(states, (written) => {
+        expect(restoreHost(serialiseHost(written))).toEqual(written);
+      }),
+    );
+  });
+
+  it('any text, and any part of a document, is a state or a sentence', () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.string(), fc.json(), states.map(serialiseHost)), fc.nat(), (text, cut) => {
+        for (const each of [text, text.slice(0, cut % (text.length + 1))]) {
+          const restored = restoreHost(each);
+          if (typeof restored !== 'string') expect(restoreHost(serialiseHost(restored))).toEqual(restored);
+        }
+      }),
+    );
+  });
+
+  const good = JSON.parse(serialiseHost(freshHost(NOW))) as Record<string, unknown>;
+  it.each([
+    { version: 2 },
+    { bootedAt: 'now' },
+    { drivers: { '14:00.2': 'e1000' } },
+    { drivers: { nowhere: 'vfio-pci' } },
+    { drivers: [] },
+    { numVfs: { '14:00.2': 0 } },
+    { numVfs: { '14:00.2': 1009 } },
+    { numVfs: { '0000:14:00.2': 1 } },
+    { log: [{ at: 0 }] },
+    { log: [{ at: 0, text: 'x'.repeat(121) }] },
+    { log: 'x' },
+  ])('%j is refused', (wrong) => {
+    expect(restoreHost(JSON.stringify({ ...good, ...wrong }))).toEqual(expect.any(String));
+  });
+});

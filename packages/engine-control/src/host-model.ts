@@ -1,0 +1,218 @@
+/**
+ * host-model.ts: what the host has done to the functions: drivers, SR-IOV, and what it would have logged.
+ *
+ * Theory
+ *   The original's host is another computer with a kernel of its own; here a small model stands for the parts of it
+ *   that decide about functions. Functions themselves are not in it: it says how many VFs the host asked each PF for,
+ *   and the devices follow. The number is changed before the VFs are made or removed, so whoever finds a number that
+ *   the devices do not match (a successor after a crash) knows what remains to be done.
+ *   The model is plain JSON, kept as one small file, and not trusted when it is read back.
+ *
+ * Invariants
+ *   I1  numbers of VFs only change from 0 or to 0, as sriov_numvfs of a real PF.
+ *   I2  a driver's name is one of HOST_DRIVERS.
+ *
+ * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; entries for functions that can exist.
+ */
+import { type Failure, isFailure } from './errors.js';
+import { addressOf, formatBdf, parseBdf, rawBdf } from './identity.js';
+import { VFS_MAX } from './limits.js';
+
+/** Drivers a function can be bound to here. */
+export const HOST_DRIVERS = ['vfio-pci'] as const;
+export type HostDriver = (typeof HOST_DRIVERS)[number];
+
+export const HOST_STATE_VERSION = 1;
+export const HOST_STATE_BYTES_MAX = 1024 * 1024;
+/** Lines of the log that are kept, 120 bytes each at most. */
+export const LOG_LINES_MAX = 1000;
+const LOG_TEXT_MAX = 120;
+
+export interface HostLogLine {
+  /** Seconds since the host booted. */
+  readonly at: number;
+  readonly text: string;
+}
+
+export interface HostState {
+  /** When the host booted: milliseconds since the epoch. */
+  readonly bootedAt: number;
+  /** Driver by PCI address; absent: none. */
+  readonly drivers: Readonly<Record<string, HostDriver>>;
+  /** VFs the host asked a PF for, by its address; absent: 0. */
+  readonly numVfs: Readonly<Record<string, number>>;
+  readonly log: readonly HostLogLine[];
+}
+
+/** A host that has just booted. */
+export function freshHost(now: number): HostState {
+  return { bootedAt: now, drivers: {}, numVfs: {}, log: [] };
+}
+
+/** The state with lines added to its log. */
+export function logged(state: HostState, now: number, ...texts: readonly string[]): HostState {
+  const at = Math.max(0, now - state.bootedAt) / 1000;
+  const lines = texts.map((text) => ({ at, text: text.slice(0, LOG_TEXT_MAX) }));
+  return { ...state, log: [...state.log, ...lines].slice(-LOG_LINES_MAX) };
+}
+
+/** A line as dmesg prints it. */
+export function logText({ at, text }: HostLogLine): string {
+  return `[${at.toFixed(6).padStart(12)}] ${text}`;
+}
+
+/** A function as the host sees it. */
+export interface HostFunction {
+  /** `bus:device.function`. */
+  readonly bdf: string;
+  /** TotalVFs of its SR-IOV capability; 0 for a function that has none. */
+  readonly vfsMax: number;
+  /** Somebody holds the function open. */
+  readonly inUse: boolean;
+}
+
+const failures = {
+  ENODEV: { errno: -19, errstr: 'No such device' },
+  EBUSY: { errno: -16, errstr: 'Device or resource busy' },
+  EINVAL: { errno: -22, errstr: 'Invalid argument' },
+  ERANGE: { errno: -34, errstr: 'Numerical result out of range' },
+} as const satisfies Record<string, Failure>;
+
+/** The function at an address, with or without domain, or how the host says that there is none. */
+export function findFunction<T extends HostFunction>(functions: readonly T[], text: string): T | Failure {
+  const address = parseBdf(text);
+  const bdf = address === null ? null : formatBdf(address);
+  return functions.find((candidate) => candidate.bdf === bdf) ?? failures.ENODEV;
+}
+
+/** `echo <count> > sriov_numvfs`: the state that follows, null when nothing changes, or the error. */
+export function setNumVfs(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  count: number,
+  now: number,
+): HostState | Failure | null {
+  const pf = findFunction(functions, text);
+  if (isFailure(pf)) return pf;
+  if (pf.vfsMax === 0) return failures.EINVAL;
+  if (!Number.isInteger(count) || count < 0 || count > pf.vfsMax) return failures.ERANGE;
+  const present = state.numVfs[pf.bdf] ?? 0;
+  if (present === count) return null;
+  if (present > 0 && count > 0) {
+    return failures.EBUSY; // the kernel: "Disable before enabling"
+  }
+  return withNumVfs(state, pf.bdf, count, now);
+}
+
+function withNumVfs(state: HostState, bdf: string, count: number, now: number): HostState {
+  const { [bdf]: former, ...others } = state.numVfs;
+  const numVfs = count === 0 ? others : { ...others, [bdf]: count };
+  const what = count === 0 ? `${former ?? 0} VFs disabled` : `${count} VFs enabled`;
+  return logged({ ...state, numVfs }, now, `virtio-pci 0000:${bdf}: ${what}`);
+}
+
+/** `echo <bdf> > drivers/<driver>/bind`. */
+export function bindDriver(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  driver: HostDriver,
+  now: number,
+): HostState | Failure {
+  const found = findFunction(functions, text);
+  if (isFailure(found)) return found;
+  if (state.drivers[found.bdf] !== undefined) return failures.EBUSY;
+  const drivers = { ...state.drivers, [found.bdf]: driver };
+  return logged({ ...state, drivers }, now, `${driver} 0000:${found.bdf}: bound`);
+}
+
+/**
+ * `echo <bdf> > drivers/<driver>/unbind`: a PF loses its VFs with its driver. Refused while somebody holds the
+ * function.
+ */
+export function unbindDriver(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  driver: HostDriver,
+  now: number,
+): HostState | Failure {
+  const found = findFunction(functions, text);
+  if (isFailure(found)) return found;
+  if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
+  if (found.inUse) return failures.EBUSY;
+  const { [found.bdf]: _, ...drivers } = state.drivers;
+  const unbound = logged({ ...state, drivers }, now, `${driver} 0000:${found.bdf}: unbound`);
+  return (state.numVfs[found.bdf] ?? 0) === 0 ? unbound : withNumVfs(unbound, found.bdf, 0, now);
+}
+
+/** The state without what concerns functions that are gone. */
+export function forgetFunctions(state: HostState, gone: readonly string[]): HostState {
+  const without = <V>(record: Readonly<Record<string, V>>) =>
+    Object.fromEntries(Object.entries(record).filter(([bdf]) => !gone.includes(bdf)));
+  return {
+    ...state,
+    drivers: without(state.drivers),
+    numVfs: without(state.numVfs),
+  };
+}
+
+/** The document of a state. */
+export function serialiseHost(state: HostState): string {
+  return `${JSON.stringify({ version: HOST_STATE_VERSION, ...state })}\n`;
+}
+
+/** Reads a document; a sentence when it is none. Never throws. */
+export function restoreHost(text: string): HostState | string {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return 'not JSON';
+  }
+  if (!isObject(value)) return 'not an object';
+  if (value.version !== HOST_STATE_VERSION) return `version is not ${HOST_STATE_VERSION}`;
+  const { bootedAt, drivers, numVfs, log } = value;
+  if (typeof bootedAt !== 'number' || !Number.isFinite(bootedAt)) return 'bootedAt is not a time';
+  if (!isByFunction(drivers, isHostDriver)) return 'drivers are not drivers of functions';
+  if (!isByFunction(numVfs, (count) => isCount(count, VFS_MAX))) return 'numVfs are not numbers of VFs';
+  if (!Array.isArray(log) || log.length > LOG_LINES_MAX || !log.every(isLogLine)) return 'log is not a log';
+  return {
+    bootedAt,
+    drivers: drivers as Record<string, HostDriver>,
+    numVfs: numVfs as Record<string, number>,
+    log,
+  };
+}
+
+export function isHostDriver(name: unknown): name is HostDriver {
+  return HOST_DRIVERS.some((driver) => driver === name);
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isCount(value: unknown, most: number): boolean {
+  return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
+}
+
+function isCanonicalBdf(text: unknown): text is string {
+  const address = typeof text === 'string' ? parseBdf(text) : null;
+  return address !== null && formatBdf(addressOf(rawBdf(address))) === text;
+}
+
+function isByFunction(value: unknown, check: (entry: unknown) => boolean): boolean {
+  return (
+    isObject(value) && Object.entries(value).every(([bdf, entry]) => isCanonicalBdf(bdf) && check(entry))
+  );
+}
+
+function isLogLine(line: unknown): line is HostLogLine {
+  if (!isObject(line)) return false;
+  const { at, text } = line;
+  return (
+    typeof at === 'number' && Number.isFinite(at) && typeof text === 'string' && text.length <= LOG_TEXT_MAX
+  );
+}

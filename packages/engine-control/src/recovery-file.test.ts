@@ -1,0 +1,184 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type DevicePlan, restorePlan } from './device-plan.js';
+import { isFailure } from './errors.js';
+import { FunctionKind } from './facts.js';
+import { hotplugValues } from './firmware-entries.js';
+import { planHotplug } from './hotplug.js';
+import { recoveredHotplug, recoveredPlan } from './recovered-plan.js';
+import {
+  isRecoveryOf,
+  RECOVERY_BYTES_MAX,
+  type Recovery,
+  readRecovery,
+  writeRecovery,
+} from './recovery-file.js';
+import { type FunctionSite, NO_DEFAULTS, planStaticPf, planVf } from './static-functions.js';
+
+const firmware = {
+  ...hotplugValues(),
+  VIRTIO_NET_EMULATION_NUM_PF: 2,
+  VIRTIO_NET_EMULATION_NUM_VF: 100,
+  VIRTIO_NET_EMULATION_NUM_VF_MSIX: 12,
+  PCI_SWITCH_EMULATION_NUM_PORT: 15,
+  PF_TOTAL_SF: 300,
+  SRIOV_EN: 1,
+};
+const site: FunctionSite = {
+  uplinkMtu: null,
+  supportedFeatures: 0x1_0000_0020n,
+  defaultFeatures: 0x1_0000_0020n,
+  ibDevice: 'mlx5_0',
+  mac: '02:00:00:00:00:07',
+  sfNum: null,
+};
+function ok(plan: ReturnType<typeof planVf>): DevicePlan {
+  if (isFailure(plan)) throw new Error(plan.errstr);
+  return plan;
+}
+const staticPf = ok(planStaticPf(1, firmware, [], site, NO_DEFAULTS));
+const vf = ok(planVf(1, 7, firmware, [], site, NO_DEFAULTS));
+const hotplug = ok(
+  planHotplug(
+    {
+      ibDevice: 'mlx5_0',
+      mac: '0C:C4:7A:FF:22:93',
+      mtu: 1500,
+      queues: 3,
+      queuePairs: null,
+      queueSize: 1024,
+      sfNum: null,
+      features: null,
+      legacy: false,
+    },
+    hotplugValues(),
+    [],
+    site,
+  ),
+);
+const plans = { 'static PF': staticPf, 'hotplug PF': hotplug, VF: vf };
+const read = (text: string, vuid: string): Recovery => {
+  const recovery = readRecovery(text, vuid);
+  if (typeof recovery === 'string') throw new Error(recovery);
+  return recovery;
+};
+
+describe('recovery file', () => {
+  it('of a hotplug PF is the guide’s example, but for its place', () => {
+    expect(JSON.parse(writeRecovery(hotplug))).toEqual({
+      port_ib_dev: 'mlx5_0',
+      pf_id: 0,
+      function_type: 'pf',
+      bdf_raw: 0x1500,
+      device_type: 'hotplug',
+      mac: '0c:c4:7a:ff:22:93',
+      pf_num: 0,
+      sf_num: 2000,
+      mq: 3,
+    });
+    expect(Object.keys(JSON.parse(writeRecovery(hotplug)))).toEqual([
+      ...['port_ib_dev', 'pf_id', 'function_type', 'bdf_raw', 'device_type', 'mac', 'pf_num', 'sf_num', 'mq'],
+    ]);
+  });
+
+  it.each(Object.entries(plans))('of a %s says again what the plan says', (_, plan) => {
+    const { kind, ibDevice, pfId, vfId, address, mac, sfNum, queuePairs } = plan;
+    const recovery = read(writeRecovery(plan), plan.vuid);
+    expect(recovery).toEqual({ kind, ibDevice, pfId, vfId, address, mac, sfNum, queuePairs });
+    expect(isRecoveryOf(recovery, plan)).toBe(true);
+    expect(isRecoveryOf({ ...recovery, mac: '02:00:00:00:00:08' }, plan)).toBe(false);
+  });
+
+  it.each([
+    ['empty', ''],
+    ['torn', writeRecovery(vf).slice(0, 40)],
+    ['no object', '[]'],
+    ['null', 'null'],
+    ['too large', `${writeRecovery(vf)}${' '.repeat(RECOVERY_BYTES_MAX)}`],
+  ])('%s: a sentence', (_, text) => {
+    expect(readRecovery(text, vf.vuid)).toEqual(expect.any(String));
+  });
+
+  it.each<Record<string, unknown>>([
+    { mac: '01:00:00:00:00:01' },
+    { mac: '00:00:00:00:00:00' },
+    { mac: 5 },
+    { sf_num: 2000 },
+    { sf_num: 3000.5 },
+    { mq: 0 },
+    { mq: 1e9 },
+    { mq: 4 },
+    { bdf_raw: -1 },
+    { bdf_raw: 65536 },
+    { port_ib_dev: '../../x' },
+    { pf_id: 0 },
+    { vf_id: 8 },
+    { vf_id: '7' },
+    { function_type: 'pf' },
+    { device_type: 'static' },
+    { pf_num: null },
+    { more: 1 },
+    { constructor: 1 },
+  ])('%j in the file of another function, or out of range: a sentence', (wrong) => {
+    const file = { ...(JSON.parse(writeRecovery(vf)) as object), ...wrong };
+    expect(readRecovery(JSON.stringify(file), vf.vuid)).toEqual(expect.any(String));
+  });
+
+  it('a file copied to another function’s name is refused', () => {
+    for (const plan of Object.values(plans))
+      for (const other of Object.values(plans))
+        if (plan !== other) expect(readRecovery(writeRecovery(plan), other.vuid)).toEqual(expect.any(String));
+  });
+
+  it('whatever stands in it: a recovery within all limits, or a sentence', () => {
+    const file = JSON.parse(writeRecovery(vf)) as Record<string, unknown>;
+    const key = fc.constantFrom(...Object.keys(file));
+    const change = fc.dictionary(key, fc.jsonValue(), { minKeys: 1, noNullPrototype: true });
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.json(),
+          change.map((some) => JSON.stringify({ ...file, ...some })),
+        ),
+        (text) => {
+          const recovery = readRecovery(text, vf.vuid);
+          if (typeof recovery === 'string') return;
+          const plan = recoveredPlan(vf, recovery, null, []);
+          if (typeof plan !== 'string') expect(restorePlan(plan)).toEqual(plan);
+        },
+      ),
+    );
+  });
+});
+
+describe('recovered function', () => {
+  const fresh = { ...vf, mac: '02:00:00:00:00:99' };
+  const recovery = read(writeRecovery(vf), vf.vuid);
+
+  it('has what its file says, and what was saved beside it', () => {
+    expect(recoveredPlan(fresh, recovery, null, [])).toEqual(vf);
+    expect(recoveredPlan(fresh, recovery, { ...vf, mtu: 1400 }, [])).toEqual({ ...vf, mtu: 1400 });
+  });
+
+  it('does not take what another has', () => {
+    const { kind, pfId, vfId, vuid, bdf, sfNum } = vf;
+    const other = { kind, pfId, vfId, vuid: 'X', bdf: 'Y', sfNum: 1 };
+    expect(typeof recoveredPlan(fresh, recovery, null, [other])).toBe('object');
+    for (const taken of [{ vuid }, { bdf }, { sfNum }])
+      expect(typeof recoveredPlan(fresh, recovery, null, [{ ...other, ...taken }])).toBe('string');
+    expect(typeof recoveredPlan(fresh, { ...recovery, address: 1 }, null, [])).toBe('string');
+  });
+
+  it('a hotplug PF comes back where it was, while the firmware has its port', () => {
+    const file = read(writeRecovery(hotplug), hotplug.vuid);
+    const again = (values = hotplugValues(), existing: Parameters<typeof recoveredHotplug>[4] = []) =>
+      recoveredHotplug(hotplug.vuid, file, hotplug, values, existing, site);
+    expect(again()).toEqual(hotplug);
+    expect(again({ ...hotplugValues(), PCI_SWITCH_EMULATION_NUM_PORT: 0 })).toEqual(expect.any(String));
+    const { kind, pfId, vfId } = hotplug;
+    expect(again(hotplugValues(), [{ kind, pfId, vfId, vuid: 'X', bdf: 'Y', sfNum: 1 }])).toEqual(
+      expect.any(String),
+    );
+    expect(FunctionKind.HOTPLUG_PF).toBe(kind);
+  });
+});

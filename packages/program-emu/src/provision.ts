@@ -1,0 +1,220 @@
+/**
+ * provision.ts: the functions that exist without anybody's asking now: static PFs, those of recovery files, and VFs.
+ *
+ * Theory
+ *   Whoever becomes active compares what should exist with what does. The first emulator finds nothing and makes
+ *   everything; a successor makes what its predecessor did not get to, and gives each function without a recovery
+ *   file one. VFs should exist in the number the host asked for last, which the host's state says.
+ *   Making a function takes milliseconds of the main thread, so between two functions everybody else has a turn.
+ *
+ * Invariants
+ *   I1  a function that cannot be made is reported and left out; it never keeps the others waiting.
+ *   I2  VFs exist all or not at all: a PF that cannot have as many as the host asked for has none, and is told so.
+ */
+import { randomBytes } from 'node:crypto';
+import {
+  type DeviceIdentity,
+  type DevicePlan,
+  type Failure,
+  type FunctionDefaults,
+  FunctionKind,
+  failure,
+  firmwareLimits,
+  formatMac,
+  isFailure,
+  isRecoveryOf,
+  NO_DEFAULTS,
+  planStaticPf,
+  planVf,
+  recoveredHotplug,
+  recoveredPlan,
+  staticPfDevice,
+} from '@virtnet/engine-control';
+import type { ControlSite } from './control-site.js';
+import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
+import type { Device, Emulator } from './emulator.js';
+import type { RecoveryStore, Remembered } from './recovery-store.js';
+
+/** In place of the id of a request. */
+const REQUEST_ID = 'provision';
+const NOTHING: Remembered = { recoveries: new Map(), plans: new Map() };
+
+/** An address of one station that no manufacturer gave away. */
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = (bytes[0]! & 0xfc) | 2;
+  return formatMac(bytes);
+}
+
+/** Lets everything else that waits have its turn. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+export class Provision {
+  readonly #emulator: Emulator;
+  readonly #site: ControlSite;
+  readonly #recovery: RecoveryStore;
+  readonly #staticDefaults: FunctionDefaults;
+  readonly #vfDefaults: FunctionDefaults;
+  readonly #ibDevice: string;
+
+  constructor(emulator: Emulator, site: ControlSite, recovery: RecoveryStore) {
+    this.#emulator = emulator;
+    this.#site = site;
+    this.#recovery = recovery;
+    const { conf } = emulator;
+    this.#ibDevice = staticPfDevice(conf);
+    const { mac_base: pfMac, features: pfFeatures } = conf.static_pf;
+    this.#staticDefaults = { ...NO_DEFAULTS, macBase: pfMac, features: pfFeatures };
+    this.#vfDefaults = {
+      macBase: conf.vf.mac_base,
+      features: conf.vf.features,
+      queuePairs: conf.vf.max_queue_pairs,
+      queueSize: conf.vf.max_queue_size,
+      vfsPerPf: conf.vf.vfs_per_pf,
+    };
+  }
+
+  get plans(): DevicePlan[] {
+    return [...this.#emulator.devices.values()].map(({ host }) => host.plan);
+  }
+
+  /** VFs of static PF `pfId` that exist, by number. */
+  vfsOf(pfId: number): Device[] {
+    return [...this.#emulator.devices.values()]
+      .filter(({ host }) => host.plan.vfId !== null && host.plan.pfId === pfId)
+      .sort((a, b) => a.host.plan.vfId! - b.host.plan.vfId!);
+  }
+
+  /** What the files know of functions that exist and of those that do not. */
+  remembered(): Promise<Remembered> {
+    return this.#recovery.load(this.#site.firmware());
+  }
+
+  /** Makes the static PFs that do not exist. */
+  async staticPfs(remembered: Remembered): Promise<void> {
+    const firmware = this.#site.firmware();
+    const { staticPfs } = firmwareLimits(firmware);
+    for (let pfId = 0; pfId < staticPfs; pfId++) {
+      const devices = this.#identities();
+      if (devices.some(({ kind, pfId: id }) => kind === FunctionKind.STATIC_PF && id === pfId)) continue;
+      const fresh = planStaticPf(pfId, firmware, devices, this.#place(), this.#staticDefaults);
+      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices);
+      const made = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
+      if (isFailure(made)) this.#error('a static PF could not be made', { pfId, reason: made.errstr });
+      await turn();
+    }
+  }
+
+  /** Makes the hotplug PFs of recovery files. */
+  async hotplugPfs({ recoveries, plans }: Remembered): Promise<void> {
+    for (const [vuid, recovery] of recoveries) {
+      if (recovery.kind !== FunctionKind.HOTPLUG_PF || this.#emulator.devices.has(vuid)) continue;
+      const site = this.#site.planSite(recovery.ibDevice);
+      const saved = plans.get(vuid) ?? null;
+      const plan = recoveredHotplug(vuid, recovery, saved, this.#site.firmware(), this.#identities(), site);
+      const made = typeof plan === 'string' ? null : makeDevice(this.#emulator, plan, REQUEST_ID);
+      if (made === null || isFailure(made)) {
+        const reason = typeof plan === 'string' ? plan : (made as Failure).errstr;
+        this.#error('a hotplug PF could not be made again', { vuid, reason });
+      }
+      await turn();
+    }
+  }
+
+  /** Makes `count` VFs of a PF, those that do not exist. Null, or why there are none now (I2). */
+  async makeVfs(pfId: number, count: number, remembered: Remembered = NOTHING): Promise<Failure | null> {
+    const firmware = this.#site.firmware();
+    const devices = this.#identities();
+    const { sfsMax } = firmwareLimits(firmware);
+    const present = new Set(this.vfsOf(pfId).map(({ host }) => host.plan.vfId));
+    if (sfsMax !== null && devices.length - present.size + count > sfsMax) return failure('SF_CREATE');
+    const made: DevicePlan[] = [];
+    for (let vfId = 0; vfId < count; vfId++) {
+      if (present.has(vfId)) continue;
+      const fresh = planVf(pfId, vfId, firmware, devices, this.#place(), this.#vfDefaults);
+      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices);
+      const device = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
+      if (isFailure(device)) {
+        this.#error('a VF could not be made: its PF gets none', { pfId, vfId, reason: device.errstr });
+        await this.removeVfs(pfId);
+        return device;
+      }
+      devices.push(identityOf(device));
+      made.push(device.host.plan);
+      await turn();
+    }
+    this.showVfs(pfId);
+    await this.save(made);
+    return null;
+  }
+
+  /** Removes all VFs of a PF. */
+  async removeVfs(pfId: number): Promise<void> {
+    const vfs = this.vfsOf(pfId);
+    await this.#recovery.forget(vfs.map(({ host }) => host.vuid));
+    for (const device of vfs.reverse()) {
+      await unmakeDevice(this.#emulator, device);
+      await turn();
+    }
+    this.showVfs(pfId);
+    if (vfs.length > 0) {
+      const text = `static PF[${pfId}], Unload (${vfs.length}) VFs finished`;
+      this.#emulator.services.log('info', text);
+    }
+  }
+
+  /** Lets the PF's SR-IOV capability say how many VFs there are. */
+  showVfs(pfId: number): void {
+    const count = this.vfsOf(pfId).length;
+    for (const { host } of this.#emulator.devices.values()) {
+      if (host.plan.kind === FunctionKind.STATIC_PF && host.plan.pfId === pfId) host.fn.setVfs(count);
+    }
+  }
+
+  /** Gives functions their recovery files; false when they could not be written. */
+  save(plans: readonly DevicePlan[]): Promise<boolean> {
+    return this.#recovery.save(plans, this.plans, this.#site.firmware());
+  }
+
+  /** Gives every function a recovery file that `remembered` has none of, or another. */
+  async saveMissing({ recoveries, plans }: Remembered): Promise<void> {
+    if (!this.#recovery.enabled) return;
+    const missing = this.plans.filter((plan) => {
+      const recovery = recoveries.get(plan.vuid);
+      if (recovery === undefined || !isRecoveryOf(recovery, plan)) return true;
+      return JSON.stringify(plans.get(plan.vuid)) !== JSON.stringify(plan);
+    });
+    if (missing.length > 0) await this.save(missing);
+  }
+
+  #recovered(
+    fresh: DevicePlan,
+    { recoveries, plans }: Remembered,
+    devices: readonly DeviceIdentity[],
+  ): DevicePlan {
+    const recovery = recoveries.get(fresh.vuid);
+    if (recovery === undefined) return fresh;
+    const plan = recoveredPlan(fresh, recovery, plans.get(fresh.vuid) ?? null, devices);
+    if (typeof plan !== 'string') return plan;
+    this.#error('a recovery file does not fit: the function is made anew', {
+      vuid: fresh.vuid,
+      reason: plan,
+    });
+    return fresh;
+  }
+
+  #place() {
+    const ibDevice = this.#ibDevice;
+    return { ...this.#site.planSite(ibDevice), ibDevice, mac: randomMac(), sfNum: null };
+  }
+
+  #identities(): DeviceIdentity[] {
+    return [...this.#emulator.devices.values()].map(identityOf);
+  }
+
+  #error(message: string, facts: Record<string, unknown>): void {
+    this.#emulator.services.log('error', message, facts);
+  }
+}

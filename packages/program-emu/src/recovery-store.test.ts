@@ -1,0 +1,138 @@
+import { execFileSync } from 'node:child_process';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  type DevicePlan,
+  hotplugValues,
+  isFailure,
+  NO_DEFAULTS,
+  planStaticPf,
+  planVf,
+} from '@virtnet/engine-control';
+import { type VirtnetPaths, virtnetPaths } from '@virtnet/host-ipc';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RecoveryStore } from './recovery-store.js';
+
+const firmware = {
+  ...hotplugValues(),
+  VIRTIO_NET_EMULATION_NUM_PF: 1,
+  VIRTIO_NET_EMULATION_NUM_VF: 20,
+  VIRTIO_NET_EMULATION_NUM_VF_MSIX: 12,
+  SRIOV_EN: 1,
+};
+const site = {
+  uplinkMtu: null,
+  supportedFeatures: 0x1_0000_0020n,
+  defaultFeatures: 0x1_0000_0020n,
+  ibDevice: 'mlx5_0',
+  mac: '02:00:00:00:00:07',
+  sfNum: null,
+};
+function ok(plan: ReturnType<typeof planVf>): DevicePlan {
+  if (isFailure(plan)) throw new Error(plan.errstr);
+  return plan;
+}
+const pf = ok(planStaticPf(0, firmware, [], site, NO_DEFAULTS));
+const vfs = Array.from({ length: 20 }, (_, vfId) =>
+  ok(planVf(0, vfId, firmware, [], { ...site, sfNum: 3000 + vfId }, NO_DEFAULTS)),
+);
+const plans = [pf, ...vfs];
+
+describe('recovery files', () => {
+  let root: string;
+  let paths: VirtnetPaths;
+  let said: string[];
+  const store = (enabled = true) => new RecoveryStore(paths, enabled, (_, message) => said.push(message));
+  const files = () => readdirSync(paths.recovery).sort();
+  const put = (name: string, text: string) => writeFileSync(join(paths.recovery, name), text);
+
+  beforeEach(() => {
+    root = mkdtempSync(join(tmpdir(), 'rec-'));
+    paths = virtnetPaths(root);
+    said = [];
+  });
+  afterEach(() => rmSync(root, { recursive: true }));
+
+  it('of many functions are written and read again, whole', async () => {
+    expect(await store().save(plans, plans, firmware)).toBe(true);
+    expect(files()).toEqual(plans.map(({ vuid }) => vuid).sort());
+    const { recoveries, plans: saved } = await store().load(firmware);
+    expect([...recoveries.keys()].sort()).toEqual(files());
+    expect(saved.get(pf.vuid)).toEqual(pf);
+    expect(said).toEqual([]);
+  });
+
+  it('those of functions that are removed go', async () => {
+    await store().save(plans, plans, firmware);
+    await store().forget(vfs.map(({ vuid }) => vuid));
+    expect(files()).toEqual([pf.vuid]);
+  });
+
+  it('with other firmware values nothing that was saved is true any more', async () => {
+    await store().save(plans, plans, firmware);
+    const { recoveries } = await store().load({ ...firmware, VIRTIO_NET_EMULATION_NUM_MSIX: 8 });
+    expect([recoveries.size, files()]).toEqual([0, []]);
+  });
+
+  it('recovery off: nothing is read and nothing written', async () => {
+    await store().save([pf], [pf], firmware);
+    expect(await store(false).save(vfs, plans, firmware)).toBe(true);
+    expect((await store(false).load(firmware)).recoveries.size).toBe(0);
+    expect(files()).toEqual([pf.vuid]);
+  });
+
+  const OTHER = vfs[3]!.vuid;
+  it.each<readonly [string, string, (path: string) => void]>([
+    ['empty', OTHER, (path) => writeFileSync(path, '')],
+    ['torn', OTHER, (path) => writeFileSync(path, '{"port_ib_dev": "mlx5')],
+    ['of another function', OTHER, (path) => writeFileSync(path, readFileSync(join(path, '..', pf.vuid)))],
+    ['huge', OTHER, (path) => writeFileSync(path, ' '.repeat(1 << 20))],
+    ['a directory', OTHER, (path) => mkdirSync(path)],
+    ['a FIFO', OTHER, (path) => void execFileSync('mkfifo', [path])],
+    ['a device', OTHER, (path) => symlinkSync('/dev/zero', path)],
+    ['no VUID', 'notes.txt', (path) => writeFileSync(path, '{}')],
+    ['a VUID of another board', 'MT9999X99999VNETS0D0F2', (path) => writeFileSync(path, '{}')],
+  ])('%s: said, set aside, and the others are used', async (_, name, make) => {
+    await store().save([pf], [pf], firmware);
+    make(join(paths.recovery, name));
+    const { recoveries } = await store().load(firmware);
+    expect([...recoveries.keys()]).toEqual([pf.vuid]);
+    expect(said).toEqual(['a recovery file cannot be used and is set aside']);
+    expect(files()).toEqual([pf.vuid, `${name}.bad`].sort());
+    expect((await store().load(firmware)).recoveries.size).toBe(1);
+    expect(said).toHaveLength(1);
+  });
+
+  it('what a crash left half written is removed', async () => {
+    put(`${pf.vuid}.tmp`, '{"half');
+    expect((await store().load(firmware)).recoveries.size).toBe(0);
+    expect([files(), said]).toEqual([[], []]);
+  });
+
+  it.each(['', '[]', '{"version":9}', '{"version":1,"firmware":"x","plans":5}'])(
+    'what was saved beside them is %j: set aside, and the recovery files are used',
+    async (text) => {
+      await store().save([pf], [pf], firmware);
+      writeFileSync(paths.devices, text);
+      const { recoveries, plans: saved } = await store().load(firmware);
+      expect([recoveries.size, saved.size]).toEqual([1, 0]);
+      expect(said).toHaveLength(1);
+      expect(readFileSync(`${paths.devices}.bad`, 'utf8')).toBe(text);
+    },
+  );
+
+  it('where nothing can be written, that is the answer', async () => {
+    rmSync(paths.recovery, { recursive: true });
+    expect(await store().save([pf], [pf], firmware)).toBe(false);
+    expect(said).toEqual(['a recovery file could not be written']);
+  });
+});

@@ -1,0 +1,201 @@
+/**
+ * recovery-store.ts: the recovery files, and beside them what the guide's keys have no room for.
+ *
+ * Theory
+ *   Each function has a file named after its VUID, with the guide's keys. It is written whole under another name,
+ *   flushed, renamed, and the directory flushed; many at once share the flush of the directory. What the keys do not
+ *   say (MTU, queue size, features, vectors) stands in one file for all functions, with the firmware's values under
+ *   which they were made: when those are others now, nothing that was saved is true any more and all of it goes.
+ *   A file that cannot be used is reported and renamed to `.bad`, so that nobody trips over it twice and somebody can
+ *   look at it.
+ *
+ * Invariants
+ *   I1  a file is removed before its function is, and written after its function exists: what a crash leaves is a
+ *       function without a file, which gets one again, never a file that brings back what was removed.
+ *
+ * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the other; WRITERS at once.
+ */
+import { readdirSync, renameSync, rmSync } from 'node:fs';
+import { open, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import {
+  type DevicePlan,
+  type FirmwareValues,
+  isVuid,
+  RECOVERY_BYTES_MAX,
+  type Recovery,
+  readRecovery,
+  restorePlan,
+  writeRecovery,
+} from '@virtnet/engine-control';
+import { readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
+import type { HostServices } from './device-host.js';
+
+/** A plan is 700 bytes of JSON. */
+const DEVICES_BYTES_MAX = 4 * 1024 * 1024;
+const DEVICES_VERSION = 1;
+/** Files written at the same time: the flushes of a disk are worth joining. */
+const WRITERS = 8;
+/** Files read before everything else that waits has its turn. */
+const READ_AT_ONCE = 32;
+const FILE_MODE = 0o600;
+const BAD = '.bad';
+const DRAFT = '.tmp';
+
+/** What is known of functions that existed before. */
+export interface Remembered {
+  readonly recoveries: ReadonlyMap<string, Recovery>;
+  /** Plans of the same functions, as far as they could be read. */
+  readonly plans: ReadonlyMap<string, DevicePlan>;
+}
+
+const NOTHING: Remembered = { recoveries: new Map(), plans: new Map() };
+
+export class RecoveryStore {
+  readonly #paths: VirtnetPaths;
+  readonly #enabled: boolean;
+  readonly #log: HostServices['log'];
+
+  constructor(paths: VirtnetPaths, enabled: boolean, log: HostServices['log']) {
+    this.#paths = paths;
+    this.#enabled = enabled;
+    this.#log = log;
+  }
+
+  /** Reads everything; nothing when recovery is off or the firmware's values have changed since. */
+  async load(firmware: FirmwareValues): Promise<Remembered> {
+    if (!this.#enabled) return NOTHING;
+    const devices = this.#readDevices();
+    if (devices !== null && devices.firmware !== JSON.stringify(firmware)) {
+      this.#log('info', 'the firmware configuration has changed: recovery files are removed');
+      this.clear();
+      return NOTHING;
+    }
+    const recoveries = new Map<string, Recovery>();
+    for (const name of readdirSync(this.#paths.recovery)) {
+      if (name.endsWith(BAD)) continue;
+      if (name.endsWith(DRAFT)) {
+        rmSync(join(this.#paths.recovery, name), { force: true, recursive: true });
+        continue;
+      }
+      const recovery = this.#read(name);
+      if (typeof recovery === 'string') this.#setAside(join(this.#paths.recovery, name), recovery);
+      else recoveries.set(name, recovery);
+      if (recoveries.size % READ_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    return { recoveries, plans: devices?.plans ?? new Map() };
+  }
+
+  /** Writes the files of `plans`; `all` are the functions that exist now. Returns whether all is safely there. */
+  async save(
+    plans: readonly DevicePlan[],
+    all: readonly DevicePlan[],
+    firmware: FirmwareValues,
+  ): Promise<boolean> {
+    if (!this.#enabled) return true;
+    try {
+      const waiting = [...plans];
+      const writer = async () => {
+        for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop()) await this.#write(plan);
+      };
+      await Promise.all(Array.from({ length: WRITERS }, writer));
+      await this.#flushDirectory();
+      this.#writeDevices(all, firmware);
+      return true;
+    } catch (error) {
+      this.#log('error', 'a recovery file could not be written', { reason: messageOf(error) });
+      return false;
+    }
+  }
+
+  /** Removes the files of functions that are going to be removed. */
+  async forget(vuids: readonly string[]): Promise<void> {
+    for (const vuid of vuids) await rm(join(this.#paths.recovery, vuid), { force: true });
+    if (vuids.length > 0) await this.#flushDirectory();
+  }
+
+  /** Removes everything but what was set aside. */
+  clear(): void {
+    for (const name of readdirSync(this.#paths.recovery)) {
+      if (!name.endsWith(BAD)) rmSync(join(this.#paths.recovery, name), { force: true, recursive: true });
+    }
+    rmSync(this.#paths.devices, { force: true });
+  }
+
+  get enabled(): boolean {
+    return this.#enabled;
+  }
+
+  #read(name: string): Recovery | string {
+    if (!isVuid(name)) return 'its name is no VUID';
+    try {
+      return readRecovery(readText(join(this.#paths.recovery, name), RECOVERY_BYTES_MAX) ?? '', name);
+    } catch (error) {
+      return messageOf(error);
+    }
+  }
+
+  #setAside(path: string, reason: string): void {
+    this.#log('error', 'a recovery file cannot be used and is set aside', { path, reason });
+    try {
+      rmSync(`${path}${BAD}`, { force: true, recursive: true });
+      renameSync(path, `${path}${BAD}`);
+    } catch (error) {
+      this.#log('error', 'it cannot be set aside either', { path, reason: messageOf(error) });
+    }
+  }
+
+  async #write(plan: DevicePlan): Promise<void> {
+    const path = join(this.#paths.recovery, plan.vuid);
+    const draft = `${path}${DRAFT}`;
+    await rm(draft, { force: true, recursive: true });
+    const file = await open(draft, 'wx', FILE_MODE);
+    try {
+      await file.writeFile(writeRecovery(plan));
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await rename(draft, path);
+  }
+
+  async #flushDirectory(): Promise<void> {
+    const directory = await open(this.#paths.recovery, 'r');
+    try {
+      await directory.sync();
+    } finally {
+      await directory.close();
+    }
+  }
+
+  #writeDevices(all: readonly DevicePlan[], firmware: FirmwareValues): void {
+    const document = { version: DEVICES_VERSION, firmware: JSON.stringify(firmware), plans: all };
+    replaceText(this.#paths.devices, `${JSON.stringify(document)}\n`);
+  }
+
+  #readDevices(): { readonly firmware: string; readonly plans: Map<string, DevicePlan> } | null {
+    let problem: string;
+    try {
+      const text = readText(this.#paths.devices, DEVICES_BYTES_MAX);
+      if (text === null) return null;
+      const document = JSON.parse(text) as Readonly<Record<string, unknown>> | null;
+      if (
+        document?.version === DEVICES_VERSION &&
+        typeof document.firmware === 'string' &&
+        Array.isArray(document.plans)
+      ) {
+        const plans = document.plans.map(restorePlan).filter((plan) => typeof plan !== 'string');
+        return { firmware: document.firmware, plans: new Map(plans.map((plan) => [plan.vuid, plan])) };
+      }
+      problem = `not a document of version ${DEVICES_VERSION}`;
+    } catch (error) {
+      problem = messageOf(error);
+    }
+    this.#setAside(this.#paths.devices, problem);
+    return null;
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

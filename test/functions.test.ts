@@ -1,0 +1,203 @@
+/** The host's side: static PFs and VFs by configuration, and what each event leaves of every kind of function. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { BoundFunction } from './lib/bound-function.ts';
+import { Service } from './lib/service.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { until } from './lib/waiting.ts';
+
+const PATIENCE_MS = 60_000;
+const FIRMWARE = [
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=2', 'VIRTIO_NET_EMULATION_NUM_VF=8'],
+  ...['VIRTIO_NET_EMULATION_NUM_MSIX=10', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=12', 'SRIOV_EN=1'],
+  ...['PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=4'],
+  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
+];
+const SUCCESS = { errno: 0, errstr: 'Success' };
+const PF0 = '14:00.2';
+const PF1 = '14:00.3';
+
+interface Listed {
+  readonly function_type: string;
+  readonly vuid: string;
+  readonly pci_bdf: string;
+  readonly mac: string;
+  readonly sf_num: number;
+  readonly mtu: string;
+  readonly enabled_vfs: string;
+}
+
+const used = useScene(async (scene) => ({ service: await Service.start(scene), scene }));
+
+async function host(...words: string[]): Promise<unknown> {
+  const { stdout } = await used.value.service.host(...words);
+  return JSON.parse(stdout);
+}
+
+async function listed(): Promise<readonly Listed[]> {
+  return (await used.value.service.answer<{ devices: Listed[] }>('list')).devices;
+}
+
+/** What makes a function the same one, by its address. */
+async function functions(): Promise<Record<string, string>> {
+  const devices = await listed();
+  return Object.fromEntries(
+    devices.map(({ pci_bdf, vuid, mac, sf_num, mtu }) => [pci_bdf, [vuid, mac, sf_num, mtu].join(' ')]),
+  );
+}
+
+const recovery = () => join(used.value.service.root, 'opt/mellanox/mlnx_virtnet/recovery');
+const files = () => readdirSync(recovery()).sort();
+
+/** The rows of lspci, the list, the recovery files and the sockets name the same functions. */
+async function consistent(): Promise<void> {
+  const { service } = used.value;
+  const devices = await listed();
+  const rows = (await service.host('lspci')).stdout.trim().split('\n');
+  const bdfs = devices.map(({ pci_bdf }) => pci_bdf).sort();
+  expect(rows.map((row) => row.split(' ')[0]).sort()).toEqual(bdfs);
+  expect(files().filter((name) => !name.endsWith('.bad'))).toEqual(devices.map(({ vuid }) => vuid).sort());
+  for (const bdf of bdfs) expect(existsSync(service.socket(bdf)), bdf).toBe(true);
+  for (const pf of devices.filter(({ function_type }) => function_type === 'static PF')) {
+    const vfs = devices.filter(({ vuid }) => vuid.startsWith(`${pf.vuid}VF`));
+    expect(pf.enabled_vfs).toBe(`${vfs.length}`);
+  }
+}
+
+describe('functions by configuration', () => {
+  test('a power cycle makes the next boot’s values current: static PFs appear', async () => {
+    const { service } = used.value;
+    await service.hotplug({ mac: '0C:C4:7A:FF:22:93' }); // of the old configuration, and gone with it
+    expect((await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE)).code).toBe(0);
+    expect(Object.keys(await functions())).toEqual(['15:00.0']);
+    expect(await host('power-cycle')).toEqual(SUCCESS);
+    expect(Object.keys(await functions())).toEqual([PF0, PF1]);
+    await consistent();
+  });
+
+  test('sriov makes and removes VFs, from 0 or to 0; two at once are one after the other', async () => {
+    const { service } = used.value;
+    const both = await Promise.all([host('sriov', PF0, '3'), host('sriov', PF0, '4')]);
+    expect(both).toContainEqual(SUCCESS);
+    expect(both).toContainEqual({ errno: -16, errstr: 'Device or resource busy' });
+    expect(await host('sriov', PF0, '0')).toEqual(SUCCESS);
+    expect(await host('sriov', PF0, '9')).toMatchObject({ errno: -34 });
+    expect(await host('sriov', '17:00.0', '1')).toMatchObject({ errno: -19 });
+    expect(await host('sriov', `0000:${PF0}`, '4')).toEqual(SUCCESS);
+    expect(await host('sriov', PF1, '2')).toEqual(SUCCESS);
+    await consistent();
+    const vfs = (await listed()).filter(({ function_type }) => function_type === 'VF');
+    expect(vfs.map(({ sf_num }) => sf_num)).toEqual([3000, 3001, 3002, 3003, 3004, 3005]);
+    const { stdout } = await service.host('lspci', '-vvv', '-s', PF0);
+    expect(stdout).toContain('Initial VFs: 8, Total VFs: 8, Number of VFs: 4');
+  });
+
+  test('a driver works a VF; the host resets it', async () => {
+    const { service } = used.value;
+    const vf = (await listed()).find(({ function_type }) => function_type === 'VF')!.pci_bdf;
+    expect(await host('bind', vf, 'vfio-pci')).toEqual(SUCCESS);
+    const fn = await BoundFunction.open(service.socket(vf));
+    await fn.start({ queueSize: 256 });
+    const status = async () =>
+      (await service.answer<{ devices: { status: object }[] }>('query', '-p', '0', '-v', '0', '-b'))
+        .devices[0]?.status;
+    expect(await status()).toMatchObject({ value: '0xf' });
+    expect(await host('unbind', vf, 'vfio-pci')).toMatchObject({ errno: -16 });
+    expect(await host('flr', vf)).toEqual(SUCCESS);
+    expect(await status()).toMatchObject({ value: '0x0' });
+    await fn.close();
+    await until('the function is let go', PATIENCE_MS, async () => {
+      const answer = (await host('unbind', vf, 'vfio-pci')) as { errno: number };
+      return answer.errno === 0;
+    });
+    expect((await service.host('lspci', '-k')).stdout).not.toContain('vfio-pci');
+  });
+});
+
+describe('recovery', () => {
+  test('restart of the controller > every function as it was; hostile files set aside', async () => {
+    const { service, scene } = used.value;
+    await service.hotplug({ mac: '0C:C4:7A:FF:22:94', mtu: 1400 });
+    expect(await service.answer('modify', '-p', '1', 'device', '-m', '02:00:00:00:12:34')).toEqual(SUCCESS);
+    const before = await functions();
+    expect(Object.keys(before)).toHaveLength(9);
+    await service.stop();
+    expect((await scene.net.links()).filter(({ ifname }) => ifname.startsWith('en3f0'))).toEqual([]);
+    const [, , vf] = files();
+    writeFileSync(join(recovery(), 'MT9999X99999VNETS0D0F2'), '{"pf_id": 0}');
+    writeFileSync(join(recovery(), 'notes'), 'hello');
+    await service.startAgain();
+    expect(await functions()).toEqual(before);
+    await consistent();
+    expect(files().filter((name) => name.endsWith('.bad'))).toEqual([
+      'MT9999X99999VNETS0D0F2.bad',
+      'notes.bad',
+    ]);
+    expect(readFileSync(join(recovery(), vf!), 'utf8')).toContain('"port_ib_dev": "mlx5_0"');
+  });
+
+  test('a torn file > its function is made anew, all others are as they were', async () => {
+    const { service } = used.value;
+    const before = await functions();
+    await service.stop();
+    const torn = Object.values(before)
+      .find((text) => text.includes('F3VF2'))!
+      .split(' ')[0]!;
+    writeFileSync(join(recovery(), torn), readFileSync(join(recovery(), torn), 'utf8').slice(0, 50));
+    await service.startAgain();
+    const after = await functions();
+    expect(Object.keys(after)).toEqual(Object.keys(before));
+    const isTorn = (bdf: string) => before[bdf]!.startsWith(torn);
+    expect(Object.keys(after).filter((bdf) => after[bdf] !== before[bdf])).toEqual(
+      Object.keys(before).filter(isTorn),
+    );
+    expect(files()).toContain(`${torn}.bad`);
+    await consistent();
+  });
+
+  test('kill -9 of the emulator > nothing changes', async () => {
+    const { service } = used.value;
+    const before = await functions();
+    await service.recovered(service.killEmu().pid);
+    expect(await functions()).toEqual(before);
+    await consistent();
+  });
+
+  test('unload of a PF’s driver > its VFs are gone; hot unplug > the function is gone', async () => {
+    const { service } = used.value;
+    expect(await host('bind', PF1, 'vfio-pci')).toEqual(SUCCESS);
+    expect(await host('unbind', PF1, 'vfio-pci')).toEqual(SUCCESS);
+    const left = (await listed()).map(({ function_type }) => function_type);
+    expect(left.filter((kind) => kind === 'VF')).toHaveLength(4);
+    const plugged = (await listed()).find(({ function_type }) => function_type === 'hotplug PF');
+    expect(await service.answer('unplug', '-u', plugged!.vuid)).toEqual(SUCCESS);
+    await consistent();
+    expect(Object.keys(await functions())).toHaveLength(6);
+  });
+
+  test('warm reboot > PFs as they were, no VFs', async () => {
+    const { service } = used.value;
+    await service.hotplug({ mac: '0C:C4:7A:FF:22:95' });
+    const before = await functions();
+    expect(await host('warm-reboot')).toEqual(SUCCESS);
+    const after = await functions();
+    expect(Object.keys(after)).toEqual([PF0, PF1, ...Object.keys(after).slice(2)]);
+    expect(Object.keys(after)).toHaveLength(3);
+    for (const [bdf, what] of Object.entries(after)) expect(what).toBe(before[bdf]);
+    await consistent();
+  });
+
+  test('power cycle > static PFs as for the first time, nothing else', async () => {
+    expect(await host('sriov', PF0, '1')).toEqual(SUCCESS);
+    const before = await functions();
+    expect(await host('power-cycle')).toEqual(SUCCESS);
+    const after = await functions();
+    expect(Object.keys(after)).toEqual([PF0, PF1]);
+    expect(after[PF0]).not.toBe(before[PF0]);
+    await consistent();
+    expect((await used.value.service.host('dmesg')).stdout).toMatch(/pci 0000:14:00\.2: \[1af4:1041\]/);
+  });
+});
+
+endsCleanly(used);
