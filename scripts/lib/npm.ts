@@ -8,6 +8,7 @@ interface LockedPackage {
   readonly version?: string;
   readonly integrity?: string;
   readonly optional?: boolean;
+  readonly dev?: boolean;
   readonly link?: boolean;
 }
 
@@ -36,7 +37,7 @@ function installedAsLocked(): boolean {
   return true;
 }
 
-function lockedPackages(path: string): Readonly<Record<string, LockedPackage>> {
+export function lockedPackages(path: string): Readonly<Record<string, LockedPackage>> {
   if (!existsSync(path)) return {};
   const lock = JSON.parse(readFileSync(path, 'utf8')) as { packages?: Record<string, LockedPackage> };
   return lock.packages ?? {};
