@@ -76,6 +76,7 @@ export interface QueriedDevice {
   readonly enabled_queues: string;
   readonly ctrl_mac: string;
   readonly ctrl_mq: string;
+  readonly max_queue_pairs: string;
   readonly dim: string;
   readonly 'enabled-queues-info': readonly QueriedQueue[];
 }
@@ -177,6 +178,12 @@ export class Service {
       return (await this.vhostCli('version')).code === 0;
     });
     return vhostd;
+  }
+
+  /** SIGKILL for vfe-vhostd; resolves when it is dead. */
+  async killVhostd(): Promise<void> {
+    await this.#vhostd?.end('SIGKILL');
+    this.#vhostd = null;
   }
 
   /** `virtnet <words>` as an operator types it. */

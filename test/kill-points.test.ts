@@ -1,0 +1,141 @@
+/**
+ * The active emulator dies before and after each step of what it is asked: the caller is answered, the effect is there once.
+ * VIRTNET_TEST_ALL_KILL_POINTS=1 walks every point, which takes three times as long.
+ */
+import { close, memfdCreate } from '@virtnet/host-linux';
+import { describe, expect, test } from 'vitest';
+import { BoundFunction } from './lib/bound-function.ts';
+import { macBytes } from './lib/frames.ts';
+import { killAtEveryPoint, killPointsEnv } from './lib/kill-points.ts';
+import { parseAnswer, Service } from './lib/service.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { until } from './lib/waiting.ts';
+
+const MAC = '0C:C4:7A:FF:22:A1';
+const OTHER_MAC = '0C:C4:7A:FF:22:A2';
+const IDLE_MAC = '0C:C4:7A:FF:22:A3';
+const GUEST_MAC = '0C:C4:7A:FF:22:A4';
+const QUEUE_SIZE = 64;
+const PATIENCE_MS = 60_000;
+const TIMEOUT_MS = 300_000;
+const SUCCESS = { errno: 0, errstr: 'Success' };
+
+interface Listed {
+  readonly devices: readonly { readonly mac: string }[];
+}
+
+describe('kill -9 at each step', () => {
+  const used = useScene(async (scene) => {
+    const service = await Service.start(scene, { env: killPointsEnv(scene) });
+    const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
+    const idle = await service.hotplug({ mac: IDLE_MAC, queueSize: QUEUE_SIZE });
+    const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
+    const driver = await fn.start({ queueSize: QUEUE_SIZE });
+    await service.recovered(-1);
+    return { service, fn, driver, idle };
+  });
+  const walk = (action: () => Promise<void>, check: (where: string) => Promise<void>) =>
+    killAtEveryPoint(used.scene, used.value.service, action, check);
+
+  test(
+    'of a vfio-user request: memory is mapped once and unmapped once',
+    async () => {
+      const { client } = used.value.fn;
+      const range = { iova: 0x20_0000_0000n, sizeBytes: 65_536 };
+      const fd = memfdCreate('more', range.sizeBytes);
+      const died = await walk(
+        async () => {
+          // Done twice, each of them would be refused.
+          await client.dmaMap({ ...range, fd, fdOffset: 0, readable: true, writable: true });
+          await client.dmaUnmap(range);
+        },
+        async () => {
+          await expect(client.dmaUnmap(range)).rejects.toThrow();
+        },
+      );
+      close(fd);
+      expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    'of a control-queue command: acknowledged once, in force, and recorded',
+    async () => {
+      const { driver, service } = used.value;
+      let mac = MAC;
+      const died = await walk(
+        async () => {
+          mac = mac === MAC ? OTHER_MAC : MAC;
+          await driver.setMac(macBytes(mac));
+        },
+        async (where) => {
+          expect(driver.ring(driver.controlIndex!).collect(), where).toEqual([]);
+          expect((await service.query()).ctrl_mac, where).toBe(mac);
+          const { mac0, mac1, mac2, mac3, mac4, mac5 } = await driver.config();
+          expect(Buffer.from([mac0, mac1, mac2, mac3, mac4, mac5]), where).toEqual(macBytes(mac));
+        },
+      );
+      expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    'of hotplug and unplug: one device more, then one less, and nothing is left of it',
+    async () => {
+      const { service } = used.value;
+      const macs = async () => (await service.answer<Listed>('list')).devices.map((device) => device.mac);
+      const before = await macs();
+      const links = (await used.scene.net.links()).length;
+      const died = await walk(
+        async () => {
+          const device = await service.hotplug({ mac: GUEST_MAC, queueSize: QUEUE_SIZE });
+          expect(device).toMatchObject({ ...SUCCESS, mac: GUEST_MAC });
+          expect(await macs()).toEqual([...before, GUEST_MAC]);
+          const { stdout } = await service.virtnet('unplug', '-p', `${device.id}`);
+          expect(parseAnswer(stdout)).toEqual(SUCCESS);
+        },
+        async (where) => {
+          expect(await macs(), where).toEqual(before);
+          await until(`its representor is gone (${where})`, PATIENCE_MS, async () => {
+            return (await used.scene.net.links()).length === links;
+          });
+        },
+      );
+      expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(6);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    'of modify: answered with success, and the device is what was asked for',
+    async () => {
+      const { service, idle } = used.value;
+      let pairs = 1;
+      const died = await walk(
+        async () => {
+          pairs = 3 - pairs;
+          const { stdout } = await service.virtnet(
+            ...['modify', '-p', '1', 'device', '-qp', `${pairs}`, '-t', `${1000 + pairs}`],
+          );
+          expect(parseAnswer(stdout)).toEqual(SUCCESS);
+        },
+        async (where) => {
+          expect(await service.query(1), where).toMatchObject({
+            mtu: `${1000 + pairs}`,
+            max_queue_pairs: `${pairs}`,
+          });
+          expect((await used.scene.net.link(idle.sf_rep_net_device))?.mtu, where).toBe(1000 + pairs);
+        },
+      );
+      expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+      const { driver, fn } = used.value;
+      await driver.stop();
+      await fn.close();
+    },
+    TIMEOUT_MS,
+  );
+
+  endsCleanly(used);
+});
