@@ -12,6 +12,7 @@ Parts (all of them when none is named):
   build   the compiled packages
   guest   Debian packages for the Linux guest (QEMU, busybox, network tools), its kernel and initramfs in .cache/guest
   dpdk    Debian packages for dpdk-testpmd
+  systemd Debian packages for a system of its own (systemd-nspawn, mmdebstrap), and that system in .cache/systemd
 
 Debian packages are installed when run as root; otherwise the one line to run is printed.
 Exit code: 0 all is there, 1 something is missing, 2 wrong usage.

@@ -5,17 +5,19 @@ import { join } from 'node:path';
 import { Processes } from '../test/lib/processes.ts';
 import { buildCommand } from './lib/npm.ts';
 import { pinnedNode, repository } from './lib/paths.ts';
-import { setup } from './lib/setup.ts';
+import { type Part, setup } from './lib/setup.ts';
 import { SetupError } from './lib/shell.ts';
 
 const USAGE = `Usage: scripts/test [stage ...] [-- vitest arguments]
 
-Sets up what is missing, then checks. Stages (all of them when none is named):
+Sets up what is missing, then checks. Stages (all of them but the last when none is named):
   lint     biome over the whole tree
   build    tsc --build of the packages, type check of scripts/ and test/
   unit     lint, build, the tests beside the code, and the structure of the packages; needs no root
   system   build, and the whole-system tests in test/: DPDK, Linux guests, kill -9; needs root, or Debian packages
            that are there already and a user namespace
+  systemd  build, and package and service in a Debian system of its own that is booted in a container; needs root, and
+           the first time some minutes to make that system
 
 Words after -- go to vitest, so  scripts/test system -- guest -t reboot  runs some of the system tests.
 The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing failed, 1 something did, 2 wrong usage.
@@ -23,8 +25,9 @@ The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing 
 
 const TYPE_CHECK = [pinnedNode, 'node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json'];
 
-type Stage = 'lint' | 'build' | 'unit' | 'system';
-const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system'];
+type Stage = 'lint' | 'build' | 'unit' | 'system' | 'systemd';
+const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system', 'systemd'];
+const DEFAULT_STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system'];
 
 interface Tally {
   passed: number;
@@ -99,7 +102,10 @@ function readReport(path: string): Tally {
 
 async function run(stages: readonly Stage[], words: readonly string[]): Promise<void> {
   const has = (...names: Stage[]): boolean => names.some((name) => stages.includes(name));
-  setup(has('system') ? ['npm', 'guest', 'dpdk'] : ['npm'], say);
+  const parts: Part[] = ['npm'];
+  if (has('system')) parts.push('guest', 'dpdk');
+  if (has('systemd')) parts.push('systemd');
+  setup(parts, say);
   if (has('lint', 'unit'))
     await check('lint', ['node_modules/.bin/biome', 'check', '--error-on-warnings', '.']);
   if (!(await check('build', buildCommand(), TYPE_CHECK))) return;
@@ -111,6 +117,7 @@ async function run(stages: readonly Stage[], words: readonly string[]): Promise<
     if (words.length === 0) await vitest('vitest.process.config.ts', 'default', []);
     await vitest('test/vitest.config.ts', 'verbose', words);
   }
+  if (has('systemd')) await vitest('test/vitest.systemd.config.ts', 'verbose', words);
 }
 
 const split = process.argv.indexOf('--');
@@ -125,7 +132,7 @@ if (stages.includes('-h') || stages.includes('--help')) {
 } else {
   const started = performance.now();
   try {
-    await run(stages.length === 0 ? STAGES : stages, words);
+    await run(stages.length === 0 ? DEFAULT_STAGES : stages, words);
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     tally.failed += 1;

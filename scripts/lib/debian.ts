@@ -53,7 +53,14 @@ function library(stem: string): Need {
 
 const byNumber = (left: string, right: string): number => left.localeCompare(right, 'en', { numeric: true });
 
-export const peers = { guest: GUEST, dpdk: DPDK } as const;
+/** What a Debian system of its own is made with, and booted. */
+const SYSTEMD: readonly Need[] = [
+  program('systemd-nspawn', 'systemd-container'),
+  program('mmdebstrap', 'mmdebstrap'),
+  program('dpkg-deb', 'dpkg'),
+];
+
+export const peers = { guest: GUEST, dpdk: DPDK, systemd: SYSTEMD } as const;
 
 /** Installs what is missing when we may, else says how. */
 export function ensurePackages(groups: readonly (keyof typeof peers)[], say: (line: string) => void): void {

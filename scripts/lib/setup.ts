@@ -19,9 +19,10 @@ import { type GuestImage, guestImage } from './guest-image.ts';
 import { build, ensureNpmPackages } from './npm.ts';
 import { cache } from './paths.ts';
 import { SetupError } from './shell.ts';
+import { ensureSystemdRoot } from './systemd-root.ts';
 
-export type Part = 'npm' | 'build' | 'guest' | 'dpdk';
-export const parts: readonly Part[] = ['npm', 'build', 'guest', 'dpdk'];
+export type Part = 'npm' | 'build' | 'guest' | 'dpdk' | 'systemd';
+export const parts: readonly Part[] = ['npm', 'build', 'guest', 'dpdk', 'systemd'];
 
 /** Sees to it that `wanted` is there. Throws SetupError with what the user has to do. */
 export function setup(wanted: readonly Part[], say: (line: string) => void): { guest: GuestImage | null } {
@@ -29,10 +30,11 @@ export function setup(wanted: readonly Part[], say: (line: string) => void): { g
   try {
     if (wanted.includes('npm')) ensureNpmPackages(say);
     if (wanted.includes('build')) build();
-    const groups = (['guest', 'dpdk'] as const satisfies (keyof typeof peers)[]).filter((group) =>
+    const groups = (['guest', 'dpdk', 'systemd'] as const satisfies (keyof typeof peers)[]).filter((group) =>
       wanted.includes(group),
     );
     ensurePackages(groups, say);
+    if (wanted.includes('systemd')) ensureSystemdRoot(say);
     return { guest: wanted.includes('guest') ? ensureGuest(say) : null };
   } finally {
     unlock();

@@ -49,6 +49,11 @@ export class NetworkNamespace {
     return new NetworkNamespace(processes, holder);
   }
 
+  /** A process in the namespace, for as long as it exists. */
+  get holderPid(): number {
+    return this.#holder.pid;
+  }
+
   /** The command line that runs `command` inside. */
   inside(command: readonly string[], cwd = '/'): string[] {
     const at = `/proc/${this.#holder.pid}/ns`;
