@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { EpollEvent, Errno } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { runChild } from './child.fixture.js';
 import { close, closeAll, dup, eventfd, eventfdDrain, eventfdSignal } from './fd.js';
 import { Poller, type Watch } from './poller.js';
@@ -10,6 +10,7 @@ import { discard, send } from './socket-message.js';
 
 /** Longer than any event takes to arrive; used where nothing must happen. */
 const QUIET_MS = 30;
+const PATIENCE = { timeout: 5000, interval: 5 };
 /** Bound on the median latency; the design target of 150 us is measured on a quiet machine, not here. */
 const LATENCY_BOUND_MS = 2;
 const ROUNDS = 100;
@@ -63,6 +64,7 @@ describe('poller', () => {
       if (calls === 3) eventfdDrain(bell);
     });
     eventfdSignal(bell);
+    await vi.waitFor(() => expect(calls).toBe(3), PATIENCE);
     await pause(QUIET_MS);
     expect(calls).toBe(3);
     await poller.stop();
