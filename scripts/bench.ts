@@ -4,6 +4,7 @@ import { SetupError } from './lib/shell.ts';
 
 const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench churn [--kills N] [--json FILE]
+       scripts/bench update [--moves N] [--json FILE]
        scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
 
 Measures, and tells whether the promise holds. Sets up what is missing first; needs root, or the Debian packages of
@@ -15,6 +16,9 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              or repeated on each queue.
   churn      Clients that use a function over vfio-user are killed with SIGKILL (--kills, default 10000, some 10 minutes);
              prints how many descriptors and mappings emulator and keeper hold meanwhile. They must not grow.
+  update     The service is moved onto its own version (--moves, default 20) with one device, and with sixteen, under
+             numbered streams both ways. Prints for how long nobody worked a device (min, median, p99, max in ms), and
+             how many frames were lost or repeated.
   datapath   Frames a second of our datapath beside those of DPDK's vhost library, both driven by DPDK's virtio-user, in
              rounds in turn (--rounds, default 4, at least 2) of S seconds each (default 0.4): what a driver sends
              (drain), what it receives (fill), both (loop), and from one function to another (switch), for each kind of
@@ -29,6 +33,7 @@ Exit code: 0 the promise holds, 1 it does not, 2 wrong usage.
 
 export interface BenchOptions {
   readonly kills: number;
+  readonly moves: number;
   readonly rounds: number;
   /** Length of what is measured of a round. */
   readonly seconds: number;
@@ -37,7 +42,7 @@ export interface BenchOptions {
   readonly json: string | null;
 }
 
-const DEFAULTS: BenchOptions = { kills: 0, rounds: 4, seconds: 0.4, cells: [], json: null };
+const DEFAULTS: BenchOptions = { kills: 0, moves: 20, rounds: 4, seconds: 0.4, cells: [], json: null };
 
 const ALL = ['npm', 'build', 'dpdk', 'guest'] as const;
 
@@ -53,6 +58,12 @@ const COMMANDS = {
     options: ['--kills'],
     defaults: { ...DEFAULTS, kills: 10_000 },
     load: () => import('./lib/bench-churn.ts'),
+  },
+  update: {
+    needs: ['npm', 'build'],
+    options: ['--moves'],
+    defaults: DEFAULTS,
+    load: () => import('./lib/bench-update.ts'),
   },
   datapath: {
     needs: ALL,
@@ -104,6 +115,8 @@ function parseOption(name: string, value: string): Partial<BenchOptions> | null 
       return { cells: value.split(',') };
     case '--kills':
       return /^[1-9]\d{0,6}$/.test(value) ? { kills: Number(value) } : null;
+    case '--moves':
+      return /^[1-9]\d{0,4}$/.test(value) ? { moves: Number(value) } : null;
     case '--rounds':
       return /^\d{1,3}$/.test(value) && Number(value) >= 2 ? { rounds: Number(value) } : null;
     case '--seconds':

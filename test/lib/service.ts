@@ -28,7 +28,7 @@ import { until } from './waiting.ts';
 
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 30_000;
-const COMMAND_TIMEOUT_MS = 30_000;
+const COMMAND_TIMEOUT_MS = 120_000; // `virtnet restart` waits for the end of the move
 const RECOVERY_TIMEOUT_MS = 60_000;
 const STATUS_DEADLINE_MS = 2_000;
 /** USER_HZ, the unit of times in /proc. */
@@ -102,6 +102,7 @@ export interface EmulatorStatus {
   readonly ready: boolean;
   readonly pid: number;
   readonly devices: number;
+  readonly version: string;
   /** How long it took to take over, by its own clock; null when it never did. */
   readonly takeoverMs: number | null;
 }

@@ -32,5 +32,6 @@ export * from './recovery-matrix.js';
 export * from './requests.js';
 export * from './static-functions.js';
 export * from './stats.js';
+export * from './update-answers.js';
 export * from './uplinks.js';
 export * from './vf-pool.js';

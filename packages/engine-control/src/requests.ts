@@ -84,6 +84,12 @@ export interface HostRequest {
   readonly driver: string | null;
 }
 
+/** Exactly one of them. */
+export interface UpdateRequest {
+  readonly start: boolean;
+  readonly status: boolean;
+}
+
 /** The commands that exist, with their parameters. */
 export interface ControlRequests {
   readonly hotplug: HotplugRequest;
@@ -97,6 +103,8 @@ export interface ControlRequests {
   readonly debug: Readonly<Record<string, never>>;
   readonly version: Readonly<Record<string, never>>;
   readonly host: HostRequest;
+  readonly update: UpdateRequest;
+  readonly restart: Readonly<Record<string, never>>;
 }
 export type ControlCommand = keyof ControlRequests;
 
@@ -145,6 +153,8 @@ export function requestFailure(request: ControlRequest): Failure | null {
     case 'list':
     case 'log':
     case 'version':
+    case 'update':
+    case 'restart':
       return null;
   }
 }
@@ -193,7 +203,10 @@ export function echoOf(request: ControlRequest, display: QueryDisplay = {}): Ech
     case 'hotplug':
     case 'list':
     case 'version':
+    case 'restart':
       return null;
+    case 'update':
+      return request.params.start ? { start: 1 } : { status: 1 };
   }
 }
 

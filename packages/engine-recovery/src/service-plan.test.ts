@@ -19,6 +19,8 @@ const view = (emulators: EmulatorView[], rest: Partial<ServiceView> = {}): Servi
   emulators,
   mayStartKeeper: true,
   mayStartEmulator: true,
+  moving: false,
+  exchanging: false,
   ...rest,
 });
 
@@ -48,6 +50,15 @@ describe('service plan', () => {
     expect(planService(view([emulator(1, 'fencing', false), emulator(2, 'ready')]))).toEqual([
       { kind: 'promote', instance: 2 },
     ]);
+  });
+
+  it('a live update moves devices, or exchanges the standby: touches no emulator, but the keeper is replaced', () => {
+    for (const busy of [{ moving: true }, { exchanging: true }]) {
+      expect(planService(view([emulator(1, 'serving')], busy))).toEqual([]);
+      expect(planService(view([emulator(1, 'ready')], { ...busy, keeper: 'gone' }))).toEqual([
+        { kind: 'start-keeper', expectUpload: true },
+      ]);
+    }
   });
 
   it('the successor serves: starts a new standby', () => {

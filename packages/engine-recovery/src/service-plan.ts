@@ -8,7 +8,8 @@
  * Invariants
  *   I1  nobody is promoted while an emulator that ever served is not known to be dead.
  *   I2  after a death the standby is promoted before a new one is started, so that starting does not slow it down.
- *   I3  at most one promotion and one start of each kind per plan.
+ *   I3  while a live update moves devices or exchanges the standby, no emulator is touched: it has its own way back.
+ *   I4  at most one promotion and one start of each kind per plan.
  *
  * Limits  EMULATORS_WANTED.
  */
@@ -32,6 +33,10 @@ export interface ServiceView {
   /** The crash-loop rule permits a start now. */
   readonly mayStartKeeper: boolean;
   readonly mayStartEmulator: boolean;
+  /** Devices are divided between the active emulator and one that is not in this view. */
+  readonly moving: boolean;
+  /** A standby is about to take the place of another. */
+  readonly exchanging: boolean;
 }
 
 export type Step =
@@ -54,6 +59,8 @@ export function planService(view: ServiceView): Step[] {
   const informed = emulators.some(({ state }) => state === 'ready' || state === 'serving');
   if (view.keeper === 'gone' && view.mayStartKeeper)
     steps.push({ kind: 'start-keeper', expectUpload: informed });
+
+  if (view.moving || view.exchanging) return steps;
 
   const serving = emulators.filter(({ state }) => state === 'serving');
   const ready = emulators.filter(({ state }) => state === 'ready');

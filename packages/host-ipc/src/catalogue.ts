@@ -179,6 +179,8 @@ export const cliCommands = {
     value: typedId,
     driver: nullable(typedText),
   }),
+  update: object({ start: boolean(), status: boolean() }),
+  restart: nothing,
 } as const satisfies Record<string, Schema<unknown>>;
 export type CliCommand = keyof typeof cliCommands;
 export type CliParams<C extends CliCommand> = Static<(typeof cliCommands)[C]>;

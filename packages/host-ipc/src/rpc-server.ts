@@ -39,6 +39,9 @@ const REPLIES_QUEUED_MAX = 1024;
 /** How long a closing socket may still deliver its last replies, in milliseconds. */
 const LINGER_MS = 200;
 const PRIVATE_SOCKET_MODE = 0o600;
+/** A request that was sent just before the end of new connections arrives within so much. */
+const DRAIN_QUIET_MS = 50;
+const DRAIN_LOOK_MS = 10;
 
 /** One handler for each message that `R` answers. */
 export type Handlers<R extends Role> = {
@@ -68,6 +71,7 @@ export class RpcServer {
   readonly #sender: SerialSender;
   readonly #loop: Promise<void>;
   #inProgress = 0;
+  #lastRequestMs = 0;
   #closed = false;
   readonly #counters = { requests: 0, malformed: 0, failed: 0, busy: 0, slowestMs: 0 };
 
@@ -115,6 +119,24 @@ export class RpcServer {
     return { ...this.#counters, droppedReplies: this.#sender.dropped };
   }
 
+  /**
+   * Takes no new connections; resolves when what came over the others is answered and nothing more came for a moment.
+   * Whoever connects meanwhile finds nobody, and tries again.
+   */
+  async drain(): Promise<void> {
+    await this.#socket.unbind(`ipc://${this.#path}`);
+    while (this.#inProgress > 0 || performance.now() - this.#lastRequestMs < DRAIN_QUIET_MS)
+      await new Promise((resolve) => setTimeout(resolve, DRAIN_LOOK_MS));
+    await this.#sender.flush();
+    await new Promise((resolve) => setTimeout(resolve, DRAIN_LOOK_MS)); // ZeroMQ's own thread writes them
+  }
+
+  /** Takes new connections again. */
+  async undrain(): Promise<void> {
+    await this.#socket.bind(`ipc://${this.#path}`);
+    chmodSync(this.#path, PRIVATE_SOCKET_MODE);
+  }
+
   /** Stops receiving, delivers replies that are already made, closes the socket and removes its file. */
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -145,6 +167,7 @@ export class RpcServer {
 
   #accept(identity: Buffer, payload: Buffer): void {
     this.#counters.requests += 1;
+    this.#lastRequestMs = performance.now();
     const request = decodeRequest(payload);
     if ('problem' in request) {
       this.#counters.malformed += 1;

@@ -25,6 +25,14 @@ const nativeGetAffinity = declare<(tid: number, bytes: number, mask: number) => 
   ['int', 'size_t', 'uintptr_t'],
 );
 
+/** waitpid: children that a former program of this process started (exec keeps them) are nobody else's to reap. */
+const nativeWaitpid = declare<(pid: number, status: number, options: number) => number>('waitpid', 'int', [
+  'int',
+  'uintptr_t',
+  'int',
+]);
+const WNOHANG = 1;
+
 const processors = new NativeBuffer(CPU_SET_PROCESSORS / 8);
 
 /** Names this process for ps and /proc: the command line as far as it has room, and the main thread's name. */
@@ -65,6 +73,12 @@ export function getThreadAffinity(): number[] | number {
 export function kill(pid: number, signal: number): number {
   if (!Number.isInteger(pid) || pid <= 0) return -Errno.EINVAL;
   return orErrno(nativeKill(pid, signal));
+}
+
+/** Lets go of child `pid` if it has ended. Returns its pid, 0 while it lives, or -errno (-ECHILD: not our child). */
+export function reapChild(pid: number): number {
+  if (!Number.isInteger(pid) || pid <= 0) return -Errno.EINVAL;
+  return orErrno(nativeWaitpid(pid, 0, WNOHANG));
 }
 
 /** What /proc/<pid>/stat says. Times are in clock ticks (100 per second on all supported machines). */

@@ -51,7 +51,7 @@ _virtnet() {
     health:-u|health:--vuid) offered='' ;;
     log:-l|log:--level) offered='info err debug' ;;
     validate:-f|validate:--file) offered='' ;;
-    :*) offered='hotplug unplug list query modify stats health log version debug validate -v --version --json -h --help' ;;
+    :*) offered='hotplug unplug list query modify stats health log version debug validate restart update -v --version --json -h --help' ;;
     hotplug:*) offered='-i --ib_device -m --mac -t --mtu -n --max_queues -qp --max_queue_pairs -s --max_queue_size -u --sf_num -f --features -l --legacy -h --help' ;;
     unplug:*) offered='-p --pf -u --vuid -h --help' ;;
     list:*) offered='-h --help' ;;
@@ -63,6 +63,8 @@ _virtnet() {
     version:*) offered='-h --help' ;;
     debug:*) offered='-h --help' ;;
     validate:*) offered='-f --file -h --help' ;;
+    restart:*) offered='-h --help' ;;
+    update:*) offered='-s --start -t --status -h --help' ;;
   esac
   mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$current")
 }

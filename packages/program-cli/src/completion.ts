@@ -4,7 +4,7 @@
  * The files in `completion/` are what these functions yield; a test compares them. `completion-write.js` writes them.
  */
 import type { Command, Option } from 'commander';
-import { SHORT_FORMS, UNSUPPORTED_COMMANDS } from './definition.js';
+import { SHORT_FORMS } from './definition.js';
 
 const NOTICE =
   'Made from the definition of the command line by completion-write.js; change that, not this file.';
@@ -45,11 +45,6 @@ function wordsOf(option: Option): OptionWords {
   };
 }
 
-/** Commands worth offering: those that do something. */
-function commandsOf(program: Command): Command[] {
-  return program.commands.filter((command) => !Object.hasOwn(UNSUPPORTED_COMMANDS, command.name()));
-}
-
 /** Words that may stand where a command expects an argument of its own. */
 function argumentWords(command: Command): string[] {
   const inner = command.commands.map((subcommand) => subcommand.name());
@@ -59,7 +54,7 @@ function argumentWords(command: Command): string[] {
 /** The completion file for bash. */
 export function bashCompletion(program: Command): string {
   const name = program.name();
-  const commands = commandsOf(program);
+  const commands = program.commands;
   const offered = (command: Command) => optionsOf(command).flatMap(({ words }) => words);
   const values = commands.flatMap((command) =>
     optionsOf(command)
@@ -94,7 +89,7 @@ complete -o bashdefault -o default -F _${name} ${name}
 /** The completion file for zsh. */
 export function zshCompletion(program: Command): string {
   const name = program.name();
-  const commands = commandsOf(program);
+  const commands = program.commands;
   const described = commands.map((command) => `    ${zshWord(`${command.name()}:${command.description()}`)}`);
   const cases = commands.map((command) => {
     const words = argumentWords(command);

@@ -7,13 +7,20 @@
  *   which is tried only after the answer has not come for a moment. A controller that listens and does not answer is
  *   busy, and is waited for until the message's own deadline.
  *
- * Limits  DOWN_PROBE_AFTER_MS plus the time of one connect() until a dead controller is reported.
+ *   A controller that is just starting, or that becomes another version of itself, has a process and no socket yet: as
+ *   long as the process that its pid file names lives, the command waits for it and asks then. What the end of a former
+ *   one interrupted is asked again only when asking twice is the same as asking once.
+ *
+ * Limits  COMING_UP_MS until a process without a socket is given up. DOWN_PROBE_AFTER_MS plus the time of one connect() until a dead controller is reported.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import type { ControlRequest } from '@virtnet/engine-control';
+import type { RpcCaller } from '@virtnet/host-ipc/client';
 import { Errno } from '@virtnet/wire';
 
 const DOWN_PROBE_AFTER_MS = 300;
+const COMING_UP_MS = 10_000;
+const COMING_UP_LOOK_MS = 25;
 
 /** What came of a request. */
 export type Reply =
@@ -21,7 +28,14 @@ export type Reply =
   /** The controller refused the request itself; `errno` is a negative Linux errno. */
   | { readonly kind: 'refused'; readonly errno: number; readonly errstr: string }
   /** There was no answer; the text says why. */
-  | { readonly kind: 'unavailable'; readonly reason: string };
+  | {
+      readonly kind: 'unavailable';
+      readonly reason: string;
+      /** Nobody was asked. */
+      readonly down?: boolean;
+      /** The one who was asked ended. */
+      readonly over?: boolean;
+    };
 
 export type Ask = (request: ControlRequest) => Promise<Reply>;
 
@@ -29,18 +43,38 @@ export type Ask = (request: ControlRequest) => Promise<Reply>;
 export async function askController(request: ControlRequest): Promise<Reply> {
   const { commandClient, HOST_DEADLINE_MS, virtnetPaths } = await import('@virtnet/host-ipc/client');
   let path: string;
+  let pidFile: string;
   try {
-    path = virtnetPaths(undefined, { create: false }).controllerIpc;
+    const paths = virtnetPaths(undefined, { create: false });
+    path = paths.controllerIpc;
+    pidFile = paths.pidFile('controller');
   } catch (error) {
     return { kind: 'unavailable', reason: error instanceof Error ? error.message : String(error) };
   }
-  if (!existsSync(path)) return noController(path, 'no socket');
-  const client = commandClient(path);
+  const options = request.command === 'host' ? { deadlineMs: HOST_DEADLINE_MS } : {};
+  const endMs = performance.now() + COMING_UP_MS;
+  for (;;) {
+    const reply = existsSync(path)
+      ? await askOnce(commandClient(path), path, request, options)
+      : noController(path, 'no socket');
+    const again =
+      reply.kind === 'unavailable' && (reply.down === true || (reply.over === true && looksOnly(request)));
+    if (!again || performance.now() > endMs || !isRunning(pidFile)) return reply;
+    await new Promise((resolve) => setTimeout(resolve, COMING_UP_LOOK_MS));
+  }
+}
+
+async function askOnce(
+  client: RpcCaller,
+  path: string,
+  request: ControlRequest,
+  options: { readonly deadlineMs?: number },
+): Promise<Reply> {
   const probe = probeLater(path);
   try {
     const params = { command: request.command, params: { ...request.params } };
     const answered = client
-      .call('cli.request', params, request.command === 'host' ? { deadlineMs: HOST_DEADLINE_MS } : {})
+      .call('cli.request', params, options)
       .then(({ answer, exitCode }): Reply => ({ kind: 'answer', answer, exitCode }))
       .catch(failed);
     return await Promise.race([answered, probe.refused]);
@@ -51,7 +85,23 @@ export async function askController(request: ControlRequest): Promise<Reply> {
 }
 
 function noController(path: string, detail: string): Reply {
-  return { kind: 'unavailable', reason: `the controller is not running (${path}: ${detail})` };
+  return { kind: 'unavailable', reason: `the controller is not running (${path}: ${detail})`, down: true };
+}
+
+/** Whether the request changes nothing. */
+function looksOnly({ command, params }: ControlRequest): boolean {
+  if (command === 'update') return params.status;
+  return ['list', 'query', 'health', 'version'].includes(command);
+}
+
+/** Whether the process that the file names lives. */
+function isRunning(pidFile: string): boolean {
+  try {
+    const pid = Number(readFileSync(pidFile, 'utf8').trim());
+    return pid > 1 && process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
 }
 
 /** What an RpcError means; anything else is a fault of this program and goes on. */
@@ -65,6 +115,7 @@ function failed(error: unknown): Reply {
       return {
         kind: 'unavailable',
         reason: 'the controller ended while it worked on the command, which may have been carried out',
+        over: true,
       };
     default:
       return { kind: 'refused', errno, errstr: message };

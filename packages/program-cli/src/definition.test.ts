@@ -2,7 +2,7 @@ import { type ControlRequest, LINK_SPEEDS } from '@virtnet/engine-control';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { SPEEDS_SHOWN } from './define-modify.js';
-import { type Invocation, parseVirtnet, UNSUPPORTED_COMMANDS } from './definition.js';
+import { type Invocation, parseVirtnet } from './definition.js';
 
 const words = (line: string) => line.split(' ').filter((word) => word !== '');
 function request(line: string): ControlRequest {
@@ -38,6 +38,9 @@ describe('command lines of the guide', () => {
     [`${hotplug} -qp 1 -s 1024`, { command: 'hotplug', params: hotplugParams }],
     ['unplug -p 0', { command: 'unplug', params: { pf: 0, vuid: null } }],
     ['list', { command: 'list', params: {} }],
+    ['update -s', { command: 'update', params: { start: true, status: false } }],
+    ['update --status', { command: 'update', params: { start: false, status: true } }],
+    ['restart', { command: 'restart', params: {} }],
     ['query -p 0', { command: 'query', params: { ...none, pf: 0, brief: false, queue: null } }],
     ['query -p 0 -b', { command: 'query', params: { ...none, pf: 0, brief: true, queue: null } }],
     ['query -p 0 -v 0 -b', { command: 'query', params: { ...none, pf: 0, vf: 0, brief: true, queue: null } }],
@@ -206,6 +209,8 @@ describe('wrong command line', () => {
     ['log', "'-l, --level <LEVEL>' not specified"],
     ['log -l trace', 'Allowed choices are info, err, debug'],
     ['list 1', 'too many arguments'],
+    ['update', 'one of -s, --start and -t, --status is required'],
+    ['update -s -t', 'cannot be used with'],
   ])('virtnet %s', (line, expected) => {
     const text = usage(line);
     expect(text).toContain(expected);
@@ -217,13 +222,6 @@ describe('wrong command line', () => {
     expect(usage('unplug')).toMatch(
       /^usage: virtnet unplug \[-h\] \{-p PF \| -u VUID\}\nvirtnet unplug: error: /,
     );
-  });
-});
-
-describe('what this version does not have', () => {
-  const line = (name: string) => parseVirtnet([name, '-p', '0', 'device', '--anything', '-l', '0']);
-  it.each(Object.keys(UNSUPPORTED_COMMANDS))('%s, whatever its arguments', (name) => {
-    expect(line(name)).toEqual({ kind: 'unsupported', json: false });
   });
 });
 
@@ -267,7 +265,7 @@ describe('any command line', () => {
   it('comes to one outcome and never throws', () => {
     fc.assert(
       fc.property(fc.array(word, { maxLength: 12 }), (argv) => {
-        const kinds: Invocation['kind'][] = ['request', 'unsupported', 'text', 'usage'];
+        const kinds: Invocation['kind'][] = ['request', 'text', 'usage'];
         expect(kinds).toContain(parseVirtnet(argv).kind);
       }),
       { numRuns: 300 },

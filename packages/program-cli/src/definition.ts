@@ -35,9 +35,7 @@ export type Invocation =
       readonly json: boolean;
     }
   /** The verdict on a configuration file; null: the one in its place. */
-  | { readonly kind: 'validate'; readonly file: string | null; readonly json: boolean }
-  /** A command or option of the original that this version does not have. */
-  | { readonly kind: 'unsupported'; readonly json: boolean };
+  | { readonly kind: 'validate'; readonly file: string | null; readonly json: boolean };
 
 type Action =
   Exclude<Invocation, ParseOutcome> extends infer T ? (T extends unknown ? Omit<T, 'json'> : never) : never;
@@ -45,12 +43,6 @@ type Collect = (action: Action) => void;
 
 /** Short options of several letters, by long option. */
 export const SHORT_FORMS = MODIFY_SHORT_FORMS;
-
-/** Commands of the original that this version answers with "Option is not supported". */
-export const UNSUPPORTED_COMMANDS = {
-  restart: 'restart the controller without ending the service',
-  update: 'update the controller while it serves',
-} as const;
 
 const LOG_LEVEL_NAMES = ['info', 'err', 'debug'] as const satisfies readonly LogLevel[];
 
@@ -85,14 +77,12 @@ export function buildProgram(collect: Collect): Command {
     .usage('[-h]')
     .action(() => collect(requested({ command: 'debug', params: {} })));
   addValidate(program, collect);
-  for (const [name, description] of Object.entries(UNSUPPORTED_COMMANDS))
-    program
-      .command(name)
-      .description(`${description} (not supported yet)`)
-      .usage('...')
-      .allowUnknownOption()
-      .allowExcessArguments()
-      .action(() => collect({ kind: 'unsupported' }));
+  program
+    .command('restart')
+    .description('restart everything but the devices, without ending the service')
+    .usage('[-h]')
+    .action(() => collect(requested({ command: 'restart', params: {} })));
+  addUpdate(program, collect);
   return program;
 }
 
@@ -239,6 +229,21 @@ function addValidate(program: Command, collect: Collect): void {
     .usage('[-h] [-f PATH_TO_FILE]')
     .option('-f, --file <PATH_TO_FILE>', 'the file; without it virtnet.conf in its place')
     .action(({ file }: { file?: string }) => collect({ kind: 'validate', file: file ?? null }));
+}
+
+function addUpdate(program: Command, collect: Collect): void {
+  const command = program
+    .command('update')
+    .description('move to the installed version while devices are in use')
+    .usage('[-h] {-s | -t}')
+    .addOption(new Option('-s, --start', 'start the update').conflicts('status'))
+    .addOption(new Option('-t, --status', 'show how far it is, or how the last one ended'));
+  command.action(({ start, status }: { start?: true; status?: true }) => {
+    if (start === undefined && status === undefined)
+      command.error('one of -s, --start and -t, --status is required');
+    const params = { start: start === true, status: status === true };
+    collect(requested({ command: 'update', params }));
+  });
 }
 
 /** Reads a command line. */

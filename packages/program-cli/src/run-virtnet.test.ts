@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import type { ControlRequest } from '@virtnet/engine-control';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { Reply } from './controller.js';
-import { UNSUPPORTED_COMMANDS } from './definition.js';
 import { runVirtnet } from './run-virtnet.js';
 
 interface Run {
@@ -14,7 +13,8 @@ interface Run {
   readonly asked: readonly ControlRequest[];
 }
 
-async function run(line: string, reply?: Reply): Promise<Run> {
+/** `replies` in their order, the last one again and again. */
+async function run(line: string, ...replies: Reply[]): Promise<Run> {
   let out = '';
   let err = '';
   const asked: ControlRequest[] = [];
@@ -28,6 +28,7 @@ async function run(line: string, reply?: Reply): Promise<Run> {
   };
   const code = await runVirtnet(line.split(' '), io, async (request) => {
     asked.push(request);
+    const reply = replies.length > 1 ? replies.shift() : replies[0];
     if (reply === undefined) throw new Error('nothing may be asked here');
     return reply;
   });
@@ -95,10 +96,15 @@ describe('virtnet, errors', () => {
     expect([code, asked]).toEqual([1, []]);
   });
 
-  it.each(Object.keys(UNSUPPORTED_COMMANDS))('%s is answered without asking', async (name) => {
-    const { out, code, asked } = await run(`${name} -p 0`);
-    expect(JSON.parse(out)).toEqual({ errno: -1047, errstr: 'Option is not supported' });
-    expect([code, asked]).toEqual([1, []]);
+  it('update prints the parameters of the guide', async () => {
+    const started = "Update started, use 'virtnet update -t' or check logs for status";
+    expect((await run('update -s', answer(started))).out).toBe(
+      `{'start': '0x1'}\n${JSON.stringify(started)}\n`,
+    );
+    const status = { status: 'inactive', 'last live update status': 'success', 'time_used (s)': 0.604152 };
+    expect((await run('update -t', answer(status))).out).toMatch(
+      /^\{'status': '0x1'\}\n\{\n {2}"status": "inactive",\n {2}"last live update status": "success",\n {2}"time_used \(s\)": 0\.604152\n\}\n$/,
+    );
   });
 
   it('a wrong command line: usage and error on stderr, exit code 2', async () => {
@@ -114,6 +120,27 @@ describe('virtnet, errors', () => {
       expect(out).not.toBe('');
       expect([err, code]).toEqual(['', 0]);
     }
+  });
+});
+
+describe('virtnet restart', () => {
+  const begun = answer("Update started, use 'virtnet update -t' or check logs for status");
+  const status = (facts: object): Reply => answer({ status: 'inactive', ...facts });
+
+  it('asks until the move is over, and says so in one word', async () => {
+    const ended = status({ 'last live update status': 'success' });
+    const { out, code, asked } = await run('restart', begun, answer({ status: 'ongoing' }), ended);
+    expect([out, code]).toEqual(['SUCCESS\n', 0]);
+    expect(asked.map(({ command }) => command)).toEqual(['restart', 'update', 'update']);
+    expect((await run('--json restart', begun, ended)).out).toBe('"SUCCESS"\n');
+  });
+
+  it('tells why it failed, and what the controller refused', async () => {
+    const failed = status({ 'last live update status': 'failed', reason: 'no standby' });
+    const { out, code } = await run('restart', begun, failed);
+    expect([JSON.parse(out), code]).toEqual([{ errno: -5, errstr: 'no standby' }, 1]);
+    const busy = { errno: -16, errstr: 'Live update is in progress' };
+    expect(JSON.parse((await run('restart', answer(busy, 1))).out)).toEqual(busy);
   });
 });
 

@@ -7,6 +7,7 @@ import type { ControlRequest } from '@virtnet/engine-control';
 import type { Ask } from './controller.js';
 import { type Invocation, parseVirtnet } from './definition.js';
 import { type Io, printJson } from './io.js';
+import { restart } from './run-restart.js';
 import { EXIT_USAGE } from './usage.js';
 
 const EXIT_FAILURE = 1;
@@ -21,11 +22,6 @@ export async function runVirtnet(argv: readonly string[], io: Io, ask: Ask): Pro
     case 'usage':
       io.err(invocation.text);
       return EXIT_USAGE;
-    case 'unsupported': {
-      const { failure } = await import('@virtnet/engine-control');
-      printJson(io, failure('OPT_NOT_SUPPORTED'));
-      return EXIT_FAILURE;
-    }
     case 'validate': {
       const { runValidate } = await import('./run-validate.js');
       return runValidate(invocation.file, invocation.json, io);
@@ -51,6 +47,7 @@ async function answerRequest(
       return EXIT_FAILURE;
     }
   }
+  if (request.command === 'restart') return restart(io, ask, json);
   const reply = await ask(request);
   switch (reply.kind) {
     case 'answer':

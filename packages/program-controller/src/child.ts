@@ -35,10 +35,12 @@ import {
   pidfdOpen,
   pidfdSendSignal,
   processorWaitMs,
+  reapChild,
   setProcessNice,
   type Watch,
 } from '@virtnet/host-linux';
 import { LastWord } from '@virtnet/wire';
+import type { Build } from './builds.js';
 import {
   EXIT_STATUS_MS,
   HEALTH_DEADLINE_MS,
@@ -56,6 +58,8 @@ export interface ChildSpec {
   readonly instance: number;
   /** Where it answers RPC. */
   readonly ipcPath: string;
+  /** What it is started from. */
+  readonly build: Build;
   /** Node flags, main module and arguments. */
   readonly command: readonly string[];
   /** Descriptors it inherits, as INHERITED_FD and the numbers behind it. They stay ours. */
@@ -232,7 +236,7 @@ export class Child {
     if (typeof progress === 'number') this.#log.error({ errno: -progress }, 'no progress page');
     else this.#progress = progress;
     const page = this.#progress === null ? [] : ['--progress-fd', `${PROGRESS_FD}`];
-    const child = spawn(process.execPath, [...this.spec.command, ...page], {
+    const child = spawn(this.spec.build.node, [...this.spec.command, ...page], {
       // Its standard output goes to our standard error: ours carries the one word `ready`.
       stdio: ['ignore', 2, 2, this.#progress?.fd ?? 'ignore', ...(this.spec.inherited ?? [])],
       env: { ...process.env, VIRTNET_ROOT: this.spec.root },
@@ -268,8 +272,12 @@ export class Child {
    */
   #dead(): void {
     this.#watch?.close();
-    if (this.#process === null) this.#event('exit');
-    else this.#exitTimer ??= setTimeout(() => setImmediate(() => this.#event('exit')), EXIT_STATUS_MS);
+    if (this.#process === null) {
+      reapChild(this.#pid); // ours from before an exec, perhaps; Node reaps those that it started itself
+      this.#event('exit');
+    } else {
+      this.#exitTimer ??= setTimeout(() => setImmediate(() => this.#event('exit')), EXIT_STATUS_MS);
+    }
   }
 
   /** Asks for its state in `delayMs`, and again for as long as it lives. */

@@ -11,15 +11,19 @@
  *   I2  only commands whose message is idempotent are sent again.
  */
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import {
   type ControlCommand,
   type ControlRequest,
   type ControlRequests,
+  destinationMissing,
   echoOf,
   exitCodeOf,
+  type Failure,
   failure,
   requestFailure,
+  UPDATE_BUSY,
+  UPDATE_STARTED,
+  updateAnswer,
   versionAnswer,
 } from '@virtnet/engine-control';
 import {
@@ -35,8 +39,10 @@ import {
   RpcError,
 } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
+import type { Build } from './builds.js';
 import { debugAnswer } from './debug-answer.js';
 import { COMMAND_DEADLINE_MS } from './limits.js';
+import type { LiveUpdate } from './live-update.js';
 import type { Supervisor } from './supervisor.js';
 
 type DeviceMessage = Extract<MessageName, `device.${string}`>;
@@ -45,17 +51,10 @@ export interface CliFrontOptions {
   readonly supervisor: Supervisor;
   /** Applies a log level to this process. */
   readonly setLogLevel: (level: LogLevelName) => void;
-  /** Version of the running program, without the leading `v`. */
-  readonly version: string;
-  /** Where the version installed now is read: a package.json. */
-  readonly packageFile: URL;
-}
-
-/** The version in a package.json. Throws when there is none. */
-export function versionOf(packageFile: URL): string {
-  const { version } = JSON.parse(readFileSync(packageFile, 'utf8')) as { version?: unknown };
-  if (typeof version !== 'string') throw new TypeError(`${packageFile.pathname} names no version`);
-  return version;
+  /** The build that runs, and the one installed now, which throws when there is none. */
+  readonly running: Build;
+  readonly destination: () => Build;
+  readonly update: LiveUpdate;
 }
 
 export class CliFront {
@@ -117,12 +116,51 @@ export class CliFront {
         this.#options.supervisor.setLogLevel(request.params.level);
         return 'Success';
       case 'version':
-        return versionAnswer(this.#options.version, versionOf(this.#options.packageFile)) as JsonValue;
+        return this.#version();
+      case 'update':
+        return request.params.start ? this.#begin('update') : this.#updateStatus();
+      case 'restart':
+        return this.#begin('restart');
     }
+  }
+
+  #version(): JsonValue {
+    const destination = this.#destination();
+    if ('errno' in destination) return { ...destination };
+    return versionAnswer(this.#options.running.version, destination.version) as JsonValue;
+  }
+
+  #destination(): Build | Failure {
+    try {
+      return this.#options.destination();
+    } catch {
+      return destinationMissing();
+    }
+  }
+
+  /** A restart is the move onto the build that runs. */
+  #begin(kind: 'update' | 'restart'): JsonValue {
+    const build = kind === 'restart' ? this.#options.running : this.#destination();
+    if ('errno' in build) return { ...build };
+    return this.#options.update.begin(kind, build) ? UPDATE_STARTED : { ...UPDATE_BUSY };
+  }
+
+  #updateStatus(): JsonValue {
+    const { record, ongoing } = this.#options.update;
+    return updateAnswer(record === null ? null : { ...record, ongoing }) as JsonValue;
+  }
+
+  /** The device a change is about is between two processes this instant. */
+  #isMoving(name: DeviceMessage, params: object): boolean {
+    const { moving } = this.#options.supervisor;
+    if (moving === null || reading.has(name)) return false;
+    const { pf = null, vf = null, vuid = null } = params as { pf?: unknown; vf?: unknown; vuid?: unknown };
+    return vuid === moving.vuid || (pf === moving.pf && vf === moving.vf);
   }
 
   async #onActive<N extends DeviceMessage>(name: N, params: Params<N>): Promise<JsonValue> {
     const deadlineMs = performance.now() + Math.max(COMMAND_DEADLINE_MS, catalogue[name].deadlineMs);
+    if (this.#isMoving(name, params)) return { ...failure('DEV_IS_MIGRATING') };
     for (;;) {
       const leftMs = deadlineMs - performance.now();
       const active = leftMs > 0 ? await this.#options.supervisor.waitForActive(leftMs) : null;
@@ -145,6 +183,9 @@ export class CliFront {
 /** Longest address or driver's name that means anything. */
 const HOST_TEXT_MAX = 64;
 
+/** What only looks waits until the device has arrived. */
+const reading: ReadonlySet<DeviceMessage> = new Set(['device.list', 'device.query', 'device.health']);
+
 const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   hotplug: 'hotplug',
   unplug: 'unplug',
@@ -157,6 +198,8 @@ const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   host: 'host',
   log: 'log',
   version: 'version',
+  update: 'update',
+  restart: 'restart',
 };
 
 /** The request, EINVAL when its parameters are not those of the command, ENOSYS when there is no such command. */

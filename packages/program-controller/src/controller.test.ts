@@ -45,7 +45,12 @@ describe('controller', () => {
       answer: 'Success',
       exitCode: 0,
     });
-    expect(await service.cli('restart')).toEqual({
+    expect(await service.cli('update', { start: false, status: true })).toEqual({
+      echo: { status: 1 },
+      answer: { status: 'inactive', 'last live update status': 'none', 'time_used (s)': 0 },
+      exitCode: 0,
+    });
+    expect(await service.cli('validate')).toEqual({
       answer: { errno: -1047, errstr: 'Option is not supported' },
       exitCode: 1,
     });

@@ -7,6 +7,7 @@
  *   controller is handed all descriptors at its start. It reads the log, puts every entry with its descriptor on the
  *   shelf of a new keeper, as a writer like any other, and lets go. An emulator that starts meanwhile mirrors the shelf
  *   and is promoted once it is whole.
+ *   A controller that becomes another by exec hands it the two files itself: the manager hands nothing over then.
  *
  * Invariants
  *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves; nothing of the log's is closed.
@@ -27,7 +28,23 @@ import {
   type PassedDescriptor,
   type Poller,
   type ServiceManager,
+  setCloseOnExec,
 } from '@virtnet/host-linux';
+
+const LOG_VARIABLE = 'VIRTNET_LOG_FDS';
+type Environment = Record<string, string | undefined>;
+
+/** The files of the log that a former program of this process left open, now close-on-exec; none otherwise. */
+function handedOver(environment: Environment): PassedDescriptor[] {
+  const match = /^(\d{1,7}):(\d{1,7}),(\d{1,7})$/.exec(environment[LOG_VARIABLE] ?? '');
+  delete environment[LOG_VARIABLE];
+  if (match === null || Number(match[1]) !== process.pid) return [];
+  return LOG_NAMES.map((name, index) => {
+    const fd = Number(match[index + 2]);
+    setCloseOnExec(fd);
+    return { name, fd };
+  });
+}
 
 const LOG_NAMES = ['virtnet-log-0', 'virtnet-log-1'] as const;
 const MESSAGE_OPERATIONS_MAX = 200;
@@ -42,8 +59,16 @@ export class DescriptorStore {
   readonly #entries: readonly LoggedEntry[];
   readonly #passed: Map<string, number>;
   readonly #log: Logger;
+  /** Nothing but the log is here, although the manager may keep more. */
+  readonly partial: boolean;
 
-  private constructor(logFds: readonly [number, number], passed: Map<string, number>, log: Logger) {
+  private constructor(
+    logFds: readonly [number, number],
+    passed: Map<string, number>,
+    partial: boolean,
+    log: Logger,
+  ) {
+    this.partial = partial;
     this.logFds = logFds;
     this.#passed = passed;
     this.#entries = readShelfLog(logFds) ?? [];
@@ -55,9 +80,11 @@ export class DescriptorStore {
     manager: ServiceManager,
     passed: readonly PassedDescriptor[],
     log: Logger,
+    environment: Environment = process.env,
   ): DescriptorStore | null {
     const byName = new Map<string, number>();
-    for (const { name, fd } of passed) {
+    const handed = handedOver(environment);
+    for (const { name, fd } of [...passed, ...handed]) {
       const former = byName.get(name);
       if (former !== undefined) closeAll([former]); // a replaced one whose removal did not arrive
       byName.set(name, fd);
@@ -74,7 +101,19 @@ export class DescriptorStore {
       if (kept === undefined) manager.store(name, fd);
       fds.push(fd);
     }
-    return new DescriptorStore([fds[0]!, fds[1]!], byName, log);
+    return new DescriptorStore([fds[0]!, fds[1]!], byName, handed.length > 0, log);
+  }
+
+  /** Before this process becomes another program: that one is handed the log. */
+  handOver(environment: Environment): void {
+    for (const fd of this.logFds) setCloseOnExec(fd, false);
+    environment[LOG_VARIABLE] = `${process.pid}:${this.logFds.join(',')}`;
+  }
+
+  /** It does not. */
+  keep(environment: Environment): void {
+    delete environment[LOG_VARIABLE];
+    for (const fd of this.logFds) setCloseOnExec(fd);
   }
 
   /** Whether there is anything to restore. */

@@ -1,5 +1,9 @@
 /** virtio_net_controller: supervisor and front of the command line. See wiring.ts. */
 import { parseOptions } from './options.js';
-import { serve } from './wiring.js';
+import { check, serve } from './wiring.js';
 
-process.exit(await serve(parseOptions(process.argv)));
+const options = parseOptions(process.argv);
+if (options.check === true) {
+  process.exit(check());
+}
+process.exit(await serve(options));

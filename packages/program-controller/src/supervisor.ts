@@ -25,6 +25,7 @@ import {
 } from '@virtnet/engine-recovery';
 import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
+import type { Build } from './builds.js';
 import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.js';
 import type { DescriptorStore } from './descriptor-store.js';
 import {
@@ -35,7 +36,7 @@ import {
   STOP_STANDBY_MS,
 } from './limits.js';
 import { PidFiles } from './pid-files.js';
-import { nodeFlags, type ProgramKind, programMains } from './programs.js';
+import { nodeFlags, type ProgramKind } from './programs.js';
 import { watchProgress } from './progress-watcher.js';
 import { findSurvivors } from './survivors.js';
 
@@ -43,14 +44,21 @@ export interface SupervisorOptions {
   readonly paths: VirtnetPaths;
   readonly poller: Poller;
   readonly log: Logger;
+  /** The build this controller runs from. */
+  readonly running: Build;
   /** What the service manager keeps for us; null without one. */
   readonly store: DescriptorStore | null;
   /** Nobody of ours knows the devices any more, but the manager does: it has to start us anew. */
   readonly onDevicesLost: () => void;
-  /** Main module of the emulator instead of the installed one. */
-  readonly emu?: string;
   /** Called before anything is started; `adopting` when processes of a former controller live on. */
   readonly configure?: (adopting: boolean) => void;
+}
+
+/** A device on its way from one emulator to another. */
+export interface MovingDevice {
+  readonly vuid: string;
+  readonly pf: number;
+  readonly vf: number | null;
 }
 
 export class Supervisor {
@@ -59,12 +67,21 @@ export class Supervisor {
   readonly #log: Logger;
   readonly #store: DescriptorStore | null;
   readonly #onDevicesLost: () => void;
-  readonly #mains: Readonly<Record<ProgramKind, string>>;
+  /** What the next process of a kind is started from. */
+  readonly #builds: Record<ProgramKind, Build>;
   readonly #pidFiles: PidFiles;
   readonly #configure: (adopting: boolean) => void;
   readonly #deathsMs: Record<ProgramKind, number[]> = { ha: [], emu: [] };
   #keeper: Child | null = null;
   readonly #emulators = new Set<Child>(); // two, and for moments their predecessors
+  /** Destinations of a handover (live-update.ts); the plan leaves them alone. */
+  readonly #reserves = new Set<Child>();
+  /** Devices are divided between the active emulator and this one. */
+  #divided: Child | null = null;
+  /** A standby takes the place of another. */
+  #exchanging = false;
+  /** The device that is between two processes this instant. */
+  moving: MovingDevice | null = null;
   #nextInstance = 1;
   #everServed = false;
   #finding: Promise<unknown> = Promise.resolve();
@@ -87,7 +104,7 @@ export class Supervisor {
     this.#log = options.log;
     this.#store = options.store;
     this.#onDevicesLost = options.onDevicesLost;
-    this.#mains = { ...programMains, ...(options.emu === undefined ? {} : { emu: options.emu }) };
+    this.#builds = { ha: options.running, emu: options.running };
     this.#pidFiles = new PidFiles(options.paths);
     this.#configure = options.configure ?? (() => undefined);
   }
@@ -96,17 +113,24 @@ export class Supervisor {
   async start(): Promise<void> {
     this.#pidFiles.set('controller', process.pid);
     this.#stopWatching = watchProgress(() => this.#living(), this.#log);
-    const finding = findSurvivors(this.#paths, this.#pidFiles, this.#mains, this.#poller, this.#log);
+    const { mains } = this.#builds.emu;
+    const finding = findSurvivors(this.#paths, this.#pidFiles, mains, this.#poller, this.#log);
     this.#finding = finding;
     const survivors = await finding;
     this.#configure(survivors.length > 0);
-    for (const { kind, instance, pid, as } of survivors) {
-      this.#log.info({ kind, instance, childPid: pid, as }, 'adopted');
-      const child = this.#make(kind, instance);
+    for (const { kind, instance, pid, as, reserve } of survivors) {
+      this.#log.info({ kind, instance, childPid: pid, as, reserve }, 'adopted');
+      const child = this.#make(kind, instance, this.#builds[kind]);
       this.#nextInstance = Math.max(this.#nextInstance, instance + 1);
+      if (reserve) this.#reserves.add(child);
       child.adopt(pid, as);
+      if (reserve) child.fence('a former controller died over a live update');
     }
     const restoring = this.#beginRestoring();
+    if (restoring && this.#store?.partial === true) {
+      this.#onDevicesLost(); // only a new start is handed what the manager keeps
+      return new Promise(() => {});
+    }
     this.#plan();
     if (restoring) await this.#restore();
     const startedMs = performance.now();
@@ -137,7 +161,7 @@ export class Supervisor {
 
   /** The active emulator, or null while there is none. */
   get active(): Child | null {
-    for (const child of this.#emulators) if (child.state === 'serving') return child;
+    for (const child of this.#ordinary()) if (child.state === 'serving') return child;
     return null;
   }
 
@@ -146,10 +170,76 @@ export class Supervisor {
     return this.#living();
   }
 
+  get keeper(): Child | null {
+    return this.#keeper;
+  }
+
+  get stopping(): boolean {
+    return this.#stopping;
+  }
+
   /** A standby that is warm. */
   get standby(): Child | null {
-    for (const child of this.#emulators) if (child.state === 'ready') return child;
+    for (const child of this.#ordinary()) if (child.state === 'ready') return child;
     return null;
+  }
+
+  /** Starts an emulator that the plan leaves alone. */
+  startReserve(build: Build): Child {
+    const child = this.#make('emu', this.#nextInstance++, build, ['--reserve']);
+    this.#reserves.add(child);
+    child.spawn();
+    return child;
+  }
+
+  /** The active emulator begins to hand its devices to `to`; commands wait until they are united. */
+  divide(to: Child): void {
+    this.#divided = to;
+  }
+
+  /** Everything is with `to` now and `from` may end; nulls when a handover has fallen and somebody took over. */
+  unite(from: Child | null, to: Child | null): void {
+    this.#divided = null;
+    if (to !== null) {
+      this.#reserves.delete(to);
+      from?.stop({ removeDevices: false, deadlineMs: STOP_STANDBY_MS });
+      to.serving();
+    }
+    this.#writePidFiles();
+    this.#wake();
+    this.#planSoon();
+  }
+
+  /** Replaces the state keeper by one of `build`; returns the former one. */
+  replaceKeeper(build: Build): Child | null {
+    this.#builds.ha = build;
+    const former = this.#keeper;
+    former?.stop({ removeDevices: false, deadlineMs: STOP_KEEPER_MS });
+    return former;
+  }
+
+  /** Emulators are started from `build` from now on. */
+  useBuild(build: Build): void {
+    this.#builds.emu = build;
+  }
+
+  /** Makes `reserve`, which is ready, the one standby. */
+  async exchangeStandby(reserve: Child, build: Build): Promise<void> {
+    this.#exchanging = true;
+    try {
+      this.#builds.emu = build;
+      const others = [...this.#ordinary()].filter(({ state }) => state !== 'serving');
+      await this.#end(others, { removeDevices: false, deadlineMs: STOP_STANDBY_MS });
+      await reserve.client.call('emu.stand', {});
+    } catch (error) {
+      this.#log.error({ error }, 'the new standby does not stand by: another one is started');
+      reserve.fence('it does not stand by');
+    } finally {
+      this.#reserves.delete(reserve);
+      this.#exchanging = false;
+      this.#writePidFiles();
+      this.#planSoon();
+    }
   }
 
   /** The active emulator as soon as there is one; null when there is none for `deadlineMs`. */
@@ -159,9 +249,11 @@ export class Supervisor {
       expired.now = true;
       this.#wake();
     }, deadlineMs);
-    await this.#until(() => this.active !== null || expired.now || this.#stopping);
+    await this.#until(
+      () => (this.active !== null && this.#divided === null) || expired.now || this.#stopping,
+    );
     clearTimeout(timer);
-    return this.active;
+    return this.#divided === null ? this.active : null;
   }
 
   /** Resolves when `child` is no longer the active emulator, or everything ends. */
@@ -208,6 +300,11 @@ export class Supervisor {
     await this.#until(() => this.#living().length === 0);
   }
 
+  /** Emulators that the plan is about. */
+  *#ordinary(): IterableIterator<Child> {
+    for (const child of this.#emulators) if (!this.#reserves.has(child)) yield child;
+  }
+
   #living(): Child[] {
     return [...(this.#keeper === null ? [] : [this.#keeper]), ...this.#emulators];
   }
@@ -217,16 +314,16 @@ export class Supervisor {
     await this.#until(() => children.every((child) => child.state === 'gone'));
   }
 
-  #make(kind: ProgramKind, instance: number, extra: readonly string[] = []): Child {
-    const arguments_ =
-      kind === 'ha' ? extra : ['--instance', String(instance), '--role', 'standby', ...extra];
+  #make(kind: ProgramKind, instance: number, build: Build, extra: readonly string[] = []): Child {
+    const own = kind === 'ha' ? [] : ['--instance', String(instance), '--role', 'standby'];
     const inherited = kind === 'ha' ? (this.#store?.logFds ?? []) : [];
     const logFds = inherited.length > 0 ? ['--log-fds', `${INHERITED_FD},${INHERITED_FD + 1}`] : [];
     const spec: ChildSpec = {
       kind,
       instance,
       ipcPath: kind === 'ha' ? this.#paths.haIpc : this.#paths.emuIpc(instance),
-      command: [...nodeFlags[kind], this.#mains[kind], ...arguments_, ...logFds],
+      build,
+      command: [...nodeFlags[kind], build.mains[kind], ...own, ...extra, ...logFds],
       inherited,
       root: this.#paths.root,
       prepares: kind === 'emu' && this.active !== null,
@@ -243,6 +340,11 @@ export class Supervisor {
   #died(child: Child): void {
     const { kind, instance } = child.spec;
     this.counters.deaths += 1;
+    if (kind === 'emu') this.#judge(child);
+    if (this.#reserves.has(child)) {
+      this.#log.error({ kind, instance, childPid: child.pid }, 'a destination of the live update died');
+      return; // no reason to slow down what has nothing to do with it
+    }
     const nowMs = performance.now();
     const deaths = this.#deathsMs[kind];
     deaths.push(nowMs);
@@ -259,9 +361,11 @@ export class Supervisor {
       restartInMs: delayMs,
     };
     this.#log.error(line, delayMs > 0 ? 'died, again and again: restarts are slowed down' : 'died');
-    if (kind !== 'emu') return;
-    // Also of one that is not known to have served: it may have died in its first moment.
-    this.#verdicts.push({ pid: child.pid, guestsFault: mayBeGuestsFault(cause) });
+  }
+
+  /** Also one that is not known to have served: it may have died in its first moment. */
+  #judge(child: Child): void {
+    this.#verdicts.push({ pid: child.pid, guestsFault: mayBeGuestsFault(child.deathCause) });
     if (this.#verdicts.length > VERDICTS_KEPT) this.#verdicts.shift();
     for (const other of this.#emulators) if (other !== child) void this.#tellVerdicts(other);
   }
@@ -273,19 +377,24 @@ export class Supervisor {
     }
     if (child.state === 'gone') {
       this.#emulators.delete(child);
+      this.#reserves.delete(child);
       if (this.#keeper === child) this.#keeper = null;
     }
     if (child.state === 'ready' && this.#logLevel !== 'info') this.#tellLogLevel(child);
     this.#writePidFiles();
     this.#wake();
-    // Not now: a step may be in the middle of moving another child.
+    this.#planSoon();
+  }
+
+  /** Not now: a step may be in the middle of moving another child. */
+  #planSoon(): void {
     if (!this.#planned) setImmediate(() => this.#plan());
     this.#planned = true;
   }
 
   #writePidFiles(): void {
     if (this.#stopping) return; // what is written stays, for whoever has to clean up should we die
-    const byAge = [...this.#emulators]
+    const byAge = [...this.#ordinary()]
       .filter(({ pid }) => pid > 0)
       .sort((a, b) => a.spec.instance - b.spec.instance);
     const predecessor = byAge.find(({ hasServed }) => hasServed); // until its death is certain
@@ -300,11 +409,13 @@ export class Supervisor {
     return {
       stopping: this.#stopping,
       keeper: this.#keeper?.state ?? 'gone',
-      emulators: [...this.#emulators].map(({ spec, state, hasServed }) => ({
+      emulators: [...this.#ordinary()].map(({ spec, state, hasServed }) => ({
         instance: spec.instance,
         state,
         hasServed,
       })),
+      moving: this.#divided !== null && this.#divided.state !== 'gone',
+      exchanging: this.#exchanging,
       mayStartKeeper: this.#startsInMs('ha') === 0,
       // While guests wait for their devices a second one would only take time from the first.
       mayStartEmulator: this.#startsInMs('emu') === 0 && !(this.#restoring && this.#emulators.size > 0),
@@ -348,10 +459,20 @@ export class Supervisor {
   #carryOut(step: Step): void {
     switch (step.kind) {
       case 'start-keeper':
-        this.#make('ha', 0, step.expectUpload || this.#restoring ? ['--expect-upload'] : []).spawn();
+        this.#make(
+          'ha',
+          0,
+          this.#builds.ha,
+          step.expectUpload || this.#restoring ? ['--expect-upload'] : [],
+        ).spawn();
         return;
       case 'start-emulator':
-        this.#make('emu', this.#nextInstance++, this.#restoring ? ['--urgent'] : []).spawn();
+        this.#make(
+          'emu',
+          this.#nextInstance++,
+          this.#builds.emu,
+          this.#restoring ? ['--urgent'] : [],
+        ).spawn();
         return;
       case 'promote':
         void this.#promote(this.#emulator(step.instance));

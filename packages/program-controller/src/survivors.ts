@@ -25,6 +25,8 @@ export interface Survivor {
   readonly instance: number;
   readonly pid: number;
   readonly as: 'starting' | 'ready' | 'serving';
+  /** A destination of a handover. */
+  readonly reserve: boolean;
 }
 
 const EMU_IPC = /^emu-(\d{1,9})\.ipc$/;
@@ -65,14 +67,16 @@ export async function findSurvivors(
 async function askKeeper(paths: VirtnetPaths): Promise<Survivor | null> {
   return ask(paths.haIpc, async (client) => {
     const { pid } = await client.call('ha.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
-    return { kind: 'ha', instance: 0, pid, as: 'ready' };
+    return { kind: 'ha', instance: 0, pid, as: 'ready', reserve: false };
   });
 }
 
 async function askEmulator(paths: VirtnetPaths, instance: number): Promise<Survivor | null> {
   return ask(paths.emuIpc(instance), async (client) => {
-    const { pid, role, ready } = await client.call('emu.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
-    return { kind: 'emu', instance, pid, as: role === 'active' ? 'serving' : ready ? 'ready' : 'starting' };
+    const status = await client.call('emu.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
+    const { pid, role, ready, reserve } = status;
+    const as = role === 'active' ? 'serving' : ready ? 'ready' : 'starting';
+    return { kind: 'emu', instance, pid, as, reserve: reserve && role !== 'active' };
   });
 }
 
@@ -107,7 +111,12 @@ function isOurs(
   try {
     const command = readFileSync(join('/proc', String(pid), 'cmdline'), 'utf8').split('\0');
     const environment = readFileSync(join('/proc', String(pid), 'environ'), 'utf8').split('\0');
-    const named = command.includes(mains[kind]) || command[0]?.trim() === programNames[kind];
+    // Another build's, which is about to take its name, has the same path in another directory.
+    const another = `/packages/program-${kind}/dist/main.js`;
+    const named =
+      command.includes(mains[kind]) ||
+      command.some((word) => word.endsWith(another)) ||
+      command[0]?.trim() === programNames[kind];
     return named && environment.includes(`VIRTNET_ROOT=${root}`);
   } catch {
     return false; // gone, or somebody else's

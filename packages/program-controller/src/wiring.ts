@@ -2,6 +2,7 @@
 import {
   createLogger,
   exitOnFault,
+  type LogLevelName,
   RpcServer,
   readConf,
   setLogLevel,
@@ -17,26 +18,42 @@ import {
   setProcessNice,
   watchdogIntervalMs,
 } from '@virtnet/host-linux';
-import { CliFront, versionOf } from './cli-front.js';
+import { type Build, readDestination, readRunningBuild } from './builds.js';
+import { CliFront } from './cli-front.js';
 import { deleteObsoleteRecovery, putIntoEffect } from './configuration.js';
 import { DescriptorStore } from './descriptor-store.js';
+import { LiveUpdate } from './live-update.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
+import { becomeController, guardStart, ownArguments } from './replacement.js';
 import { Supervisor } from './supervisor.js';
 
 export const PROGRAM = 'virtio_net_controller';
 /** Asks the service manager (Restart=always, or on-failure) for another start. */
 const RESTART_EXIT_CODE = 75;
-/** The package whose version is the program's. */
-const packageFile = new URL('../package.json', import.meta.url);
+
+/** Proves that this build could serve here: everything was loaded, the configuration is readable. The exit code. */
+export function check(): number {
+  const verdict = readConf(virtnetPaths());
+  if ('problems' in verdict) {
+    process.stderr.write(`${verdict.problems.join('; ')}\n`);
+    return 1;
+  }
+  process.stdout.write(`${readRunningBuild().version}\n`);
+  return 0;
+}
 
 /** Serves until SIGTERM or SIGINT; resolves to the exit code. */
 export async function serve(options: ControllerOptions): Promise<number> {
   setProcessName(PROGRAM);
   exitOnFault(PROGRAM);
   setProcessNice(Nice.PREFERRED); // like the keeper and the active emulator
-  const version = versionOf(packageFile);
+  const own = readRunningBuild();
+  const running = options.emu === undefined ? own : { ...own, mains: { ...own.mains, emu: options.emu } };
+  const { version } = running;
   const log = createLogger(PROGRAM, options.logLevel);
+  const guard = guardStart(process.env, log);
+  let { logLevel }: { logLevel: LogLevelName } = options;
   const paths = virtnetPaths();
   const lock = takeLock(paths.controllerLock);
   if ('holder' in lock) {
@@ -59,6 +76,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
   const passed = passedDescriptors();
   const manager = ServiceManager.connect(poller);
   const store = manager === null ? null : DescriptorStore.open(manager, passed, log);
+  guard.handOver(store);
   if (passed.length > 0) log.info({ descriptors: passed.length }, 'the service manager kept descriptors');
   const watchdogMs = watchdogIntervalMs();
   const watchdog =
@@ -71,15 +89,27 @@ export async function serve(options: ControllerOptions): Promise<number> {
       putIntoEffect(paths, verdict.conf, adopting, log);
       deleteObsoleteRecovery(paths, adopting, log);
     },
+    running,
     store,
     onDevicesLost: () => lost.resolve('devices lost'),
-    ...(options.emu === undefined ? {} : { emu: options.emu }),
+  });
+  if (guard.replaces) supervisor.setLogLevel(logLevel);
+  const update = new LiveUpdate({
+    supervisor,
+    paths,
+    log,
+    running,
+    replaceSelf: (build) => replaceSelf(build),
   });
   const front = new CliFront({
     supervisor,
-    version,
-    packageFile,
-    setLogLevel: (level) => setLogLevel(log, level),
+    running,
+    destination: () => readDestination(paths, running),
+    update,
+    setLogLevel: (level) => {
+      setLogLevel(log, level);
+      logLevel = level;
+    },
   });
   const rpc = await RpcServer.bind(
     'controller',
@@ -87,10 +117,22 @@ export async function serve(options: ControllerOptions): Promise<number> {
     { 'cli.request': (request) => front.request(request) },
     log,
   );
+  /** Becomes `build`'s controller, which adopts everything that runs; throws when that is not possible. */
+  const replaceSelf = async (build: Build): Promise<never> => {
+    await rpc.drain();
+    try {
+      return becomeController(build, ownArguments(logLevel, options.emu), own, store);
+    } catch (error) {
+      await rpc.undrain();
+      throw error;
+    }
+  };
   log.info({ root: paths.root, version }, 'starting');
   const starting = supervisor.start();
   warmUpChecks(); // while the others start: the first command should not be slower than the second
   const serving = starting.then(() => {
+    guard.served();
+    update.resume();
     process.stdout.write('ready\n');
     manager?.notify('READY=1', `MAINPID=${process.pid}`, 'STATUS=serving');
     log.info('ready');
@@ -100,6 +142,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
     log.error(
       'keeper and emulators died together: the service manager, who keeps the descriptors, starts us anew',
     );
+    guard.served(); // the next one is the manager's
     manager?.notify('STATUS=starting anew with the kept descriptors');
     await supervisor.abandon();
     return RESTART_EXIT_CODE;

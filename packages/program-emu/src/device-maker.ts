@@ -19,7 +19,7 @@ import { createDevice, pciAddress } from './device-factory.js';
 import type { Device, Emulator } from './emulator.js';
 
 /** How long a removed representor may stay visible. */
-const REPRESENTOR_GONE_MS = 2000;
+const REPRESENTOR_GONE_MS = 10_000;
 
 /** Which function a device is, as planning sees it. */
 export function identityOf({ host }: Device): DeviceIdentity {

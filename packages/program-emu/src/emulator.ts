@@ -272,6 +272,7 @@ export class Emulator {
       this.#log.warn({ pid }, 'the state keeper is away; the successor asks it itself');
     this.#handover.forget();
     this.#role = 'standby';
+    this.#uplinkTaps.release();
     this.#mirrored = false; // it knows nothing any more and only waits for its end
     this.#uplinks.stop();
   }

@@ -58,6 +58,11 @@ export class UplinkTaps {
     }
   }
 
+  /** Another process is the active one: the kernel gives us no frame any more. */
+  release(): void {
+    for (const { fd } of this.#taps) setQueueAttached(fd, false);
+  }
+
   /** After the workers have ended. */
   close(): void {
     for (const { fd } of this.#taps.splice(0)) close(fd);

@@ -6,6 +6,7 @@ import {
   exitOnFault,
   type JsonValue,
   packageVersion,
+  RpcError,
   RpcServer,
   readConfSnapshot,
   ShelfClient,
@@ -34,6 +35,21 @@ type HotplugResult = { readonly errno: number; readonly errstr: string } & JsonO
 /** A hotplug's answer ends with an outcome whether it succeeded or not. */
 function outcome(answer: object): HotplugResult {
   return { ...answer } as HotplugResult;
+}
+
+/** The devices here, as a handover names them. */
+function movable(emulator: Emulator): { vuid: string; pf: number; vf: number | null }[] {
+  const plans = [...emulator.devices.values()].map(({ host }) => host.plan);
+  return plans.map(({ vuid, pfId, vfId }) => ({ vuid, pf: pfId, vf: vfId }));
+}
+
+/** A refused loan changed nothing. After any other fault nobody knows who works the device: this process ends. */
+function endInDoubt(error: unknown): never {
+  if (!(error instanceof RpcError))
+    setImmediate(() => {
+      throw error;
+    });
+  throw error;
 }
 
 /** Serves until SIGTERM, SIGINT or emu.shutdown. */
@@ -111,24 +127,18 @@ export async function serve(options: EmuOptions): Promise<void> {
         emulator.verdicts(deaths);
         return {};
       },
-      'emu.devices': () => ({
-        devices: [...emulator.devices.values()].map(({ host: { plan } }) => ({
-          vuid: plan.vuid,
-          pf: plan.pfId,
-          vf: plan.vfId,
-        })),
-      }),
+      'emu.devices': () => commands.whenIdle(async () => ({ devices: movable(emulator) })),
       'emu.check': () => ({
         devices: emulator.deviceCount,
         problems: emulator.check(commands.supportedFeatures),
       }),
       'emu.borrow': async ({ vuid }) => ({ pauseMs: await emulator.borrow(vuid) }),
       'emu.lend': async ({ vuid, pid }) => {
-        await commands.whenIdle(() => emulator.lend(vuid, pid));
+        await commands.whenIdle(() => emulator.lend(vuid, pid)).catch(endInDoubt);
         return {};
       },
-      'emu.pass': ({ pid }) => {
-        emulator.pass(pid);
+      'emu.pass': async ({ pid }) => {
+        await commands.whenIdle(async () => emulator.pass(pid));
         return {};
       },
       'emu.stand': () => {

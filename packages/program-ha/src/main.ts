@@ -1,6 +1,8 @@
 /** virtio_net_ha: the state keeper. See wiring.ts. */
 import { parseOptions } from './options.js';
-import { serve } from './wiring.js';
+import { serve, VERSION } from './wiring.js';
 
-await serve(parseOptions(process.argv));
+const options = parseOptions(process.argv);
+if (options.check === true) process.stdout.write(`${VERSION}\n`);
+else await serve(options);
 process.exit(0);

@@ -9,6 +9,8 @@ export interface HaOptions {
   /** Descriptors of the shelf's log, which the service manager keeps; absent: there is no such manager. */
   readonly logFds?: readonly [number, number];
   readonly logLevel: 'info' | 'err' | 'debug';
+  /** Only prints the version: proof that everything can be loaded. */
+  readonly check?: true;
 }
 
 /** Reads `argv` as process.argv has it; exits with a message when it makes no sense. */
@@ -18,6 +20,7 @@ export function parseOptions(argv: readonly string[]): HaOptions {
     .option('--expect-upload', 'replaces a keeper that died; wait for its clients to upload', false)
     .addOption(new Option('--progress-fd <number>', 'descriptor of its progress page').argParser(Number))
     .addOption(new Option('--log-fds <a,b>', 'descriptors of the shelf’s log').argParser(twoDescriptors))
+    .option('--check', 'print the version and exit')
     .addOption(new Option('--log-level <level>').choices(['info', 'err', 'debug']).default('info'))
     .parse(argv)
     .opts<HaOptions>();

@@ -27,6 +27,7 @@ import { LastWord } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
 
 export const PROGRAM = 'virtio_net_ha';
+export const VERSION = packageVersion(new URL('../package.json', import.meta.url));
 
 /** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
 export async function serve(options: HaOptions): Promise<void> {
@@ -37,7 +38,6 @@ export async function serve(options: HaOptions): Promise<void> {
   });
   progress.begin();
   setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
-  const version = packageVersion(new URL('../package.json', import.meta.url));
   const log = createLogger(PROGRAM, options.logLevel);
   const paths = virtnetPaths();
   const poller = new Poller();
@@ -63,7 +63,7 @@ export async function serve(options: HaOptions): Promise<void> {
     pid: process.pid,
     uptimeMs: process.uptime() * 1000,
     ...shelf.status(),
-    version,
+    version: VERSION,
   });
   const rpc = await RpcServer.bind(
     'ha',

@@ -1,0 +1,56 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { virtnetPaths } from '@virtnet/host-ipc';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { enterPhase, finish, newRecord, readRecord, writeRecord } from './update-record.js';
+
+function paths() {
+  const root = mkdtempSync(join(tmpdir(), 'virtnet-record-'));
+  onTestFinished(() => rmSync(root, { recursive: true, force: true }));
+  return virtnetPaths(root);
+}
+
+describe('the record of a live update', () => {
+  it('accounts every phase, and its whole time, by the clock on the wall', () => {
+    vi.useFakeTimers({ now: 1_000_000 });
+    onTestFinished(() => void vi.useRealTimers());
+    const record = newRecord('update', '0.1.0', '0.2.0');
+    vi.advanceTimersByTime(40);
+    enterPhase(record, 'start'); // goes on
+    vi.advanceTimersByTime(2);
+    enterPhase(record, 'check');
+    vi.advanceTimersByTime(8);
+    finish(record, 'failed', 'too old');
+    expect(record).toMatchObject({ phase: 'check', result: 'failed', reason: 'too old', timeUsedMs: 50 });
+    expect(record.phasesMs).toEqual({ start: 42, check: 8 });
+  });
+
+  it('survives its writer', () => {
+    const at = paths();
+    expect(readRecord(at)).toBeNull();
+    const record = newRecord('restart', '0.1.0', '0.1.0');
+    record.pausesMs.push(1.5);
+    writeRecord(at, record);
+    expect(readRecord(at)).toEqual(record);
+  });
+
+  it('one that is torn, of another schema, or makes no sense counts as none', () => {
+    const at = paths();
+    const file = join(at.run, 'update.json');
+    writeRecord(at, newRecord('update', '0.1.0', '0.2.0'));
+    const good = readFileSync(file, 'utf8');
+    for (const bad of [
+      good.slice(0, -5),
+      good.replace('"schema":1', '"schema":2'),
+      good.replace('"phase":"start"', '"phase":"toString"'),
+      good.replace('"pausesMs":[]', '"pausesMs":["1"]'),
+      good.replace('"result":null', '"result":"perhaps"'),
+      'null',
+    ]) {
+      expect(bad).not.toBe(good);
+      writeFileSync(file, bad);
+      expect(readRecord(at)).toBeNull();
+    }
+  });
+});

@@ -1,0 +1,129 @@
+/**
+ * update-record.ts: what is known of the last live update; a file in run/virtnet, so that the controller that an update
+ * starts in its own place, or one that follows a controller that died over it, knows how far it had come.
+ */
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { VirtnetPaths } from '@virtnet/host-ipc';
+
+/** In their order. */
+export const updatePhases = [
+  'start',
+  'check',
+  'switch',
+  'confirm',
+  'keeper',
+  'standby',
+  'controller',
+] as const;
+export type UpdatePhase = (typeof updatePhases)[number];
+
+export const UPDATE_RECORD_SCHEMA = 1;
+
+export interface UpdateRecord {
+  readonly schema: typeof UPDATE_RECORD_SCHEMA;
+  readonly kind: 'update' | 'restart';
+  readonly original: string;
+  readonly destination: string;
+  /** Milliseconds since the epoch. */
+  readonly startedAt: number;
+  /** The phase under way, or in which it ended. */
+  phase: UpdatePhase;
+  /** When that phase began. */
+  phaseAt: number;
+  result: 'success' | 'failed' | null;
+  /** Why it failed, and what was done about it. */
+  reason: string | null;
+  timeUsedMs: number;
+  readonly phasesMs: Partial<Record<UpdatePhase, number>>;
+  /** How long each device was worked by nobody, sorted. */
+  pausesMs: number[];
+}
+
+export function newRecord(kind: UpdateRecord['kind'], original: string, destination: string): UpdateRecord {
+  const now = Date.now();
+  return {
+    schema: UPDATE_RECORD_SCHEMA,
+    kind,
+    original,
+    destination,
+    startedAt: now,
+    phase: 'start',
+    phaseAt: now,
+    result: null,
+    reason: null,
+    timeUsedMs: 0,
+    phasesMs: {},
+    pausesMs: [],
+  };
+}
+
+/** The next phase begins. */
+export function enterPhase(record: UpdateRecord, phase: UpdatePhase): void {
+  closePhase(record);
+  record.phase = phase;
+}
+
+export function finish(record: UpdateRecord, result: 'success' | 'failed', reason: string | null): void {
+  closePhase(record);
+  record.result = result;
+  record.reason = reason;
+  record.timeUsedMs = record.phaseAt - record.startedAt;
+}
+
+function closePhase(record: UpdateRecord): void {
+  const now = Date.now();
+  record.phasesMs[record.phase] = (record.phasesMs[record.phase] ?? 0) + now - record.phaseAt;
+  record.phaseAt = now;
+}
+
+const fileOf = (paths: VirtnetPaths): string => join(paths.run, 'update.json');
+
+export function writeRecord(paths: VirtnetPaths, record: UpdateRecord): void {
+  const path = fileOf(paths);
+  writeFileSync(`${path}.new`, JSON.stringify(record), { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+}
+
+/** Null when there is none, or none of this schema: the past of an update is not worth a failed start. */
+export function readRecord(paths: VirtnetPaths): UpdateRecord | null {
+  try {
+    const value: unknown = JSON.parse(readFileSync(fileOf(paths), 'utf8'));
+    return isRecord(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function isRecord(value: unknown): value is UpdateRecord {
+  if (typeof value !== 'object' || value === null) return false;
+  const {
+    schema,
+    kind,
+    original,
+    destination,
+    startedAt,
+    phase,
+    phaseAt,
+    result,
+    reason,
+    timeUsedMs,
+    phasesMs,
+    pausesMs,
+  } = value as Record<string, unknown>;
+  return (
+    schema === UPDATE_RECORD_SCHEMA &&
+    (kind === 'update' || kind === 'restart') &&
+    typeof original === 'string' &&
+    typeof destination === 'string' &&
+    [startedAt, phaseAt, timeUsedMs].every((time) => Number.isFinite(time)) &&
+    updatePhases.some((name) => name === phase) &&
+    (result === null || result === 'success' || result === 'failed') &&
+    (reason === null || typeof reason === 'string') &&
+    typeof phasesMs === 'object' &&
+    phasesMs !== null &&
+    Object.values(phasesMs).every((ms) => Number.isFinite(ms)) &&
+    Array.isArray(pausesMs) &&
+    pausesMs.every((ms) => Number.isFinite(ms))
+  );
+}

@@ -1,0 +1,79 @@
+/** Live updates of the running service, as an operator does them. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Service } from './service.ts';
+import { sleep, until } from './waiting.ts';
+
+const UPDATE_MS_MAX = 180_000;
+
+/** The answer of `virtnet update -t`. */
+export interface UpdateStatus {
+  readonly status: 'ongoing' | 'inactive';
+  readonly 'last live update status': string;
+  readonly 'time_used (s)': number;
+  readonly reason?: string;
+  readonly phase: string;
+  readonly 'phases (s)': Readonly<Record<string, number>>;
+  readonly 'device pauses (ms)': { devices: number; p50: number; p99: number; max: number };
+}
+
+export interface Versions {
+  readonly original: string;
+  readonly destination: string;
+}
+
+/** `virtnet version`. */
+export async function versions(service: Service): Promise<Versions> {
+  const [running, installed] = await service.answer<Record<string, string>[]>('version');
+  return {
+    original: running?.['Original Controller'] ?? '',
+    destination: installed?.['Destination Controller'] ?? '',
+  };
+}
+
+/** `virtnet update -s`, then `-t` until it is over. `meanwhile` runs with it. */
+export async function update(
+  service: Service,
+  meanwhile: (ongoing: () => boolean) => Promise<void> = async () => {},
+): Promise<UpdateStatus> {
+  await service.answer('update', '-s');
+  let ongoing = true;
+  const ended = updateOver(service).finally(() => {
+    ongoing = false;
+  });
+  const [status] = await Promise.all([ended, meanwhile(() => ongoing)]);
+  return status;
+}
+
+/** Asks `update -t` until it is over. */
+export function updateOver(service: Service): Promise<UpdateStatus> {
+  return until('the end of the update', UPDATE_MS_MAX, async () => {
+    const status = await service.answer<UpdateStatus>('update', '-t');
+    if (status.status === 'ongoing') await sleep(50);
+    return status.status === 'inactive' ? status : null;
+  });
+}
+
+/** Resolves as soon as the update under way has come to `phase`. */
+export function phaseReached(service: Service, phase: string): Promise<void> {
+  const file = join(service.root, 'run/virtnet/update.json');
+  return until(
+    `phase ${phase}`,
+    UPDATE_MS_MAX,
+    () => {
+      const record = JSON.parse(readFileSync(file, 'utf8')) as { phase: string; result: string | null };
+      if (record.result !== null && record.phase !== phase) throw new Error(`it ended in ${record.phase}`);
+      return record.phase === phase ? true : null;
+    },
+    1,
+  ).then(() => undefined);
+}
+
+/** Resolves when an active emulator and a warm standby are there. */
+export function settled(service: Service): Promise<void> {
+  return until('an active emulator and a warm standby', UPDATE_MS_MAX, async () => {
+    const emulators = await service.emulators();
+    const active = emulators.some(({ role, ready }) => role === 'active' && ready);
+    return active && emulators.some(({ role, ready }) => role === 'standby' && ready) ? true : null;
+  }).then(() => undefined);
+}

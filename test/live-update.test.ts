@@ -1,0 +1,241 @@
+/** The service is moved to other versions of itself under traffic: to good ones, to broken ones, and while parts die. */
+import { mkdirSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { program } from '../scripts/lib/paths.ts';
+import { type Fault, install, makeBuild } from './lib/builds.ts';
+import { damage, Pump } from './lib/pump.ts';
+import type { Scene } from './lib/scene.ts';
+import { type Hotplugged, type ProcessRole, Service } from './lib/service.ts';
+import { FakeServiceManager } from './lib/service-manager.ts';
+import { phaseReached, settled, type UpdateStatus, update, updateOver, versions } from './lib/updates.ts';
+import { endsCleanly, useScene } from './lib/use-scene.ts';
+import { until } from './lib/waiting.ts';
+
+const MACS = [3, 4].map((last) => `0C:C4:7A:FF:22:9${last}`);
+const ROLES = ['controller', 'emu', 'emu-standby', 'ha'] as const;
+/** What runs in the table of broken versions. */
+const BROKEN = '0.4.0';
+const STEP_MS = 240_000;
+/** An update that fails in the middle may end two emulators, each over a frame of each queue. */
+const DAMAGE_PER_FALL = 2;
+
+interface Stage {
+  readonly scene: Scene;
+  readonly manager: FakeServiceManager;
+  readonly service: Service;
+  readonly devices: readonly Hotplugged[];
+}
+
+/** The service with its functions, under a service manager, and the versions it is moved to. */
+async function stage(scene: Scene): Promise<Stage> {
+  const root = scene.path('root');
+  mkdirSync(root, { recursive: true });
+  const manager = await FakeServiceManager.open({
+    socket: scene.path('notify'),
+    command: scene.net.inside([program('virtio_net_controller')]),
+    env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
+    log: scene.path('controller.log'),
+  });
+  scene.atEnd(() => manager.close());
+  manager.start();
+  await manager.ready();
+  const service = Service.attached(scene, root);
+  const devices: Hotplugged[] = [];
+  for (const mac of MACS) devices.push(await service.hotplug({ mac, queueSize: 256 }));
+  makeBuild(scene.directory, BROKEN); // copies once, before anybody works streams
+  return { scene, manager, service, devices };
+}
+
+const vuids = async (service: Service): Promise<string[]> =>
+  (await service.answer<{ devices: { vuid: string }[] }>('list')).devices.map(({ vuid }) => vuid);
+const pids = (service: Service) => ROLES.map((role) => service.pid(role));
+
+/** Number of the representor's interface and how often its carrier changed. */
+async function linkOf(scene: Scene, { sf_rep_net_device: name }: Hotplugged): Promise<object> {
+  const [link] = JSON.parse(await scene.net.ip(`-j -d link show dev ${name}`)) as Record<string, unknown>[];
+  return { index: link?.ifindex, changes: link?.carrier_changes };
+}
+
+describe('live update', () => {
+  const used = useScene(stage);
+
+  test('N, N+1, N+2, and back, then a restart, under streams > every frame once and in order; nothing outside changes', async () => {
+    const { scene, service, devices } = used.value;
+    const [device] = devices;
+    const builds = ['0.2.0', '0.3.0', '0.2.0'].map((version) => makeBuild(scene.directory, version));
+    const pump = await Pump.start(scene, service, device!);
+    const before = { pid: service.pid('controller'), link: await linkOf(scene, device!) };
+    const { original: first } = await versions(service);
+    let from = first;
+    let plugged = 0;
+    for (const build of builds) {
+      const running = pids(service);
+      install(service, build);
+      const { original, destination } = await versions(service);
+      expect(original).toBe(from);
+      const status = await update(service, async (ongoing) => {
+        while (ongoing()) {
+          const { id, vuid } = await service.hotplug({ mac: '0C:C4:7A:FF:22:99', queueSize: 256 });
+          expect(await vuids(service)).toContain(vuid);
+          // Refused while it is on its way itself.
+          await until(
+            'unplugged',
+            STEP_MS,
+            async () => (await service.virtnet('unplug', '-p', `${id}`)).code === 0,
+          );
+          plugged += 1;
+        }
+      });
+      expect(status).toMatchObject({ 'last live update status': 'success', status: 'inactive' });
+      expect(status['device pauses (ms)'].devices).toBeGreaterThanOrEqual(devices.length);
+      await settled(service);
+      expect(await versions(service)).toEqual({ original: destination, destination });
+      for (const pid of pids(service).slice(1)) expect(running).not.toContain(pid);
+      from = destination;
+    }
+    expect(first).not.toBe(from);
+    expect(plugged).toBeGreaterThan(0);
+
+    expect((await service.virtnet('restart')).stdout).toBe('SUCCESS\n');
+    expect((await versions(service)).original).toBe(from);
+    await settled(service);
+    expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+    expect({ pid: service.pid('controller'), link: await linkOf(scene, device!) }).toEqual(before);
+    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
+    expect(health.health_recover_counter).toBe(0);
+    const report = await pump.finish();
+    await pump.close();
+    expect(damage(report)).toEqual({ toDriver: 0, fromDriver: 0, reordered: 0 });
+    expect(Math.min(report.toDriver.received, report.fromDriver.received)).toBeGreaterThan(500);
+  }, 480_000);
+
+  test(
+    'the new controller has what the service manager needs > everything killed at once, no device is lost',
+    async () => {
+      const { manager, service, devices } = used.value;
+      await manager.killGroup();
+      manager.start();
+      await manager.ready();
+      await settled(service);
+      expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+    },
+    STEP_MS,
+  );
+
+  describe('to broken versions, and while parts die > never a lost device', () => {
+    let pump: Pump;
+    let falls = 0;
+    const builds = new Map<Fault, string>();
+    beforeAll(async () => {
+      const { scene, service, devices } = used.value;
+      const needed = [...refused, ...fallen].map(([fault]) => fault);
+      for (const fault of [...needed, 'slow' as const])
+        builds.set(fault, makeBuild(scene.directory, BROKEN, fault));
+      pump = await Pump.start(scene, service, devices[0]!);
+    }, STEP_MS);
+    afterAll(async () => {
+      const report = await pump.finish();
+      await pump.close();
+      const { toDriver, fromDriver, reordered } = damage(report);
+      expect(Math.max(toDriver, fromDriver)).toBeLessThanOrEqual(falls * DAMAGE_PER_FALL);
+      expect(reordered).toBe(0);
+    }, STEP_MS);
+
+    /** Everybody is of one version, and has every device. */
+    async function whole(): Promise<string> {
+      const { service, devices } = used.value;
+      await settled(service);
+      const { original } = await versions(service);
+      const emulators = await service.emulators();
+      expect(emulators.map(({ version }) => `v${version}`)).toEqual(emulators.map(() => original));
+      expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+      return original;
+    }
+
+    const refused: readonly (readonly [Fault, RegExp])[] = [
+      ['controllerLoads', /controller does not start/],
+      ['check', /injected refusal/],
+      ['features', /features 0x[0-9a-f]+ are offered and not known here/],
+      ...rows<readonly [Fault, RegExp]>([
+        ['keeperLoads', /state keeper does not start/],
+        ['start', /emulator died before it was ready/],
+        ['rehearsal', /self-test: .*injected fault/],
+      ]),
+    ];
+    test.each(refused)(
+      'a version that cannot serve (%s) is refused before anything moves',
+      async (fault, reason) => {
+        const { service } = used.value;
+        const before = { pids: pids(service), version: await whole() };
+        install(service, builds.get(fault)!);
+        const status = await update(service);
+        expect(status).toMatchObject({ 'last live update status': 'failed' });
+        expect(status.reason).toMatch(reason);
+        expect({ pids: pids(service), version: await whole() }).toEqual(before);
+      },
+      STEP_MS,
+    );
+
+    const fallen: readonly (readonly [Fault, string])[] = [
+      ['secondDevice', 'switch'],
+      ...rows<readonly [Fault, string]>([
+        ['firstDevice', 'switch'],
+        ['promotion', 'switch'],
+        ['confirm', 'confirm'],
+        ['keeper', 'keeper'],
+        ['standby', 'standby'],
+        ['controller', 'controller'],
+      ]),
+    ];
+    test.each(fallen)(
+      'a version that falls (%s) is rolled back: the former one has everything again',
+      async (fault, phase) => {
+        const { service } = used.value;
+        const before = { controller: service.pid('controller'), version: await whole() };
+        falls += 1;
+        install(service, builds.get(fault)!);
+        const status = await update(service);
+        expect(status).toMatchObject({ 'last live update status': 'failed', phase });
+        expect({ controller: service.pid('controller'), version: await whole() }).toEqual(before);
+      },
+      STEP_MS,
+    );
+
+    test.each(kills())(
+      'SIGKILL for the %s in phase %s > one version in the end, and every device',
+      async (role, phase) => {
+        const { scene, manager, service } = used.value;
+        const version = await whole();
+        falls += 1;
+        const slow = builds.get('slow')!;
+        install(service, version === `v${BROKEN}` ? makeBuild(scene.directory, '0.5.0', 'slow') : slow);
+        await service.answer('update', '-s');
+        await phaseReached(service, phase);
+        process.kill(service.runningPid(role), 'SIGKILL');
+        if (role === 'controller') {
+          await manager.exited;
+          manager.start();
+          await manager.ready();
+        }
+        const status: UpdateStatus = await updateOver(service);
+        expect(['success', 'failed']).toContain(status['last live update status']);
+        const now = await whole();
+        if (status['last live update status'] === 'success') expect(now).not.toBe(version);
+      },
+      STEP_MS,
+    );
+  });
+
+  endsCleanly(used);
+});
+
+/** Rows of the whole drill, which takes some minutes: VIRTNET_DRILL=all. */
+function rows<T>(all: readonly T[]): readonly T[] {
+  return process.env.VIRTNET_DRILL === 'all' ? all : [];
+}
+
+/** Everybody in every phase. */
+function kills(): readonly (readonly [ProcessRole, string])[] {
+  const phases = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby'];
+  return rows(phases.flatMap((phase) => ROLES.map((role) => [role, phase] as const)));
+}
