@@ -94,7 +94,7 @@ export function virtnetPaths(
     recovery,
     fwconfig: join(opt, 'fwconfig.json'),
     devices: join(opt, 'devices.json'),
-    hostState: join(opt, 'host.json'),
+    hostState: join(base, 'var/lib/virtnet/host.json'),
     vfeRun,
     vfeIpc: join(vfeRun, 'vhostd.ipc'),
     vfePidFile: (name) => join(vfeRun, `${name}.pid`),
