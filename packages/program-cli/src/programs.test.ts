@@ -167,8 +167,8 @@ describe('virtnet, a controller that does not answer at once', () => {
 
 describe('virtnet-host and virtnet-mlxconfig, the processes', () => {
   it('virtnet-host lspci asks the controller', async () => {
-    const device = { pci_bdf: '15:00.0', pci_class_code: '0x20000', pci_revision_id: '1' };
-    await serve(() => ({ answer: { devices: [device] }, exitCode: 0 }));
+    const ids = { vendorId: 0x1af4, deviceId: 0x1041, classCode: 0x020000, revisionId: 1 };
+    await serve(() => ({ answer: { functions: [{ bdf: '15:00.0', ...ids, driver: '' }] }, exitCode: 0 }));
     const { code, out } = await run('virtnet-host', 'lspci');
     expect(out).toBe('15:00.0 Ethernet controller: Red Hat, Inc. Virtio network device (rev 01)\n');
     expect(code).toBe(0);

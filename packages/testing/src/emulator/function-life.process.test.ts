@@ -32,7 +32,7 @@ describe.skipIf(obstacle !== null)(`life of a function${obstacle ? `: ${obstacle
       expect(service.network.hasCarrier(device.representor)).toBe(false);
       await mirrored(1);
       const names = (await service.shelved('dev/')).map((name) => name.split('/').slice(2).join('/'));
-      expect(names.sort()).toEqual(['listener', 'page', 'record', 'tap/0', 'tap/1', 'tap/2']);
+      expect(names.sort()).toEqual(['listener', 'page', 'record', 'tap/0']);
       expect(await service.unplug(device.id)).toMatchObject({ errno: 0 });
       expect([service.network.exists(device.representor), existsSync(device.socket)]).toEqual([false, false]);
     }
@@ -73,7 +73,7 @@ describe.skipIf(obstacle !== null)(`life of a function${obstacle ? `: ${obstacle
       ).trim();
     const usual = soft();
     const { descriptors } = holdingsOf(pid);
-    // Each descriptor it needs is once the first that cannot be had: socket, queues, page, and whatever is in between.
+    // Each descriptor it needs is once the first that cannot be had: socket, queue, page, and whatever is in between.
     let refused = 0;
     for (let room = 0; ; room++) {
       soft(`=${descriptors + room}:`);
@@ -87,7 +87,7 @@ describe.skipIf(obstacle !== null)(`life of a function${obstacle ? `: ${obstacle
       expect([room, await settled(0), readdirSync(service.paths.pci)]).toEqual([room, before, []]);
       expect(service.network.ip('-o link show')).not.toMatch('en3f0pf0sf');
     }
-    expect(refused).toBeGreaterThan(3);
+    expect(refused).toBeGreaterThanOrEqual(3);
     expect(await settled(0)).toEqual(before);
   });
 
