@@ -182,5 +182,18 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     expect((await world.service.query()).status.value).toBe(DRIVER_READY);
   }, 60_000);
 
+  test('vfe-vhostd killed, started again and told its function > the guest sees its link go down and up, and no more', async () => {
+    const { guest, service, device, vhostSocket } = used.value;
+    const events = await guest.watchLink();
+    const killedMs = performance.now();
+    await service.killVhostd();
+    await service.startVhostd('client');
+    await service.addVhost(device.bdf, vhostSocket);
+    await used.value.reachable();
+    process.stdout.write(`vfe-vhostd was away for ${Math.round(performance.now() - killedMs)} ms\n`);
+    expect(await events()).toMatchObject({ carrierChanges: 2, resets: [] });
+    expect((await service.query()).status.value).toBe(DRIVER_READY);
+  }, 120_000);
+
   endsCleanly(used);
 });
