@@ -70,8 +70,8 @@ export class Pump {
     this.#running.catch(() => {}); // thrown by finish()
   }
 
-  /** Binds `device`, gives its representor an address, and starts. */
-  static async start(scene: Scene, service: Service, device: Hotplugged): Promise<Pump> {
+  /** Binds `device`, gives its representor an address, and starts. `timeoutMs`: how long an answer may take. */
+  static async start(scene: Scene, service: Service, device: Hotplugged, timeoutMs?: number): Promise<Pump> {
     const { net, processes } = scene;
     const representor = device.sf_rep_net_device;
     await net.quiet(representor);
@@ -79,7 +79,7 @@ export class Pump {
     await net.ip(`link set ${representor} up`);
     await net.ip(`neigh add ${PEER_ADDRESS} lladdr ${device.mac} dev ${representor} nud permanent`);
     const { address: destinationMac } = await net.waitForLink(representor);
-    const fn = await BoundFunction.open(service.socket(device.bdf));
+    const fn = await BoundFunction.open(service.socket(device.bdf), timeoutMs);
     const driver = await fn.start({ queueSize: QUEUE_SIZE, pairs: 1 });
     await driver.postReceive(0, QUEUE_SIZE);
     const receiver = await HostStream.start(processes, net, ['receive', `${RECEIVE_PORT}`]);
