@@ -347,10 +347,11 @@ export class Supervisor {
     }
     const nowMs = performance.now();
     const deaths = this.#deathsMs[kind];
-    deaths.push(nowMs);
+    // One that served was no false start: the sooner there is a standby again, the better.
+    if (!child.hasServed) deaths.push(nowMs);
     if (deaths.length > DEATHS_REMEMBERED) deaths.shift();
     this.#standbyFailed ||= kind === 'emu' && !child.hasServed;
-    const delayMs = restartDelayMs(deaths, nowMs);
+    const delayMs = child.hasServed ? 0 : restartDelayMs(deaths, nowMs);
     const cause = child.deathCause;
     const line = {
       kind,
