@@ -43,7 +43,7 @@ import {
 import { ControlSite } from './control-site.js';
 import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
-import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
+import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
 import { HostCommands } from './host-commands.js';
 import { modifyDevices } from './modify-command.js';
@@ -170,7 +170,9 @@ export class Commands {
     }
     if (uplinkOf(emulator.conf, request.ibDevice) === null) return failure('PORT_CTX_NOT_FOUND');
     const site = this.#site.planSite(request.ibDevice);
-    const plan = planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site);
+    const planned = () => planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site);
+    let plan = planned();
+    if (!isFailure(plan) && (await nameFree(emulator, plan))) plan = planned();
     if (isFailure(plan)) return plan;
     const made = makeDevice(emulator, plan, request.requestId);
     if (isFailure(made)) return made;

@@ -13,18 +13,35 @@ import {
   FunctionKind,
   failure,
 } from '@virtnet/engine-control';
-import { close, interfaceExists, listen } from '@virtnet/host-linux';
+import { close, interfaceExists, listen, removeInterfaces } from '@virtnet/host-linux';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { createDevice, pciAddress } from './device-factory.js';
 import type { Device, Emulator } from './emulator.js';
 
 /** How long a removed representor may stay visible. */
 const REPRESENTOR_GONE_MS = 10_000;
+/** After which a removed representor is taken from whoever still has it. */
+const OTHERS_LET_GO_MS = 200;
+/** How long a new representor waits for the end of a former one of its name. */
+const NAME_FREE_MS = 2_000;
 
 /** Which function a device is, as planning sees it. */
 export function identityOf({ host }: Device): DeviceIdentity {
   const { kind, pfId, vfId, vuid, bdf, sfNum } = host.plan;
   return { kind, pfId, vfId, vuid, bdf, sfNum };
+}
+
+/**
+ * Waits while an interface has the name of a representor that is about to be made: one that was removed a moment ago may
+ * still be held by a process that has not heard of it, as while the service is moved to another version. True when it
+ * did wait: other functions may have been made meanwhile.
+ */
+export async function nameFree(emulator: Emulator, { representor }: DevicePlan): Promise<boolean> {
+  if ((emulator.conf.software.representor ?? 'tap') !== 'tap' || !interfaceExists(representor)) return false;
+  const deadline = performance.now() + NAME_FREE_MS;
+  while (interfaceExists(representor) && performance.now() < deadline)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  return true;
 }
 
 /** Makes a planned function; `requestId` is the request that asked for it. */
@@ -78,7 +95,13 @@ export async function unmakeDevice(
   if (keepTaps) return;
   const deadline = performance.now() + REPRESENTOR_GONE_MS;
   const isThere = () => representor === 'tap' && interfaceExists(plan.representor);
+  const patience = performance.now() + OTHERS_LET_GO_MS;
+  let removed = false;
   while (isThere() && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 1));
+    // While the state keeper is replaced, the standby does not hear that it is to let go.
+    if (removed || performance.now() < patience || !isThere()) continue;
+    removed = true;
+    removeInterfaces([plan.representor]);
   }
 }
