@@ -98,10 +98,11 @@ export async function unmakeDevice(
   const patience = performance.now() + OTHERS_LET_GO_MS;
   let removed = false;
   while (isThere() && performance.now() < deadline) {
+    if (!removed && performance.now() >= patience) {
+      // While the state keeper is replaced, the standby does not hear that it is to let go.
+      removed = true;
+      removeInterfaces([plan.representor]);
+    }
     await new Promise((resolve) => setTimeout(resolve, 1));
-    // While the state keeper is replaced, the standby does not hear that it is to let go.
-    if (removed || performance.now() < patience || !isThere()) continue;
-    removed = true;
-    removeInterfaces([plan.representor]);
   }
 }
