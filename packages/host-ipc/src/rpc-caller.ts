@@ -28,6 +28,8 @@ const RECONNECT_FIRST_MS = 10;
 const RECONNECT_LAST_MS = 100;
 /** How long replies that crossed with the end of the connection may take to be read. */
 const LAST_REPLIES_MS = 20;
+/** Interruptions in a row, each by a signal of its own, after which something else must be wrong. */
+const INTERRUPTED_MAX = 100;
 
 interface Open {
   readonly name: MessageName;
@@ -118,7 +120,21 @@ export class RpcCaller {
     this.#link.socket.close();
   }
 
+  /**
+   * A signal (the end of a child is one) may interrupt ZeroMQ while it connects or begins to observe, and these two do
+   * not go on by themselves. How far they came is unknown, so they are repeated on a new socket.
+   */
   #connect(): Link {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return this.#connectOnce();
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EINTR' || attempt === INTERRUPTED_MAX) throw error;
+      }
+    }
+  }
+
+  #connectOnce(): Link {
     const socket = new Dealer({
       linger: 0,
       reconnectInterval: RECONNECT_FIRST_MS,
@@ -126,12 +142,17 @@ export class RpcCaller {
       maxMessageSize: MESSAGE_BYTES_MAX + ENVELOPE_BYTES_MAX,
     });
     const link = { socket, up: false };
-    socket.events.on('handshake', () => {
-      link.up = true;
-      void this.#pump();
-    });
-    socket.events.on('disconnect', () => this.#connectionLost(link));
-    socket.connect(`ipc://${this.#path}`);
+    try {
+      socket.events.on('handshake', () => {
+        link.up = true;
+        void this.#pump();
+      });
+      socket.events.on('disconnect', () => this.#connectionLost(link));
+      socket.connect(`ipc://${this.#path}`);
+    } catch (error) {
+      socket.close();
+      throw error;
+    }
     void this.#receive(socket);
     return link;
   }

@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs';
 import { Errno } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dealer, Router } from 'zeromq';
 import { catalogue } from './catalogue.js';
 import { REQUESTS_OPEN_MAX } from './rpc-caller.js';
@@ -162,6 +162,26 @@ describe('rpc server', () => {
 });
 
 describe('rpc client', () => {
+  it('a signal that interrupts it while it connects, or connects again, costs nothing', async () => {
+    const connect = vi.spyOn(Dealer.prototype, 'connect');
+    ends.push(() => connect.mockRestore());
+    const interrupt = () =>
+      connect.mockImplementationOnce(() => {
+        throw Object.assign(new Error('Interrupted system call'), { code: 'EINTR' });
+      });
+    interrupt();
+    interrupt();
+    const first = await bind();
+    const c = client();
+    expect(await c.call('ha.status', {})).toEqual(status);
+    expect(connect).toHaveBeenCalledTimes(3);
+    interrupt();
+    await first.close();
+    await bind();
+    expect(await c.call('ha.status', {})).toEqual(status);
+    expect(connect).toHaveBeenCalledTimes(5);
+  });
+
   it('a call made before the server exists is answered when it does', async () => {
     const answer = client().call('ha.status', {});
     await bind();
