@@ -1,6 +1,7 @@
 /** The host's side: static PFs and VFs by configuration, and what each event leaves of every kind of function. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { type FunctionKind, outcomeOf, RECOVERY_EVENTS, type RecoveryEvent } from '@virtnet/engine-control';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { Service } from './lib/service.ts';
@@ -156,6 +157,36 @@ describe('recovery', () => {
     await consistent();
   });
 
+  test('a recovery file that cannot be written > -1015, and nothing of the new function remains', async () => {
+    const { service } = used.value;
+    const before = await functions();
+    const failed = { errno: -1015, errstr: 'Failed to create recovery file' };
+    renameSync(recovery(), `${recovery()}-away`);
+    const plugged = await service.virtnet('hotplug', '-i', 'mlx5_0', '-m', '0C:C4:7A:FF:22:96', '-t', '1500', '-n', '3', '-s', '256');
+    expect(JSON.parse(plugged.stdout)).toEqual(failed);
+    expect(plugged.code).toBe(1);
+    const modified = await service.virtnet('--json', 'modify', '-p', '1', 'device', '-m', '02:00:00:00:12:35');
+    expect(JSON.parse(modified.stdout)).toEqual(failed);
+    renameSync(`${recovery()}-away`, recovery());
+    expect(await service.answer('modify', '-p', '1', 'device', '-m', '02:00:00:00:12:34')).toEqual(SUCCESS);
+    expect(await functions()).toEqual(before);
+    await consistent();
+  });
+
+  test('a number no VF has, a PF’s vectors, values too large > the guide’s errors', async () => {
+    const rows: [string, number][] = [
+      ['modify -p 0 -v 7 device -m 02:00:00:00:00:09', -1073],
+      ['modify -p 9 device -m 02:00:00:00:00:09', -1002],
+      ['modify -p 0 device -n 4', -1010],
+      ['modify -p 0 queue -e event -n 65536 -c 1', -1033],
+      ['unplug -p 0', -1003],
+    ];
+    for (const [line, errno] of rows) {
+      const { code, stdout } = await used.value.service.virtnet('--json', ...line.split(' '));
+      expect([line, code, JSON.parse(stdout)]).toMatchObject([line, 1, { errno }]);
+    }
+  });
+
   test('kill -9 of the emulator > nothing changes', async () => {
     const { service } = used.value;
     const before = await functions();
@@ -164,39 +195,75 @@ describe('recovery', () => {
     await consistent();
   });
 
-  test('unload of a PF’s driver > its VFs are gone; hot unplug > the function is gone', async () => {
-    const { service } = used.value;
-    expect(await host('bind', PF1, 'vfio-pci')).toEqual(SUCCESS);
-    expect(await host('unbind', PF1, 'vfio-pci')).toEqual(SUCCESS);
-    const left = (await listed()).map(({ function_type }) => function_type);
-    expect(left.filter((kind) => kind === 'VF')).toHaveLength(4);
+});
+
+/** How each event is brought about. */
+const EVENTS: Partial<Record<RecoveryEvent, () => Promise<unknown>>> = {
+  'restart controller': async () => {
+    await used.value.service.stop();
+    await used.value.service.startAgain();
+  },
+  'hot unplug': async () => {
     const plugged = (await listed()).find(({ function_type }) => function_type === 'hotplug PF');
-    expect(await service.answer('unplug', '-u', plugged!.vuid)).toEqual(SUCCESS);
-    await consistent();
-    expect(Object.keys(await functions())).toHaveLength(6);
+    expect(await used.value.service.answer('unplug', '-u', plugged!.vuid)).toEqual(SUCCESS);
+  },
+  'destroy VFs': () => succeeds('sriov', PF0, '0'),
+  'unload driver': async () => {
+    await succeeds('bind', PF0, 'vfio-pci');
+    await succeeds('unbind', PF0, 'vfio-pci');
+  },
+  'power cycle': () => succeeds('power-cycle'),
+  'warm reboot': () => succeeds('warm-reboot'),
+};
+
+async function succeeds(...words: string[]): Promise<void> {
+  expect(await host(...words), words.join(' ')).toEqual(SUCCESS);
+}
+
+/** Functions of every kind: both static PFs, a hotplug PF, and VFs of the first static PF. */
+async function furnish(): Promise<readonly Listed[]> {
+  const { service } = used.value;
+  const before = await listed();
+  const kinds = new Set(before.map(({ function_type }) => function_type));
+  if (!kinds.has('hotplug PF')) await service.hotplug({ mac: '0C:C4:7A:FF:22:95', mtu: 1400 });
+  if (before.some(({ vuid }) => vuid.includes('F3VF'))) await succeeds('sriov', PF1, '0');
+  if (!before.some(({ vuid }) => vuid.includes('F2VF'))) await succeeds('sriov', PF0, '2');
+  return listed();
+}
+
+describe('the recovery matrix', () => {
+  test('every event that a command can bring about has its row', () => {
+    const others = RECOVERY_EVENTS.filter((event) => EVENTS[event] === undefined);
+    expect(others).toEqual(['live update', 'live migration']);
   });
 
-  test('warm reboot > PFs as they were, no VFs', async () => {
-    const { service } = used.value;
-    await service.hotplug({ mac: '0C:C4:7A:FF:22:95' });
-    const before = await functions();
-    expect(await host('warm-reboot')).toEqual(SUCCESS);
-    const after = await functions();
-    expect(Object.keys(after)).toEqual([PF0, PF1, ...Object.keys(after).slice(2)]);
-    expect(Object.keys(after)).toHaveLength(3);
-    for (const [bdf, what] of Object.entries(after)) expect(what).toBe(before[bdf]);
-    await consistent();
+  test.each(Object.keys(EVENTS) as RecoveryEvent[])('%s', async (event) => {
+    const before = await furnish();
+    await EVENTS[event]!();
+    const after = new Map((await listed()).map((device) => [device.vuid, device]));
+    for (const device of before) {
+      const { vuid, pci_bdf, mac, sf_num, mtu, function_type } = device;
+      const now = after.get(vuid);
+      switch (outcomeOf(event, function_type as FunctionKind)) {
+        case 'gone':
+          expect(now, vuid).toBeUndefined();
+          break;
+        case 'fresh':
+          expect(now, vuid).toMatchObject({ pci_bdf, sf_num });
+          expect(now?.mac, vuid).not.toBe(mac);
+          break;
+        default:
+          expect(now, vuid).toMatchObject({ pci_bdf, mac, sf_num, mtu });
+      }
+      after.delete(vuid);
+    }
+    expect([...after.keys()]).toEqual([]);
+    await consistent(); // a function that is gone has no recovery file
   });
 
-  test('power cycle > static PFs as for the first time, nothing else', async () => {
-    expect(await host('sriov', PF0, '1')).toEqual(SUCCESS);
-    const before = await functions();
-    expect(await host('power-cycle')).toEqual(SUCCESS);
-    const after = await functions();
-    expect(Object.keys(after)).toEqual([PF0, PF1]);
-    expect(after[PF0]).not.toBe(before[PF0]);
-    await consistent();
-    expect((await used.value.service.host('dmesg')).stdout).toMatch(/pci 0000:14:00\.2: \[1af4:1041\]/);
+  test('the host’s log tells of functions and VFs', async () => {
+    const { stdout } = await used.value.service.host('dmesg');
+    expect(stdout).toMatch(/pci 0000:14:00\.2: \[1af4:1041\]/);
   });
 });
 

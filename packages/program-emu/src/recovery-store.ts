@@ -110,8 +110,13 @@ export class RecoveryStore {
 
   /** Removes the files of functions that are going to be removed. */
   async forget(vuids: readonly string[]): Promise<void> {
-    for (const vuid of vuids) await rm(join(this.#paths.recovery, vuid), { force: true });
-    if (vuids.length > 0) await this.#flushDirectory();
+    if (vuids.length === 0) return;
+    try {
+      for (const vuid of vuids) await rm(join(this.#paths.recovery, vuid), { force: true });
+      await this.#flushDirectory();
+    } catch (error) {
+      this.#log('error', 'a recovery file could not be removed', { reason: messageOf(error) });
+    }
   }
 
   /** Removes everything but what was set aside. */
