@@ -11,7 +11,7 @@ import { until } from './lib/waiting.ts';
 const PATIENCE_MS = 60_000;
 const FIRMWARE = [
   ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=2', 'VIRTIO_NET_EMULATION_NUM_VF=8'],
-  ...['VIRTIO_NET_EMULATION_NUM_MSIX=10', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=12', 'SRIOV_EN=1'],
+  ...['VIRTIO_NET_EMULATION_NUM_MSIX=10', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=32', 'SRIOV_EN=1'],
   ...['PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=4'],
   ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
 ];
@@ -27,9 +27,16 @@ interface Listed {
   readonly sf_num: number;
   readonly mtu: string;
   readonly enabled_vfs: string;
+  readonly num_msix: string;
+  readonly max_queue_pairs: string;
+  readonly msix_num_pool_size: number;
+  readonly qp_pool_size: number;
 }
 
-const used = useScene(async (scene) => ({ service: await Service.start(scene), scene }));
+/** VFs start with 32 vectors and 32 queue pairs, as in the guide's examples. */
+const CONF = { vf: { max_queue_pairs: 32 } };
+
+const used = useScene(async (scene) => ({ service: await Service.start(scene, { conf: CONF }), scene }));
 
 async function host(...words: string[]): Promise<unknown> {
   const { stdout } = await used.value.service.host(...words);
@@ -44,7 +51,10 @@ async function listed(): Promise<readonly Listed[]> {
 async function functions(): Promise<Record<string, string>> {
   const devices = await listed();
   return Object.fromEntries(
-    devices.map(({ pci_bdf, vuid, mac, sf_num, mtu }) => [pci_bdf, [vuid, mac, sf_num, mtu].join(' ')]),
+    devices.map(({ pci_bdf, vuid, mac, sf_num, mtu, num_msix, max_queue_pairs }) => [
+      pci_bdf,
+      [vuid, mac, sf_num, mtu, num_msix, max_queue_pairs].join(' '),
+    ]),
   );
 }
 
@@ -92,6 +102,31 @@ describe('functions by configuration', () => {
     expect(vfs.map(({ sf_num }) => sf_num)).toEqual([3000, 3001, 3002, 3003, 3004, 3005]);
     const { stdout } = await service.host('lspci', '-vvv', '-s', PF0);
     expect(stdout).toContain('Initial VFs: 8, Total VFs: 8, Number of VFs: 4');
+  });
+
+  test('VFs share their PF’s vectors and queue pairs: the guide’s two examples', async () => {
+    const change = async (vf: number, option: string, value: number) => {
+      const words = ['--json', 'modify', '-p', '0', '-v', `${vf}`, 'device', option, `${value}`];
+      const { stdout } = await used.value.service.virtnet(...words);
+      return (JSON.parse(stdout) as { errno: number }).errno;
+    };
+    const pool = async () => {
+      const pf = (await listed()).find(({ pci_bdf }) => pci_bdf === PF0);
+      return [pf?.msix_num_pool_size, pf?.qp_pool_size];
+    };
+    expect(await pool()).toEqual([0, 0]);
+    expect(await change(1, '-n', 4)).toBe(0);
+    expect(await pool()).toEqual([28, 31]);
+    expect(await change(0, '-n', 48)).toBe(0);
+    expect(await pool()).toEqual([12, 40]);
+    const vf = (await listed()).find(({ vuid }) => vuid.endsWith('F2VF0'));
+    expect(vf).toMatchObject({ num_msix: '48', max_queue_pairs: '23' });
+    expect(await change(2, '-n', 48)).toBe(-1010);
+    expect(await change(2, '-n', 5)).toBe(-1010);
+    expect(await change(2, '-qp', 100)).toBe(-1074);
+    expect(await change(2, '-qp', 1)).toBe(0);
+    expect(await change(3, '-qp', 33)).toBe(0);
+    expect(await pool()).toEqual([12, 70]);
   });
 
   test('a driver works a VF; the host resets it', async () => {

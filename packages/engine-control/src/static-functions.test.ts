@@ -3,9 +3,17 @@ import { describe, expect, it } from 'vitest';
 import { type DevicePlan, restorePlan } from './device-plan.js';
 import { failure, isFailure } from './errors.js';
 import { FunctionKind } from './facts.js';
+import { firmwareLimits } from './firmware-config.js';
 import { type FirmwareValues, hotplugValues } from './firmware-entries.js';
 import { type ExistingDevice, planHotplug } from './hotplug.js';
-import { type FunctionSite, NO_DEFAULTS, pairsForVectors, planStaticPf, planVf } from './static-functions.js';
+import {
+  type FunctionSite,
+  NO_DEFAULTS,
+  pairsForVectors,
+  planStaticPf,
+  planVf,
+  vfPoolRules,
+} from './static-functions.js';
 
 const offered = featureMask([NetFeature.CSUM, NetFeature.MAC, NetFeature.CTRL_VQ, VirtioFeature.VERSION_1]);
 const site: FunctionSite = {
@@ -161,6 +169,15 @@ describe('plan of a fixed function', () => {
   ])('%j is refused', (saved) => {
     expect(typeof restorePlan(saved)).toBe('string');
   });
+});
+
+it('a pool counts from what a VF starts with', () => {
+  const limits = firmwareLimits(firmware);
+  const most = { msixVectors: 256, queuePairs: 127 };
+  for (const defaults of [NO_DEFAULTS, { ...NO_DEFAULTS, queuePairs: 9 }]) {
+    const { msixVectors, queuePairs } = ok(vf(0, 0, [], defaults));
+    expect(vfPoolRules(limits, defaults)).toEqual({ initial: { msixVectors, queuePairs }, most });
+  }
 });
 
 it('vectors are enough for one pair or many', () => {

@@ -39,6 +39,7 @@ import {
   STATIC_SF_FIRST,
   VIRT_QUEUES_MAX,
 } from './limits.js';
+import type { VfPoolRules } from './vf-pool.js';
 
 /** Every function is a modern one, whatever a mask says. */
 const VERSION_1 = featureMask([VirtioFeature.VERSION_1]);
@@ -167,6 +168,14 @@ function finish(
 /** Pairs of queues that have a vector each, beside one for the control queue and one for configuration changes. */
 export function pairsForVectors(msixVectors: number): number {
   return Math.max(0, Math.min((VIRT_QUEUES_MAX - 2) >> 1, (msixVectors - 2) >> 1));
+}
+
+/** What the VFs of a PF start with, and the most that one of them may have. */
+export function vfPoolRules({ vfMsixVectors }: FirmwareLimits, { queuePairs }: FunctionDefaults): VfPoolRules {
+  return {
+    initial: { msixVectors: vfMsixVectors, queuePairs: queuePairs ?? pairsForVectors(vfMsixVectors) },
+    most: { msixVectors: VIRT_QUEUES_MAX, queuePairs: (VIRT_QUEUES_MAX - 1) >> 1 },
+  };
 }
 
 function featuresOf(text: string | null, site: PlanSite): bigint | null {

@@ -27,8 +27,8 @@ import {
   type JsonObject,
   listAnswer,
   type ModifyRequest,
-  type ModifySite,
   type Outcome,
+  type PlanSite,
   planHotplug,
   planUnplug,
   type QueryRequest,
@@ -46,7 +46,7 @@ import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
 import { HostCommands } from './host-commands.js';
-import { modifyDevices } from './modify-command.js';
+import { type ModifyPlace, modifyDevices } from './modify-command.js';
 import { Provision } from './provision.js';
 import { RecoveryStore } from './recovery-store.js';
 
@@ -130,8 +130,8 @@ export class Commands {
   }
 
   modify(request: ModifyRequest & { readonly requestId: string }): Promise<Outcome> {
-    const place = { devices: () => this.#devices(), site: (device: Device) => this.#modifySite(device) };
     return this.#inTurn(async () => {
+      const place = { devices: () => this.#devices(), site: this.#modifySites() };
       const before = new Set(this.#provision.plans);
       const outcome = await modifyDevices(request, place);
       const changed = this.#provision.plans.filter((plan) => !before.has(plan));
@@ -216,10 +216,18 @@ export class Commands {
     return [...this.#emulator.devices.values()].sort((a, b) => order(a.host.plan) - order(b.host.plan));
   }
 
-  #modifySite({ host }: Device): ModifySite {
-    const { uplinkMtu, supportedFeatures } = this.#site.planSite(host.plan.ibDevice);
+  /** What each device of one command finds; firmware and uplinks are looked at once. */
+  #modifySites(): ModifyPlace['site'] {
     const { virtQueuesMax } = firmwareLimits(this.#site.firmware());
-    return { uplinkMtu, supportedFeatures, virtQueuesMax, pool: null };
+    const sites = new Map<string, PlanSite>();
+    const poolOf = this.#provision.pools();
+    return ({ host: { plan } }, planned) => {
+      this.#emulator.beat();
+      const site = sites.get(plan.ibDevice) ?? this.#site.planSite(plan.ibDevice);
+      sites.set(plan.ibDevice, site);
+      const pool = plan.vfId === null ? null : poolOf(plan.pfId, planned);
+      return { ...site, virtQueuesMax, pool };
+    };
   }
 
   #facts(): DeviceFacts[] {
@@ -231,6 +239,7 @@ export class Commands {
       if (vfId !== null) enabled.set(pfId, (enabled.get(pfId) ?? 0) + 1);
       if (!speeds.has(ibDevice)) speeds.set(ibDevice, this.#site.uplinkSpeed(ibDevice));
     }
+    const poolOf = this.#provision.pools();
     return devices.map(({ host }) => {
       this.#emulator.beat();
       const { kind, pfId, vfId, ibDevice } = host.plan;
@@ -239,6 +248,7 @@ export class Commands {
         uplinkSpeed: speeds.get(ibDevice) ?? null,
         maxVfs: kind === FunctionKind.STATIC_PF ? vfsPerPf : 0,
         enabledVfs: vfId === null ? (enabled.get(pfId) ?? 0) : 0,
+        vfPool: kind === FunctionKind.STATIC_PF ? poolOf(pfId) : null,
       });
     });
   }

@@ -1,5 +1,5 @@
 /** What the command line's answers need of one device, read from the engines and the state page. */
-import { type DeviceFacts, formatMac, type HealthFacts, NO_VF_POOL } from '@virtnet/engine-control';
+import { type DeviceFacts, formatMac, type HealthFacts, NO_VF_POOL, type VfPool } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
 import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
 import { droppedFrames } from './device-counters.js';
@@ -34,6 +34,8 @@ export interface FactsContext {
   /** VFs the function may have, and has now. */
   readonly maxVfs: number;
   readonly enabledVfs: number;
+  /** What its VFs share; null without VFs. */
+  readonly vfPool: VfPool | null;
 }
 
 export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFacts {
@@ -52,11 +54,11 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     enabledVfs: context.enabledVfs,
     vfPool:
       plan.vfId === null
-        ? {
+        ? (context.vfPool ?? {
             ...NO_VF_POOL,
             msixMax: plan.msixVectors,
             queuePairsMax: Math.max(0, (plan.msixVectors - 2) >> 1),
-          }
+          })
         : null,
     msixVectors: plan.msixVectors,
     queueCount: fn.queues.length,

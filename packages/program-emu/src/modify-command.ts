@@ -12,6 +12,7 @@ import {
   planModifyQueues,
   SUCCESS,
   selectDevices,
+  type VfShare,
 } from '@virtnet/engine-control';
 import type { Device } from './emulator.js';
 import { changeDevice, changedBefore, finishChange } from './modify-device.js';
@@ -20,7 +21,8 @@ import { changeDevice, changedBefore, finishChange } from './modify-device.js';
 export interface ModifyPlace {
   /** All devices, in their order. */
   devices(): readonly Device[];
-  site(device: Device): ModifySite;
+  /** `planned`: what VFs will have of their PF's pool, by VUID. */
+  site(device: Device, planned: ReadonlyMap<string, VfShare>): ModifySite;
 }
 
 function modifiable({ host, endpoint }: Device): ModifiableDevice {
@@ -50,6 +52,7 @@ export async function modifyDevices(
   const chosen = selectDevices(named, request).map(({ device }) => device);
   if (chosen.length === 0) return failure(request.vf === null ? 'DEV_NOT_EXIST' : 'VF_DEV_GET');
   const changes: { readonly device: Device; readonly change: DeviceChange }[] = [];
+  const planned = new Map<string, VfShare>();
   let outcome: Outcome = SUCCESS;
   for (const device of chosen) {
     const before = changedBefore(device.host, requestId);
@@ -60,9 +63,11 @@ export async function modifyDevices(
     }
     const change: DeviceChange | Failure =
       queueOptions === undefined
-        ? planModify(options ?? {}, modifiable(device), place.site(device))
+        ? planModify(options ?? {}, modifiable(device), place.site(device, planned))
         : planModifyQueues(queueOptions);
     if (isFailure(change)) return change;
+    const { msixVectors, queuePairs } = { ...device.host.plan, ...change.shape };
+    planned.set(device.host.vuid, { msixVectors, queuePairs });
     changes.push({ device, change });
   }
   for (const { device, change } of changes) {

@@ -19,7 +19,7 @@ const FEATURES = featureMask([VirtioFeature.VERSION_1, N.STATUS, N.MAC, N.CTRL_V
 const CONTROL = 4;
 const QUEUES = [0, 1, 2, 3, CONTROL];
 const NOTHING: DeviceChange = { shape: {} };
-const ALONE = { beat: () => {}, uplinkSpeed: null, maxVfs: 0, enabledVfs: 0 };
+const ALONE = { beat: () => {}, uplinkSpeed: null, maxVfs: 0, enabledVfs: 0, vfPool: null };
 /** No interface of this name exists, so that nothing of the machine is touched. */
 const NO_INTERFACE = { sfNum: 2998 };
 

@@ -103,8 +103,12 @@ function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: rea
   const plan = restorePlan({ ...before, ...shape });
   if (typeof plan === 'string') return failure('SNAP_DEV_MODIFY');
   const engines = functionEngines(plan, host.settings, page);
-  // Registers of queues are at reset without a driver; the new ones may have other sizes.
-  const problems = engines.fn.restore({ ...fn.save(), queues: [], halves: [], queueSelect: 0 });
+  // Registers of queues are at reset without a driver; the new ones may have other sizes. Vectors change only while
+  // nobody is connected: then everything is as after power-on.
+  const problems =
+    plan.msixVectors === before.msixVectors
+      ? engines.fn.restore({ ...fn.save(), queues: [], halves: [], queueSelect: 0 })
+      : [];
   if (problems.length > 0) return failure('SNAP_DEV_MODIFY');
   engines.net.setLinkUp(net.linkWanted);
   engines.net.setUplink(net.uplink);

@@ -29,6 +29,10 @@ import {
   recoveredHotplug,
   recoveredPlan,
   staticPfDevice,
+  type VfPool,
+  type VfShare,
+  vfPool,
+  vfPoolRules,
 } from '@virtnet/engine-control';
 import type { ControlSite } from './control-site.js';
 import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
@@ -85,6 +89,19 @@ export class Provision {
     return [...this.#emulator.devices.values()]
       .filter(({ host }) => host.plan.vfId !== null && host.plan.pfId === pfId)
       .sort((a, b) => a.host.plan.vfId! - b.host.plan.vfId!);
+  }
+
+  /** Tells the pool of a static PF, null without VFs; `planned` are shares that VFs will have, by VUID. */
+  pools(): (pfId: number, planned?: ReadonlyMap<string, VfShare>) => VfPool | null {
+    const rules = vfPoolRules(firmwareLimits(this.#site.firmware()), this.#vfDefaults);
+    const vfs = Map.groupBy(
+      this.plans.filter(({ vfId }) => vfId !== null),
+      ({ pfId }) => pfId,
+    );
+    return (pfId, planned) => {
+      const shares = vfs.get(pfId)?.map((plan) => planned?.get(plan.vuid) ?? plan);
+      return shares === undefined ? null : vfPool(rules, shares);
+    };
   }
 
   /** What the files know of functions that exist and of those that do not. */
