@@ -119,7 +119,7 @@ describe('functions by configuration', () => {
     expect(await pool()).toEqual([28, 31]);
     expect(await change(0, '-n', 48)).toBe(0);
     expect(await pool()).toEqual([12, 40]);
-    const vf = (await listed()).find(({ vuid }) => vuid.endsWith('F2VF0'));
+    const vf = (await listed()).find(({ vuid }) => vuid.endsWith('F2VF1'));
     expect(vf).toMatchObject({ num_msix: '48', max_queue_pairs: '23' });
     expect(await change(2, '-n', 48)).toBe(-1010);
     expect(await change(2, '-n', 5)).toBe(-1010);
