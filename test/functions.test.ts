@@ -197,10 +197,30 @@ describe('recovery', () => {
     const before = await functions();
     const failed = { errno: -1015, errstr: 'Failed to create recovery file' };
     renameSync(recovery(), `${recovery()}-away`);
-    const plugged = await service.virtnet('hotplug', '-i', 'mlx5_0', '-m', '0C:C4:7A:FF:22:96', '-t', '1500', '-n', '3', '-s', '256');
+    const plugged = await service.virtnet(
+      'hotplug',
+      '-i',
+      'mlx5_0',
+      '-m',
+      '0C:C4:7A:FF:22:96',
+      '-t',
+      '1500',
+      '-n',
+      '3',
+      '-s',
+      '256',
+    );
     expect(JSON.parse(plugged.stdout)).toEqual(failed);
     expect(plugged.code).toBe(1);
-    const modified = await service.virtnet('--json', 'modify', '-p', '1', 'device', '-m', '02:00:00:00:12:35');
+    const modified = await service.virtnet(
+      '--json',
+      'modify',
+      '-p',
+      '1',
+      'device',
+      '-m',
+      '02:00:00:00:12:35',
+    );
     expect(JSON.parse(modified.stdout)).toEqual(failed);
     renameSync(`${recovery()}-away`, recovery());
     expect(await service.answer('modify', '-p', '1', 'device', '-m', '02:00:00:00:12:34')).toEqual(SUCCESS);
@@ -229,7 +249,6 @@ describe('recovery', () => {
     expect(await functions()).toEqual(before);
     await consistent();
   });
-
 });
 
 /** How each event is brought about. */

@@ -171,7 +171,10 @@ export function pairsForVectors(msixVectors: number): number {
 }
 
 /** What the VFs of a PF start with, and the most that one of them may have. */
-export function vfPoolRules({ vfMsixVectors }: FirmwareLimits, { queuePairs }: FunctionDefaults): VfPoolRules {
+export function vfPoolRules(
+  { vfMsixVectors }: FirmwareLimits,
+  { queuePairs }: FunctionDefaults,
+): VfPoolRules {
   return {
     initial: { msixVectors: vfMsixVectors, queuePairs: queuePairs ?? pairsForVectors(vfMsixVectors) },
     most: { msixVectors: VIRT_QUEUES_MAX, queuePairs: (VIRT_QUEUES_MAX - 1) >> 1 },

@@ -1,5 +1,11 @@
 /** What the command line's answers need of one device, read from the engines and the state page. */
-import { type DeviceFacts, formatMac, type HealthFacts, NO_VF_POOL, type VfPool } from '@virtnet/engine-control';
+import {
+  type DeviceFacts,
+  formatMac,
+  type HealthFacts,
+  NO_VF_POOL,
+  type VfPool,
+} from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
 import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
 import { droppedFrames } from './device-counters.js';
