@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     root: import.meta.dirname,
     include: ['*.test.ts'],
-    exclude: ['structure.test.ts'],
+    exclude: ['structure.test.ts', 'golden.test.ts'],
     fileParallelism: false,
     sequence: { concurrent: false },
     pool: 'forks',

@@ -1,10 +1,11 @@
 import { defineConfig } from 'vitest/config';
 
-// What needs neither root nor peers: the structure of the repository, and the arithmetic of the test library.
+// What needs neither root nor peers: structure of the repository, what versions leave to one another, and the
+// arithmetic of the test library.
 export default defineConfig({
   test: {
     root: import.meta.dirname,
-    include: ['structure.test.ts', 'lib/*.test.ts'],
+    include: ['structure.test.ts', 'golden.test.ts', 'lib/*.test.ts'],
     pool: 'forks',
   },
 });

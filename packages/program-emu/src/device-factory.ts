@@ -16,6 +16,7 @@ import { type DeviceRecord, decodeDeviceRecord } from './device-record.js';
 import { type DeviceSettings, INITIAL_SETTINGS } from './device-settings.js';
 import { DeviceTaps } from './device-taps.js';
 import { type DeviceMirror, mapPage, type PageMapping } from './mirror.js';
+import { statePageProblem } from './state-page-check.js';
 
 /** PCI address with its domain, as sockets are named. */
 export function pciAddress(bdf: string): string {
@@ -212,8 +213,8 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   if (plan.vuid !== mirror.vuid) return `record of another device: ${plan.vuid}`;
   const { page } = mirror;
   if (page === null || page.buffer.byteLength < statePageSize(plan.queueCount)) return 'no state page';
-  const header = StatePageHeader.decode(new DataView(page.buffer));
-  if (header.magic !== STATE_PAGE_MAGIC || header.version !== STATE_PAGE_VERSION) return 'not a state page';
+  const pageProblem = statePageProblem(page.buffer);
+  if (pageProblem !== null) return pageProblem;
   const { representor } = record;
   const { taps } = mirror;
   const tapFds =

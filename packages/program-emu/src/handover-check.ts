@@ -6,10 +6,10 @@
  *   world: what would stop the real thing stops this. The features a device offers, and so those its driver has
  *   negotiated, must be among those this build has.
  */
-import { STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader } from '@virtnet/wire';
 import { tryRecord } from './device-factory.js';
 import { decodeDeviceRecord } from './device-record.js';
 import type { DeviceMirror } from './mirror.js';
+import { statePageProblem } from './state-page-check.js';
 
 /** What stands in the way of serving `mirrors`, in words; empty when nothing does. */
 export function checkMirror(mirrors: Iterable<DeviceMirror>, supportedFeatures: bigint): string[] {
@@ -26,9 +26,8 @@ function checkDevice({ record: bytes, page }: DeviceMirror, supportedFeatures: b
   const record = decodeDeviceRecord(bytes);
   if (typeof record === 'string') return `its record cannot be read: ${record}`;
   if (page === null) return 'no state page';
-  const { magic, version } = StatePageHeader.decode(new DataView(page.buffer));
-  if (magic !== STATE_PAGE_MAGIC || version !== STATE_PAGE_VERSION)
-    return `state page of version ${version}, here ${STATE_PAGE_VERSION}`;
+  const problem = statePageProblem(page.buffer);
+  if (problem !== null) return problem;
   const missing = BigInt(record.plan.features) & ~supportedFeatures;
   if (missing !== 0n) return `features 0x${missing.toString(16)} are offered and not known here`;
   return tryRecord(record, page);

@@ -25,6 +25,7 @@
  */
 import { RpcError, type ShelfClient } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
+import { encodeNote, pausedAt } from './handover-note.js';
 import type { DeviceMirror, Mirror } from './mirror.js';
 import type { Device } from './served-device.js';
 import { parseShelfName, shelfNames } from './shelf-names.js';
@@ -71,8 +72,7 @@ export class Handover {
     await endpoint.detach();
     const pausedMs = monotonicMs();
     await host.pause();
-    const note = new TextEncoder().encode(JSON.stringify({ pausedMs }));
-    const sent = this.#shelf.lend(shelfNames.device(vuid), pid, note);
+    const sent = this.#shelf.lend(shelfNames.device(vuid), pid, encodeNote(pausedMs));
     if (sent < 0) throw new Error(`${vuid} was given up and could not be lent: errno ${-sent}`); // I2
     this.#lent.set(vuid, pid);
     this.#devices.delete(vuid);
@@ -82,7 +82,7 @@ export class Handover {
 
   /** Lender: after an upload to a new keeper (I3). */
   lendAgain(): void {
-    const note = new TextEncoder().encode('{}');
+    const note = encodeNote();
     for (const [vuid, pid] of this.#lent) this.#shelf.lend(shelfNames.device(vuid), pid, note);
   }
 
@@ -123,7 +123,8 @@ export class Handover {
   async #take(vuid: string, held: DeviceMirror, note: Uint8Array): Promise<void> {
     const open = await this.#serve(held);
     if (open === null) return this.#fail(vuid, -Errno.EIO, 'it cannot be served');
-    const pauseMs = monotonicMs() - pausedAt(note);
+    const now = monotonicMs();
+    const pauseMs = now - (pausedAt(note) ?? now);
     await open();
     this.#expect(vuid).resolve(Math.max(0, pauseMs));
   }
@@ -140,15 +141,4 @@ export class Handover {
   #fail(vuid: string, errno: number, why: string): void {
     this.#expect(vuid).reject(new RpcError(errno, `${vuid}: ${why}`));
   }
-}
-
-/** What the lender noted; now, when it noted nothing that makes sense. */
-function pausedAt(note: Uint8Array): number {
-  try {
-    const { pausedMs } = JSON.parse(new TextDecoder().decode(note)) as { pausedMs?: unknown };
-    if (typeof pausedMs === 'number' && Number.isFinite(pausedMs)) return pausedMs;
-  } catch {
-    // not ours
-  }
-  return monotonicMs();
 }
