@@ -9,8 +9,14 @@
  */
 export * from './crc32.js';
 export * from './death-cause.js';
+export * from './owners.js';
 export * from './progress-watch.js';
 export * from './record.js';
 export * from './service-plan.js';
 export * from './shelf.js';
+export * from './shelf-desk.js';
+export * from './shelf-follower.js';
+export * from './shelf-loans.js';
+export * from './shelf-message.js';
 export * from './supervision.js';
+export * from './suspicion.js';

@@ -21,7 +21,7 @@
  * Limits  one message per transaction: 253 descriptors, 180 KiB, names of 200 printable ASCII bytes.
  */
 import { EventEmitter } from 'node:events';
-import type { ShelfOperation as StoredOperation } from '@virtnet/engine-recovery';
+import { lendMessage, ShelfFollower, type ShelfOperation as StoredOperation } from '@virtnet/engine-recovery';
 import {
   close,
   closeAll,
@@ -35,7 +35,6 @@ import {
 import { Errno, LeaseMode, ShelfMessageKind } from '@virtnet/wire';
 import { decodeShelfMessage, encodeShelfMessage } from './shelf-codec.js';
 import { MESSAGES_PER_TURN, SHELF_SEND_BUFFER_BYTES, shelfReceiver } from './shelf-connection.js';
-import { lendMessage } from './shelf-loans.js';
 import { TOO_MANY_REFERENCES } from './shelf-outbox.js';
 
 /** One change. A put replaces the whole entry. */
@@ -96,13 +95,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   #delayMs = RECONNECT_FIRST_MS;
   #closed = false;
   #reset = false;
-  #subscriber: ShelfSubscriber | null = null;
-  /** The whole shelf was told on this connection. */
-  #synced = false;
-  /** Names told to the subscriber. Bounded by the keeper's shelf. */
-  readonly #known = new Set<string>();
-  /** Of these, names not told again on this connection; null once synced. */
-  #stale: Set<string> | null = null;
+  /** null: nobody subscribed, or this is the writer. */
+  #follower: ShelfFollower<number> | null = null;
   #upload: Upload | null = null;
   /** Something was lent to this process. */
   #borrowing = false;
@@ -127,7 +121,14 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   /** Asks for the shelf and every change of it, now and on each new connection. */
   subscribe(subscriber: ShelfSubscriber): void {
-    this.#subscriber = subscriber;
+    this.#follower = new ShelfFollower({
+      onEntry: (name, blob, fd) => subscriber.onEntry(name, blob, fd ?? -1),
+      onDelete: (name) => subscriber.onDelete(name),
+      onSynced: (pid) => subscriber.onSynced(pid),
+      onLeaseHeld: (pid) => subscriber.onLeaseHeld?.(pid),
+      onLeaseLost: (pid) => subscriber.onLeaseLost(pid),
+      onLent: (prefix, pid, note) => subscriber.onLent?.(prefix, pid, note),
+    });
     if (this.connected) this.#sendControl(ShelfMessageKind.SUBSCRIBE, 0);
   }
 
@@ -140,11 +141,11 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
    * of the service manager's store.
    */
   lease(upload: Upload, restoring = false): Promise<number> {
-    const adopt = this.#synced && this.connected && !restoring;
+    const adopt = this.#follower?.synced === true && this.connected && !restoring;
     this.#upload = upload;
     this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
     if (!this.connected) {
-      this.#unsubscribe();
+      this.#follower = null;
       return Promise.resolve(-Errno.ENOTCONN);
     }
     this.#leasePromise = Promise.withResolvers<number>();
@@ -201,12 +202,12 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     }
     this.#delayMs = RECONNECT_FIRST_MS;
     this.counters.connections += 1;
-    this.#stale = new Set(this.#known);
+    this.#follower?.connected();
     this.emit('connected');
     if (this.#upload !== null) {
-      this.#unsubscribe();
+      this.#follower = null;
       this.#takeLease(false);
-    } else if (this.#subscriber !== null) this.#sendControl(ShelfMessageKind.SUBSCRIBE, 0);
+    } else if (this.#follower !== null) this.#sendControl(ShelfMessageKind.SUBSCRIBE, 0);
   }
 
   #adopt(fd: number): boolean {
@@ -221,7 +222,6 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#fd = fd;
     this.#watch = watch;
     this.#reset = false;
-    this.#synced = false;
     return true;
   }
 
@@ -294,66 +294,22 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
       return;
     }
     const { kind, argument, operations } = message;
-    if (kind === ShelfMessageKind.TRANSACTION && this.#subscriber !== null) {
-      for (const operation of operations) this.#tell(this.#subscriber, operation);
+    if (kind === ShelfMessageKind.TRANSACTION && this.#follower !== null) {
+      this.#follower.take(message);
       return;
     }
     closeAll(fds); // what was on its way to a subscriber that meanwhile is the writer
-    if (kind === ShelfMessageKind.LEND) {
-      for (const operation of operations)
-        if (operation.kind === 'put') this.#lent(operation.name, argument, operation.blob);
-      return;
-    }
-    if (kind === ShelfMessageKind.SYNCED) this.#wholeShelf(argument);
-    else if (kind === ShelfMessageKind.LEASE_HELD) this.#subscriber?.onLeaseHeld?.(argument);
-    else if (kind === ShelfMessageKind.LEASE_LOST) this.#subscriber?.onLeaseLost(argument);
-    else if (kind === ShelfMessageKind.REFUSED) this.emit('refused', -argument);
+    if (kind === ShelfMessageKind.REFUSED) this.emit('refused', -argument);
     else if (kind === ShelfMessageKind.LEASE) this.#leaseAnswered(argument);
-  }
-
-  #lent(prefix: string, pid: number, note: Uint8Array): void {
-    this.#borrowing ||= pid === process.pid;
-    this.#subscriber?.onLent?.(prefix, pid, note);
-  }
-
-  #tell(subscriber: ShelfSubscriber, operation: StoredOperation<number>): void {
-    switch (operation.kind) {
-      case 'put':
-        this.#known.add(operation.name);
-        this.#stale?.delete(operation.name);
-        subscriber.onEntry(operation.name, operation.blob, operation.handle ?? -1);
-        return;
-      case 'delete':
-        this.#forget(subscriber, operation.name);
-        return;
-      case 'delete-prefix':
-        for (const name of [...this.#known])
-          if (name.startsWith(operation.prefix)) this.#forget(subscriber, name);
+    else {
+      if (kind === ShelfMessageKind.LEND && argument === process.pid && operations.length > 0)
+        this.#borrowing = true;
+      this.#follower?.take(message);
     }
-  }
-
-  #forget(subscriber: ShelfSubscriber, name: string): void {
-    this.#stale?.delete(name);
-    if (this.#known.delete(name)) subscriber.onDelete(name);
-  }
-
-  #wholeShelf(holderPid: number): void {
-    const subscriber = this.#subscriber;
-    if (subscriber === null) return;
-    for (const name of [...(this.#stale ?? [])]) this.#forget(subscriber, name);
-    this.#stale = null;
-    this.#synced = true;
-    subscriber.onSynced(holderPid === 0 ? null : holderPid);
-  }
-
-  #unsubscribe(): void {
-    this.#subscriber = null;
-    this.#known.clear();
-    this.#stale = null;
   }
 
   #leaseAnswered(result: number): void {
-    if (result === 0) this.#unsubscribe();
+    if (result === 0) this.#follower = null;
     this.#leasePromise?.resolve(result);
     this.#leasePromise = null;
     // Somebody else writes. Whoever asked first decides what that means; we ask again on a new connection.
@@ -378,7 +334,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#watch = null;
     if (this.#fd >= 0) close(this.#fd);
     this.#fd = -1;
-    this.#synced = false;
+    this.#follower?.disconnected();
     this.#leasePromise?.resolve(-Errno.ENOTCONN);
     this.#leasePromise = null;
   }

@@ -2,7 +2,7 @@
  * shelf-codec.ts: messages of the descriptor channel as bytes; the layouts are in wire/shelf-channel.ts.
  * Decoding distrusts every length and never throws.
  */
-import { badShelfName, type ShelfOperation } from '@virtnet/engine-recovery';
+import { badShelfName, type ShelfMessage, type ShelfOperation } from '@virtnet/engine-recovery';
 import {
   Errno,
   SHELF_DESCRIPTORS_MAX,
@@ -17,13 +17,6 @@ import {
   ShelfOperationKind,
   viewOf,
 } from '@virtnet/wire';
-
-/** One message; the handles of its operations are descriptor numbers (or whatever stands for one). */
-export interface ShelfMessage<H> {
-  readonly kind: ShelfMessageKind;
-  readonly argument: number;
-  readonly operations: readonly ShelfOperation<H>[];
-}
 
 export interface EncodedShelfMessage<H> {
   readonly bytes: Uint8Array;

@@ -1,11 +1,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Loans } from '@virtnet/engine-recovery';
 import { Poller } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ShelfClient } from './shelf-client.js';
-import { Loans } from './shelf-loans.js';
 import { ShelfServer } from './shelf-server.js';
 
 const bytes = (text: string) => new TextEncoder().encode(text);

@@ -15,22 +15,13 @@
  *
  * Limits  as the shelf's; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md.
  */
-import type { ShelfEntry, ShelfOperation } from '@virtnet/engine-recovery';
+import type { DeskObserver, ShelfEntry, ShelfOperation } from '@virtnet/engine-recovery';
 import type { ServiceManager } from '@virtnet/host-linux';
 import type { SharedFd } from './shared-fd.js';
 import type { ShelfLog } from './shelf-log.js';
 
 /** What a ShelfServer tells of its shelf. */
-export interface ShelfObserver {
-  /** `operations` were applied; `left` are the entries that they replaced or removed. */
-  changed(
-    operations: readonly ShelfOperation<SharedFd>[],
-    left: readonly ShelfEntry<SharedFd>[],
-    restoring: boolean,
-  ): void;
-  /** The shelf is complete. */
-  settled(entries: Iterable<ShelfEntry<SharedFd>>): void;
-}
+export type ShelfObserver = DeskObserver<SharedFd>;
 
 export class ShelfStore implements ShelfObserver {
   readonly #manager: Pick<ServiceManager, 'store' | 'remove'>;

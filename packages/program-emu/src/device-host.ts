@@ -22,7 +22,13 @@
  */
 import type { DevicePlan, RepresentorKind } from '@virtnet/engine-control';
 import type { Effect, VirtioPciFunction } from '@virtnet/engine-pci';
-import { describeRecordFault } from '@virtnet/engine-recovery';
+import {
+  describeRecordFault,
+  isQuarantined,
+  pardon,
+  SUSPECTS_DOMAIN,
+  suspicionsOf,
+} from '@virtnet/engine-recovery';
 import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
 import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
 import { close, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linux';
@@ -46,7 +52,6 @@ import type { DeviceTaps } from './device-taps.js';
 import type { PageMapping } from './mirror.js';
 import { QueueState } from './queue-state.js';
 import { shelfNames } from './shelf-names.js';
-import { isQuarantined, pardon, SUSPECTS_DOMAIN, suspicionsOf } from './suspicion.js';
 
 export interface DeviceParts {
   readonly plan: DevicePlan;

@@ -23,6 +23,7 @@
 import { readdirSync, rmSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
+import { Owners, own, takeMarks } from '@virtnet/engine-recovery';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
 import {
   type Arena,
@@ -43,13 +44,12 @@ import { Handover } from './handover.js';
 import { checkMirror } from './handover-check.js';
 import { type DeviceMirror, Mirror } from './mirror.js';
 import { finishChange } from './modify-device.js';
-import { Owners } from './owners.js';
+import { ownerPorts } from './owner-watch.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { SfPool } from './sf-pool.js';
 import { shelfNames } from './shelf-names.js';
 import { Suspects, type Verdict } from './suspects.js';
-import { own, takeMarks } from './suspicion.js';
 import { Unplugged } from './unplugged.js';
 import { UplinkMonitor } from './uplink-monitor.js';
 import { UplinkTaps } from './uplink-taps.js';
@@ -133,7 +133,7 @@ export class Emulator {
     this.#datapath = parts.datapath;
     this.#log = parts.log;
     this.#mirror = new Mirror(parts.arena);
-    this.#owners = new Owners(parts.poller, (deadAt) => this.#takeOver(deadAt));
+    this.#owners = new Owners(ownerPorts(parts.poller, (deadAt) => this.#takeOver(deadAt)));
     this.#reserve = parts.reserve;
     this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
     this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());
@@ -310,7 +310,7 @@ export class Emulator {
 
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
-    own(device.host.page.buffer);
+    own(device.host.page.buffer, process.pid);
     this.devices.set(device.host.vuid, device);
     this.#uplinks.joined(device.host);
   }

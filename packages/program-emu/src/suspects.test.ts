@@ -1,3 +1,4 @@
+import { acquit, suspicionsOf, takeMarks } from '@virtnet/engine-recovery';
 import { close, ftruncate } from '@virtnet/host-linux';
 import {
   DeviceStatus,
@@ -13,7 +14,6 @@ import { restoreDevice } from './device-factory.js';
 import type { DeviceMirror } from './mirror.js';
 import type { Device } from './served-device.js';
 import { type RestoredDevice, Suspects } from './suspects.js';
-import { acquit, suspicionsOf, takeMarks } from './suspicion.js';
 import { TestDevice, TestWorld } from './test-support/test-device.js';
 import { clientOf, TestDriver } from './test-support/test-driver.js';
 import { TestMemory, TestRing } from './test-support/test-ring.js';

@@ -17,19 +17,16 @@
  *
  * Limits  VERDICTS_KEPT verdicts.
  */
+import { acquit, findSuspects, type Suspicion, sentence, suspicionsOf } from '@virtnet/engine-recovery';
 import { close } from '@virtnet/host-linux';
 import type { HostServices } from './device-host.js';
 import type { DeviceMirror } from './mirror.js';
 import type { Device } from './served-device.js';
-import { acquit, isQuarantined, type Marks, ownerOf, suspect, suspicionsOf, takeMarks } from './suspicion.js';
 
 /** Longer than a controller needs that was just killed and restarted. */
 const VERDICT_MS = 3_000;
 const VERDICTS_KEPT = 64;
 const FORGIVEN_MS = 600_000;
-
-/** Of a device whose memory was taken away. */
-const NO_MARKS: Marks = { queues: [], request: false };
 
 /** A device that was restored, with what its predecessor left. */
 export interface RestoredDevice {
@@ -44,19 +41,13 @@ export interface Verdict {
   readonly guestsFault: boolean;
 }
 
-/** A device that is suspected of the death of process `pid`. */
-interface Suspicion extends Marks {
-  readonly pid: number;
-}
-
 export class Suspects<R extends RestoredDevice> {
   readonly #log: HostServices['log'];
   /** Opens the sockets of a device that was held back and goes on. */
   readonly #open: (restored: R) => Promise<void>;
   /** What is served now. */
   readonly #served: ReadonlyMap<string, Device>;
-  readonly #suspicions = new Map<string, Suspicion>();
-  readonly #held = new Set<string>();
+  #suspicions: ReadonlyMap<string, Suspicion> = new Map();
   readonly #verdicts = new Map<number, boolean>();
   readonly #waiting = new Map<number, (guestsFault: boolean) => void>(); // while settling
   #forgiving: NodeJS.Timeout | undefined;
@@ -82,22 +73,16 @@ export class Suspects<R extends RestoredDevice> {
 
   /** Looks for marks, before anything is restored. */
   examine(mirrors: readonly DeviceMirror[]): void {
-    const robbed = mirrors.filter(({ page, memory }) => page !== null && memory.truncated);
-    for (const mirror of mirrors) {
-      if (mirror.page === null) continue;
-      const { buffer } = mirror.page;
-      let marks = takeMarks(buffer);
-      if (robbed.length > 0) marks = robbed.includes(mirror) ? (marks ?? NO_MARKS) : null;
-      if (marks === null) continue;
-      if (suspicionsOf(buffer) > 0) this.#held.add(mirror.vuid);
-      this.#suspicions.set(mirror.vuid, { ...marks, pid: ownerOf(buffer) });
-      suspect(buffer);
-    }
+    this.#suspicions = findSuspects(
+      mirrors.flatMap(({ vuid, page, memory }) =>
+        page === null ? [] : [{ vuid, page: page.buffer, robbed: memory.truncated }],
+      ),
+    );
   }
 
   /** Whether nothing of the device may be worked before `settle` has looked at it. */
   heldBack({ vuid }: DeviceMirror): boolean {
-    return this.#held.has(vuid);
+    return this.#suspicions.get(vuid)?.held === true;
   }
 
   /**
@@ -113,8 +98,7 @@ export class Suspects<R extends RestoredDevice> {
         await this.#decide(each, suspicion, await this.#reason(suspicion.pid, told));
       }),
     );
-    this.#suspicions.clear();
-    this.#held.clear();
+    this.#suspicions = new Map();
   }
 
   close(): void {
@@ -125,10 +109,10 @@ export class Suspects<R extends RestoredDevice> {
     for (const { host } of this.#served.values()) if (!host.quarantined) acquit(host.page.buffer);
   }
 
-  async #decide(restored: R, marks: Suspicion, guestsFault: boolean): Promise<void> {
+  async #decide(restored: R, suspicion: Suspicion, guestsFault: boolean): Promise<void> {
     const { device, mirror } = restored;
     const { host, endpoint } = device;
-    const held = this.#held.has(mirror.vuid);
+    const { held, ...marks } = suspicion;
     if (this.#served.get(host.vuid) !== device) {
       if (held && mirror.connectionFd >= 0) close(mirror.connectionFd); // unplugged meanwhile
       return;
@@ -137,14 +121,14 @@ export class Suspects<R extends RestoredDevice> {
     if (guestsFault) {
       const facts = { vuid: host.vuid, ...marks, deaths: suspicionsOf(page) };
       this.#log('warn', 'the former emulator died while it worked this device', facts);
-    } else acquit(page);
-    if (guestsFault && isQuarantined(page)) {
+    }
+    const judgement = sentence(page, suspicion, guestsFault);
+    if (judgement !== 'none') {
       this.#log('error', 'QUARANTINED: emulators died over this device; its driver has to reset it', {
         vuid: host.vuid,
       });
       await host.quarantine();
-      // A request beside a queue is hardly the reason. If it is: no queue is worked now, it stands alone the next time.
-      if (held && marks.request && marks.queues.length === 0 && mirror.connectionFd >= 0) {
+      if (judgement === 'quarantine-without-client' && mirror.connectionFd >= 0) {
         await endpoint.refuse(mirror.connectionFd);
         return;
       }

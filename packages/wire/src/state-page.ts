@@ -54,7 +54,7 @@ export const StatePageHeader = layout('StatePageHeader', 44, {
   takeovers: u32,
   /** Incremented on every connection accepted. */
   connectionEpoch: u32,
-  /** Deaths of emulators that this device is suspected of (see suspicion.ts of program-emu). */
+  /** Deaths of emulators that this device is suspected of (see suspicion.ts of engine-recovery). */
   suspicions: u32,
   /** 1 while a request of its client is being worked. */
   requestUnderWay: u32,

@@ -14,30 +14,39 @@
  *
  * Limits  two owners; more borrowers than one are followed as well.
  */
-import { close, type Poller, pidfdOpen, pidfdSendSignal, type Watch } from '@virtnet/host-linux';
+/** A process as the kernel shows it. */
+export interface WatchedProcess {
+  /** SIGKILL. */
+  kill(): void;
+  /** Its death is not asked about any more. */
+  close(): void;
+}
+
+export interface OwnersPorts {
+  readonly ownPid: number;
+  /** Calls `onDied` once when `pid` is dead, never inside the call; null when it is dead already. */
+  watch(pid: number, onDied: () => void): WatchedProcess | null;
+  nowMs(): number;
+  /** `deadAt`: when the first of the owners was seen dead. */
+  onAlone(deadAt: number): void;
+}
 
 interface Owner {
-  readonly pidfd: number;
-  readonly watch: Watch;
+  readonly process: WatchedProcess;
   deadAt: number | null;
   told: boolean;
   fenced: boolean;
 }
 
-const SIGKILL = 9;
-
 export class Owners {
-  readonly #poller: Poller;
-  /** `deadAt`: when the first of them was seen dead, on performance.now()'s clock. */
-  readonly #onAlone: (deadAt: number) => void;
+  readonly #ports: OwnersPorts;
   readonly #owners = new Map<number, Owner>();
   #holder: number | null = null;
   #armed = false;
   #closed = false;
 
-  constructor(poller: Poller, onAlone: (deadAt: number) => void) {
-    this.#poller = poller;
-    this.#onAlone = onAlone;
+  constructor(ports: OwnersPorts) {
+    this.#ports = ports;
   }
 
   /** From now on this process is the one that takes over. */
@@ -79,30 +88,23 @@ export class Owners {
   }
 
   #follow(pid: number): void {
-    if (pid === process.pid || this.#owners.has(pid)) return;
-    const pidfd = pidfdOpen(pid);
-    if (pidfd < 0) return; // dead before we could look: the controller promotes us
-    const watch = this.#poller.watch(pidfd, { readable: true }, () => this.#died(pid));
-    if (typeof watch === 'number') {
-      close(pidfd);
-      return;
-    }
-    this.#owners.set(pid, { pidfd, watch, deadAt: null, told: false, fenced: false });
+    if (pid === this.#ports.ownPid || this.#owners.has(pid)) return;
+    const watched = this.#ports.watch(pid, () => this.#died(pid));
+    if (watched === null) return; // dead before we could look: the controller promotes us
+    this.#owners.set(pid, { process: watched, deadAt: null, told: false, fenced: false });
   }
 
   #forget(pid: number): void {
     const owner = this.#owners.get(pid);
     if (owner === undefined) return;
     this.#owners.delete(pid);
-    owner.watch.close();
-    close(owner.pidfd);
+    owner.process.close();
   }
 
   #died(pid: number): void {
     const owner = this.#owners.get(pid);
     if (owner === undefined) return;
-    owner.deadAt ??= performance.now();
-    owner.watch.close();
+    owner.deadAt ??= this.#ports.nowMs();
     this.#look();
   }
 
@@ -111,14 +113,14 @@ export class Owners {
     const owners = [...this.#owners.values()];
     const gone = owners.filter(({ deadAt, told }) => deadAt !== null && told);
     if (gone.length === owners.length) {
-      this.#onAlone(Math.min(...gone.map(({ deadAt }) => deadAt ?? 0)));
+      this.#ports.onAlone(Math.min(...gone.map(({ deadAt }) => deadAt ?? 0)));
       return;
     }
     if (gone.length === 0) return;
     for (const owner of owners) {
       if (owner.fenced || owner.deadAt !== null) continue;
       owner.fenced = true;
-      pidfdSendSignal(owner.pidfd, SIGKILL);
+      owner.process.kill();
     }
   }
 }

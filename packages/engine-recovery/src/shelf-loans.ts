@@ -1,6 +1,6 @@
 /** shelf-loans.ts: which names of the shelf the writer lent to whom, by prefix. */
 import { ShelfMessageKind } from '@virtnet/wire';
-import type { ShelfMessage } from './shelf-codec.js';
+import type { ShelfMessage } from './shelf-message.js';
 
 export interface Loan {
   /** Ends with a slash, so that no name belongs to it by accident. */

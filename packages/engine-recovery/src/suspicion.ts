@@ -51,9 +51,9 @@ export function ownerOf(page: ArrayBuffer): number {
   return headerOf(page)[OWNER]!;
 }
 
-/** This process works the device from now on. */
-export function own(page: ArrayBuffer): void {
-  headerOf(page)[OWNER] = process.pid;
+/** Process `pid` works the device from now on. */
+export function own(page: ArrayBuffer, pid: number): void {
+  headerOf(page)[OWNER] = pid;
 }
 
 /** Reads the marks of a state page and takes them away; null when there are none. */
@@ -97,4 +97,55 @@ export function isQuarantined(page: ArrayBuffer): boolean {
 /** Ends a quarantine; the next death is the last again. */
 export function pardon(page: ArrayBuffer): void {
   setSuspicions(page, QUARANTINE_DEATHS - 1);
+}
+
+/** Of a device whose memory was taken away. */
+const NO_MARKS: Marks = { queues: [], request: false };
+
+/** A device as its predecessor left it. */
+export interface LeftDevice {
+  readonly vuid: string;
+  /** Its state page. */
+  readonly page: ArrayBuffer;
+  /** Its client took memory away that it had given. */
+  readonly robbed: boolean;
+}
+
+/** A device that is suspected of the death of process `pid`. */
+export interface Suspicion extends Marks {
+  readonly pid: number;
+  /** It was suspected before: nothing of it is worked until it is known why the process died. */
+  readonly held: boolean;
+}
+
+/**
+ * Who is suspected of their owner's death, by VUID; each is counted one death more. Where memory was taken away that is
+ * the reason, and nobody else is suspected.
+ */
+export function findSuspects(devices: readonly LeftDevice[]): Map<string, Suspicion> {
+  const robbery = devices.some(({ robbed }) => robbed);
+  const suspects = new Map<string, Suspicion>();
+  for (const { vuid, page, robbed } of devices) {
+    let marks = takeMarks(page);
+    if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
+    if (marks === null) continue;
+    suspects.set(vuid, { ...marks, pid: ownerOf(page), held: suspicionsOf(page) > 0 });
+    suspect(page);
+  }
+  return suspects;
+}
+
+/**
+ * What becomes of a suspect once it is known whether a guest may be the reason: nothing, or quarantine; and then whether
+ * its client's connection has to end, since what stands in it must not be worked again. A request beside a queue is
+ * hardly the reason; if it is, no queue is worked now and it stands alone the next time.
+ */
+export function sentence(
+  page: ArrayBuffer,
+  { queues, request, held }: Suspicion,
+  guestsFault: boolean,
+): 'none' | 'quarantine' | 'quarantine-without-client' {
+  if (!guestsFault) acquit(page);
+  if (!guestsFault || !isQuarantined(page)) return 'none';
+  return held && request && queues.length === 0 ? 'quarantine-without-client' : 'quarantine';
 }
