@@ -15,10 +15,18 @@ import { isRoot, SetupError, shell } from './shell.ts';
 
 /** The parts of its name tell an outdated one from one that fits. */
 const RELEASE = 'bookworm';
-const GENERATION = 1;
+const GENERATION = 2;
 const ARCHIVE = 'http://deb.debian.org/debian';
 /** What the package depends on beyond the essential, and what the tests look with. */
-const PACKAGES = ['systemd', 'systemd-sysv', 'init-system-helpers', 'libstdc++6', 'libatomic1', 'iproute2'];
+const PACKAGES = [
+  'systemd',
+  'systemd-sysv',
+  'init-system-helpers',
+  'libstdc++6',
+  'libatomic1',
+  'passwd',
+  'iproute2',
+];
 const MEMORY = '/dev/shm';
 
 export const systemdRoot = join(cache, 'systemd', `${RELEASE}-${GENERATION}`);
