@@ -61,12 +61,14 @@ const COMMANDS: Readonly<Record<string, string>> = {
   'usr/bin/vfe-vhost-cli': 'program-vhostd/bin/vfe-vhost-cli',
   'usr/sbin/virtio_net_controller': 'program-controller/bin/virtio_net_controller',
   'usr/sbin/vfe-vhostd': 'program-vhostd/bin/vfe-vhostd',
+  'usr/sbin/vfe-vhostd-ha': 'program-ha/bin/vfe-vhostd-ha',
 };
 
 /** Files of the repository that go to places of the system. */
 const SYSTEM_FILES: Readonly<Record<string, string>> = {
   'systemd/virtio-net-controller.service': 'usr/lib/systemd/system/virtio-net-controller.service',
   'systemd/vfe-vhostd.service': 'usr/lib/systemd/system/vfe-vhostd.service',
+  'systemd/vfe-vhostd-ha.service': 'usr/lib/systemd/system/vfe-vhostd-ha.service',
   'systemd/virtnet.sysusers': 'usr/lib/sysusers.d/virtnet.conf',
   'systemd/virtnet.tmpfiles': 'usr/lib/tmpfiles.d/virtnet.conf',
   'packages/program-cli/completion/virtnet.bash': 'usr/share/bash-completion/completions/virtnet',

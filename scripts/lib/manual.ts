@@ -74,6 +74,13 @@ const PROGRAMS: readonly Program[] = [
       ['/run/vfe/', 'a place for the sockets of virtual machines'],
     ],
   },
+  {
+    name: 'vfe-vhostd-ha',
+    section: 8,
+    main: 'program-ha/dist/vfe-main.js',
+    summary: 'keeps the connections of vfe-vhostd over its death',
+    files: [['/run/vfe/', 'its sockets']],
+  },
 ];
 
 /** Commands in the help of a program. */

@@ -122,6 +122,7 @@ export class Service {
   readonly #user: number | null;
   readonly #env: Readonly<Record<string, string>>;
   #vhostd: Child | null = null;
+  #vhostdKeeper: Child | null = null;
 
   private constructor(scene: Scene, root: string, user: number | null, env: ServiceOptions['env'] = {}) {
     this.scene = scene;
@@ -179,6 +180,31 @@ export class Service {
       return (await this.vhostCli('version')).code === 0;
     });
     return vhostd;
+  }
+
+  /** Starts vfe-vhostd-ha. */
+  async startVhostdKeeper(): Promise<void> {
+    this.#vhostdKeeper = this.scene.processes.start(this.scene.net.inside([program('vfe-vhostd-ha')]), {
+      name: 'vfe-vhostd-ha',
+      env: { VIRTNET_ROOT: this.root },
+      log: this.scene.path('vhostd-ha.log'),
+    });
+    await this.#vhostdKeeper.printed(/^ready$/m, READY_TIMEOUT_MS);
+  }
+
+  async killVhostdKeeper(): Promise<void> {
+    await this.#vhostdKeeper?.end('SIGKILL');
+    this.#vhostdKeeper = null;
+  }
+
+  /** SIGKILL for vfe-vhostd-ha, whose place a new one takes; resolves when vfe-vhostd is connected to that. */
+  async replaceVhostdKeeper(): Promise<void> {
+    await this.killVhostdKeeper();
+    await this.startVhostdKeeper();
+    await until('vfe-vhostd at its new keeper', READY_TIMEOUT_MS, async () => {
+      const { code, stdout } = await this.vhostCli('version');
+      return code === 0 && !stdout.includes('HA Disconnected');
+    });
   }
 
   /** SIGKILL for vfe-vhostd; resolves when it is dead. */
@@ -320,6 +346,10 @@ export class Service {
     if (this.#vhostd !== null && this.#vhostd.exit === null) {
       const { code, signal } = await this.#vhostd.end('SIGTERM', STOP_TIMEOUT_MS);
       if (code !== 0) problems.push(`vfe-vhostd ended with ${signal ?? code}`);
+    }
+    if (this.#vhostdKeeper !== null && this.#vhostdKeeper.exit === null) {
+      const { code, signal } = await this.#vhostdKeeper.end('SIGTERM', STOP_TIMEOUT_MS);
+      if (code !== 0) problems.push(`vfe-vhostd-ha ended with ${signal ?? code}`);
     }
     if (this.controller !== null && this.controller.exit === null) {
       const roles = ['emu', 'emu-standby', 'ha'] as const;

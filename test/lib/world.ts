@@ -20,6 +20,8 @@ export interface WorldOptions {
   /** Who listens on the vhost-user socket: QEMU (vfe-vhostd --client) or vfe-vhostd. */
   readonly vhostServer?: 'qemu' | 'backend';
   readonly guest?: Partial<GuestOptions>;
+  /** vfe-vhostd-ha runs, too. */
+  readonly keeper?: boolean;
   /** QEMU connects to the function over vfio-user; vfe-vhostd is not started. */
   readonly vfioUser?: boolean;
 }
@@ -56,6 +58,7 @@ export class World {
     const device = await service.hotplug({ mac: MAC, queues, queueSize: options.queueSize ?? 256 });
     await scene.net.enslave(device.sf_rep_net_device, BRIDGE);
     if (options.vfioUser !== true) {
+      if (options.keeper === true) await service.startVhostdKeeper();
       await service.startVhostd((options.vhostServer ?? 'qemu') === 'qemu' ? 'client' : 'server');
       await service.addVhost(device.bdf, scene.path('vhost.sock'));
     }

@@ -2,7 +2,7 @@
  * The package in a Debian system of its own, and the service under systemd itself: installed, confined, stopped,
  * restarted, killed under streams, replaced by a newer package, and removed without a trace.
  */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { debianPackage } from '../../scripts/lib/debian-package.ts';
@@ -15,6 +15,7 @@ import { sleep, until } from '../lib/waiting.ts';
 
 const UNIT = 'virtio-net-controller.service';
 const VHOST_UNIT = 'vfe-vhostd.service';
+const VHOST_HA_UNIT = 'vfe-vhostd-ha.service';
 const BASE = '/opt/mellanox/mlnx_virtnet';
 const MAC = '0C:C4:7A:FF:22:93';
 const VERSION = '1.0.0';
@@ -82,6 +83,7 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     const exposure = /exposure level for .*: ([0-9.]+)/.exec(
       await machine.run(`systemd-analyze security ${UNIT}`),
     );
+    process.stdout.write(`exposure of ${UNIT}: ${exposure?.[1]}\n`);
     expect(Number(exposure?.[1])).toBeLessThanOrEqual(EXPOSURE_MAX);
   });
 
@@ -150,17 +152,31 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     expect(health.health_recover_counter).toBe(interruptions);
   }, 240_000);
 
-  test('vfe-vhostd serves a function as the same user without any capability', async () => {
+  test('vfe-vhostd and its keeper serve as the same user without any capability; killed, it goes on with what it had', async () => {
     const { machine } = used.value;
     await machine.run(`systemctl start ${VHOST_UNIT}`);
-    const pid = await machine.mainPid(VHOST_UNIT);
-    expect(await machine.run(`grep CapEff /proc/${pid}/status`)).toMatch(/0000000000000000$/m);
+    const socket = join(machine.root, 'tmp/vhost-net0');
+    for (const unit of [VHOST_UNIT, VHOST_HA_UNIT]) {
+      const pid = await machine.mainPid(unit);
+      expect(await machine.run(`grep CapEff /proc/${pid}/status`)).toMatch(/0000000000000000$/m);
+    }
     await machine.run(`vfe-vhost-cli vf -a 0000:${device.bdf} -v /tmp/vhost-net0`);
-    await until('the socket for a virtual machine', 30_000, () =>
-      existsSync(join(machine.root, 'tmp/vhost-net0')),
-    );
+    await until('the socket for a virtual machine', 30_000, () => existsSync(socket));
+    const { ino } = statSync(socket);
+    for (const unit of [VHOST_UNIT, VHOST_HA_UNIT, VHOST_UNIT]) {
+      const former = await machine.mainPid(unit);
+      await machine.run(`kill -9 ${former}`);
+      await machine.restarted(unit, former);
+      await until('vfe-vhostd at its keeper', 30_000, async () => {
+        const { code, stdout } = await machine.output('vfe-vhost-cli version');
+        return code === 0 && !stdout.includes('HA Disconnected');
+      });
+      expect(await machine.run(`vfe-vhost-cli vf -i 0000:${device.bdf}`)).toContain('"probed": true');
+      expect(statSync(socket).ino).toBe(ino);
+    }
     await machine.run(`vfe-vhost-cli vf -r 0000:${device.bdf}`);
-    await machine.run(`systemctl stop ${VHOST_UNIT}`);
+    await machine.run(`systemctl stop ${VHOST_UNIT} ${VHOST_HA_UNIT}`);
+    expect(existsSync(socket)).toBe(false);
   });
 
   test('a newer package does not disturb what runs; the next start is the newer one, the older goes with the next package', async () => {

@@ -53,6 +53,13 @@ export interface VirtnetPaths {
   /** `run/vfe`, mode 0700. */
   readonly vfeRun: string;
   readonly vfeIpc: string;
+  /** Whoever listens here is the vfe-vhostd of this root. */
+  readonly vfeLock: string;
+  /** Descriptor channel of vfe-vhostd-ha (SOCK_SEQPACKET). */
+  readonly vfeHaSocket: string;
+  readonly vfeHaIpc: string;
+  /** What the running vfe-vhostd-ha says of its build. */
+  readonly vfeHaBuild: string;
   vfePidFile(name: string): string;
 }
 
@@ -97,6 +104,10 @@ export function virtnetPaths(
     hostState: join(base, 'var/lib/virtnet/host.json'),
     vfeRun,
     vfeIpc: join(vfeRun, 'vhostd.ipc'),
+    vfeLock: join(vfeRun, 'vhostd.lock'),
+    vfeHaSocket: join(vfeRun, 'vhostd-ha.sock'),
+    vfeHaIpc: join(vfeRun, 'vhostd-ha.ipc'),
+    vfeHaBuild: join(vfeRun, 'vhostd-ha.json'),
     vfePidFile: (name) => join(vfeRun, `${name}.pid`),
   };
 }

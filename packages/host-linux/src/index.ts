@@ -46,6 +46,7 @@ export * from './process.js';
 export * from './progress.js';
 export * from './progress-beat.js';
 export * from './reply-ring.js';
+export * from './request-peeker.js';
 export * from './service-manager.js';
 export {
   accept,
@@ -62,6 +63,7 @@ export {
   type SocketKind,
   setPeekOffset,
   setSendBuffer,
+  shutdown,
   socketPair,
   takeSocketError,
 } from './socket.js';

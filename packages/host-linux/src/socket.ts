@@ -72,6 +72,11 @@ const nativeSetsockopt = declare<
   (fd: number, level: number, name: number, value: number, bytes: number) => number
 >('setsockopt', 'int', ['int', 'int', 'int', 'uintptr_t', 'int']);
 
+/** shutdown: ends a connection of which another process has a descriptor too. */
+const nativeShutdown = declare<(fd: number, how: number) => number>('shutdown', 'int', ['int', 'int']);
+/** SHUT_RDWR */
+const BOTH_WAYS = 2;
+
 /** 'stream': bytes without borders. 'seqpacket': whole messages, ordered, end of connection noticed. */
 export type SocketKind = 'stream' | 'seqpacket';
 
@@ -214,6 +219,11 @@ export function accept(listener: number): number {
     const error = negativeErrno();
     if (error !== -Errno.EINTR) return error;
   }
+}
+
+/** Ends a connection for everybody who has a descriptor of it. Returns 0, or -errno when it has ended. */
+export function shutdown(fd: number): number {
+  return orErrno(nativeShutdown(fd, BOTH_WAYS));
 }
 
 /** Who was at the other end when it connected (or made the pair). */

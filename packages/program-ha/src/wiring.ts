@@ -6,12 +6,14 @@ import {
   createLogger,
   exitOnFault,
   type HaStatus,
+  type Logger,
   packageVersion,
   RpcServer,
   ShelfLog,
   ShelfServer,
   ShelfStore,
   setLogLevel,
+  type VirtnetPaths,
   virtnetPaths,
 } from '@virtnet/host-ipc';
 import {
@@ -29,17 +31,34 @@ import type { HaOptions } from './options.js';
 export const PROGRAM = 'virtio_net_ha';
 export const VERSION = packageVersion(new URL('../package.json', import.meta.url));
 
+/** Which keeper a process is, and where it is found. */
+export interface KeeperIdentity {
+  readonly program: string;
+  socket(paths: VirtnetPaths): string;
+  ipc(paths: VirtnetPaths): string;
+  /** It serves; resolves when its own part of the end is over, which begins with `ended`. */
+  serving?(paths: VirtnetPaths, poller: Poller, log: Logger, ended: Promise<unknown>): Promise<void>;
+}
+
+const CONTROLLERS: KeeperIdentity = {
+  program: PROGRAM,
+  socket: (paths) => paths.haSocket,
+  ipc: (paths) => paths.haIpc,
+};
+
 /** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
-export async function serve(options: HaOptions): Promise<void> {
-  setProcessName(PROGRAM);
+export async function serve(options: HaOptions, identity = CONTROLLERS): Promise<void> {
+  const { program } = identity;
+  setProcessName(program);
   const progress = beatingPage(options.progressFd ?? null, BEAT_MS);
-  exitOnFault(PROGRAM, () => {
+  exitOnFault(program, () => {
     progress.page.lastWord = LastWord.EXCEPTION;
   });
   progress.begin();
   setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
-  const log = createLogger(PROGRAM, options.logLevel);
+  const log = createLogger(program, options.logLevel);
   const paths = virtnetPaths();
+  const socket = identity.socket(paths);
   const poller = new Poller();
   poller.start();
   const manager = ServiceManager.connect(poller);
@@ -48,13 +67,13 @@ export async function serve(options: HaOptions): Promise<void> {
     manager === null || logFds === undefined ? null : new ShelfStore(manager, new ShelfLog(logFds));
   for (const fd of logFds ?? []) setCloseOnExec(fd);
   const shelf = ShelfServer.open({
-    path: paths.haSocket,
+    path: socket,
     poller,
     log,
     expectUpload: options.expectUpload,
     ...(store === null ? {} : { observer: store }),
   });
-  if (typeof shelf === 'number') throw new Error(`cannot listen at ${paths.haSocket}: errno ${-shelf}`);
+  if (typeof shelf === 'number') throw new Error(`cannot listen at ${socket}: errno ${-shelf}`);
   store?.attach(() => shelf.entries());
 
   const ended = Promise.withResolvers<string>();
@@ -67,7 +86,7 @@ export async function serve(options: HaOptions): Promise<void> {
   });
   const rpc = await RpcServer.bind(
     'ha',
-    paths.haIpc,
+    identity.ipc(paths),
     {
       'ha.status': status,
       'ha.list': ({ prefix, offset, limit }) => {
@@ -94,9 +113,11 @@ export async function serve(options: HaOptions): Promise<void> {
     log,
   );
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
-  log.info({ socket: paths.haSocket, expectUpload: options.expectUpload }, 'serving');
+  log.info({ socket, expectUpload: options.expectUpload }, 'serving');
+  const ownPart = identity.serving?.(paths, poller, log, ended.promise);
 
   const reason = await ended.promise;
+  await ownPart;
   log.info({ reason, ...shelf.status() }, 'closing');
   progress.stop();
   await rpc.close();

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { virtnetPaths } from '@virtnet/host-ipc';
-import { Poller } from '@virtnet/host-linux';
+import { Poller, plainReplies } from '@virtnet/host-linux';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { busOf, canonicalBdf } from './bdf.js';
@@ -28,8 +28,10 @@ beforeEach(() => {
   poller = new Poller();
   poller.start();
   servers = [];
-  registry = new Registry({ paths, poller, log: pino({ level: 'silent' }), client: false });
-  commands = new VfeCommands(registry, { version: '1.2.3', buildTime: 'today' });
+  const keeper = { put: () => {}, drop: () => {}, putPf: () => {}, dropPf: () => {} };
+  const log = pino({ level: 'silent' });
+  registry = new Registry({ paths, poller, log, client: false, keeper, replies: plainReplies });
+  commands = new VfeCommands(registry, { version: '1.2.3', buildTime: 'today' }, () => null);
 });
 afterEach(async () => {
   await registry.close();

@@ -23,29 +23,34 @@ export interface BuildFacts {
   readonly buildTime: string;
 }
 
-/** There is no state keeper for this daemon yet, which the original has words for. */
+/** Said of the keeper when there is none, in the original's words. */
 const NO_HA = 'Not Known Due to HA Disconnected';
 const EXIT_FAILURE = 1;
 
 export class VfeCommands {
   readonly #registry: Registry;
   readonly #build: BuildFacts;
+  readonly #keeperBuild: () => BuildFacts | null;
 
-  constructor(registry: Registry, build: BuildFacts) {
+  /** `keeperBuild` tells of the keeper; null while none is connected. */
+  constructor(registry: Registry, build: BuildFacts, keeperBuild: () => BuildFacts | null) {
     this.#registry = registry;
     this.#build = build;
+    this.#keeperBuild = keeperBuild;
   }
 
   async run(command: string, params: unknown): Promise<CommandAnswer> {
     const request = readVfeRequest(command, params);
     switch (request?.command) {
-      case 'version':
+      case 'version': {
+        const keeper = this.#keeperBuild();
         return ending(0, {
           'vfe-vhostd version': this.#build.version,
           'vfe-vhostd build time': this.#build.buildTime,
-          'vfe-vhostd-ha version': NO_HA,
-          'vfe-vhostd-ha build time': NO_HA,
+          'vfe-vhostd-ha version': keeper?.version ?? NO_HA,
+          'vfe-vhostd-ha build time': keeper?.buildTime ?? NO_HA,
         });
+      }
       case 'mgmtpf':
         return this.#mgmtpf(request.params) ?? meaningless('pf');
       case 'vf':
@@ -58,7 +63,7 @@ export class VfeCommands {
   #mgmtpf({ add, remove, list, dev }: VfeParams<'mgmtpf'>): CommandAnswer | null {
     if (chosen(add, remove, list) !== 1) return null;
     if (list) {
-      const devices = this.#registry.pfs.map((pf) => ({ pf }));
+      const devices = this.#registry.pfs().map((pf) => ({ pf }));
       return devices.length > 0 ? ending(0, { devices }) : ending(VfeError.NO_PF_DEVICE);
     }
     if (dev === undefined) return ending(VfeError.NO_PF_NAME);

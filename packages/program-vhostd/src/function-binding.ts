@@ -11,6 +11,9 @@
  *   Then the frontend is let go, so that its driver begins anew.
  *   The function is negotiated anew with the first ring: features are known then, and whatever an earlier driver left
  *   on it is gone.
+ *   A process that goes on for one that was killed is told what is wanted, and the function does it already. Only when
+ *   a message was under way it is not known how far the function came: then it is told everything anew, its packed rings
+ *   from where it stopped them. The page keeps that position, should this process be killed as well.
  *
  * Parties
  *   session    calls one at a time; keeps descriptors open while they are lent.
@@ -21,6 +24,8 @@
  *   I2  work on the function is done one piece at a time, attaching included.
  *   I3  a refusal when everything is set up again is told to the owner, who ends the frontend's connection: it
  *       believes in something that is not so.
+ *
+ *   I4  the page says UNSETTLED before the function is asked to change anything for a frontend.
  *
  * Limits  MEMORY_REGIONS_MAX, the function's data queues.
  */
@@ -34,6 +39,7 @@ import {
   type VhostBackendDevice,
 } from '@virtnet/server-vhost-user';
 import { Errno, featureMask, VirtioFeature } from '@virtnet/wire';
+import { type FunctionPage, Phase } from './function-page.js';
 import type { FunctionProfile } from './function-probe.js';
 import { usedIndex } from './guest-index.js';
 import { PolledKicks } from './polled-kicks.js';
@@ -43,10 +49,21 @@ import type { VirtioFunction } from './virtio-function.js';
 
 export interface FunctionBindingOptions {
   readonly poller: Poller;
+  readonly page: Pick<FunctionPage, 'phase' | 'position' | 'keepPosition'>;
   /** The function does not do any more what the frontend was promised. */
   onBroken(reason: string): void;
   /** The function says that a driver broke it and that it needs a reset. */
   onNeedsReset(): void;
+}
+
+/** What a process that died had bound. */
+export interface Bound {
+  /** null: the function is away. */
+  readonly fn: VirtioFunction | null;
+  readonly regions: Iterable<GuestRegion>;
+  readonly rings: Iterable<RingSetup>;
+  /** Packed rings whose position was lost. */
+  readonly adrift: Iterable<number>;
 }
 
 /** What a frontend may be told of a function. */
@@ -80,6 +97,9 @@ export class FunctionBinding implements VhostBackendDevice {
   readonly #started = new Set<number>();
   /** Packed rings that a function worked which is gone: where they stand is not known. */
   readonly #adrift = new Set<number>();
+  /** Where packed rings stood when they were stopped to be set up anew. */
+  readonly #stoppedAt = new Map<number, number>();
+  #resuming = false;
   readonly #configFd: number;
   readonly #configWatch: Watch | number;
   #function: VirtioFunction | null = null;
@@ -99,6 +119,40 @@ export class FunctionBinding implements VhostBackendDevice {
   get profile(): BackendProfile {
     if (this.#profile === null) throw new Error('no function was ever attached');
     return this.#profile;
+  }
+
+  get adrift(): readonly number[] {
+    return [...this.#adrift];
+  }
+
+  /** A predecessor's work is being looked at: the page is this object's. */
+  get resuming(): boolean {
+    return this.#resuming;
+  }
+
+  /** What frontends may be told while no function was attached yet. */
+  expect(profile: FunctionProfile): void {
+    this.#profile = backendProfile(profile);
+  }
+
+  /** Goes on for a process that died. Comes first, behind `expect`. */
+  resume({ fn, regions, rings, adrift }: Bound): Promise<void> {
+    for (const region of regions) this.#regions.add(region);
+    for (const setup of rings) this.#rings.set(setup.index, setup);
+    for (const index of adrift) this.#adrift.add(index);
+    this.#function = fn;
+    if (fn === null) {
+      this.#setAdrift(this.#rings.keys());
+      return Promise.resolve();
+    }
+    const settled = this.#options.page.phase === Phase.SETTLED;
+    if (settled) for (const index of this.#rings.keys()) this.#started.add(index);
+    this.#resuming = true;
+    return this.#serial.run(async () => {
+      const errno = await this.#onFunction((f) => (settled ? this.#rejoin(f) : this.#redo(f)));
+      this.#resuming = false;
+      if (errno < 0) this.#options.onBroken(`the function does not go on: errno ${-errno}`);
+    });
   }
 
   /** Whether any ring is to be worked. */
@@ -130,7 +184,7 @@ export class FunctionBinding implements VhostBackendDevice {
   /** The function is gone, at once. */
   detach(): void {
     this.#function = null;
-    for (const index of this.#started) if (this.#rings.get(index)?.packed === true) this.#adrift.add(index);
+    this.#setAdrift(this.#started);
     this.#started.clear();
   }
 
@@ -147,7 +201,7 @@ export class FunctionBinding implements VhostBackendDevice {
   mapRegion(region: GuestRegion): Promise<number> {
     return this.#serial.run(async () => {
       this.#regions.add(region);
-      const errno = await this.#onFunction((fn) => map(fn, region));
+      const errno = await this.#changing((fn) => map(fn, region));
       if (errno < 0) this.#regions.delete(region);
       return errno;
     });
@@ -156,14 +210,14 @@ export class FunctionBinding implements VhostBackendDevice {
   unmapRegion(region: GuestRegion): Promise<number> {
     return this.#serial.run(() => {
       this.#regions.delete(region);
-      return this.#onFunction((fn) => fn.unmap(region.guestAddress, Number(region.sizeBytes)));
+      return this.#changing((fn) => fn.unmap(region.guestAddress, Number(region.sizeBytes)));
     });
   }
 
   startRing(setup: RingSetup): Promise<number> {
     return this.#serial.run(async () => {
       this.#rings.set(setup.index, setup);
-      const errno = await this.#onFunction((fn) => this.#start(fn, setup));
+      const errno = await this.#changing((fn) => this.#start(fn, setup));
       if (errno < 0) this.#forgetRing(setup.index);
       return errno;
     });
@@ -177,7 +231,7 @@ export class FunctionBinding implements VhostBackendDevice {
         this.#forgetRing(index);
         return -Errno.EIO;
       }
-      const errno = await this.#onFunction(async (fn) => {
+      const errno = await this.#changing(async (fn) => {
         if (!this.#started.delete(index)) return 0;
         const base = await fn.stopRing(index);
         if (base >= 0) position = base;
@@ -209,7 +263,8 @@ export class FunctionBinding implements VhostBackendDevice {
       this.#rings.clear();
       this.#started.clear();
       this.#adrift.clear();
-      const errno = await this.#onFunction((fn) => fn.reset());
+      this.#stoppedAt.clear();
+      const errno = await this.#changing((fn) => fn.reset());
       this.#polled.dropAll();
       return errno;
     });
@@ -221,16 +276,22 @@ export class FunctionBinding implements VhostBackendDevice {
       this.#rings.clear();
       this.#started.clear();
       this.#adrift.clear();
-      const errno = await this.#onFunction(async (fn) => Math.min(await fn.reset(), await fn.unmapAll()));
+      this.#stoppedAt.clear();
+      const errno = await this.#changing(async (fn) => Math.min(await fn.reset(), await fn.unmapAll()));
       // A function that does not let go is made to: it resets itself when its client leaves.
       if (errno < 0) this.#function?.disconnect();
       this.#polled.dropAll();
     });
   }
 
+  #setAdrift(indices: Iterable<number>): void {
+    for (const index of indices) if (this.#rings.get(index)?.packed === true) this.#adrift.add(index);
+  }
+
   #forgetRing(index: number): void {
     this.#rings.delete(index);
     this.#adrift.delete(index);
+    this.#stoppedAt.delete(index);
     this.#polled.drop(index);
   }
 
@@ -249,12 +310,53 @@ export class FunctionBinding implements VhostBackendDevice {
     }
   }
 
+  /** The same for the sake of a frontend's message: until that is recorded, how far the function came is not. */
+  #changing(work: (fn: VirtioFunction) => Promise<number>): Promise<number> {
+    if (this.#function !== null) this.#options.page.phase = Phase.UNSETTLED;
+    return this.#onFunction(work);
+  }
+
+  /** The function goes on as it did; only what died with the predecessor is made anew: its own eventfds. */
+  async #rejoin(fn: VirtioFunction): Promise<number> {
+    let errno = await fn.rejoin(this.#started, this.#configFd);
+    for (const { index, kickFd } of this.#rings.values())
+      if (kickFd === null && this.#started.has(index))
+        errno = (await this.#setKick(fn, index, null)) || errno;
+    if (await fn.needsReset()) this.#options.onNeedsReset();
+    return errno;
+  }
+
+  /** Has the function stop whatever it does, and do what is wanted. */
+  async #redo(fn: VirtioFunction): Promise<number> {
+    const { page } = this.#options;
+    const kept = page.phase === Phase.POSITIONS_KEPT;
+    // A reset that was under way took the positions with it. The message that asked for it comes again.
+    const lost = !kept && !(await fn.isDriven());
+    const adrift = new Set(this.#adrift);
+    this.#setAdrift(this.#rings.keys()); // each until its position is known
+    for (const { index, packed } of this.#rings.values()) {
+      if (!packed || lost || adrift.has(index)) continue;
+      const known = kept && !(await fn.isStarted(index));
+      const position = known ? page.position(index) : await fn.position(index);
+      if (position < 0) continue;
+      page.keepPosition(index, position);
+      this.#stoppedAt.set(index, position);
+      this.#adrift.delete(index);
+    }
+    page.phase = Phase.POSITIONS_KEPT;
+    let errno = await fn.clear();
+    if (errno === 0) errno = await this.#setUp(fn);
+    if (errno === 0) page.phase = Phase.SETTLED;
+    return errno;
+  }
+
   async #setUp(fn: VirtioFunction): Promise<number> {
     for (const region of this.#regions) {
       const errno = await map(fn, region);
       if (errno < 0) return errno;
     }
     for (const setup of this.#rings.values()) {
+      if (this.#adrift.has(setup.index)) continue;
       const errno = await this.#start(fn, setup);
       if (errno < 0) return errno;
     }
@@ -269,10 +371,12 @@ export class FunctionBinding implements VhostBackendDevice {
     }
     const kickFd = setup.kickFd ?? this.#polled.fdOf(setup.index);
     if (kickFd < 0) return kickFd;
-    const base = usedIndex(setup, this.#regions) ?? setup.base;
+    const base = usedIndex(setup, this.#regions) ?? this.#stoppedAt.get(setup.index) ?? setup.base;
     const errno = await fn.startRing({ ...setup, base }, kickFd);
-    if (errno === 0) this.#started.add(setup.index);
-    return errno;
+    if (errno < 0) return errno;
+    this.#started.add(setup.index);
+    this.#stoppedAt.delete(setup.index);
+    return 0;
   }
 
   async #setKick(fn: VirtioFunction, index: number, kickFd: number | null): Promise<number> {
@@ -289,7 +393,7 @@ export class FunctionBinding implements VhostBackendDevice {
       const setup = this.#rings.get(index);
       if (setup === undefined) return -Errno.EINVAL;
       this.#rings.set(index, { ...setup, ...change });
-      return this.#started.has(index) ? this.#onFunction(apply) : 0;
+      return this.#started.has(index) ? this.#changing(apply) : 0;
     });
   }
 

@@ -5,6 +5,7 @@
  *   Connecting, agreeing on a version and probing are one step: it succeeds as a whole or is tried again from the
  *   start, because a connection can be accepted by a process that is about to end. The emulator keeps its sockets
  *   across its own death, so a loss means that the whole service was restarted or the function unplugged.
+ *   A process that goes on for one that died adopts its connection instead: nothing is asked, nothing is reset.
  *
  * States    connecting -> up -> (lost) waiting -> connecting;  any -> closed
  *
@@ -15,9 +16,10 @@
  * Limits  retry delays of server-vhost-user; FUNCTION_TIMEOUT_MS per request.
  */
 import type { Poller } from '@virtnet/host-linux';
-import { VfioUserClient, VfioUserError } from '@virtnet/server-vfio-user';
+import { type LastRequest, VfioUserClient, VfioUserError } from '@virtnet/server-vfio-user';
 import { retryDelayMs } from '@virtnet/server-vhost-user';
-import { FunctionFault } from './function-probe.js';
+import { FunctionFault, type FunctionProfile } from './function-probe.js';
+import type { SavedFunction } from './function-record.js';
 import { FUNCTION_TIMEOUT_MS } from './limits.js';
 import { VirtioFunction } from './virtio-function.js';
 
@@ -26,6 +28,8 @@ export type LinkFailure = VfioUserError | FunctionFault;
 export interface FunctionLinkOptions {
   readonly path: string;
   readonly poller: Poller;
+  /** Outlives the process. */
+  readonly last: LastRequest;
   onUp(fn: VirtioFunction): void;
   onDown(): void;
   /** An attempt failed; the first one and then every time the reason changes. */
@@ -49,13 +53,46 @@ export class FunctionLink {
     return this.#current !== null;
   }
 
-  /** One attempt. Null when the function is up, else what went wrong; nothing is tried again by itself. */
-  async connect(): Promise<LinkFailure | null> {
-    const { path, poller } = this.#options;
+  /** Of the function that is up: its connection as plain data, and the socket, which stays the link's. */
+  get saved(): { readonly fd: number; readonly function: SavedFunction } | null {
+    if (this.#current === null || this.#client === null) return null;
+    const { fd, server } = this.#client;
+    return { fd, function: { negotiated: server, probe: this.#current.probe } };
+  }
+
+  /** Takes over a connection that a process which died had up; null, and the socket closed, when that cannot be. */
+  adopt(fd: number, profile: FunctionProfile, saved: SavedFunction): VirtioFunction | null {
+    const { poller, last } = this.#options;
     let client: VfioUserClient | null = null;
     const onClose = () => this.#lost(client);
     try {
-      client = await VfioUserClient.connect(path, { poller, timeoutMs: FUNCTION_TIMEOUT_MS, onClose });
+      client = VfioUserClient.adopt(fd, saved.negotiated, {
+        poller,
+        timeoutMs: FUNCTION_TIMEOUT_MS,
+        last,
+        onClose,
+      });
+    } catch (error) {
+      if (error instanceof VfioUserError) return null;
+      throw error;
+    }
+    this.#client = client;
+    this.#current = VirtioFunction.resume(client, profile, saved.probe);
+    return this.#current;
+  }
+
+  /** Begins to try, for a function that is not up. */
+  connectLater(): void {
+    this.#retryLater();
+  }
+
+  /** One attempt. Null when the function is up, else what went wrong; nothing is tried again by itself. */
+  async connect(): Promise<LinkFailure | null> {
+    const { path, poller, last } = this.#options;
+    let client: VfioUserClient | null = null;
+    const onClose = () => this.#lost(client);
+    try {
+      client = await VfioUserClient.connect(path, { poller, timeoutMs: FUNCTION_TIMEOUT_MS, last, onClose });
       const fn = await VirtioFunction.probe(client);
       if (!this.#open || !client.isOpen) {
         client.close();

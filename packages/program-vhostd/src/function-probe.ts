@@ -21,7 +21,7 @@ import {
   viewOf,
 } from '@virtnet/wire';
 import { FunctionRegisters } from './function-registers.js';
-import { WALK_BYTES, walkFunction } from './pci-walk.js';
+import { type BarPart, WALK_BYTES, walkFunction } from './pci-walk.js';
 
 /** What a function said of itself. */
 export interface FunctionProfile {
@@ -42,6 +42,12 @@ export interface ProbedFunction {
   readonly profile: FunctionProfile;
   readonly common: FunctionRegisters;
   /** Offset of the MSI-X capability in configuration space. */
+  readonly msixAt: number;
+}
+
+/** The same as plain data. */
+export interface SavedProbe {
+  readonly common: BarPart;
   readonly msixAt: number;
 }
 

@@ -18,6 +18,11 @@ export class FunctionRegisters {
     this.#part = part;
   }
 
+  /** Where they are. */
+  get part(): BarPart {
+    return this.#part;
+  }
+
   async read(offset: number, scalar: Scalar<number>): Promise<number> {
     const bytes = await this.#client.read(this.#part.bar, this.#part.offset + offset, scalar.sizeBytes);
     return scalar.read(viewOf(bytes), 0);

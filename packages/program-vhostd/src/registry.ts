@@ -6,6 +6,8 @@
  *   may be somebody else. What belongs to a PF is what shares its bus. A hotplug PF is a function of its own and can
  *   be served without being registered.
  *
+ *   Both are kept for a successor, which begins with `restore`.
+ *
  * Invariants
  *   I1  no two functions share a vhost socket.
  *   I2  an address is in at most one step of adding or removing at a time.
@@ -14,12 +16,16 @@
  */
 import { existsSync } from 'node:fs';
 import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
-import type { Poller } from '@virtnet/host-linux';
+import { close, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
+import { Errno } from '@virtnet/wire';
 import { busOf } from './bdf.js';
 import { VfeError } from './errors.js';
+import { FunctionPage } from './function-page.js';
+import { decodeFunctionRecord } from './function-record.js';
+import type { Found, FoundFunction, Keeper, Kept, KeptSource } from './keeper.js';
 import { FUNCTIONS_MAX, MGMT_PFS_MAX } from './limits.js';
 import { SerialQueue } from './serial-queue.js';
-import { ServedFunction } from './served-function.js';
+import { ServedFunction, type ServedFunctionOptions } from './served-function.js';
 
 export interface RegistryOptions {
   readonly paths: VirtnetPaths;
@@ -27,9 +33,11 @@ export interface RegistryOptions {
   readonly log: Logger;
   /** Connect to frontends instead of listening for them. */
   readonly client: boolean;
+  readonly keeper: Pick<Keeper, 'put' | 'drop' | 'putPf' | 'dropPf'>;
+  readonly replies: ReplySender;
 }
 
-export class Registry {
+export class Registry implements KeptSource {
   readonly #options: RegistryOptions;
   readonly #pfs = new Set<string>();
   readonly #functions = new Map<string, ServedFunction>();
@@ -39,8 +47,20 @@ export class Registry {
     this.#options = options;
   }
 
-  get pfs(): readonly string[] {
+  pfs(): readonly string[] {
     return [...this.#pfs];
+  }
+
+  functions(): { readonly bdf: string; kept(): Promise<Kept | null> }[] {
+    return [...this.#functions].map(([bdf, served]) => ({ bdf, kept: () => served.kept() }));
+  }
+
+  /** Goes on with what a process that died had; before anything else is asked. */
+  restore({ pfs, functions }: Found): Promise<void> {
+    return this.#serial.run(async () => {
+      for (const bdf of pfs) this.#pfs.add(bdf);
+      for (const [bdf, found] of functions) await this.#restore(bdf, found);
+    });
   }
 
   addPf(bdf: string): number {
@@ -48,6 +68,7 @@ export class Registry {
     if (this.#pfs.size >= MGMT_PFS_MAX) return VfeError.EXCEED_LIMIT;
     if (!existsSync(this.#options.paths.pciSocket(bdf))) return VfeError.NO_PF_DEVICE;
     this.#pfs.add(bdf);
+    this.#options.keeper.putPf(bdf);
     return 0;
   }
 
@@ -55,6 +76,7 @@ export class Registry {
     if (!this.#pfs.has(bdf)) return VfeError.NO_PF_DEVICE;
     if (this.#onBusOf(bdf).length > 0) return VfeError.PF_HAS_VFS;
     this.#pfs.delete(bdf);
+    this.#options.keeper.dropPf(bdf);
     return 0;
   }
 
@@ -71,14 +93,15 @@ export class Registry {
   /** Serves a function at `socket`, by default `run/vfe/vf-<address>`. */
   addFunction(bdf: string, socket: string | undefined, uuid: string): Promise<number> {
     return this.#serial.run(async () => {
-      const { paths, poller, log, client } = this.#options;
+      const { paths, client } = this.#options;
       const vhostSocket = socket ?? `${paths.vfeRun}/vf-${bdf}`;
       if (this.#functions.has(bdf)) return VfeError.VF_ALREADY_ADDED;
       if (this.#functions.size >= FUNCTIONS_MAX) return VfeError.EXCEED_LIMIT;
       for (const other of this.#functions.values())
         if (other.options.vhostSocket === vhostSocket) return VfeError.SOCKET_EXISTS;
-      const functionSocket = paths.pciSocket(bdf);
-      const served = new ServedFunction({ bdf, functionSocket, vhostSocket, uuid, client, poller, log });
+      const page = FunctionPage.create();
+      if (typeof page === 'number') return page;
+      const served = this.#served({ bdf, vhostSocket, uuid, client, page });
       const errno = await served.start();
       if (errno === 0) this.#functions.set(bdf, served);
       return errno;
@@ -101,7 +124,50 @@ export class Registry {
       const all = [...this.#functions.values()];
       this.#functions.clear();
       await Promise.all(all.map((served) => served.stop()));
+      for (const bdf of this.#pfs) this.#options.keeper.dropPf(bdf);
     });
+  }
+
+  async #restore(bdf: string, { record: bytes, fds }: FoundFunction): Promise<void> {
+    const { keeper, log } = this.#options;
+    const record = decodeFunctionRecord(bytes);
+    const pageFd = fds.get('page');
+    fds.delete('page');
+    let page = pageFd === undefined ? -Errno.EBADF : FunctionPage.open(pageFd);
+    if (typeof page === 'number') {
+      page = FunctionPage.create();
+      // How far anything came is not known: whoever is connected is let go, the function begins anew.
+      for (const [name, fd] of fds) {
+        if (name === 'connection' || name === 'function') shutdown(fd);
+        if (name !== 'listener') {
+          close(fd);
+          fds.delete(name);
+        }
+      }
+    }
+    if (record === null || typeof page === 'number' || this.#functions.size >= FUNCTIONS_MAX) {
+      log.error({ vf: bdf }, 'what was kept of a function cannot be used');
+      for (const [name, fd] of fds) {
+        if (name === 'connection' || name === 'function') shutdown(fd);
+        close(fd);
+      }
+      if (typeof page !== 'number') page.close();
+      keeper.drop(bdf);
+      return;
+    }
+    const { vhostSocket, uuid, client } = record;
+    const served = this.#served({ bdf, vhostSocket, uuid, client, page });
+    const errno = await served.resume(record, fds);
+    if (errno === 0) this.#functions.set(bdf, served);
+    else log.error({ vf: bdf, errno }, 'a function is not served any more');
+  }
+
+  #served(
+    facts: Pick<ServedFunctionOptions, 'bdf' | 'vhostSocket' | 'uuid' | 'client' | 'page'>,
+  ): ServedFunction {
+    const { paths, poller, log, keeper, replies } = this.#options;
+    const functionSocket = paths.pciSocket(facts.bdf);
+    return new ServedFunction({ ...facts, functionSocket, poller, log, keeper, replies });
   }
 
   #onBusOf(pf: string): ServedFunction[] {

@@ -4,6 +4,7 @@
  * Theory
  *   Two connections meet here, each made again whenever it is lost: to the function (FunctionLink) and from or to the
  *   frontend (Endpoint). Neither waits for the other once the function was seen for the first time.
+ *   Whatever changes is kept for a successor (function-kept.ts), which begins with `resume` instead of `start`.
  *
  * States    new -> serving -> stopped;  new -> stopped when the first look at the function fails
  *
@@ -11,7 +12,8 @@
  *   I1  after stop() resolves, nothing of the function is held: no connection, no descriptor, no socket file.
  */
 import type { Logger } from '@virtnet/host-ipc';
-import type { Poller } from '@virtnet/host-linux';
+import { close, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
+import { type AnsweredRequest, RequestJournal } from '@virtnet/server-vfio-user';
 import {
   type CloseReason,
   connectEndpoint,
@@ -21,12 +23,17 @@ import {
   listenEndpoint,
   type SessionCounters,
   VhostUserBackend,
+  type VhostUserBackendOptions,
 } from '@virtnet/server-vhost-user';
 import { Errno, LinuxErrno } from '@virtnet/wire';
 import { VfeError } from './errors.js';
 import { FunctionBinding } from './function-binding.js';
+import { FunctionKept } from './function-kept.js';
 import { FunctionLink, type LinkFailure } from './function-link.js';
+import { type FunctionPage, Phase } from './function-page.js';
 import type { FunctionProfile } from './function-probe.js';
+import type { FunctionRecord } from './function-record.js';
+import type { Keeper, Kept } from './keeper.js';
 import type { VirtioFunction } from './virtio-function.js';
 
 export interface ServedFunctionOptions {
@@ -40,6 +47,10 @@ export interface ServedFunctionOptions {
   readonly client: boolean;
   readonly poller: Poller;
   readonly log: Logger;
+  /** The function's from now on. */
+  readonly page: FunctionPage;
+  readonly keeper: Pick<Keeper, 'put' | 'drop'>;
+  readonly replies: ReplySender;
 }
 
 /** Since the function was added. */
@@ -74,23 +85,29 @@ export class ServedFunction {
   readonly #log: Logger;
   readonly #link: FunctionLink;
   readonly #binding: FunctionBinding;
+  readonly #kept: FunctionKept;
   #profile: FunctionProfile | null = null;
   #endpoint: Endpoint | null = null;
   #backend: VhostUserBackend | null = null;
+  /** The function does all that is wanted of it. */
+  #attached = false;
   #stopping = false;
 
   constructor(options: ServedFunctionOptions) {
     this.options = options;
     this.#log = options.log.child({ vf: options.bdf });
-    const { poller } = options;
+    const { poller, page } = options;
+    this.#kept = new FunctionKept(options);
     this.#binding = new FunctionBinding({
       poller,
+      page,
       onBroken: (reason) => this.#broken(reason),
       onNeedsReset: () => this.#needsReset(),
     });
     this.#link = new FunctionLink({
       path: options.functionSocket,
       poller,
+      last: page,
       onUp: (fn) => this.#up(fn),
       onDown: () => this.#down(),
       onFailure: (failure) =>
@@ -113,7 +130,48 @@ export class ServedFunction {
     const failure = await this.#link.connect();
     const errno = failure === null ? this.#openEndpoint() : this.#probeError(failure);
     if (errno < 0) await this.stop();
+    else this.#keep();
     return errno;
+  }
+
+  /**
+   * Begins to serve where a process that was killed ended; `fds` are taken over, by name. 0, or why not, and then
+   * nothing is left behind. A frontend of which not everything is there is let go.
+   */
+  async resume(record: FunctionRecord, fds: Map<string, number>): Promise<number> {
+    const take = (name: string): number | undefined => {
+      const fd = fds.get(name);
+      fds.delete(name);
+      return fd;
+    };
+    this.#profile = record.profile;
+    this.#binding.expect(record.profile);
+    const connection = take('connection');
+    const functionFd = take('function');
+    const listener = take('listener');
+    if (connection !== undefined) this.#backend = this.#resumeBackend(connection, record, take);
+    if (record.session !== null && this.#backend === null) this.options.page.phase = Phase.UNSETTLED;
+    for (const fd of fds.values()) close(fd);
+    let fn: VirtioFunction | null = null;
+    if (functionFd !== undefined) {
+      if (record.function === null) close(functionFd);
+      else fn = this.#link.adopt(functionFd, record.profile, record.function);
+    }
+    const errno = this.#openEndpoint({ serving: this.#backend !== null, listener });
+    if (errno < 0) {
+      await this.stop();
+      return errno;
+    }
+    this.#attached = fn !== null;
+    const { regions = [], ringSetups: rings = [] } = this.#backend ?? {};
+    this.#log.info(
+      { frontend: this.#backend !== null, function: fn !== null, phase: this.options.page.phase },
+      'goes on for a process that was killed',
+    );
+    void this.#binding.resume({ fn, regions, rings, adrift: record.adrift });
+    if (fn === null) this.#link.connectLater();
+    this.#keep();
+    return 0;
   }
 
   /** Ends the frontend's connection, lets the function go and removes the socket. Always succeeds. */
@@ -123,6 +181,14 @@ export class ServedFunction {
     await this.#backend?.close();
     this.#link.close();
     await this.#binding.dispose();
+    this.#kept.drop();
+    this.options.page.close();
+  }
+
+  /** What a successor needs, when nothing is under way; null when nobody is served any more. */
+  async kept(): Promise<Kept | null> {
+    await this.#backend?.idle;
+    return this.#stopping ? null : this.#kept.now(this.#parts());
   }
 
   #probeError(failure: LinkFailure): VfeError {
@@ -131,12 +197,14 @@ export class ServedFunction {
     return absent ? VfeError.NO_VF_DEVICE : VfeError.DEVICE_PROBE_FAIL;
   }
 
-  #openEndpoint(): number {
+  #openEndpoint(former: { serving?: boolean; listener?: number | undefined } = {}): number {
     const { vhostSocket: path, client, poller } = this.options;
+    const { serving = false, listener } = former;
     const onConnection = (fd: number) => this.#connected(fd);
+    const common = { path, poller, serving, onConnection };
     const endpoint = client
-      ? connectEndpoint({ path, poller, onConnection })
-      : listenEndpoint({ path, poller, onConnection });
+      ? connectEndpoint(common)
+      : listenEndpoint(listener === undefined ? common : { ...common, listener });
     if (typeof endpoint === 'number')
       return endpoint === -LinuxErrno.EADDRINUSE ? VfeError.SOCKET_EXISTS : VfeError.SOCKET_PATH_ACCESS;
     this.#endpoint = endpoint;
@@ -150,9 +218,44 @@ export class ServedFunction {
   #connected(fd: number): void {
     this.counters.connections++;
     this.#log.info('frontend connected');
-    this.#backend = new VhostUserBackend({
+    this.#backend = VhostUserBackend.open(this.#backendOptions(fd, null));
+    this.#kept.connected(this.#backend.save());
+    this.#keep();
+  }
+
+  #resumeBackend(
+    fd: number,
+    { session, answered }: FunctionRecord,
+    take: (name: string) => number | undefined,
+  ): VhostUserBackend | null {
+    if (session === null) {
+      shutdown(fd);
+      close(fd);
+      return null;
+    }
+    const backend = VhostUserBackend.resume(this.#backendOptions(fd, answered), session, take);
+    if (backend === null) this.#log.error('not everything of a frontend is there: it is let go');
+    else this.#kept.resumed(backend.save(), answered);
+    return backend;
+  }
+
+  #backendOptions(fd: number, answered: AnsweredRequest | null): VhostUserBackendOptions {
+    const { poller, page, replies } = this.options;
+    const journal = new RequestJournal(
+      {
+        readFinished: () => page.finished,
+        writeFinished: (sequence) => {
+          page.finished = sequence;
+        },
+        record: (recorded) => this.#record(recorded),
+      },
+      answered,
+    );
+    return {
       fd,
-      poller: this.options.poller,
+      poller,
+      journal,
+      replies,
       device: this.#binding,
       onRingLost: (ring, errno) => {
         this.counters.ringsLost++;
@@ -160,11 +263,12 @@ export class ServedFunction {
       },
       onDeclined: (request, errno) => this.#log.warn({ request, errno }, 'a request was not granted'),
       onClose: (reason, counters) => this.#disconnected(reason, counters),
-    });
+    };
   }
 
   #disconnected(reason: CloseReason, { messages, refused }: Readonly<SessionCounters>): void {
     this.#backend = null;
+    this.#kept.disconnected();
     this.counters.declined += refused;
     if (reason.kind === 'fault') {
       if (isMalformed(reason.fault)) this.counters.malformed++;
@@ -174,20 +278,28 @@ export class ServedFunction {
     } else {
       this.#log.info({ reason: reason.kind, messages }, 'frontend disconnected');
     }
-    if (!this.#stopping) this.#endpoint?.next(reason.kind === 'fault');
+    if (this.#stopping) return;
+    this.#keep();
+    this.#endpoint?.next(reason.kind === 'fault');
   }
 
   #up(fn: VirtioFunction): void {
     this.#profile = fn.profile;
     const { features, dataQueues } = fn.profile;
     this.#log.info({ features: `0x${features.toString(16)}`, dataQueues }, 'function connected');
-    void this.#binding.attach(fn);
+    void this.#binding.attach(fn).then(() => {
+      if (this.#stopping || !this.#link.isUp) return;
+      this.#attached = true;
+      this.#keep();
+    });
   }
 
   #down(): void {
     this.counters.functionLost++;
     this.#log.warn('function lost, trying to get it back');
     this.#binding.detach();
+    this.#attached = false;
+    if (!this.#stopping) this.#keep();
   }
 
   #broken(reason: string): void {
@@ -199,5 +311,30 @@ export class ServedFunction {
     this.counters.needsReset++;
     this.#log.error('the driver broke a ring, the function needs a reset');
     this.#backend?.reportBroken(Errno.EIO);
+  }
+
+  /** A message of the frontend's was carried out; its answer goes out when this is kept. */
+  #record(answered: AnsweredRequest): void {
+    if (this.#backend === null) return;
+    this.#kept.answered(this.#backend.save(), answered, this.#parts());
+    if (!this.#binding.resuming) this.options.page.phase = Phase.SETTLED;
+  }
+
+  /** Something changed that is no message of the frontend's. */
+  #keep(): void {
+    this.#kept.keep(this.#parts());
+    if (this.#binding.resuming) return;
+    // In the middle of a message the frontend's part is the one from before it.
+    this.options.page.phase = this.#backend?.busy === true ? Phase.UNSETTLED : Phase.SETTLED;
+  }
+
+  #parts() {
+    return {
+      profile: this.#profile,
+      link: this.#attached ? this.#link.saved : null,
+      adrift: this.#binding.adrift,
+      connection: this.#backend?.fd ?? null,
+      listener: this.#endpoint?.listener ?? null,
+    };
   }
 }

@@ -30,8 +30,10 @@ import {
   type ProbedFunction,
   probeFunction,
   readConfigU16,
+  type SavedProbe,
   writeConfigU16,
 } from './function-probe.js';
+import { FunctionRegisters } from './function-registers.js';
 import { RESET_POLL_MS, RESET_POLLS_MAX } from './limits.js';
 import { Refusal, refusalOf } from './refusal.js';
 
@@ -56,6 +58,22 @@ export class VirtioFunction {
     return new VirtioFunction(client, await probeFunction(client));
   }
 
+  /** Goes on with a function that a process which died had probed, and which was not reset since. */
+  static resume(
+    client: VfioUserClient,
+    profile: FunctionProfile,
+    { common, msixAt }: SavedProbe,
+  ): VirtioFunction {
+    const registers = new FunctionRegisters(client, common);
+    return new VirtioFunction(client, { profile, common: registers, msixAt });
+  }
+
+  /** For a successor. */
+  get probe(): SavedProbe {
+    const { common, msixAt } = this.#probed;
+    return { common: common.part, msixAt };
+  }
+
   map(iova: bigint, sizeBytes: number, fd: number, fdOffset: number): Promise<number> {
     return refusalOf(this.#client.dmaMap({ iova, sizeBytes, fd, fdOffset, readable: true, writable: true }));
   }
@@ -74,6 +92,42 @@ export class VirtioFunction {
    */
   initialise(features: bigint, configFd: number): Promise<number> {
     return refusalOf(this.#initialise(features, configFd));
+  }
+
+  /** On a function that was resumed: these rings run, and `configFd` is signalled instead of the predecessor's. */
+  rejoin(running: Iterable<number>, configFd: number): Promise<number> {
+    for (const index of running) this.#kicked.add(index);
+    const { vectors, dataQueues } = this.profile;
+    return vectors === dataQueues ? Promise.resolve(0) : refusalOf(this.#assignVector(dataQueues, configFd));
+  }
+
+  /** Takes every eventfd and all memory away and resets: what a predecessor left half done is gone. */
+  async clear(): Promise<number> {
+    for (let index = 0; index < this.profile.dataQueues; index++) this.#kicked.add(index);
+    return Math.min(await this.reset(), await this.unmapAll());
+  }
+
+  /** Stops a ring that may or may not run, and tells where it stands. */
+  async position(index: number): Promise<number> {
+    let position = 0;
+    const errno = await refusalOf(
+      this.#client.queueBaseGet(index).then((base) => {
+        position = base;
+      }),
+    );
+    return errno < 0 ? errno : position;
+  }
+
+  /** Whether a ring was started and not stopped since. */
+  async isStarted(index: number): Promise<boolean> {
+    const { common } = this.#probed;
+    await common.writeU16('queueSelect', index);
+    return (await common.readU16('queueEnable')) === 1;
+  }
+
+  /** Whether a driver drives it, as it does from the first ring to a reset. */
+  async isDriven(): Promise<boolean> {
+    return ((await this.#probed.common.readU8('deviceStatus')) & DeviceStatus.DRIVER_OK) !== 0;
   }
 
   /** Whether the function says that it cannot go on without a reset. */

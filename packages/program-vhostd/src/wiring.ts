@@ -1,4 +1,10 @@
-/** wiring.ts: vfe-vhostd as a process: what is opened, what answers, and the order of their ends. */
+/**
+ * wiring.ts: vfe-vhostd as a process: what is opened, what answers, and the order of their ends.
+ *
+ * Theory
+ *   Whoever has the lock is the only one of its root: a predecessor is dead, all of it, when the lock can be had, since
+ *   a process lets go of its descriptors with its last thread. Only then the keeper is asked for what it left.
+ */
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { createLogger, exitOnFault, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
@@ -6,12 +12,15 @@ import {
   close,
   listen,
   Poller,
+  plainReplies,
+  ReplyRing,
   ServiceManager,
   setProcessName,
   watchdogIntervalMs,
 } from '@virtnet/host-linux';
 import { LinuxErrno } from '@virtnet/wire';
 import { type BuildFacts, VfeCommands } from './commands.js';
+import { Keeper } from './keeper.js';
 import type { VhostdOptions } from './options.js';
 import { Registry } from './registry.js';
 
@@ -27,7 +36,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const log = createLogger(PROGRAM, options.logLevel);
   const paths = virtnetPaths();
   // A socket that somebody listens on ends with its process, however that ends: a lock that is never stale.
-  const lockPath = `${paths.vfeRun}/vhostd.lock`;
+  const lockPath = paths.vfeLock;
   const lock = listen(lockPath, 'stream');
   if (lock < 0) {
     const taken = lock === -LinuxErrno.EADDRINUSE;
@@ -41,8 +50,15 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const watchdogMs = watchdogIntervalMs();
   const watchdog =
     watchdogMs === null ? undefined : setInterval(() => manager?.notify('WATCHDOG=1'), watchdogMs / 3);
-  const registry = new Registry({ paths, poller, log, client: options.client });
-  const commands = new VfeCommands(registry, buildFacts());
+  const keeper = new Keeper({ path: paths.vfeHaSocket, poller, log });
+  const ring = ReplyRing.create();
+  const replies = ring ?? plainReplies;
+  const registry = new Registry({ paths, poller, log, client: options.client, keeper, replies });
+  await registry.restore(await keeper.take());
+  keeper.serve(registry);
+  const commands = new VfeCommands(registry, buildFacts(), () =>
+    keeper.connected ? keeperBuild(paths.vfeHaBuild) : null,
+  );
   const rpc = await RpcServer.bind(
     'vhostd',
     paths.vfeIpc,
@@ -64,11 +80,23 @@ export async function serve(options: VhostdOptions): Promise<number> {
   log.info({ reason }, 'closing');
   await rpc.close();
   await registry.close();
+  keeper.close();
   await poller.stop();
+  ring?.close();
   rmSync(pidFile, { force: true });
   rmSync(lockPath, { force: true });
   close(lock);
   return EXIT_SERVED;
+}
+
+/** What the running keeper says of itself; null when it did not say so yet. */
+function keeperBuild(path: string): BuildFacts | null {
+  try {
+    const { version, buildTime } = JSON.parse(readFileSync(path, 'utf8')) as Partial<BuildFacts>;
+    return version === undefined || buildTime === undefined ? null : { version, buildTime };
+  } catch {
+    return null;
+  }
 }
 
 function buildFacts(): BuildFacts {

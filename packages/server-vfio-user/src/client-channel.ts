@@ -17,7 +17,7 @@
  * Limits  CLIENT_REQUESTS_MAX under way or unsent; CLIENT_MESSAGE_BYTES_MAX per reply.
  * Not here  what the commands mean (client.ts).
  */
-import { close, closeAll, type Poller, Receiver, send, type Watch } from '@virtnet/host-linux';
+import { close, closeAll, type Poller, Receiver, send, shutdown, type Watch } from '@virtnet/host-linux';
 import {
   Errno,
   type VfioUserCommand,
@@ -65,8 +65,14 @@ interface Outgoing {
   fds: readonly number[];
 }
 
+/** Where the number of the last request is, for whoever takes the socket over: it must not use a number again. */
+export interface LastRequest {
+  id: number;
+}
+
 export interface ChannelOptions {
   readonly poller: Poller;
+  readonly last?: LastRequest;
   readonly timeoutMs: number;
   /** Called once; errno 0 when the server closed, or this side did. */
   onClose(errno: number): void;
@@ -89,13 +95,14 @@ export class ClientChannel {
   readonly #waiting = new Map<number, Waiting>(); // CLIENT_REQUESTS_MAX
   readonly #outgoing: Outgoing[] = []; // CLIENT_REQUESTS_MAX
   #watch: Watch | null = null;
-  #nextId = 0;
+  readonly #last: LastRequest;
   #open = true;
   #strayReplies = 0;
 
   private constructor(fd: number, options: ChannelOptions) {
     this.#fd = fd;
     this.#options = options;
+    this.#last = options.last ?? { id: 0 };
     receiver ??= new Receiver(CLIENT_MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX);
     this.#reader = new MessageReader(fd, receiver, CLIENT_MESSAGE_BYTES_MAX);
   }
@@ -111,6 +118,10 @@ export class ClientChannel {
 
   get isOpen(): boolean {
     return this.#open;
+  }
+
+  get fd(): number {
+    return this.#fd;
   }
 
   /** Replies that nobody waited for. */
@@ -148,9 +159,11 @@ export class ClientChannel {
   }
 
   #takeId(): number {
-    do this.#nextId = (this.#nextId + 1) % ID_COUNT;
-    while (this.#waiting.has(this.#nextId));
-    return this.#nextId;
+    let id = this.#last.id;
+    do id = (id + 1) % ID_COUNT;
+    while (this.#waiting.has(id));
+    this.#last.id = id;
+    return id;
   }
 
   #send(bytes: Uint8Array, fds: readonly number[]): void {
@@ -236,6 +249,7 @@ export class ClientChannel {
     this.#open = false;
     this.#watch?.close();
     this.#reader.reset();
+    shutdown(this.#fd); // whoever keeps a descriptor for a successor does not keep the connection
     close(this.#fd);
     this.#outgoing.length = 0;
     for (const id of [...this.#waiting.keys()]) this.#fail(id, Errno.ENOTCONN);

@@ -41,7 +41,7 @@ import {
   VfioUserWriteOne,
   viewOf,
 } from '@virtnet/wire';
-import { ClientChannel, type Reply, VfioUserError } from './client-channel.js';
+import { ClientChannel, type LastRequest, type Reply, VfioUserError } from './client-channel.js';
 import { parseRegionInfo } from './client-region-info.js';
 import { safeNumber } from './command.js';
 import type {
@@ -67,6 +67,8 @@ export interface VfioUserClientOptions {
   readonly timeoutMs?: number;
   /** false: behave like a stranger, without private commands. */
   readonly announcePrivate?: boolean;
+  /** Outlives this process; the successor is given the same. */
+  readonly last?: LastRequest;
   /** Called once when the connection is over; errno 0 when either side closed it. */
   onClose?(errno: number): void;
 }
@@ -102,12 +104,8 @@ export class VfioUserClient {
 
   /** Agrees on a version over a connected socket, which is the client's from here on, also when this rejects. */
   static async over(fd: number, options: VfioUserClientOptions): Promise<VfioUserClient> {
-    const { poller, timeoutMs = CLIENT_TIMEOUT_MS, announcePrivate = true, onClose = () => {} } = options;
-    const channel = ClientChannel.open(fd, { poller, timeoutMs, onClose });
-    if (typeof channel === 'number') {
-      closeAll([fd]);
-      throw new VfioUserError(VfioUserCommand.VERSION, -channel);
-    }
+    const { announcePrivate = true } = options;
+    const channel = openChannel(fd, options);
     const capabilities = {
       [VfioUserCapability.MAX_MSG_FDS]: MESSAGE_FDS_MAX,
       [VfioUserCapability.MAX_DATA_XFER_SIZE]: DATA_TRANSFER_BYTES_MAX,
@@ -127,8 +125,21 @@ export class VfioUserClient {
     }
   }
 
+  /**
+   * Goes on with a connection of a process that died: `server` is what that had agreed on, `options.last` its own. A
+   * reply that was on its way to it is dropped. The socket is the client's from here on, also when this throws.
+   */
+  static adopt(fd: number, server: Negotiated, options: VfioUserClientOptions): VfioUserClient {
+    return new VfioUserClient(openChannel(fd, options), server);
+  }
+
   get isOpen(): boolean {
     return this.#channel.isOpen;
+  }
+
+  /** The socket. It stays the client's. */
+  get fd(): number {
+    return this.#channel.fd;
   }
 
   /** Replies that nobody waited for: second answers of a server that was replaced, or late ones. */
@@ -352,6 +363,15 @@ export class VfioUserClient {
     closeAll(reply.fds);
     throw new VfioUserError(command, Errno.EPROTO);
   }
+}
+
+/** Takes the socket over, or closes it and throws. */
+function openChannel(fd: number, options: VfioUserClientOptions): ClientChannel {
+  const { poller, timeoutMs = CLIENT_TIMEOUT_MS, onClose = () => {}, last = { id: 0 } } = options;
+  const channel = ClientChannel.open(fd, { poller, timeoutMs, onClose, last });
+  if (typeof channel !== 'number') return channel;
+  closeAll([fd]);
+  throw new VfioUserError(VfioUserCommand.VERSION, -channel);
 }
 
 function join(head: Uint8Array, tail: Uint8Array): Uint8Array {

@@ -11,11 +11,11 @@
  */
 
 export * from './client.js';
-export { VfioUserError } from './client-channel.js';
+export { type LastRequest, VfioUserError } from './client-channel.js';
 export * from './device.js';
 export * from './journal.js';
 export * from './limits.js';
 export type { CloseReason, Outcome } from './outcome.js';
 export * from './server-connection.js';
 export * from './session.js';
-export type { Negotiated } from './version.js';
+export { type Negotiated, parseNegotiated } from './version.js';

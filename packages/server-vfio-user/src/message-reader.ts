@@ -5,6 +5,8 @@
  *   A header is read, then exactly as many bytes as it announces, in as many pieces as they come. Descriptors ride
  *   with the header's bytes. Never more is read than one message, because the bytes of the next may carry
  *   descriptors of their own. (A server must not take requests out of the socket yet: request-reader.ts.)
+ *   A message that is all there is taken by one call, so that whoever takes the socket over from a process that was
+ *   killed finds whole messages.
  *
  * Invariants
  *   I1  descriptors handed out belong to the caller; those of an unfinished message are closed by reset().
@@ -12,7 +14,7 @@
  *
  * Limits  `messageBytesMax`; as many descriptors as `receiver` has room for, others are dropped by the kernel.
  */
-import { closeAll, type Receiver } from '@virtnet/host-linux';
+import { closeAll, type Receiver, readableBytes } from '@virtnet/host-linux';
 import { type Decoded, Errno, VfioUserHeader, viewOf } from '@virtnet/wire';
 import type { CloseReason } from './outcome.js';
 
@@ -24,8 +26,14 @@ export type NoMessage =
   | { readonly kind: 'wait'; readonly partial: boolean }
   | { readonly kind: 'end' }
   | { readonly kind: 'error'; readonly errno: number }
-  /** The header makes no sense, so nothing behind it does. */
-  | { readonly kind: 'fault'; readonly header: Header; readonly reason: CloseReason };
+  | HeaderFault;
+
+/** The header makes no sense, so nothing behind it does. */
+export interface HeaderFault {
+  readonly kind: 'fault';
+  readonly header: Header;
+  readonly reason: CloseReason;
+}
 
 export interface Message {
   readonly kind: 'message';
@@ -34,7 +42,7 @@ export interface Message {
 }
 
 /** The header at the start of `bytes`, or what is wrong with it. */
-export function judgeHeader(bytes: Uint8Array, messageBytesMax: number): Header | NoMessage {
+export function judgeHeader(bytes: Uint8Array, messageBytesMax: number): Header | HeaderFault {
   const header = VfioUserHeader.decode(viewOf(bytes));
   if (header.sizeBytes < VfioUserHeader.sizeBytes)
     return { kind: 'fault', header, reason: 'header-malformed' };
@@ -59,6 +67,7 @@ export class MessageReader {
 
   /** The next whole message, or why there is none. After 'message' the reader begins with the one behind it. */
   read(): Message | NoMessage {
+    if (this.#have === 0) this.#makeRoom();
     for (;;) {
       const inHeader = this.#have < VfioUserHeader.sizeBytes;
       const wanted = this.#message.length - this.#have;
@@ -84,6 +93,16 @@ export class MessageReader {
   reset(): void {
     closeAll(this.#fds);
     this.#begin();
+  }
+
+  /** Room for the whole message, if it is all there. */
+  #makeRoom(): void {
+    const options = { peek: true, maxBytes: VfioUserHeader.sizeBytes, keepFds: false };
+    const peeked = this.#receiver.receive(this.#fd, options);
+    if (typeof peeked === 'number' || peeked.bytes.length < VfioUserHeader.sizeBytes) return;
+    const header = judgeHeader(peeked.bytes, this.#messageBytesMax);
+    if (!('kind' in header) && readableBytes(this.#fd) >= header.sizeBytes)
+      this.#message = new Uint8Array(header.sizeBytes);
   }
 
   #openBody(sizeBytes: number): void {

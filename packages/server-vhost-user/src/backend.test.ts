@@ -33,7 +33,7 @@ function connect(): void {
   if (typeof pair === 'number') throw new Error(`socketpair: ${pair}`);
   reasons = [];
   frontend = new VhostUserFrontend(pair[0], poller);
-  backend = new VhostUserBackend({ fd: pair[1], poller, device, onClose: (reason) => reasons.push(reason) });
+  backend = VhostUserBackend.open({ fd: pair[1], poller, device, onClose: (reason) => reasons.push(reason) });
 }
 
 beforeEach(() => {
@@ -189,7 +189,7 @@ describe('vhost-user backend', () => {
     connect();
     const request = encodeMessage(R.GET_FEATURES, VhostUserFlags.VERSION, new Uint8Array());
     const pair = socketPair('stream') as readonly [number, number];
-    const deaf = new VhostUserBackend({
+    const deaf = VhostUserBackend.open({
       fd: pair[1],
       poller,
       device: new RecordingDevice(OFFER),
@@ -217,15 +217,18 @@ describe('vhost-user backend', () => {
     const request = encodeMessage(R.SET_VRING_NUM, VhostUserFlags.VERSION, payload.vringState(0, 256));
     const flood = new Uint8Array(request.length * 500);
     for (let i = 0; i < 500; i++) flood.set(request, i * request.length);
-    let worst = 0;
+    let sentBytes = 0;
+    let between = 0;
     for (let turn = 0; turn < 40; turn++) {
-      const started = performance.now();
-      frontend.raw(flood);
+      const before = backend.counters.messages;
+      sentBytes += Math.max(frontend.raw(flood), 0);
       await new Promise((resolve) => setTimeout(resolve, 1));
-      worst = Math.max(worst, performance.now() - started);
+      const { messages } = backend.counters;
+      // The timer ran in the middle of them.
+      if (messages > before && messages < Math.floor(sentBytes / request.length)) between++;
     }
     expect(backend.counters.messages).toBeGreaterThan(1000);
-    expect(worst).toBeLessThan(100);
+    expect(between).toBeGreaterThan(0);
   });
 
   test('descriptor numbers reused by a new connection at once > the new one is not disturbed by the old (A17)', async () => {

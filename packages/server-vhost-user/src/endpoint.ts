@@ -9,6 +9,8 @@
  * States    listen   waiting <-> serving -> closed
  *           connect  waiting (retry timer) <-> serving -> closed
  *
+ *   A process that goes on for one that died begins with what that had: its listening socket, and a frontend already.
+ *
  * Invariants
  *   I1  between a loss and the next attempt to connect there are at least RETRY_FIRST_MS: a frontend that closes at once
  *       is not hammered. After a fault of the frontend's it is RETRY_MAX_MS: it will hardly do better at once.
@@ -22,6 +24,8 @@ import { RETRY_FIRST_COUNT, RETRY_FIRST_MS, RETRY_MAX_MS } from './limits.js';
 
 /** A source of connections. */
 export interface Endpoint {
+  /** The listening socket, which stays the endpoint's; null for one that connects. */
+  readonly listener: number | null;
   /** The connection given last has ended, `afterFault` by a fault of the frontend's: look for the next. */
   next(afterFault?: boolean): void;
   /** Ends the search and removes the socket file a listener made. Connections given out stay. */
@@ -31,6 +35,10 @@ export interface Endpoint {
 export interface EndpointOptions {
   readonly path: string;
   readonly poller: Poller;
+  /** A frontend is connected already: nobody is looked for before `next`. */
+  readonly serving?: boolean;
+  /** A socket that listens at `path`; the endpoint's from now on. */
+  readonly listener?: number;
   /** A connected socket, which belongs to the callee. */
   onConnection(fd: number): void;
 }
@@ -42,10 +50,11 @@ export function retryDelayMs(failures: number): number {
 }
 
 /** Listens at `path`. -EADDRINUSE when somebody else does, or another -errno. */
-export function listenEndpoint({ path, poller, onConnection }: EndpointOptions): Endpoint | number {
-  const fd = listen(path, 'stream');
+export function listenEndpoint(options: EndpointOptions): Endpoint | number {
+  const { path, poller, onConnection } = options;
+  const fd = options.listener ?? listen(path, 'stream');
   if (fd < 0) return fd;
-  let serving = false;
+  let serving = options.serving ?? false;
   const watch = poller.watch(fd, { readable: true }, () => {
     if (serving) {
       (watch as Watch).setReadable(false);
@@ -62,6 +71,7 @@ export function listenEndpoint({ path, poller, onConnection }: EndpointOptions):
   }
   let open = true;
   return {
+    listener: fd,
     next() {
       serving = false;
       if (open) watch.setReadable(true);
@@ -77,7 +87,7 @@ export function listenEndpoint({ path, poller, onConnection }: EndpointOptions):
 }
 
 /** Connects to `path`, again and again. */
-export function connectEndpoint({ path, onConnection }: EndpointOptions): Endpoint {
+export function connectEndpoint({ path, onConnection, serving = false }: EndpointOptions): Endpoint {
   let timer: NodeJS.Timeout | undefined;
   let open = true;
   let failures = 0;
@@ -91,8 +101,9 @@ export function connectEndpoint({ path, onConnection }: EndpointOptions): Endpoi
       timer = setTimeout(attempt, retryDelayMs(failures));
     }
   };
-  timer = setTimeout(attempt, 0);
+  if (!serving) timer = setTimeout(attempt, 0);
   return {
+    listener: null,
     next(afterFault = false) {
       if (open) timer = setTimeout(attempt, afterFault ? RETRY_MAX_MS : retryDelayMs(0));
     },

@@ -85,6 +85,13 @@ export class VhostUserFrontend {
     return this.raw(encodeMessage(request, VhostUserFlags.VERSION | flags, payload), fds);
   }
 
+  /** Waits for the answer to a request that was, or will be, sent raw. */
+  expect(request: number): Promise<Uint8Array> {
+    const expected = { request, ...Promise.withResolvers<Uint8Array>() };
+    this.#expected.push(expected);
+    return expected.promise;
+  }
+
   /** Sends a request that is answered, and waits; rejects with FrontendClosed. */
   ask(request: number, payload?: Uint8Array, fds?: readonly number[], flags = 0): Promise<Uint8Array> {
     const expected = { request, ...Promise.withResolvers<Uint8Array>() };
@@ -131,7 +138,7 @@ export class VhostUserFrontend {
   }
 }
 
-function u64Of(payload: Uint8Array): bigint {
+export function u64Of(payload: Uint8Array): bigint {
   return VhostUserU64.decode(viewOf(payload)).value;
 }
 

@@ -3,7 +3,7 @@
  *
  * @example
  *   const endpoint = listenEndpoint({ path, poller, onConnection: (fd) =>
- *     new VhostUserBackend({ fd, poller, device, onClose: () => endpoint.next() }) });
+ *     VhostUserBackend.open({ fd, poller, device, onClose: () => endpoint.next() }) });
  */
 export * from './backend.js';
 export * from './device.js';
@@ -15,6 +15,7 @@ export * from './limits.js';
 export * from './memory-table.js';
 export * from './message-reader.js';
 export * from './requests.js';
+export * from './saved-session.js';
 export * from './session.js';
 export type { AcceptedFeatures, SessionPorts } from './session-rings.js';
 export * from './vring.js';

@@ -28,3 +28,7 @@ export const RETRY_FIRST_MS = 100;
 export const RETRY_FIRST_COUNT = 10;
 /** Longest delay between retries, in milliseconds. */
 export const RETRY_MAX_MS = 1000;
+
+/** How long to wait for the rest of a message before looking again, in milliseconds: at first, and at most. */
+export const PARTIAL_WAIT_MIN_MS = 1;
+export const PARTIAL_WAIT_MAX_MS = 64;

@@ -18,6 +18,7 @@ import { Errno } from '@virtnet/wire';
 import type { VhostBackendDevice } from './device.js';
 import { type GuestRegion, MemoryTable } from './memory-table.js';
 import type { RegionDescription } from './requests.js';
+import { restoreRegion, type SavedRegion, savedFdName, saveRegion } from './saved-session.js';
 import type { SessionPorts, SessionRings } from './session-rings.js';
 
 export class SessionMemory {
@@ -72,6 +73,30 @@ export class SessionMemory {
     }
     await rings.suspendTouching([region]);
     return this.#take(region);
+  }
+
+  /** The regions, and their descriptors into `fds`, which stay theirs. */
+  save(fds: Map<string, number>): SavedRegion[] {
+    return this.table.regions.map((region) => {
+      fds.set(savedFdName.memory(region), region.fd);
+      return saveRegion(region, this.#addedAgain(region));
+    });
+  }
+
+  /** Takes back what was saved; the device has it. False when it makes no sense. `take` as in SessionRings. */
+  restore(saved: readonly SavedRegion[], take: (name: string) => number | undefined): boolean {
+    return saved.every((entry) => {
+      const description = restoreRegion(entry);
+      const fd = take(savedFdName.memory(description));
+      if (fd === undefined) return false;
+      const region = { ...description, fd };
+      if (this.table.add(region) < 0) {
+        this.#ports.closeFd(fd);
+        return false;
+      }
+      if (entry.again > 0) this.#again.set(region, entry.again);
+      return true;
+    });
   }
 
   /** Closes every descriptor; the device has let go of them. */

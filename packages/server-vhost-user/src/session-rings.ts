@@ -20,7 +20,8 @@ import type { VhostBackendDevice } from './device.js';
 import { RING_SIZE_MAX } from './limits.js';
 import { type GuestRegion, type MemoryTable, touches } from './memory-table.js';
 import type { VringAddress } from './requests.js';
-import { newVring, placeRing, type RingPlace, ringParts, type Vring } from './vring.js';
+import { hex, restoreAddresses, type SavedRing, savedFdName } from './saved-session.js';
+import { newVring, placeRing, type RingPlace, type RingSetup, ringParts, type Vring } from './vring.js';
 
 /** What the session needs from the process. */
 export interface SessionPorts {
@@ -197,6 +198,85 @@ export class SessionRings {
     this.#places.clear();
   }
 
+  get features(): AcceptedFeatures | null {
+    return this.#features;
+  }
+
+  /** What the device was told of the rings that run. */
+  setups(): RingSetup[] {
+    return [...this.#places].map(([ring, place]) =>
+      setupOf(this.#rings.indexOf(ring), ring, place, this.#features!),
+    );
+  }
+
+  /** What is known of rings, and their descriptors into `fds`, which stay theirs. */
+  save(fds: Map<string, number>): SavedRing[] {
+    const saved: SavedRing[] = [];
+    for (const [index, ring] of this.#rings.entries()) {
+      const { size, base, addresses, kickFd, callFd, errorFd, enableRequested, running } = ring;
+      if (typeof kickFd === 'number') fds.set(savedFdName.kick(index), kickFd);
+      if (callFd !== null) fds.set(savedFdName.call(index), callFd);
+      if (errorFd !== null) fds.set(savedFdName.error(index), errorFd);
+      const touched = size > 0 || base > 0 || addresses !== null || kickFd !== undefined;
+      if (!touched && callFd === null && errorFd === null && enableRequested === undefined) continue;
+      saved.push({
+        index,
+        size,
+        base,
+        addresses: addresses && {
+          descriptor: hex(addresses.descriptor),
+          available: hex(addresses.available),
+          used: hex(addresses.used),
+        },
+        kick: kickFd === undefined ? 'unset' : kickFd === null ? 'polled' : 'eventfd',
+        call: callFd !== null,
+        error: errorFd !== null,
+        enableRequested: enableRequested ?? null,
+        running,
+      });
+    }
+    return saved;
+  }
+
+  /**
+   * Takes back what was saved, into rings of which nothing is known yet; the table is whole already. False when it
+   * makes no sense. Descriptors that `take` gave are this object's either way.
+   */
+  restore(
+    saved: readonly SavedRing[],
+    features: AcceptedFeatures | null,
+    take: (name: string) => number | undefined,
+  ): boolean {
+    this.#features = features;
+    return saved.every((entry) => this.#restoreRing(entry, take));
+  }
+
+  #restoreRing(saved: SavedRing, take: (name: string) => number | undefined): boolean {
+    const { index, size, base, kick, enableRequested } = saved;
+    const ring = this.#rings[index];
+    if (ring === undefined) return false;
+    ring.size = size;
+    ring.base = base;
+    ring.addresses = restoreAddresses(index, saved.addresses);
+    ring.kickFd = kick === 'polled' ? null : kick === 'eventfd' ? take(savedFdName.kick(index)) : undefined;
+    ring.callFd = (saved.call ? take(savedFdName.call(index)) : null) ?? null;
+    ring.errorFd = (saved.error ? take(savedFdName.error(index)) : null) ?? null;
+    ring.enableRequested = enableRequested ?? undefined;
+    const lacking =
+      (kick === 'eventfd' && ring.kickFd === undefined) ||
+      (saved.call && ring.callFd === null) ||
+      (saved.error && ring.errorFd === null);
+    if (lacking) return false;
+    if (!saved.running) return true;
+    if (size === 0 || ring.addresses === null || ring.kickFd === undefined || this.#features === null)
+      return false;
+    const place = placeRing(ring, ring.addresses, this.#table, this.#features.packed);
+    if (typeof place === 'number') return false;
+    ring.running = true;
+    this.#places.set(ring, place);
+    return true;
+  }
+
   get #packed(): boolean {
     return this.#features?.packed ?? false;
   }
@@ -210,17 +290,7 @@ export class SessionRings {
     if ((features.accepted & requiredFeatures) !== requiredFeatures) return -Errno.EOPNOTSUPP;
     const place = placeRing(ring, ring.addresses, this.#table, features.packed);
     if (typeof place === 'number') return place;
-    const result = await this.#device.startRing({
-      ...place,
-      index,
-      size: ring.size,
-      base: ring.base,
-      kickFd: ring.kickFd,
-      callFd: ring.callFd,
-      enabled: ring.enableRequested ?? features.enabledFromStart,
-      features: features.accepted,
-      packed: features.packed,
-    });
+    const result = await this.#device.startRing(setupOf(index, ring, place, features));
     if (result < 0) return result;
     ring.running = true;
     this.#places.set(ring, place);
@@ -257,6 +327,20 @@ export class SessionRings {
   #closeFd(fd: number | null | undefined): void {
     if (typeof fd === 'number') this.#ports.closeFd(fd);
   }
+}
+
+function setupOf(index: number, ring: Vring, place: RingPlace, features: AcceptedFeatures): RingSetup {
+  return {
+    ...place,
+    index,
+    size: ring.size,
+    base: ring.base,
+    kickFd: ring.kickFd ?? null,
+    callFd: ring.callFd,
+    enabled: ring.enableRequested ?? features.enabledFromStart,
+    features: features.accepted,
+    packed: features.packed,
+  };
 }
 
 function sameAddresses(a: VringAddress, b: VringAddress): boolean {

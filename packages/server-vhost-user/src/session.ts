@@ -36,6 +36,7 @@ import type { VhostBackendDevice } from './device.js';
 import type { VhostUserFault } from './faults.js';
 import { PROTOCOL_FEATURES } from './features.js';
 import { MEMORY_REGIONS_MAX, MTU_BYTES_MIN } from './limits.js';
+import type { GuestRegion } from './memory-table.js';
 import {
   type AnsweredRequest,
   decodePayload,
@@ -46,8 +47,10 @@ import {
   ruleOf,
   type VringState,
 } from './requests.js';
+import { hex, type SavedSession, type SessionSnapshot, unhex } from './saved-session.js';
 import { SessionMemory } from './session-memory.js';
-import { type SessionPorts, SessionRings } from './session-rings.js';
+import { type AcceptedFeatures, type SessionPorts, SessionRings } from './session-rings.js';
+import type { RingSetup } from './vring.js';
 
 /** A message as the transport read it. */
 export interface VhostUserMessage {
@@ -94,6 +97,43 @@ export class VhostUserSession {
     this.#handlers = this.#makeHandlers();
   }
 
+  /** The rings that the device was told to work. */
+  get ringSetups(): readonly RingSetup[] {
+    return this.#rings.setups();
+  }
+
+  /** The memory that the device was told of. */
+  get regions(): readonly GuestRegion[] {
+    return this.#memory.table.regions;
+  }
+
+  /** What was said so far. Not while a message is being handled. */
+  save(): SessionSnapshot {
+    const fds = new Map<string, number>();
+    const features = this.#rings.features;
+    return {
+      session: {
+        protocolFeatures: hex(this.#protocolFeatures),
+        status: this.#status,
+        features: features === null ? null : hex(features.accepted),
+        regions: this.#memory.save(fds),
+        rings: this.#rings.save(fds),
+      },
+      fds,
+    };
+  }
+
+  /**
+   * Makes a new session know what a former one saved; the device is not told anything. Descriptors are asked for by
+   * name, and those that were given are the session's. False: it makes no sense, and only closeFds() may follow.
+   */
+  restore(saved: SavedSession, take: (name: string) => number | undefined): boolean {
+    this.#protocolFeatures = unhex(saved.protocolFeatures);
+    this.#status = saved.status;
+    const features = saved.features === null ? null : acceptedFeatures(unhex(saved.features));
+    return this.#memory.restore(saved.regions, take) && this.#rings.restore(saved.rings, features, take);
+  }
+
   /** Handles one message; takes its descriptors over. */
   async handle(message: VhostUserMessage): Promise<Outcome> {
     const fds = [...message.fds];
@@ -112,6 +152,11 @@ export class VhostUserSession {
   /** The frontend is gone: the device lets go of everything, then every descriptor is closed. */
   async close(): Promise<void> {
     await this.#device.release();
+    this.closeFds();
+  }
+
+  /** Closes every descriptor; the device knows none of them. */
+  closeFds(): void {
     this.#rings.closeAll();
     this.#memory.closeAll();
   }
@@ -207,11 +252,7 @@ export class VhostUserSession {
 
   #setFeatures(features: bigint): number | Promise<number> {
     if ((features & ~this.#device.profile.features) !== 0n) return -Errno.EINVAL;
-    return this.#rings.setFeatures({
-      accepted: features,
-      packed: hasFeature(features, VirtioFeature.RING_PACKED),
-      enabledFromStart: !hasFeature(features, VhostFeature.PROTOCOL_FEATURES),
-    });
+    return this.#rings.setFeatures(acceptedFeatures(features));
   }
 
   async #setStatus(status: bigint): Promise<number> {
@@ -227,4 +268,12 @@ export class VhostUserSession {
     this.#rings.forget();
     return result;
   }
+}
+
+function acceptedFeatures(accepted: bigint): AcceptedFeatures {
+  return {
+    accepted,
+    packed: hasFeature(accepted, VirtioFeature.RING_PACKED),
+    enabledFromStart: !hasFeature(accepted, VhostFeature.PROTOCOL_FEATURES),
+  };
 }

@@ -1,8 +1,9 @@
 /** served-function-fixture.ts: a function behind its socket, served to machines, in a directory of its own. */
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { Poller } from '@virtnet/host-linux';
+import { Poller, plainReplies } from '@virtnet/host-linux';
 import { pino } from 'pino';
+import { FunctionPage } from '../function-page.js';
 import { ServedFunction } from '../served-function.js';
 import { TestFunction } from './test-function.js';
 import { TestFunctionServer } from './test-function-server.js';
@@ -68,7 +69,12 @@ export class ServedFunctionFixture {
   }
 
   #served(client: boolean): ServedFunction {
+    const page = FunctionPage.create();
+    if (typeof page === 'number') throw new Error(`no page: ${page}`);
     return new ServedFunction({
+      page,
+      keeper: { put: () => {}, drop: () => {} },
+      replies: plainReplies,
       bdf: '0000:15:00.0',
       functionSocket: this.functionSocket,
       vhostSocket: this.vhostSocket,
