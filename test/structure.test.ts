@@ -10,7 +10,8 @@ const LINES_MAX = 600;
 /** Top to bottom: a package imports only from lines below its own. */
 const LAYERS: readonly (readonly string[])[] = [
   ['testing'],
-  ['program-controller', 'program-emu', 'program-ha', 'program-vhostd', 'program-cli'],
+  ['program-controller', 'program-driver', 'program-emu', 'program-ha', 'program-vhostd', 'program-cli'],
+  ['driver-virtio-net'],
   ['host-ipc', 'host-workers'],
   ['server-vfio-user', 'server-vhost-user'],
   ['host-linux'],

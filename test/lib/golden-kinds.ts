@@ -312,6 +312,8 @@ const host: HostState = {
   bootedAt: 1_700_000_000_000,
   drivers: { '14:00.2': 'vfio-pci' },
   numVfs: { '14:00.2': 4 },
+  virtioNet: true,
+  noAutoprobe: { '14:00.2': true },
   log: [{ at: 1.5, text: 'virtio-pci 0000:14:00.2: 4 VFs enabled' }],
 };
 

@@ -6,14 +6,19 @@ import {
   findFunction,
   forgetFunctions,
   freshHost,
+  HOST_DRIVERS,
   type HostState,
   LOG_LINES_MAX,
+  loadVirtioNet,
   logged,
   logText,
+  probeFunctions,
   restoreHost,
   serialiseHost,
+  setAutoprobe,
   setNumVfs,
   unbindDriver,
+  unloadVirtioNet,
 } from './host-model.js';
 
 const NOW = 1_000_000;
@@ -69,6 +74,43 @@ describe('the host', () => {
     expect(state(unbindDriver(with2, functions, PF.bdf, 'vfio-pci', NOW)).numVfs).toEqual({});
   });
 
+  it('virtio-pci takes what nobody holds, and gives back what it holds itself', () => {
+    const held = [PF, { ...VF, inUse: true }];
+    expect(errno(bindDriver(freshHost(NOW), held, VF.bdf, 'virtio-pci', NOW))).toBe(-16);
+    const driven = state(bindDriver(freshHost(NOW), functions, VF.bdf, 'virtio-pci', NOW));
+    expect(errno(bindDriver(driven, held, VF.bdf, 'vfio-pci', NOW))).toBe(-16);
+    expect(state(unbindDriver(driven, held, VF.bdf, 'virtio-pci', NOW)).drivers).toEqual({});
+  });
+
+  it('a loaded driver takes what is free; unloaded, it leaves all, and PFs lose their VFs', () => {
+    const third = { bdf: '15:00.0', vfsMax: 0, inUse: true };
+    const all = [...functions, third];
+    const other = state(bindDriver(freshHost(NOW), all, VF.bdf, 'vfio-pci', NOW));
+    expect(probeFunctions(other, all, NOW)).toBe(other);
+    const loaded = state(loadVirtioNet(other, all, NOW));
+    expect(loaded.drivers).toEqual({ [VF.bdf]: 'vfio-pci', [PF.bdf]: 'virtio-pci' });
+    expect(loadVirtioNet(loaded, all, NOW)).toBeNull();
+    const appeared = probeFunctions(loaded, [{ ...third, inUse: false }], NOW);
+    expect(appeared.drivers[third.bdf]).toBe('virtio-pci');
+    const with2 = state(setNumVfs(appeared, all, PF.bdf, 2, NOW));
+    const unloaded = unloadVirtioNet(with2, all, NOW);
+    expect(unloaded).toMatchObject({ drivers: { [VF.bdf]: 'vfio-pci' }, numVfs: {}, virtioNet: false });
+  });
+
+  it('autoprobe belongs to PFs that have VFs', () => {
+    const off = state(setAutoprobe(freshHost(NOW), functions, PF.bdf, 0, NOW));
+    expect(off.noAutoprobe).toEqual({ [PF.bdf]: true });
+    expect(state(setAutoprobe(off, functions, PF.bdf, 1, NOW)).noAutoprobe).toEqual({});
+    expect(errno(setAutoprobe(off, functions, PF.bdf, 2, NOW))).toBe(-22);
+    expect(errno(setAutoprobe(off, functions, VF.bdf, 1, NOW))).toBe(-22);
+    expect(errno(setAutoprobe(off, functions, '1f:00.0', 1, NOW))).toBe(-19);
+  });
+
+  it('a document of a host without a module is one of a host that has not loaded it', () => {
+    const { virtioNet: _, noAutoprobe: __, ...former } = freshHost(NOW);
+    expect(restoreHost(JSON.stringify({ version: 1, ...former }))).toEqual(freshHost(NOW));
+  });
+
   it('forgets everything of functions that are gone', () => {
     const full: HostState = {
       ...freshHost(NOW),
@@ -91,7 +133,9 @@ describe('the host’s document', () => {
   const bdf = fc.constantFrom('14:00.2', '15:00.0', '1f:1f.7');
   const states = fc.record({
     bootedAt: fc.nat(),
-    drivers: fc.dictionary(bdf, fc.constant('vfio-pci' as const), { noNullPrototype: true }),
+    drivers: fc.dictionary(bdf, fc.constantFrom(...HOST_DRIVERS), { noNullPrototype: true }),
+    virtioNet: fc.boolean(),
+    noAutoprobe: fc.dictionary(bdf, fc.constant(true as const), { noNullPrototype: true }),
     numVfs: fc.dictionary(bdf, fc.integer({ min: 1, max: 1008 }), { noNullPrototype: true }),
     log: fc.array(fc.record({ at: fc.nat(), text: fc.string({ maxLength: 120 }) }), { maxLength: 5 }),
   });
@@ -125,6 +169,8 @@ describe('the host’s document', () => {
     { numVfs: { '14:00.2': 0 } },
     { numVfs: { '14:00.2': 1009 } },
     { numVfs: { '0000:14:00.2': 1 } },
+    { virtioNet: 1 },
+    { noAutoprobe: { '14:00.2': false } },
     { log: [{ at: 0 }] },
     { log: [{ at: 0, text: 'x'.repeat(121) }] },
     { log: 'x' },

@@ -6,6 +6,8 @@
  *   that decide about functions. Functions themselves are not in it: it says how many VFs the host asked each PF for,
  *   and the devices follow. The number is changed before the VFs are made or removed, so whoever finds a number that
  *   the devices do not match (a successor after a crash) knows what remains to be done.
+ *   The driver of virtio functions is a module: while it is loaded, it takes every function that appears and that nobody
+ *   holds; of the VFs only those whose PF says so (sriov_drivers_autoprobe). Whoever drives functions follows `drivers`.
  *   The model is plain JSON, kept as one small file, and not trusted when it is read back.
  *
  * Invariants
@@ -19,7 +21,7 @@ import { addressOf, formatBdf, parseBdf, rawBdf } from './identity.js';
 import { VFS_MAX } from './limits.js';
 
 /** Drivers a function can be bound to here. */
-export const HOST_DRIVERS = ['vfio-pci'] as const;
+export const HOST_DRIVERS = ['vfio-pci', 'virtio-pci'] as const;
 export type HostDriver = (typeof HOST_DRIVERS)[number];
 
 export const HOST_STATE_VERSION = 1;
@@ -41,12 +43,16 @@ export interface HostState {
   readonly drivers: Readonly<Record<string, HostDriver>>;
   /** VFs the host asked a PF for, by its address; absent: 0. */
   readonly numVfs: Readonly<Record<string, number>>;
+  /** The virtio-net driver is loaded. */
+  readonly virtioNet: boolean;
+  /** PFs whose VFs the driver does not take by itself, by address. */
+  readonly noAutoprobe: Readonly<Record<string, true>>;
   readonly log: readonly HostLogLine[];
 }
 
 /** A host that has just booted. */
 export function freshHost(now: number): HostState {
-  return { bootedAt: now, drivers: {}, numVfs: {}, log: [] };
+  return { bootedAt: now, drivers: {}, numVfs: {}, virtioNet: false, noAutoprobe: {}, log: [] };
 }
 
 /** The state with lines added to its log. */
@@ -123,13 +129,65 @@ export function bindDriver(
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
   if (state.drivers[found.bdf] !== undefined) return failures.EBUSY;
-  const drivers = { ...state.drivers, [found.bdf]: driver };
-  return logged({ ...state, drivers }, now, `${driver} 0000:${found.bdf}: bound`);
+  // vfio-pci hands the function to the one who has it open; virtio-pci opens it itself.
+  if (driver === 'virtio-pci' && found.inUse) return failures.EBUSY;
+  return bound(state, found.bdf, driver, now);
+}
+
+function bound(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
+  const drivers = { ...state.drivers, [bdf]: driver };
+  return logged({ ...state, drivers }, now, `${driver} 0000:${bdf}: bound`);
+}
+
+/** The driver meets functions that are new to it: it takes those that are free. `state` itself when it takes none. */
+export function probeFunctions(state: HostState, functions: readonly HostFunction[], now: number): HostState {
+  if (!state.virtioNet) return state;
+  return functions
+    .filter(({ bdf, inUse }) => !inUse && state.drivers[bdf] === undefined)
+    .reduce((before, { bdf }) => bound(before, bdf, 'virtio-pci', now), state);
+}
+
+/** `modprobe virtio_net`: null when it is loaded. */
+export function loadVirtioNet(
+  state: HostState,
+  functions: readonly HostFunction[],
+  now: number,
+): HostState | null {
+  if (state.virtioNet) return null;
+  const loaded = logged({ ...state, virtioNet: true }, now, 'virtio_net: loaded');
+  return probeFunctions(loaded, functions, now);
+}
+
+/** `modprobe -r virtio_net`: every function of the driver is unbound, whether the module was loaded or bound by hand. */
+export function unloadVirtioNet(
+  state: HostState,
+  functions: readonly HostFunction[],
+  now: number,
+): HostState {
+  const driven = functions.filter(({ bdf }) => state.drivers[bdf] === 'virtio-pci');
+  const unbound = driven.reduce((before, { bdf }) => released(before, bdf, 'virtio-pci', now), state);
+  return logged({ ...unbound, virtioNet: false }, now, 'virtio_net: unloaded');
+}
+
+/** `echo 0|1 > sriov_drivers_autoprobe`. */
+export function setAutoprobe(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  value: number,
+  now: number,
+): HostState | Failure {
+  const pf = findFunction(functions, text);
+  if (isFailure(pf)) return pf;
+  if (pf.vfsMax === 0 || (value !== 0 && value !== 1)) return failures.EINVAL;
+  const { [pf.bdf]: _, ...others } = state.noAutoprobe;
+  const noAutoprobe = value === 1 ? others : { ...others, [pf.bdf]: true as const };
+  return logged({ ...state, noAutoprobe }, now, `pci 0000:${pf.bdf}: sriov_drivers_autoprobe ${value}`);
 }
 
 /**
  * `echo <bdf> > drivers/<driver>/unbind`: a PF loses its VFs with its driver. Refused while somebody holds the
- * function.
+ * function through vfio-pci; virtio-pci lets go of it.
  */
 export function unbindDriver(
   state: HostState,
@@ -141,10 +199,14 @@ export function unbindDriver(
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
   if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
-  if (found.inUse) return failures.EBUSY;
-  const { [found.bdf]: _, ...drivers } = state.drivers;
-  const unbound = logged({ ...state, drivers }, now, `${driver} 0000:${found.bdf}: unbound`);
-  return (state.numVfs[found.bdf] ?? 0) === 0 ? unbound : withNumVfs(unbound, found.bdf, 0, now);
+  if (driver === 'vfio-pci' && found.inUse) return failures.EBUSY;
+  return released(state, found.bdf, driver, now);
+}
+
+function released(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
+  const { [bdf]: _, ...drivers } = state.drivers;
+  const unbound = logged({ ...state, drivers }, now, `${driver} 0000:${bdf}: unbound`);
+  return (state.numVfs[bdf] ?? 0) === 0 ? unbound : withNumVfs(unbound, bdf, 0, now);
 }
 
 /** The state without what concerns functions that are gone. */
@@ -155,6 +217,7 @@ export function forgetFunctions(state: HostState, gone: readonly string[]): Host
     ...state,
     drivers: without(state.drivers),
     numVfs: without(state.numVfs),
+    noAutoprobe: without(state.noAutoprobe),
   };
 }
 
@@ -173,15 +236,20 @@ export function restoreHost(text: string): HostState | string {
   }
   if (!isObject(value)) return 'not an object';
   if (value.version !== HOST_STATE_VERSION) return `version is not ${HOST_STATE_VERSION}`;
-  const { bootedAt, drivers, numVfs, log } = value;
+  // The last two came later: a document without them is one of a host without them.
+  const { bootedAt, drivers, numVfs, log, virtioNet = false, noAutoprobe = {} } = value;
   if (typeof bootedAt !== 'number' || !Number.isFinite(bootedAt)) return 'bootedAt is not a time';
   if (!isByFunction(drivers, isHostDriver)) return 'drivers are not drivers of functions';
   if (!isByFunction(numVfs, (count) => isCount(count, VFS_MAX))) return 'numVfs are not numbers of VFs';
+  if (typeof virtioNet !== 'boolean') return 'virtioNet is not true or false';
+  if (!isByFunction(noAutoprobe, (entry) => entry === true)) return 'noAutoprobe does not name functions';
   if (!Array.isArray(log) || log.length > LOG_LINES_MAX || !log.every(isLogLine)) return 'log is not a log';
   return {
     bootedAt,
     drivers: drivers as Record<string, HostDriver>,
     numVfs: numVfs as Record<string, number>,
+    virtioNet,
+    noAutoprobe: noAutoprobe as Record<string, true>,
     log,
   };
 }

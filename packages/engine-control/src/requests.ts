@@ -71,6 +71,8 @@ export const HOST_VERBS = [
   'warm-reboot',
   'power-cycle',
   'dmesg',
+  'autoprobe',
+  'modprobe',
 ] as const;
 export type HostVerb = (typeof HOST_VERBS)[number];
 
@@ -79,7 +81,10 @@ export interface HostRequest {
   readonly verb: HostVerb;
   /** Address of the function. */
   readonly bdf: string | null;
-  /** VFs for sriov; 1 for functions: with their configuration space. */
+  /**
+   * VFs for sriov; 1 for functions: with their configuration space; 0 or 1 for autoprobe; 1 for modprobe, 0 for
+   * modprobe -r.
+   */
   readonly value: number | null;
   readonly driver: string | null;
 }

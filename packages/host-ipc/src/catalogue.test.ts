@@ -12,7 +12,7 @@ import { RpcClient } from './rpc-client.js';
 import { type Handlers, RpcServer } from './rpc-server.js';
 import { type TemporaryRoot, temporaryRoot } from './temporary-root.fixture.js';
 
-const roles = ['controller', 'emu', 'ha', 'vhostd'] as const satisfies readonly Role[];
+const roles = ['controller', 'driver', 'emu', 'ha', 'vhostd'] as const satisfies readonly Role[];
 
 describe('catalogue', () => {
   let root: TemporaryRoot;

@@ -12,6 +12,7 @@
  *
  * Limits  requestBytesMax and replyBytesMax of each message; MESSAGE_BYTES_MAX for all of them.
  */
+import { driverEntries, driverSchemas } from './catalogue-driver.js';
 import { HOST_DEADLINE_MS } from './deadlines.js';
 import {
   anyJson,
@@ -44,7 +45,7 @@ const PROMOTION_DEADLINE_MS = 120_000;
 const STATUS_DEADLINE_MS = 2_000;
 
 /** Who may be at an end of a message. */
-export type Role = 'cli' | 'controller' | 'emu' | 'ha' | 'vfe-cli' | 'vhostd';
+export type Role = 'cli' | 'controller' | 'driver' | 'emu' | 'ha' | 'vfe-cli' | 'vhostd';
 
 /** More than any service has: 62 hotplug ports and 1,008 VFs. */
 const DEVICES_MAX = 4_096;
@@ -78,7 +79,10 @@ const queryFields = { ...selectFields, brief: boolean(), queue: optionalId };
 /** Chosen by the sender; a repetition under the same id is answered with the first answer. */
 const requestId = text(64, '^[0-9a-zA-Z-]{1,64}$');
 
-const hostVerb = oneOf('functions', 'sriov', 'bind', 'unbind', 'flr', 'warm-reboot', 'power-cycle', 'dmesg');
+const hostVerb = oneOf(
+  ...(['functions', 'sriov', 'bind', 'unbind', 'flr', 'warm-reboot', 'power-cycle', 'dmesg'] as const),
+  ...(['autoprobe', 'modprobe'] as const),
+);
 
 /** Processes of two versions speak with one another during an update: what a newer one adds is passed over. */
 const EmuStatus = tolerant({
@@ -194,6 +198,7 @@ const schemas = {
     params: object({ command: text(32, '^[a-z][a-z-]*$'), params: openObject({}) }),
     result: object({ answer: anyJson(), exitCode: integer(0, 255) }),
   },
+  ...driverSchemas,
   'device.hotplug': { params: object({ requestId, ...hotplugFields }), result: Answer },
   'device.unplug': { params: object({ requestId, ...unplugFields }), result: Answer },
   'device.list': { params: nothing, result: openObject({}) },
@@ -295,6 +300,7 @@ const entries = {
       result: { answer: { devices: [], ...success }, exitCode: 0 },
     },
   },
+  ...driverEntries,
   'device.hotplug': {
     from: 'controller',
     to: ['emu'],

@@ -61,6 +61,8 @@ export interface VirtnetPaths {
   /** What the running vfe-vhostd-ha says of its build. */
   readonly vfeHaBuild: string;
   vfePidFile(name: string): string;
+  /** Where the host's virtio-net driver answers. */
+  readonly driverIpc: string;
 }
 
 /**
@@ -109,6 +111,7 @@ export function virtnetPaths(
     vfeHaIpc: join(vfeRun, 'vhostd-ha.ipc'),
     vfeHaBuild: join(vfeRun, 'vhostd-ha.json'),
     vfePidFile: (name) => join(vfeRun, `${name}.pid`),
+    driverIpc: join(vfeRun, 'driver.ipc'),
   };
 }
 

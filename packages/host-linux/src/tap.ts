@@ -14,7 +14,17 @@
  * Limits  TAP_QUEUES_MAX queues (the kernel's MAX_TAP_QUEUES); needs CAP_NET_ADMIN and /dev/net/tun.
  */
 import { release } from 'node:os';
-import { Errno, IFREQ_UNION_AT, OpenFlag, TunFlag, TunIoctl, TunOffload } from '@virtnet/wire';
+import {
+  ARPHRD_ETHER,
+  Errno,
+  HardwareAddress,
+  IFREQ_UNION_AT,
+  NetdevIoctl,
+  OpenFlag,
+  TunFlag,
+  TunIoctl,
+  TunOffload,
+} from '@virtnet/wire';
 import { close, closeAll } from './fd.js';
 import { interfaceRequest, nameRequest, requestedName } from './interface-request.js';
 import { nativeIoctl } from './ioctl.js';
@@ -32,6 +42,7 @@ const TUN_DEVICE = '/dev/net/tun';
 export const TAP_QUEUES_MAX = 256;
 /** Size in bytes of the virtio-net header with num_buffers, which virtio 1.0 devices always use. */
 const HEADER_BYTES = 12;
+const MAC_BYTES = 6;
 const FLAGS = TunFlag.TAP | TunFlag.NO_PI | TunFlag.VNET_HDR | TunFlag.MULTI_QUEUE;
 /** First kernel whose TAPs take UDP segmentation offload. */
 const USO_KERNEL = [6, 2] as const;
@@ -129,6 +140,15 @@ export function setQueueAttached(fd: number, on: boolean): number {
 /** Turns the interface's carrier on or off. Returns 0 or -errno. */
 export function setCarrier(fd: number, on: boolean): number {
   return setWord(fd, TunIoctl.SETCARRIER, on ? 1 : 0);
+}
+
+/** Sets the MAC address (6 bytes) of the interface, in whatever network namespace it is now. Returns 0 or -errno. */
+export function setTapMac(fd: number, mac: Uint8Array): number {
+  if (mac.length !== MAC_BYTES) return -Errno.EINVAL;
+  interfaceRequest.u8.fill(0);
+  interfaceRequest.view.setUint16(IFREQ_UNION_AT, ARPHRD_ETHER, true);
+  interfaceRequest.u8.set(mac, IFREQ_UNION_AT + HardwareAddress.at.byte0);
+  return orErrno(nativeIoctl(fd, NetdevIoctl.SIFHWADDR, interfaceRequest.address));
 }
 
 /** Lets the interface stay when its last descriptor closes, or not. Returns 0 or -errno. */

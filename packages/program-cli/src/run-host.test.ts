@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Reply } from './controller.js';
+import type { DrivenFunction, DriverPort } from './driver-process.js';
 import { pciRows, runHost } from './run-host.js';
 
 const device = (bdf: string, more: Record<string, unknown> = {}) => ({
@@ -12,7 +13,24 @@ const device = (bdf: string, more: Record<string, unknown> = {}) => ({
   ...more,
 });
 
-async function run(line: string, reply?: Reply, asked: unknown[] = []) {
+/** A driver that drives `driven`; what it was asked is in `asked`. Null: none runs. */
+function driverOf(driven: readonly DrivenFunction[] | null, asked: unknown[] = []): DriverPort {
+  return {
+    sync: async (start) => {
+      asked.push({ start });
+      return driven;
+    },
+    channels: async (device, combined) => {
+      asked.push({ device, combined });
+      const found = driven?.find(({ netdev }) => netdev === device);
+      if (driven === null) return null;
+      if (found === undefined) return { errno: -19, errstr: 'No such device' };
+      return { errno: 0, errstr: 'Success', netdev: device, bdf: found.bdf, most: 31, used: combined ?? 15 };
+    },
+  };
+}
+
+async function run(line: string, reply?: Reply, asked: unknown[] = [], driver = driverOf(null)) {
   let out = '';
   let err = '';
   const code = await runHost(
@@ -30,6 +48,7 @@ async function run(line: string, reply?: Reply, asked: unknown[] = []) {
       asked.push(request);
       return reply;
     },
+    driver,
   );
   return { code, out, err };
 }
@@ -104,7 +123,7 @@ describe('virtnet-host', () => {
   ])('%s asks the controller and prints what came of it', async (line, params) => {
     const asked: unknown[] = [];
     const { code, out } = await run(line, answered(SUCCESS), asked);
-    expect(asked).toEqual([{ command: 'host', params }]);
+    expect(asked[0]).toEqual({ command: 'host', params });
     expect(JSON.parse(out)).toEqual(SUCCESS);
     expect(code).toBe(0);
   });
@@ -124,10 +143,104 @@ describe('virtnet-host', () => {
     });
   });
 
-  it.each(['modprobe -r virtio_net', 'ethtool -l eth0'])('%s is not supported', async (line) => {
+  it.each([
+    'modprobe e1000',
+    'ethtool vnet15s00f0',
+    'ethtool -S vnet15s00f0',
+    'ethtool -L vnet15s00f0 rx 4',
+    'ethtool -L vnet15s00f0 combined many',
+    'ethtool -l vnet15s00f0 -i vnet15s00f0',
+  ])('%s is not supported', async (line) => {
     const { code, out } = await run(line);
     expect(JSON.parse(out)).toEqual({ errno: -1047, errstr: 'Option is not supported' });
     expect(code).toBe(1);
+  });
+
+  describe('the virtio-net driver', () => {
+    const good: DrivenFunction = { bdf: '15:00.0', netdev: 'vnet15s00f0', failure: null };
+    const bad: DrivenFunction = {
+      bdf: '15:00.0',
+      netdev: null,
+      failure: { errno: -1, reason: 'not permitted' },
+    };
+
+    it.each([
+      ['bind 15:00.0 virtio-pci', { verb: 'bind', driver: 'virtio-pci' }, [{ start: true }]],
+      ['unbind 15:00.0 virtio-pci', { verb: 'unbind', driver: 'virtio-pci' }, [{ start: false }]],
+      ['bind 15:00.0 vfio-pci', { verb: 'bind', driver: 'vfio-pci' }, [{ start: false }]],
+      ['modprobe -v virtio-net', { verb: 'modprobe', value: 1 }, [{ start: true }]],
+      ['modprobe -r virtio_net', { verb: 'modprobe', value: 0 }, [{ start: false }]],
+      ['sriov 14:00.2 4', { verb: 'sriov', value: 4 }, [{ start: false }]],
+      ['autoprobe 14:00.2 0', { verb: 'autoprobe', value: 0 }, []],
+      ['flr 15:00.0', { verb: 'flr' }, []],
+    ])('%s: follows the state of the host', async (line, params, synced) => {
+      const asked: unknown[] = [];
+      const syncs: unknown[] = [];
+      const { code } = await run(line, answered(SUCCESS), asked, driverOf([good], syncs));
+      expect(code).toBe(0);
+      expect(asked).toMatchObject([{ command: 'host', params }]);
+      expect(syncs).toEqual(synced);
+    });
+
+    it('does not follow what was refused', async () => {
+      const syncs: unknown[] = [];
+      await run(
+        'bind 15:00.0 virtio-pci',
+        answered({ errno: -16, errstr: 'busy' }),
+        [],
+        driverOf([good], syncs),
+      );
+      expect(syncs).toEqual([]);
+    });
+
+    it('a function it cannot take is unbound again, and said to be so', async () => {
+      const asked: unknown[] = [];
+      const { code, out, err } = await run(
+        'bind 0000:15:00.0 virtio-pci',
+        answered(SUCCESS),
+        asked,
+        driverOf([bad]),
+      );
+      expect(JSON.parse(out)).toEqual({ errno: -1, errstr: 'not permitted' });
+      expect(err).toBe('virtnet-host: 0000:15:00.0: not permitted\n');
+      expect(code).toBe(1);
+      expect(asked).toMatchObject([
+        { params: { verb: 'bind', bdf: '0000:15:00.0' } },
+        { params: { verb: 'unbind', bdf: '15:00.0', driver: 'virtio-pci' } },
+      ]);
+    });
+
+    it('a driver that does not start: the function is unbound again', async () => {
+      const broken = { ...driverOf(null), sync: () => Promise.reject(new Error('does not start')) };
+      const asked: unknown[] = [];
+      const { code, err } = await run('bind 15:00.0 virtio-pci', answered(SUCCESS), asked, broken);
+      expect(code).toBe(1);
+      expect(err).toContain('does not start');
+      expect(asked).toHaveLength(2);
+    });
+
+    it('ethtool -l, -L and -i, in the form of the guide', async () => {
+      const driver = driverOf([good]);
+      const half = (name: string, combined: number) =>
+        `${name}:\nRX:             n/a\nTX:             n/a\nOther:          n/a\nCombined:       ${combined}\n`;
+      expect((await run('ethtool -l vnet15s00f0', undefined, [], driver)).out).toBe(
+        'Channel parameters for vnet15s00f0:\n' +
+          half('Pre-set maximums', 31) +
+          half('Current hardware settings', 15),
+      );
+      expect(await run('ethtool -L vnet15s00f0 combined 31', undefined, [], driver)).toMatchObject({
+        code: 0,
+        out: '',
+      });
+      expect((await run('ethtool -i vnet15s00f0', undefined, [], driver)).out).toMatch(
+        /^driver: virtio_net\nversion: 1\.0\.0\nfirmware-version: \nexpansion-rom-version: \nbus-info: 0000:15:00\.0\n/,
+      );
+      for (const none of [driver, driverOf(null)]) {
+        const { code, out } = await run('ethtool -l eth9', undefined, [], none);
+        expect(code).toBe(1);
+        expect(JSON.parse(out)).toEqual({ errno: -19, errstr: 'No such device' });
+      }
+    });
   });
 
   it.each([

@@ -2,12 +2,15 @@
  * run-host.ts: one run of virtnet-host, the host's side of the PCI functions.
  *
  * Theory
- *   Each command is one request to the controller, whose emulator holds the functions and the model of the host.
+ *   Each command is one request to the controller, whose emulator holds the functions and the model of the host. What
+ *   it changed is then brought about by the host's driver: a function that this cannot take is unbound again.
  *   Exit codes: 0 success; 1 an error that stdout or stderr describes; 2 a command line that is wrong.
  */
 import {
   failure,
+  HOST_DRIVERS,
   type HostRequest,
+  type HostVerb,
   isFailure,
   type LspciOptions,
   lspciLines,
@@ -17,25 +20,28 @@ import {
 } from '@virtnet/engine-control';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import type { Ask } from './controller.js';
+import type { ChannelsAnswer, DriverPort } from './driver-process.js';
+import { channelsText, driverText } from './ethtool-text.js';
 import { type Io, printJson } from './io.js';
 import { packageVersion } from './package-version.js';
 import { EXIT_USAGE, integer, parseWith, prepareProgram } from './usage.js';
 
 const EXIT_FAILURE = 1;
+const EIO = 5;
+const NO_DEVICE: ChannelsAnswer = { errno: -19, errstr: 'No such device' };
 
-/** Commands that will follow; they answer "Option is not supported". */
-const UNSUPPORTED_COMMANDS = {
-  autoprobe: 'bind new VFs to the driver at once or not',
-  modprobe: 'load or unload the virtio-net driver',
-  ethtool: 'show or change channels of a driver',
-} as const;
-
-/** Drivers of the host, those that will follow included. */
-const DRIVERS = ['vfio-pci', 'virtio-pci'] as const;
+/** Names of the one module that is the virtio-net driver here. */
+const MODULES: readonly string[] = ['virtio_net', 'virtio_pci'];
 
 type Task =
   | { readonly kind: 'lspci'; readonly options: LspciOptions }
   | { readonly kind: 'act'; readonly request: HostRequest }
+  | {
+      readonly kind: 'ethtool';
+      readonly show: 'channels' | 'driver';
+      readonly device: string;
+      readonly combined: number | null;
+    }
   | { readonly kind: 'unsupported' };
 
 interface LspciFlags {
@@ -74,9 +80,11 @@ function buildProgram(collect: (task: Task) => void): Command {
     program
       .command(verb)
       .description(verb === 'bind' ? 'bind a function to a driver' : 'take a function from its driver')
-      .usage(`[-h] FUNCTION {${DRIVERS.join(',')}}`)
+      .usage(`[-h] FUNCTION {${HOST_DRIVERS.join(',')}}`)
       .argument('<FUNCTION>', 'address of the function')
-      .addArgument(new Argument('<DRIVER>', 'virtio-pci is not supported yet').choices(DRIVERS))
+      .addArgument(
+        new Argument('<DRIVER>', 'virtio-pci gives the host a network interface').choices(HOST_DRIVERS),
+      )
       .action((bdf: string, driver: string) => collect(act(verb, { bdf, driver })));
   program
     .command('flr')
@@ -94,15 +102,67 @@ function buildProgram(collect: (task: Task) => void): Command {
       .description(description)
       .usage('[-h]')
       .action(() => collect(act(verb)));
-  for (const [name, description] of Object.entries(UNSUPPORTED_COMMANDS))
-    program
-      .command(name)
-      .description(`${description} (not supported yet)`)
-      .usage('...')
-      .allowUnknownOption()
-      .allowExcessArguments()
-      .action(() => collect({ kind: 'unsupported' }));
+  program
+    .command('autoprobe')
+    .description(
+      'whether VFs that a PF will have are bound to virtio-pci at once, while virtio_net is loaded',
+    )
+    .usage('[-h] PF {0,1}')
+    .argument('<PF>', 'address of the PF')
+    .argument('<VALUE>', '1, as at first, or 0', integer)
+    .action((bdf: string, value: number) => collect(act('autoprobe', { bdf, value })));
+  program
+    .command('modprobe')
+    .description('load the virtio-net driver, which then binds every function that is free; or unload it')
+    .usage('[-h] [-r] [-v] virtio_net')
+    .option('-r', 'unload it')
+    .option('-v', 'accepted')
+    .argument('<MODULE>', 'virtio_net or virtio_pci, which are one driver here')
+    .action((module: string, { r }: { r?: true }) =>
+      collect(
+        MODULES.includes(module.replace('-', '_'))
+          ? act('modprobe', { value: r === true ? 0 : 1 })
+          : { kind: 'unsupported' },
+      ),
+    );
+  addEthtool(program, collect);
   return program;
+}
+
+interface EthtoolFlags {
+  showChannels?: string;
+  setChannels?: string;
+  driver?: string;
+}
+
+function addEthtool(program: Command, collect: (task: Task) => void): void {
+  program
+    .command('ethtool')
+    .description('show or change the queue pairs of an interface of the virtio-net driver')
+    .usage('[-h] {-l DEVICE | -L DEVICE combined N | -i DEVICE}')
+    .option('-l, --show-channels <DEVICE>', 'how many queue pairs it can use, and uses')
+    .option('-L, --set-channels <DEVICE>', 'use another number of them')
+    .option('-i, --driver <DEVICE>', 'its driver and its function')
+    .argument('[PARAMETERS...]', 'combined N')
+    .allowUnknownOption()
+    .action((words: string[], flags: EthtoolFlags) => collect(ethtoolTask(words, flags)));
+}
+
+/** DEVICE is an interface or the address of a function. */
+function ethtoolTask(words: readonly string[], { showChannels, setChannels, driver }: EthtoolFlags): Task {
+  const [device, ...others] = [showChannels, setChannels, driver].filter((name) => name !== undefined);
+  const [parameter, value] = words;
+  const combined = setChannels === undefined ? null : Number(value);
+  const fits =
+    setChannels === undefined ? words.length === 0 : parameter === 'combined' && words.length === 2;
+  if (
+    device === undefined ||
+    others.length > 0 ||
+    !fits ||
+    (combined !== null && !Number.isInteger(combined))
+  )
+    return { kind: 'unsupported' };
+  return { kind: 'ethtool', show: driver === undefined ? 'channels' : 'driver', device, combined };
 }
 
 function addLspci(program: Command, collect: (task: Task) => void): void {
@@ -122,7 +182,12 @@ function addLspci(program: Command, collect: (task: Task) => void): void {
 }
 
 /** Runs virtnet-host with `argv`, the arguments behind the program's name; returns the exit code. */
-export async function runHost(argv: readonly string[], io: Io, ask: Ask): Promise<number> {
+export async function runHost(
+  argv: readonly string[],
+  io: Io,
+  ask: Ask,
+  driver: DriverPort,
+): Promise<number> {
   const tasks: Task[] = [];
   const outcome = parseWith(
     buildProgram((task) => tasks.push(task)),
@@ -136,15 +201,16 @@ export async function runHost(argv: readonly string[], io: Io, ask: Ask): Promis
       io.err(outcome.text);
       return EXIT_USAGE;
     case 'parsed':
-      return runTask(tasks[0]!, io, ask);
+      return runTask(tasks[0]!, io, ask, driver);
   }
 }
 
-async function runTask(task: Task, io: Io, ask: Ask): Promise<number> {
+async function runTask(task: Task, io: Io, ask: Ask, driver: DriverPort): Promise<number> {
   if (task.kind === 'unsupported') {
     printJson(io, failure('OPT_NOT_SUPPORTED'));
     return EXIT_FAILURE;
   }
+  if (task.kind === 'ethtool') return runEthtool(task, io, driver);
   const verbose = task.kind === 'lspci' && task.options.verbose === true;
   const looking = act('functions', { value: verbose ? 1 : 0 }) as Extract<Task, { kind: 'act' }>;
   const params = task.kind === 'lspci' ? looking.request : task.request;
@@ -158,8 +224,80 @@ async function runTask(task: Task, io: Io, ask: Ask): Promise<number> {
       return EXIT_FAILURE;
     case 'answer':
       if (task.kind === 'lspci') return showRows(reply.answer, reply.exitCode, task.options, io);
-      return showOutcome(reply.answer, task.request, io);
+      return showOutcome(await followed(reply.answer, task.request, { io, ask, driver }), task.request, io);
   }
+}
+
+interface Followers {
+  readonly io: Io;
+  readonly ask: Ask;
+  readonly driver: DriverPort;
+}
+
+/** Verbs after which other functions may be bound to the driver than before. */
+const REBINDING: readonly HostVerb[] = ['sriov', 'bind', 'unbind', 'modprobe', 'warm-reboot', 'power-cycle'];
+
+/** Lets the driver follow what was changed. The answer to show: of a function that it cannot take, why. */
+async function followed(answer: unknown, request: HostRequest, followers: Followers): Promise<unknown> {
+  const { io, driver } = followers;
+  const { verb, bdf, value } = request;
+  if (!REBINDING.includes(verb) || typeof answer !== 'object' || answer === null || isFailure(answer))
+    return answer;
+  const starts = (verb === 'bind' && request.driver === 'virtio-pci') || (verb === 'modprobe' && value === 1);
+  let shown: object = answer;
+  try {
+    let functions = await driver.sync(starts);
+    if (functions === null && verb === 'sriov' && (await anyDriven(followers)))
+      functions = await driver.sync(true);
+    for (const { bdf: failed, failure: reason } of functions ?? []) {
+      if (reason === null) continue;
+      io.err(`virtnet-host: 0000:${failed}: ${reason.reason}\n`);
+      await unbind(failed, followers);
+      if (verb === 'bind' && (bdf === failed || bdf === `0000:${failed}`))
+        shown = { errno: reason.errno, errstr: reason.reason };
+    }
+  } catch (error) {
+    io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
+    if (!starts) return answer;
+    if (verb === 'bind' && bdf !== null) await unbind(bdf, followers);
+    return { errno: -EIO, errstr: 'Input/output error' };
+  }
+  return shown;
+}
+
+async function unbind(bdf: string, { ask, driver }: Followers): Promise<void> {
+  const params = { verb: 'unbind', bdf, value: null, driver: 'virtio-pci' } as const;
+  await ask({ command: 'host', params });
+  await driver.sync(false).catch(() => null); // what went wrong is told already
+}
+
+async function anyDriven({ ask }: Followers): Promise<boolean> {
+  const params = { verb: 'functions', bdf: null, value: 0, driver: null } as const;
+  const reply = await ask({ command: 'host', params });
+  const rows = reply.kind === 'answer' ? pciRows(reply.answer) : null;
+  return rows?.some(({ driver }) => driver === 'virtio-pci') === true;
+}
+
+async function runEthtool(
+  { show, device, combined }: Extract<Task, { kind: 'ethtool' }>,
+  io: Io,
+  driver: DriverPort,
+): Promise<number> {
+  let answer: ChannelsAnswer | null;
+  try {
+    answer = await driver.channels(device, combined);
+  } catch (error) {
+    io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
+    return EXIT_FAILURE;
+  }
+  const { errno, errstr, netdev = '', bdf = '', most, used } = answer ?? NO_DEVICE;
+  if (errno !== 0) {
+    printJson(io, { errno, errstr });
+    return EXIT_FAILURE;
+  }
+  if (show === 'driver') io.out(driverText(bdf));
+  else if (combined === null) io.out(channelsText(netdev, most, used));
+  return 0;
 }
 
 /** The log as lines; of everything else the outcome. */

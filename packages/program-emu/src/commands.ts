@@ -176,7 +176,10 @@ export class Commands {
     if (isFailure(plan)) return plan;
     const made = makeDevice(emulator, plan, request.requestId);
     if (isFailure(made)) return made;
-    if (await this.#provision.save([plan])) return hotplugAnswer(plan);
+    if (await this.#provision.save([plan])) {
+      this.#host.plugged(plan.bdf);
+      return hotplugAnswer(plan);
+    }
     await unmakeDevice(emulator, made);
     return failure('REC_FILE_CREATE');
   }

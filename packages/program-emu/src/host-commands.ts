@@ -14,22 +14,27 @@ import {
   findFunction,
   firmwareLimits,
   forgetFunctions,
+  type HostDriver,
   type HostFunction,
   type HostRequest,
   type HostState,
   isFailure,
   isHostDriver,
   type JsonObject,
+  loadVirtioNet,
   logged,
   logText,
   type Outcome,
   outcomeOf,
   powerCycledFirmwareStore,
+  probeFunctions,
   type RecoveryEvent,
   recoveryDeleted,
   SUCCESS,
+  setAutoprobe,
   setNumVfs,
   unbindDriver,
+  unloadVirtioNet,
 } from '@virtnet/engine-control';
 import { readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
 import type { ControlSite } from './control-site.js';
@@ -106,6 +111,11 @@ export class HostCommands {
         if (verb === 'bind')
           return this.#changed(bindDriver(this.#state, this.#seen(), bdf, driver, Date.now()));
         return this.#unbind(bdf, driver);
+      case 'autoprobe':
+        if (bdf === null || value === null) return INVALID;
+        return this.#changed(setAutoprobe(this.#state, this.#seen(), bdf, value, Date.now()));
+      case 'modprobe':
+        return value === 0 ? this.#unload() : this.#load();
       case 'flr':
         return bdf === null ? INVALID : this.#flr(bdf);
       case 'warm-reboot':
@@ -113,6 +123,11 @@ export class HostCommands {
       case 'power-cycle':
         return this.#powerCycle();
     }
+  }
+
+  /** A function appeared. */
+  plugged(bdf: string): void {
+    this.#probe(({ host }) => host.plan.bdf === bdf);
   }
 
   /** A function that is no more, or another one now. */
@@ -134,13 +149,15 @@ export class HostCommands {
     const failed = await this.#provision.makeVfs(pfId, count);
     if (failed === null) {
       this.#announce(this.#provision.vfsOf(pfId));
+      if (this.#state.noAutoprobe[device.host.plan.bdf] === undefined)
+        this.#probe(({ host: { plan } }) => plan.pfId === pfId && plan.vfId !== null);
       return SUCCESS;
     }
     this.#change(forgetFunctions(this.#state, [device.host.plan.bdf]));
     return failed;
   }
 
-  async #unbind(bdf: string, driver: 'vfio-pci'): Promise<Outcome> {
+  async #unbind(bdf: string, driver: HostDriver): Promise<Outcome> {
     const found = findFunction(this.#seen(), bdf);
     const next = unbindDriver(this.#state, this.#seen(), bdf, driver, Date.now());
     if (isFailure(next)) return next;
@@ -149,6 +166,28 @@ export class HostCommands {
     const { kind, pfId } = found.device.host.plan;
     if (kind === FunctionKind.STATIC_PF) await this.#event('unload driver', this.#provision.vfsOf(pfId));
     return SUCCESS;
+  }
+
+  #load(): Outcome {
+    const next = loadVirtioNet(this.#state, this.#seen(), Date.now());
+    if (next !== null) this.#change(next);
+    return SUCCESS;
+  }
+
+  /** Static PFs lose their VFs with their driver. */
+  async #unload(): Promise<Outcome> {
+    const driven = this.#seen().filter(({ bdf }) => this.#state.drivers[bdf] === 'virtio-pci');
+    this.#change(unloadVirtioNet(this.#state, this.#seen(), Date.now()));
+    for (const { kind, pfId } of driven.map(({ device }) => device.host.plan))
+      if (kind === FunctionKind.STATIC_PF) await this.#event('unload driver', this.#provision.vfsOf(pfId));
+    return SUCCESS;
+  }
+
+  /** The virtio-net driver looks at functions that are new. */
+  #probe(isNew: (device: Device) => boolean): void {
+    const found = this.#seen().filter(({ device }) => isNew(device));
+    const next = probeFunctions(this.#state, found, Date.now());
+    if (next !== this.#state) this.#change(next);
   }
 
   async #flr(bdf: string): Promise<Outcome> {

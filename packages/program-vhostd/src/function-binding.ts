@@ -29,6 +29,12 @@
  *
  * Limits  MEMORY_REGIONS_MAX, the function's data queues.
  */
+import {
+  type FunctionProfile,
+  isConnectionFailure,
+  SerialQueue,
+  type VirtioFunction,
+} from '@virtnet/driver-virtio-net';
 import { close, eventfd, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linux';
 import {
   type BackendProfile,
@@ -40,12 +46,8 @@ import {
 } from '@virtnet/server-vhost-user';
 import { Errno, featureMask, VirtioFeature } from '@virtnet/wire';
 import { type FunctionPage, Phase } from './function-page.js';
-import type { FunctionProfile } from './function-probe.js';
 import { usedIndex } from './guest-index.js';
 import { PolledKicks } from './polled-kicks.js';
-import { isConnectionFailure } from './refusal.js';
-import { SerialQueue } from './serial-queue.js';
-import type { VirtioFunction } from './virtio-function.js';
 
 export interface FunctionBindingOptions {
   readonly poller: Poller;

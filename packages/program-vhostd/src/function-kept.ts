@@ -11,12 +11,12 @@
  *
  * Limits  a record that does not fit a message is not kept; that is logged, and the function served without.
  */
+import type { FunctionProfile, SavedFunction } from '@virtnet/driver-virtio-net';
 import type { Logger } from '@virtnet/host-ipc';
 import type { AnsweredRequest } from '@virtnet/server-vfio-user';
 import type { SessionSnapshot } from '@virtnet/server-vhost-user';
 import { type FunctionPage, Phase } from './function-page.js';
-import type { FunctionProfile } from './function-probe.js';
-import { encodeFunctionRecord, type SavedFunction } from './function-record.js';
+import { encodeFunctionRecord } from './function-record.js';
 import type { Keeper, Kept } from './keeper.js';
 
 export interface FunctionKeptOptions {

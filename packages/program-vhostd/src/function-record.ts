@@ -8,20 +8,14 @@
  *
  * Limits    RECORD_VERSION: a record of another version is not read.
  */
+import type { FunctionProfile, SavedFunction } from '@virtnet/driver-virtio-net';
 import { decodeRecord, encodeRecord } from '@virtnet/engine-recovery';
-import { type AnsweredRequest, type Negotiated, parseNegotiated } from '@virtnet/server-vfio-user';
+import { type AnsweredRequest, parseNegotiated } from '@virtnet/server-vfio-user';
 import { hex, isSavedSession, type SavedSession, unhex } from '@virtnet/server-vhost-user';
 import { MAC_BYTES } from '@virtnet/wire';
 import { Ajv } from 'ajv';
-import type { FunctionProfile, SavedProbe } from './function-probe.js';
 
 const RECORD_VERSION = 1;
-
-export interface SavedFunction {
-  /** Of the connection, whose descriptor is kept too. */
-  readonly negotiated: Negotiated;
-  readonly probe: SavedProbe;
-}
 
 export interface FunctionRecord {
   readonly vhostSocket: string;

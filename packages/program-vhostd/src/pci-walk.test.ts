@@ -1,6 +1,6 @@
+import { walkFunction } from '@virtnet/driver-virtio-net';
 import { PciCapability, PciHeader, VirtioPciCap, VirtioPciCapType, viewOf } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
-import { walkFunction } from './pci-walk.js';
 import { testConfigSpace } from './test-support/test-config-space.js';
 
 const lacks = (config: Uint8Array) => {

@@ -14,7 +14,9 @@
  *
  * Limits  FUNCTIONS_MAX, MGMT_PFS_MAX
  */
+
 import { existsSync } from 'node:fs';
+import { SerialQueue } from '@virtnet/driver-virtio-net';
 import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
 import { close, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
@@ -24,7 +26,6 @@ import { FunctionPage } from './function-page.js';
 import { decodeFunctionRecord } from './function-record.js';
 import type { Found, FoundFunction, Keeper, Kept, KeptSource } from './keeper.js';
 import { FUNCTIONS_MAX, MGMT_PFS_MAX } from './limits.js';
-import { SerialQueue } from './serial-queue.js';
 import { ServedFunction, type ServedFunctionOptions } from './served-function.js';
 
 export interface RegistryOptions {

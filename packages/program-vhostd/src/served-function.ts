@@ -11,6 +11,12 @@
  * Invariants
  *   I1  after stop() resolves, nothing of the function is held: no connection, no descriptor, no socket file.
  */
+import {
+  FunctionLink,
+  type FunctionProfile,
+  type LinkFailure,
+  type VirtioFunction,
+} from '@virtnet/driver-virtio-net';
 import type { Logger } from '@virtnet/host-ipc';
 import { close, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
 import { type AnsweredRequest, RequestJournal } from '@virtnet/server-vfio-user';
@@ -29,12 +35,9 @@ import { Errno, LinuxErrno } from '@virtnet/wire';
 import { VfeError } from './errors.js';
 import { FunctionBinding } from './function-binding.js';
 import { FunctionKept } from './function-kept.js';
-import { FunctionLink, type LinkFailure } from './function-link.js';
 import { type FunctionPage, Phase } from './function-page.js';
-import type { FunctionProfile } from './function-probe.js';
 import type { FunctionRecord } from './function-record.js';
 import type { Keeper, Kept } from './keeper.js';
-import type { VirtioFunction } from './virtio-function.js';
 
 export interface ServedFunctionOptions {
   /** Canonical PCI address. */

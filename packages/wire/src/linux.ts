@@ -26,6 +26,8 @@ export const SyscallNumber = {
 export const LinuxErrno = {
   /** Path longer than a socket address holds. */
   ENAMETOOLONG: 36,
+  /** Descriptor in a bad state: of a TAP that is gone, or a queue that is detached. */
+  EBADFD: 77,
   /** Socket operation on something else. */
   ENOTSOCK: 88,
   /** Address in use. */

@@ -16,20 +16,26 @@
  * Limits  retry delays of server-vhost-user; FUNCTION_TIMEOUT_MS per request.
  */
 import type { Poller } from '@virtnet/host-linux';
-import { type LastRequest, VfioUserClient, VfioUserError } from '@virtnet/server-vfio-user';
+import { type LastRequest, type Negotiated, VfioUserClient, VfioUserError } from '@virtnet/server-vfio-user';
 import { retryDelayMs } from '@virtnet/server-vhost-user';
-import { FunctionFault, type FunctionProfile } from './function-probe.js';
-import type { SavedFunction } from './function-record.js';
+import { FunctionFault, type FunctionProfile, type SavedProbe } from './function-probe.js';
 import { FUNCTION_TIMEOUT_MS } from './limits.js';
 import { VirtioFunction } from './virtio-function.js';
 
 export type LinkFailure = VfioUserError | FunctionFault;
 
+/** What a successor needs to go on with a connection. */
+export interface SavedFunction {
+  /** Of the connection, whose descriptor is kept too. */
+  readonly negotiated: Negotiated;
+  readonly probe: SavedProbe;
+}
+
 export interface FunctionLinkOptions {
   readonly path: string;
   readonly poller: Poller;
-  /** Outlives the process. */
-  readonly last: LastRequest;
+  /** Outlives the process, where a successor is to go on with the connection. */
+  readonly last?: LastRequest;
   onUp(fn: VirtioFunction): void;
   onDown(): void;
   /** An attempt failed; the first one and then every time the reason changes. */
@@ -69,7 +75,7 @@ export class FunctionLink {
       client = VfioUserClient.adopt(fd, saved.negotiated, {
         poller,
         timeoutMs: FUNCTION_TIMEOUT_MS,
-        last,
+        ...(last === undefined ? {} : { last }),
         onClose,
       });
     } catch (error) {
@@ -92,7 +98,12 @@ export class FunctionLink {
     let client: VfioUserClient | null = null;
     const onClose = () => this.#lost(client);
     try {
-      client = await VfioUserClient.connect(path, { poller, timeoutMs: FUNCTION_TIMEOUT_MS, last, onClose });
+      client = await VfioUserClient.connect(path, {
+        poller,
+        timeoutMs: FUNCTION_TIMEOUT_MS,
+        ...(last === undefined ? {} : { last }),
+        onClose,
+      });
       const fn = await VirtioFunction.probe(client);
       if (!this.#open || !client.isOpen) {
         client.close();

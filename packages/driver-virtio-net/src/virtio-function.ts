@@ -5,7 +5,7 @@
  *   A driver that never touches a ring. It negotiates features and tells the function where the rings are, which
  *   eventfds kick it and which it is to signal. From then on driver and function meet in guest memory, and this object
  *   is only asked for changes.
- *   Interrupts: vector n belongs to queue n; the vector behind the data queues, when there is one, to changes of the
+ *   Interrupts: vector n belongs to data queue n; a control queue has none; the vector behind the data queues, when there is one, to changes of the
  *   configuration. The MSI-X table is left as it is, because eventfds take the place of messages.
  *
  * States
@@ -23,7 +23,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { VfioUserClient } from '@virtnet/server-vfio-user';
 import type { RingSetup } from '@virtnet/server-vhost-user';
-import { DeviceStatus, Errno, MsixControl, PciMsix, VfioPciIrq } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  Errno,
+  hasFeature,
+  MsixControl,
+  NetConfig,
+  NetFeature,
+  NetStatus,
+  NO_VECTOR,
+  PciMsix,
+  u16,
+  VfioPciIrq,
+} from '@virtnet/wire';
 import {
   allowMemoryAccess,
   type FunctionProfile,
@@ -39,6 +51,9 @@ import { Refusal, refusalOf } from './refusal.js';
 
 const FEATURE_WORD_BITS = 32n;
 const FEATURE_WORD_MASK = (1n << FEATURE_WORD_BITS) - 1n;
+
+/** A ring to start. `enabled` null: not switched by us, commands of the control queue say which rings are used. */
+export type FunctionRing = Omit<RingSetup, 'enabled'> & { readonly enabled: boolean | null };
 
 export class VirtioFunction {
   readonly profile: FunctionProfile;
@@ -65,7 +80,8 @@ export class VirtioFunction {
     { common, msixAt }: SavedProbe,
   ): VirtioFunction {
     const registers = new FunctionRegisters(client, common);
-    return new VirtioFunction(client, { profile, common: registers, msixAt });
+    const pairs = profile.dataQueues >> 1;
+    return new VirtioFunction(client, { profile, common: registers, device: null, pairs, msixAt });
   }
 
   /** For a successor. */
@@ -97,8 +113,9 @@ export class VirtioFunction {
   /** On a function that was resumed: these rings run, and `configFd` is signalled instead of the predecessor's. */
   rejoin(running: Iterable<number>, configFd: number): Promise<number> {
     for (const index of running) this.#kicked.add(index);
-    const { vectors, dataQueues } = this.profile;
-    return vectors === dataQueues ? Promise.resolve(0) : refusalOf(this.#assignVector(dataQueues, configFd));
+    return this.tellsOfChanges
+      ? refusalOf(this.#assignVector(this.profile.dataQueues, configFd))
+      : Promise.resolve(0);
   }
 
   /** Takes every eventfd and all memory away and resets: what a predecessor left half done is gone. */
@@ -130,13 +147,30 @@ export class VirtioFunction {
     return ((await this.#probed.common.readU8('deviceStatus')) & DeviceStatus.DRIVER_OK) !== 0;
   }
 
+  /** Whether the function has a vector left that tells of changes of its configuration. */
+  get tellsOfChanges(): boolean {
+    return this.profile.vectors > this.profile.dataQueues;
+  }
+
+  /** Queue pairs it has. */
+  get pairs(): number {
+    return this.#probed.pairs;
+  }
+
+  /** Whether its link is up; of a function that has no link status, or was resumed, it is. */
+  async linkUp(): Promise<boolean> {
+    const { device } = this.#probed;
+    if (device === null || !hasFeature(this.profile.features, NetFeature.STATUS)) return true;
+    return ((await device.read(NetConfig.at.status, u16)) & NetStatus.LINK_UP) !== 0;
+  }
+
   /** Whether the function says that it cannot go on without a reset. */
   async needsReset(): Promise<boolean> {
     return ((await this.#probed.common.readU8('deviceStatus')) & DeviceStatus.NEEDS_RESET) !== 0;
   }
 
   /** Starts a ring on the initialised function. `kickFd` is what its driver signals. -EFAULT: ring not reachable. */
-  startRing(setup: RingSetup, kickFd: number): Promise<number> {
+  startRing(setup: FunctionRing, kickFd: number): Promise<number> {
     return refusalOf(this.#startRing(setup, kickFd));
   }
 
@@ -192,13 +226,13 @@ export class VirtioFunction {
     await this.#addStatus(DeviceStatus.FEATURES_OK);
     const status = await common.readU8('deviceStatus');
     if ((status & DeviceStatus.FEATURES_OK) === 0) throw new Refusal(Errno.EOPNOTSUPP);
-    const { vectors, dataQueues } = this.profile;
-    if (vectors === dataQueues) return;
+    const { dataQueues } = this.profile;
+    if (!this.tellsOfChanges) return;
     await this.#assignVector(dataQueues, configFd);
     await common.writeU16('configVector', dataQueues);
   }
 
-  async #startRing(setup: RingSetup, kickFd: number): Promise<void> {
+  async #startRing(setup: FunctionRing, kickFd: number): Promise<void> {
     const { common } = this.#probed;
     const { index } = setup;
     await common.writeU16('queueSelect', index);
@@ -206,12 +240,13 @@ export class VirtioFunction {
     await common.writeU64('queueDescriptor', setup.descriptorAddress);
     await common.writeU64('queueDriver', setup.driverAddress);
     await common.writeU64('queueDevice', setup.deviceAddress);
-    await common.writeU16('queueVector', index);
-    if ((await common.readU16('queueVector')) !== index) throw new Refusal(Errno.ENOSPC);
+    const vector = index < this.profile.dataQueues ? index : NO_VECTOR;
+    await common.writeU16('queueVector', vector);
+    if ((await common.readU16('queueVector')) !== vector) throw new Refusal(Errno.ENOSPC);
     await this.#client.queueBaseSet(index, setup.base);
-    await this.#assignVector(index, setup.callFd);
+    if (vector !== NO_VECTOR) await this.#assignVector(vector, setup.callFd);
     await this.#assignKick(index, kickFd);
-    await this.#client.queueEnable(index, setup.enabled);
+    if (setup.enabled !== null) await this.#client.queueEnable(index, setup.enabled);
     await common.writeU16('queueEnable', 1);
     // A ring that the function cannot reach stays disabled.
     if ((await common.readU16('queueEnable')) !== 1) throw new Refusal(Errno.EFAULT);

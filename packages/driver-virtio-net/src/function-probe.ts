@@ -41,6 +41,10 @@ export interface FunctionProfile {
 export interface ProbedFunction {
   readonly profile: FunctionProfile;
   readonly common: FunctionRegisters;
+  /** null: resumed, and nobody asks. */
+  readonly device: FunctionRegisters | null;
+  /** Queue pairs it has, with or without vectors. */
+  readonly pairs: number;
   /** Offset of the MSI-X capability in configuration space. */
   readonly msixAt: number;
 }
@@ -76,16 +80,15 @@ export async function probeFunction(client: VfioUserClient): Promise<ProbedFunct
   const queueCount = await common.readU16('queueCount');
   await common.writeU16('queueSelect', 0);
   const queueSizeMax = await common.readU16('queueSize');
-  const { mac, mtuBytes, pairs } = await readNetConfig(
-    new FunctionRegisters(client, layout.device),
-    features,
-  );
+  const device = new FunctionRegisters(client, layout.device);
+  const { mac, mtuBytes, pairs } = await readNetConfig(device, features);
   const { count } = await client.irqInfo(VfioPciIrq.MSIX);
   const vectors = Math.min(layout.msixVectors, count);
   const served = Math.min(pairs, vectors >> 1, queueCount >> 1);
   if (served === 0 || queueSizeMax === 0) throw new FunctionFault('no queue pair with vectors of its own');
-  const profile = { features, mac, mtuBytes, dataQueues: served * 2, queueCount, queueSizeMax, vectors };
-  return { profile, common, msixAt: layout.msixAt };
+  const dataQueues = served * 2;
+  const profile = { features, mac, mtuBytes, dataQueues, queueCount, queueSizeMax, vectors };
+  return { profile, common, device, pairs, msixAt: layout.msixAt };
 }
 
 /** Lets the function answer accesses to its BARs, reach memory and send MSI-X. */

@@ -1,0 +1,132 @@
+/**
+ * driver-process.ts: the host's virtio-net driver, as virtnet-host starts it and speaks to it.
+ *
+ * Theory
+ *   The driver is a process that belongs to the host: whoever needs it first starts it, in its own network namespace
+ *   and apart from itself, and it ends when nothing is left to drive. Whether it lives is asked of its socket: nobody
+ *   listens there any more once it is dead, whatever was left behind.
+ *
+ * Limits  START_MS until a driver that was started answers, END_MS until one that says that it ends is gone.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { VirtnetPaths } from '@virtnet/host-ipc';
+
+const START_MS = 20_000;
+const END_MS = 10_000;
+const LOOK_MS = 20;
+/** -ECONNRESET: it ended while it was asked. */
+const OVER = -104;
+
+/** A function as the driver tells of it. */
+export interface DrivenFunction {
+  readonly bdf: string;
+  readonly netdev: string | null;
+  readonly failure: { readonly errno: number; readonly reason: string } | null;
+}
+
+export interface ChannelsAnswer {
+  readonly errno: number;
+  readonly errstr: string;
+  readonly netdev?: string;
+  readonly bdf?: string;
+  readonly most?: number;
+  readonly used?: number;
+}
+
+export interface DriverPort {
+  /** What is driven, once that agrees with the host's state; null when no driver runs. `start`: then one is started. */
+  sync(start: boolean): Promise<readonly DrivenFunction[] | null>;
+  /** Queue pairs of an interface; null when no driver runs. */
+  channels(device: string, combined: number | null): Promise<ChannelsAnswer | null>;
+}
+
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** The driver below VIRTNET_ROOT. Its methods reject with an Error when it cannot be started. */
+export function driverProcess(): DriverPort {
+  const open = async () => {
+    const { RpcClient, RpcError, virtnetPaths } = await import('@virtnet/host-ipc');
+    return { RpcClient, RpcError, paths: virtnetPaths(undefined, { create: false }) };
+  };
+  return {
+    async sync(start) {
+      const { RpcClient, RpcError, paths } = await open();
+      const endMs = performance.now() + START_MS;
+      for (;;) {
+        if (!(await answers(paths.driverIpc))) {
+          if (!start) return null;
+          await startDriver(paths, endMs);
+        }
+        const client = new RpcClient(paths.driverIpc);
+        try {
+          const { functions, ending } = await client.call('driver.sync', {});
+          if (ending) await gone(paths);
+          if (ending && start && performance.now() < endMs) continue; // it read the state before it was changed
+          return functions;
+        } catch (error) {
+          if (!(error instanceof RpcError) || error.errno !== OVER || performance.now() > endMs) throw error;
+        } finally {
+          client.close();
+        }
+      }
+    },
+    async channels(device, combined) {
+      const { RpcClient, paths } = await open();
+      if (!(await answers(paths.driverIpc))) return null;
+      const client = new RpcClient(paths.driverIpc);
+      try {
+        return await client.call('driver.channels', { device, combined });
+      } finally {
+        client.close();
+      }
+    },
+  };
+}
+
+/** Whether somebody listens at a socket. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
+
+async function startDriver(paths: Pick<VirtnetPaths, 'vfeRun' | 'driverIpc'>, endMs: number): Promise<void> {
+  const main = fileURLToPath(new URL('../../program-driver/dist/main.js', import.meta.url));
+  const logPath = join(paths.vfeRun, 'driver.log');
+  const log = openSync(logPath, 'w', 0o600);
+  const child = spawn(process.execPath, ['--no-warnings', main], {
+    detached: true,
+    cwd: '/',
+    stdio: ['ignore', 'ignore', log],
+  });
+  closeSync(log);
+  let ended: string | null = null;
+  child.once('error', (error) => {
+    ended = error.message;
+  });
+  child.once('exit', (code) => {
+    ended = `exit code ${code}`;
+  });
+  child.unref();
+  for (;;) {
+    if (await answers(paths.driverIpc)) return;
+    if (ended !== null || performance.now() > endMs)
+      throw new Error(`the virtio-net driver does not start: ${ended ?? 'no answer'}; see ${logPath}`);
+    await sleep(LOOK_MS);
+  }
+}
+
+/** Its pid file is the last that it removes. */
+async function gone(paths: Pick<VirtnetPaths, 'vfePidFile'>): Promise<void> {
+  const endMs = performance.now() + END_MS;
+  while (existsSync(paths.vfePidFile('driver')) && performance.now() < endMs) await sleep(LOOK_MS);
+}
