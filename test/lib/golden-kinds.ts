@@ -37,6 +37,7 @@ import { RecoveryStore } from '../../packages/program-emu/dist/recovery-store.js
 import { testPlan } from '../../packages/program-emu/dist/test-support/test-device.js';
 import { type GoldenKind, type Json, plain } from './golden.ts';
 import { deviceKind, statePageKind } from './golden-device.ts';
+import { functionRecordKind } from './golden-function.ts';
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
 const bytesOf = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'));
@@ -383,4 +384,5 @@ export const goldenKindList: readonly GoldenKind[] = [
   updateKind,
   hostKind,
   recoveryKind,
+  functionRecordKind,
 ];

@@ -148,9 +148,9 @@ export function readChain(
   return done;
 }
 
-/** Copies bytes of one piece into the writable segments of the current chain, from `offset`; how many found room. */
+/** Copies private bytes into the writable segments of the current chain, from `offset`; how many found room. */
 export function writeChain(
-  { piece }: { readonly piece: MemoryPiece },
+  { piece }: PrivateMemory,
   at: number,
   to: DeviceRing,
   offset: number,

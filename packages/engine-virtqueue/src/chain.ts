@@ -17,7 +17,6 @@
 import type { RingFaultCode } from './fault.js';
 import type { GuestMemory, MemoryPiece } from './guest-memory.js';
 import { COPY_LOOP_BYTES_MAX } from './limits.js';
-import { PlainChains } from './plain-chains.js';
 
 const WORD_BYTES = 4;
 
@@ -27,7 +26,6 @@ export class Chain {
   readonly segmentLength: Uint32Array;
   readonly segmentPiece: Int32Array;
   readonly segmentOffset: Int32Array;
-  readonly plain = new PlainChains();
   readableCount = 0;
   writableCount = 0;
   readableBytes = 0;

@@ -6,7 +6,7 @@
  *   said, and the last answer. Descriptors are beside it, by name. It comes back from a keeper that interprets nothing,
  *   perhaps from another version of this program: it is taken only when every part of it has its shape.
  *
- * Limits    RECORD_VERSION: a record of another version is not read.
+ * Limits    FUNCTION_RECORD_VERSION: a record of another version is not read.
  */
 import type { FunctionProfile, SavedFunction } from '@virtnet/driver-virtio-net';
 import { decodeRecord, encodeRecord } from '@virtnet/engine-recovery';
@@ -15,7 +15,7 @@ import { hex, isSavedSession, type SavedSession, unhex } from '@virtnet/server-v
 import { MAC_BYTES } from '@virtnet/wire';
 import { Ajv } from 'ajv';
 
-const RECORD_VERSION = 1;
+export const FUNCTION_RECORD_VERSION = 1;
 
 export interface FunctionRecord {
   readonly vhostSocket: string;
@@ -92,14 +92,14 @@ export function encodeFunctionRecord(record: FunctionRecord): Uint8Array | null 
       reply: answered.reply && Buffer.from(answered.reply).toString('hex'),
     },
   };
-  const bytes = encodeRecord(json, RECORD_VERSION);
+  const bytes = encodeRecord(json, FUNCTION_RECORD_VERSION);
   return bytes instanceof Uint8Array ? bytes : null;
 }
 
 /** The record, or null when it is none that this version reads. */
 export function decodeFunctionRecord(bytes: Uint8Array): FunctionRecord | null {
   const decoded = decodeRecord(bytes);
-  if ('code' in decoded || decoded.payloadVersion !== RECORD_VERSION) return null;
+  if ('code' in decoded || decoded.payloadVersion !== FUNCTION_RECORD_VERSION) return null;
   const json = decoded.payload;
   if (!isRecordJson(json)) return null;
   const { profile, answered, session, function: saved } = json;

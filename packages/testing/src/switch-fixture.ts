@@ -106,13 +106,8 @@ export class SwitchedPair {
     this.transmit.resume();
   }
 
-  /** Makes a frame under a header available, framed as its parts; without any, all of it is one buffer. */
+  /** Makes a frame under a header available, framed as its parts. */
   send(frame: Uint8Array, header = netHeader({}), parts: readonly number[] = []): number {
-    if (parts.length === 0) {
-      const id = this.transmitter.add({ readable: [Uint8Array.of(...header, ...frame)] });
-      this.transmitter.publish();
-      return id;
-    }
     const readable = [header];
     let at = 0;
     for (const part of parts) {
