@@ -6,8 +6,15 @@
  *   it, so that the copies meet cold lines. A source gives frames of one size for as long as somebody reads: copies of
  *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
-import type { FramePort } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, PrivateMemory, readChain, writeChain } from '@virtnet/engine-virtqueue';
+import { type FramePort, NOT_PLAIN } from '@virtnet/engine-virtio-net';
+import {
+  copyBetween,
+  type DeviceRing,
+  type MemoryPiece,
+  PrivateMemory,
+  readChain,
+  writeChain,
+} from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
 /** Largest frame: 64 KiB of IPv6 payload with its headers. */
@@ -30,10 +37,20 @@ export class SinkPort implements FramePort {
 
   send(ring: DeviceRing, _header: Uint8Array, frameOffset: number): number {
     const bytes = ring.readableBytes - frameOffset;
-    const copied = readChain(ring, frameOffset, this.#memory, this.#at, Math.min(bytes, SLOT_BYTES));
-    const next = (this.#at + copied + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
-    this.#at = next + SLOT_BYTES > this.#memory.u8.length ? 0 : next;
+    this.#swallowed(readChain(ring, frameOffset, this.#memory, this.#at, Math.min(bytes, SLOT_BYTES)));
     return NetHeader.sizeBytes + bytes;
+  }
+
+  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+    if (bytes > SLOT_BYTES) return NOT_PLAIN;
+    copyBetween(piece, at, this.#memory.piece, this.#at, bytes);
+    this.#swallowed(bytes);
+    return NetHeader.sizeBytes + bytes;
+  }
+
+  #swallowed(bytes: number): void {
+    const next = (this.#at + bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
+    this.#at = next + SLOT_BYTES > this.#memory.piece.sizeBytes ? 0 : next;
   }
 
   receive(): number {
@@ -60,6 +77,17 @@ export class SourcePort implements FramePort {
 
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     return this.#sink.send(ring, header, frameOffset);
+  }
+
+  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+    return this.#sink.sendPlain(piece, at, bytes);
+  }
+
+  receivePlain(piece: MemoryPiece, at: number, room: number): number {
+    const bytes = this.#bytes;
+    if (bytes > room) return NOT_PLAIN;
+    copyBetween(this.#memory.piece, 0, piece, at, bytes);
+    return bytes;
   }
 
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {

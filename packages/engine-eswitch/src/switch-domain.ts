@@ -21,8 +21,8 @@
  *
  * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
  */
-import { FRAME_BYTES_MAX, type FramePort, refusal, Segmenter } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, PrivateMemory } from '@virtnet/engine-virtqueue';
+import { FRAME_BYTES_MAX, type FramePort, NOT_PLAIN, refusal, Segmenter } from '@virtnet/engine-virtio-net';
+import { type DeviceRing, type MemoryPiece, PrivateMemory } from '@virtnet/engine-virtqueue';
 import { Errno, GsoType, NetHeader, NetHeaderFlag, QueueCounter } from '@virtnet/wire';
 import { Eswitch, type EswitchOptions, Verdict } from './eswitch.js';
 import { BURST_CREDIT, UPLINK_PORT } from './limits.js';
@@ -58,7 +58,7 @@ const GSO_TYPE = NetHeader.at.gsoType;
 export class SwitchDomain {
   readonly eswitch: Eswitch;
   readonly #settled: (queue: SwitchedReceiveQueue) => void;
-  readonly #ports = new Map<number, Receivers>();
+  readonly #ports: (Receivers | undefined)[] = [];
   readonly #touched: SwitchedReceiveQueue[] = [];
   readonly #segmenter: Segmenter;
   readonly #segmentMemory: PrivateMemory;
@@ -83,7 +83,7 @@ export class SwitchDomain {
 
   /** Takes a receive queue out; its driver has been shown everything by then. */
   detach(port: number, pair: number): void {
-    const receivers = this.#ports.get(port);
+    const receivers = this.#ports[port];
     const queue = receivers?.all[pair];
     if (receivers === undefined || queue === null || queue === undefined) return;
     receivers.all[pair] = null;
@@ -95,7 +95,7 @@ export class SwitchDomain {
 
   /** The function behind a port is gone. */
   remove(port: number): void {
-    this.#ports.delete(port);
+    this.#ports[port] = undefined;
     this.eswitch.remove(port);
   }
 
@@ -113,8 +113,9 @@ export class SwitchDomain {
 
   /** A frame in private memory came in through the uplink. */
   receive(memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): void {
-    this.#frame.fromMemory(memory, offset, bytes, header);
-    this.#forward(UPLINK_PORT, 0, this.#frame);
+    const frame = this.#frame;
+    frame.fromMemory(memory, offset, bytes, header);
+    this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, 0, frame);
   }
 
   /** FramePort.send of `pair` of `port`. */
@@ -122,7 +123,18 @@ export class SwitchDomain {
     if (this.#credit <= 0) return FULL;
     const frame = this.#frame;
     frame.fromRing(ring, header, frameOffset);
-    return this.#forward(port, pair, frame);
+    return this.#forward(this.eswitch.decide(port, frame.head), port, pair, frame);
+  }
+
+  /** FramePort.sendPlain of `pair` of `port`. */
+  sendPlain(port: number, pair: number, piece: MemoryPiece, at: number, bytes: number): number {
+    if (this.#credit <= 0) return FULL;
+    const frame = this.#frame;
+    frame.fromPiece(piece, at, bytes);
+    const verdict = this.eswitch.decide(port, frame.head);
+    // The uplink takes frames out of rings only.
+    if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return NOT_PLAIN;
+    return this.#forward(verdict, port, pair, frame);
   }
 
   /** The same straight into the receive queue of the pair itself. */
@@ -130,6 +142,12 @@ export class SwitchDomain {
     const frame = this.#frame;
     frame.fromRing(ring, header, frameOffset);
     return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
+  }
+
+  loopPlain(port: number, pair: number, piece: MemoryPiece, at: number, bytes: number): number {
+    const frame = this.#frame;
+    frame.fromPiece(piece, at, bytes);
+    return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + bytes : NO_DESTINATION;
   }
 
   /** Before a transmit queue's poll. */
@@ -148,8 +166,7 @@ export class SwitchDomain {
     touched.length = 0;
   }
 
-  #forward(source: number, pair: number, frame: SwitchedFrame): number {
-    const verdict = this.eswitch.decide(source, frame.head);
+  #forward(verdict: number, source: number, pair: number, frame: SwitchedFrame): number {
     let reached = false;
     if (verdict >= 0) reached = this.#sendTo(verdict, pair, frame);
     else if (verdict !== Verdict.FLOOD) return REFUSALS[-verdict]!;
@@ -166,7 +183,7 @@ export class SwitchDomain {
   /** Whether somebody at `port` may receive; what became of the frame is the receiver's to count. */
   #sendTo(port: number, pair: number, frame: SwitchedFrame): boolean {
     if (port !== UPLINK_PORT) {
-      const receivers = this.#ports.get(port);
+      const receivers = this.#ports[port];
       return receivers !== undefined && this.#deliver(receivers, pair, frame);
     }
     this.#credit--;
@@ -185,6 +202,7 @@ export class SwitchDomain {
       this.#touched.push(queue);
     }
     if (!queue.wants(frame)) return true;
+    if (frame.plain && queue.deliverPlain(frame)) return true;
     const gsoType = frame.header[GSO_TYPE]!;
     if (gsoType === GsoType.NONE || queue.offloads.takes(gsoType, frame.head)) queue.deliver(frame);
     else this.#cut(queue, frame);
@@ -210,10 +228,10 @@ export class SwitchDomain {
   }
 
   #receivers(port: number): Receivers {
-    let receivers = this.#ports.get(port);
+    let receivers = this.#ports[port];
     if (receivers === undefined) {
       receivers = { all: [], active: [] };
-      this.#ports.set(port, receivers);
+      this.#ports[port] = receivers;
       this.eswitch.add(port);
     }
     return receivers;

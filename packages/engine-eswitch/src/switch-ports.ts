@@ -1,6 +1,6 @@
 /** What the transmit queue of a pair sends its frames to: the switch, or, for measuring, straight back. */
 import type { FramePort } from '@virtnet/engine-virtio-net';
-import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import type { DeviceRing, MemoryPiece } from '@virtnet/engine-virtqueue';
 import { Errno } from '@virtnet/wire';
 import type { SwitchDomain } from './switch-domain.js';
 
@@ -25,6 +25,10 @@ export class SwitchPort implements FramePort {
     return this.#domain.send(this.#port, this.#pair, ring, header, frameOffset);
   }
 
+  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+    return this.#domain.sendPlain(this.#port, this.#pair, piece, at, bytes);
+  }
+
   receive(): number {
     return EMPTY;
   }
@@ -45,6 +49,10 @@ export class LoopPort implements FramePort {
 
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     return this.#domain.loop(this.#port, this.#pair, ring, header, frameOffset);
+  }
+
+  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+    return this.#domain.loopPlain(this.#port, this.#pair, piece, at, bytes);
   }
 
   receive(): number {

@@ -6,6 +6,8 @@
  *   available. So the queue asks for no kicks; new buffers are found when they are needed. What the driver does not
  *   want (link, filter) is dropped before a byte is copied. A driver without a buffer loses the frame, under a counter
  *   of its own: nobody waits for it, or one slow guest would stop all others.
+ *   For plain frames (port.ts of engine-virtio-net) the ring's simple chains are laid out in advance; whatever does not
+ *   fit that goes the long way, chain by chain, and what was laid out is forgotten.
  *
  * Parties
  *   switch   delivers, then flushes once per burst, on the thread that owns both rings.
@@ -25,7 +27,7 @@ import {
   ReceiveHeader,
   ReceiveOffloads,
 } from '@virtnet/engine-virtio-net';
-import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
+import { copyBetween, PLAIN_CHAINS_MAX, QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
 import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
 import type { SwitchedFrame } from './switched-frame.js';
 
@@ -59,6 +61,12 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   /** A frame may fill several chains (MRG_RXBUF). */
   readonly #mergeable: boolean;
   #unpublished = 0;
+  readonly #shortWay: boolean;
+  /** Chains laid out in the ring's `plain`, and the next of them. */
+  #plainCount = 0;
+  #plainNext = 0;
+  /** How many are laid out at a time: fewer while they are often forgotten. */
+  #stretch = PLAIN_CHAINS_MAX;
 
   constructor(options: SwitchedReceiveOptions) {
     super(options.ring, options.block);
@@ -70,6 +78,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#filter = options.filter;
     this.#countSizes = options.countSizes === true;
     this.#mergeable = hasFeature(options.features, NetFeature.MRG_RXBUF);
+    this.#shortWay = this.#header.frameOffset === NetHeader.sizeBytes;
     this.waitsFor = QueueWait.PORT;
   }
 
@@ -89,10 +98,41 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     return false;
   }
 
+  /** Copies a wanted plain frame into the next chain, if that is simple and long enough; else nothing happens. */
+  deliverPlain({ piece, offset, bytes }: SwitchedFrame): boolean {
+    if (this.#plainNext === this.#plainCount && !this.#layOut()) return false;
+    const { ring, ledger } = this;
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { frameOffset, plainBytesMax } = this.#header;
+    const chain = this.#plainNext;
+    if (bytes > lengths[chain]! - frameOffset || bytes > plainBytesMax) return false;
+    const target = ring.memory.pieces[places[chain]!]!;
+    const at = offsets[chain]!;
+    ledger.begin();
+    copyBetween(piece, offset, target, at + frameOffset, bytes);
+    ReceiveHeader.writePlain(target.view, at, 1);
+    if (this.#countSizes) ledger.countSize(bytes);
+    this.#plainNext = chain + 1;
+    ledger.completePlain(chain, 1, bytes, frameOffset + bytes);
+    if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+    return true;
+  }
+
+  #layOut(): boolean {
+    if (!this.#shortWay || this.fault !== null) return false;
+    this.#plainNext = 0;
+    this.#plainCount = this.ring.scan(this.#stretch, true);
+    this.#stretch = Math.min(2 * this.#stretch, PLAIN_CHAINS_MAX);
+    return this.#plainCount > 0;
+  }
+
   /** Copies a wanted frame into the next chain that takes it. False when the driver has none. */
   deliver(frame: SwitchedFrame): boolean {
     const { ring, ledger } = this;
     const header = this.#header;
+    if (this.#plainCount > 0) this.#stretch = this.#plainNext + 1;
+    this.#plainNext = 0;
+    this.#plainCount = 0;
     for (;;) {
       const segments = this.fault === null ? ring.take() : 0;
       if (segments === 0) {

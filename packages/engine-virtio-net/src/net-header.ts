@@ -56,6 +56,8 @@ const { NEEDS_CSUM, DATA_VALID } = NetHeaderFlag;
 const { flags: FLAGS, gsoType: GSO_TYPE, hdrLen: HDR_LEN, gsoSize: GSO_SIZE } = NetHeader.at;
 const { csumStart: CSUM_START, csumOffset: CSUM_OFFSET, numBuffers: NUM_BUFFERS } = NetHeader.at;
 const HEADER_WORDS = NetHeader.sizeBytes / 4;
+/** What a header asks for with, in its first word; a frame without any of it is plain. */
+export const PLAIN_MASK = NEEDS_CSUM | 0xff00;
 const ETHERNET_BYTES = Ethernet.HEADER_BYTES;
 
 /** IP versions a kind of GSO may come with. */
@@ -99,7 +101,8 @@ abstract class FrameHeader {
   /** Per GsoType: the IP versions it may come with. */
   readonly #families = new Uint8Array(Math.max(...Object.values(GsoType)) + 1);
   readonly #ecn: boolean;
-  readonly #frameBytesMax: number;
+  /** Longest frame without GSO and tags. */
+  readonly plainBytesMax: number;
 
   /** `mtu` 0: frames of any size. */
   constructor(features: bigint, mtu: number, ecn: number) {
@@ -111,7 +114,7 @@ abstract class FrameHeader {
     this.view = new DataView(memory);
     this.words = new Int32Array(memory);
     this.#ecn = hasFeature(features, ecn);
-    this.#frameBytesMax = mtu === 0 ? FRAME_BYTES_MAX : mtu + ETHERNET_BYTES;
+    this.plainBytesMax = mtu === 0 ? FRAME_BYTES_MAX : mtu + ETHERNET_BYTES;
   }
 
   protected allow(features: bigint, feature: number, gso: GsoType, families: number): void {
@@ -123,7 +126,7 @@ abstract class FrameHeader {
 
   /** Whether a frame without GSO is within the MTU, tags not counted (failure F16). */
   protected fits(ring: DeviceRing, frameBytes: number): HeaderVerdict {
-    const excess = frameBytes - this.#frameBytesMax;
+    const excess = frameBytes - this.plainBytesMax;
     if (excess <= 0) return ACCEPT;
     if (excess > TAGS_MAX * Ethernet.TAG_BYTES) return DROP_MTU;
     this.peek(ring, 0, this.head, HEAD_BYTES);
@@ -280,6 +283,13 @@ export class ReceiveHeader extends FrameHeader {
     const { frameOffset } = this;
     const whole = frameOffset % 4 === 0 && ring.writeWords(this.words, frameOffset / 4);
     if (!whole) ring.scatter(0, this.whole, 0, frameOffset);
+  }
+
+  /** Writes the header of a plain frame in `buffers` buffers, which are NetHeader.sizeBytes bytes from `at` on. */
+  static writePlain(view: DataView, at: number, buffers: number): void {
+    view.setInt32(at, 0);
+    view.setInt32(at + 4, 0);
+    view.setInt32(at + 8, buffers << 16, true); // numBuffers is its upper half
   }
 
   /** The first bytes of the frame in the current chain, for a filter; valid until the next call. */

@@ -5,6 +5,8 @@
  *   A port moves one frame at a time between a ring's current chain and whatever stands behind it (a TAP, a switch).
  *   The frame never passes through a buffer of the queue's: the port works on the chain's segments. The frame header
  *   does: it lies in private memory, so that what was judged is what is used.
+ *   A plain frame is one whose header asks for nothing and which lies in one piece of memory, as most do. A port may have
+ *   a short way for it, without a chain and without a header.
  *
  * Parties
  *   queue    owns the ring and the header; judges, counts, gives chains back.
@@ -18,7 +20,7 @@
  *
  * Limits  one frame a call.
  */
-import type { DeviceRing } from '@virtnet/engine-virtqueue';
+import type { DeviceRing, MemoryPiece } from '@virtnet/engine-virtqueue';
 import { QueueCounter } from '@virtnet/wire';
 
 /** Above every errno. */
@@ -30,6 +32,9 @@ export const refusal = (counter: QueueCounter): number => -REFUSAL_BASE - counte
 /** The counter for a frame that was not sent with this result. */
 export const counterOfRefusal = (result: number): QueueCounter =>
   result <= -REFUSAL_BASE ? ((-REFUSAL_BASE - result) as QueueCounter) : QueueCounter.DROP_TAP_ERROR;
+
+/** A result of the short way: nothing happened, and the frame has to go the long way. */
+export const NOT_PLAIN = -REFUSAL_BASE;
 
 export interface FramePort {
   /** Where `receive` leaves the end of a frame that the segments had no room for. */
@@ -48,4 +53,13 @@ export interface FramePort {
    * did not fit; what found no room is then the first bytes of `overflow`, until the next call. -EAGAIN when no frame waits; another -errno on failure.
    */
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
+
+  /** Sends the plain frame that is `bytes` bytes of `piece` from `at` on. Returns what send() does, or NOT_PLAIN. */
+  sendPlain?(piece: MemoryPiece, at: number, bytes: number): number;
+
+  /**
+   * Receives one plain frame of at most `room` bytes into `piece` from `at` on. Returns its bytes; -EAGAIN when no frame
+   * waits; NOT_PLAIN when the next one is not plain or longer.
+   */
+  receivePlain?(piece: MemoryPiece, at: number, room: number): number;
 }

@@ -97,6 +97,11 @@ export class ReceiveFilter {
     }
   }
 
+  /** Whether every frame is wanted. */
+  get acceptsAll(): boolean {
+    return this.#promiscuous;
+  }
+
   /** Judges a frame by its destination, the first six bytes of `frame`, and its VLAN id (UNTAGGED for none). */
   accepts(frame: Uint8Array, vlan: number): FilterVerdict {
     if (this.#promiscuous) return ACCEPT;

@@ -148,9 +148,9 @@ export function readChain(
   return done;
 }
 
-/** Copies private bytes into the writable segments of the current chain, from `offset`; how many found room. */
+/** Copies bytes of one piece into the writable segments of the current chain, from `offset`; how many found room. */
 export function writeChain(
-  { piece }: PrivateMemory,
+  { piece }: { readonly piece: MemoryPiece },
   at: number,
   to: DeviceRing,
   offset: number,

@@ -17,6 +17,7 @@
 import type { RingFaultCode } from './fault.js';
 import type { GuestMemory, MemoryPiece } from './guest-memory.js';
 import { COPY_LOOP_BYTES_MAX } from './limits.js';
+import { PlainChains } from './plain-chains.js';
 
 const WORD_BYTES = 4;
 
@@ -26,6 +27,7 @@ export class Chain {
   readonly segmentLength: Uint32Array;
   readonly segmentPiece: Int32Array;
   readonly segmentOffset: Int32Array;
+  readonly plain = new PlainChains();
   readableCount = 0;
   writableCount = 0;
   readableBytes = 0;

@@ -8,6 +8,7 @@
  *   visible to the driver with publish(), once per burst.
  *   A frame may need more than one chain: extend() adds the next one behind what is current, and giveFilled() hands
  *   back those that were filled, all at once.
+ *   The short way past all that: scan() lays a burst of simple chains out at once, and givePlain() hands them back.
  *
  * States            no chain -> current (take, then extend) -> no chain (give, giveFilled, untake);
  *                   any -> broken (take finds a fault whose remedy is needs-reset)
@@ -23,6 +24,7 @@
  */
 import type { RingFault, RingFaultCode } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
+import type { PlainChains } from './plain-chains.js';
 
 export interface DeviceRing {
   readonly queueSize: number;
@@ -85,6 +87,19 @@ export interface DeviceRing {
    * Returns how many were handed back.
    */
   giveFilled(writtenBytes: number): number;
+  /**
+   * Lays out, in `plain`, the next available chains that are a single buffer in one piece of memory, for the device to
+   * write or to read; how many, at most `most` and PLAIN_CHAINS_MAX. It ends in front of the first chain that is
+   * anything else, and finds no faults: that is take()'s. Changes nothing, and nothing stays current.
+   */
+  scan(most: number, writable: boolean): number;
+  /** What scan() found, until the next scan(), take() or give(). */
+  readonly plain: PlainChains;
+  /**
+   * Hands back `count` chains of `plain` from `first` on, all but the last one full, with `writtenBytes` in all. Chains
+   * are handed back in their order, and none is left out.
+   */
+  givePlain(first: number, count: number, writtenBytes: number): void;
   /** Forgets what is current; the next take() begins with the same chain again. */
   untake(): void;
 

@@ -19,6 +19,7 @@ export * from './limits.js';
 export * from './notification.js';
 export * from './open-ring.js';
 export * from './packed-ring.js';
+export * from './plain-chains.js';
 export * from './queue-ledger.js';
 export * from './split-ring.js';
 export * from './worked-queue.js';

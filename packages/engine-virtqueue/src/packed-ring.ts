@@ -53,7 +53,7 @@ import type { DeviceRing } from './device-ring.js';
 import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
 import { SeamEntry, tableDefect } from './indirect-table.js';
-import { CHAIN_SEGMENTS_MAX } from './limits.js';
+import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { openParts, type RingParts } from './ring-parts.js';
 
 export interface PackedRingConfig {
@@ -94,6 +94,7 @@ const AVAILABLE_0 = PackedFlag.USED << PACKED_FLAGS_SHIFT;
 const NEXT_BIT = NEXT << PACKED_FLAGS_SHIFT;
 const WRITE_BIT = WRITE << PACKED_FLAGS_SHIFT;
 const INDIRECT_BIT = INDIRECT << PACKED_FLAGS_SHIFT;
+const KIND_BITS = NEXT_BIT | WRITE_BIT | INDIRECT_BIT;
 
 /** Where a half of a position lies in two laps of `queueSize`, -1 when it is in none. */
 function lapOffset(half: number, queueSize: number): number {
@@ -226,6 +227,54 @@ export class PackedRing extends Chain implements DeviceRing {
     this.chainEnds[chainCount - 1] = writableBytes;
     this.chainCount = chainCount + 1;
     return true;
+  }
+
+  scan(most: number, writable: boolean): number {
+    if (this.#broken || (this.#waiting === 0 && this.#look() === 0)) return 0;
+    return this.#scan(Math.min(this.#waiting, most, PLAIN_CHAINS_MAX), writable ? WRITE_BIT : 0);
+  }
+
+  #scan(count: number, wanted: number): number {
+    const { pieces, offsets, lengths, ids } = this.plain;
+    const memory = this.memory;
+    const table = this.#table;
+    const size = this.queueSize;
+    let { piece, pieceIndex } = memory;
+    let { iovaHigh, iovaLow, sizeBytes } = piece;
+    let slot = this.#index;
+    let i = 0;
+    for (; i < count; i++) {
+      const at = slot << DESCRIPTOR_WORDS_SHIFT;
+      const low = table[at + ADDRESS_LOW]!;
+      const high = table[at + ADDRESS_HIGH]!;
+      const length = table[at + LENGTH]!;
+      const word = table[at + ID_FLAGS]!;
+      if ((word & KIND_BITS) !== wanted || length <= 0) break;
+      let offset = (low - iovaLow) | 0;
+      if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) {
+        if (memory.translate(high, low, length) !== length) break;
+        ({ piece, pieceIndex, offset } = memory);
+        ({ iovaHigh, iovaLow, sizeBytes } = piece);
+      }
+      if (wanted !== 0 && !piece.writable) break;
+      pieces[i] = pieceIndex;
+      offsets[i] = offset;
+      lengths[i] = length;
+      ids[i] = word & ID_MASK;
+      if (++slot === size) slot = 0;
+    }
+    return i;
+  }
+
+  givePlain(first: number, count: number, writtenBytes: number): void {
+    if (this.#noted + count > this.#journalMax) this.#makeRoom();
+    const { ids, lengths } = this.plain;
+    let left = writtenBytes;
+    for (let i = first; i < first + count; i++) {
+      const bytes = i === first + count - 1 ? left : lengths[i]!;
+      this.#noteOne(ids[i]!, 1, bytes);
+      left -= bytes;
+    }
   }
 
   give(writtenBytes: number): void {
@@ -378,9 +427,12 @@ export class PackedRing extends Chain implements DeviceRing {
 
   /** Notes the answer to current chain `chain` and moves on behind it. */
   #note(chain: number, writtenBytes: number): void {
-    const slots = this.#slots[chain]!;
+    this.#noteOne(this.#ids[chain]!, this.#slots[chain]!, writtenBytes);
+  }
+
+  #noteOne(id: number, slots: number, writtenBytes: number): void {
     const at = this.#noted * JOURNAL_ENTRY_WORDS;
-    this.#journal[at] = this.#ids[chain]! | (slots << 16);
+    this.#journal[at] = id | (slots << 16);
     this.#journal[at + 1] = writtenBytes;
     this.#noted++;
     this.#notedSlots += slots;

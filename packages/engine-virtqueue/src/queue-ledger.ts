@@ -97,6 +97,28 @@ export class QueueLedger {
     counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + chains;
   }
 
+  /** completeFrame for a frame in `count` chains of the ring's `plain` from `first` on. */
+  completePlain(first: number, count: number, frameBytes: number, writtenBytes: number): void {
+    const counters = this.#counters;
+    const words = this.#words;
+    const ring = this.#ring;
+    counters[FRAMES] = counters[FRAMES]! + 1;
+    counters[BYTES] = counters[BYTES]! + frameBytes;
+    counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + count;
+    ring.givePlain(first, count, writtenBytes);
+    words[POSITION] = ring.position;
+    words[IN_FLIGHT] = 0;
+  }
+
+  /** completeDrop for chain `index` of the ring's `plain`. */
+  dropPlain(index: number, reason: QueueCounter): void {
+    this.count(reason);
+    this.count(COMPLETED_DESC);
+    this.#ring.givePlain(index, 1, 0);
+    this.#words[POSITION] = this.#ring.position;
+    this.#words[IN_FLIGHT] = 0;
+  }
+
   /** Hands the current chain back unused, under a reason to drop. */
   completeDrop(reason: QueueCounter): void {
     this.count(reason);

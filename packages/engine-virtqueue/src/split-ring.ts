@@ -48,7 +48,7 @@ import type { DeviceRing } from './device-ring.js';
 import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
 import { SeamEntry, tableDefect } from './indirect-table.js';
-import { CHAIN_SEGMENTS_MAX } from './limits.js';
+import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { needsEvent } from './notification.js';
 import { openParts, type RingParts } from './ring-parts.js';
 
@@ -75,6 +75,7 @@ const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
 const { FLAGS, INDEX, FIRST_ENTRY } = RingWord;
 const ENTRY_BYTES = VirtqDescriptor.sizeBytes;
 const INDEX_MASK = 0xffff;
+const KIND = NEXT | WRITE | INDIRECT;
 
 export class SplitRing extends Chain implements DeviceRing {
   readonly queueSize: number;
@@ -189,6 +190,67 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#heads[chainCount] = head;
     this.chainCount = chainCount + 1;
     return true;
+  }
+
+  scan(most: number, writable: boolean): number {
+    if (this.#broken) return 0;
+    const position = this.#position;
+    let waiting = (this.#seen - position) & INDEX_MASK;
+    if (waiting < most) {
+      const index = Atomics.load(this.#available, INDEX);
+      waiting = (index - position) & INDEX_MASK;
+      if (waiting > this.queueSize) return 0; // take() says what is wrong
+      this.#seen = index;
+    }
+    return this.#scan(position, Math.min(waiting, most, PLAIN_CHAINS_MAX), writable ? WRITE : 0);
+  }
+
+  #scan(position: number, count: number, wanted: number): number {
+    const { pieces, offsets, lengths, ids } = this.plain;
+    const memory = this.memory;
+    const table = this.#table;
+    const available = this.#available;
+    const mask = this.#mask;
+    let { piece, pieceIndex } = memory;
+    let { iovaHigh, iovaLow, sizeBytes } = piece;
+    let i = 0;
+    for (; i < count; i++) {
+      const head = available[FIRST_ENTRY + ((position + i) & mask)]!;
+      if (head > mask) break;
+      const at = head << DESCRIPTOR_WORDS_SHIFT;
+      const low = table[at + ADDRESS_LOW]!;
+      const high = table[at + ADDRESS_HIGH]!;
+      const length = table[at + LENGTH]!;
+      if ((table[at + FLAGS_NEXT]! & KIND) !== wanted || length <= 0) break;
+      let offset = (low - iovaLow) | 0;
+      if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) {
+        if (memory.translate(high, low, length) !== length) break;
+        ({ piece, pieceIndex, offset } = memory);
+        ({ iovaHigh, iovaLow, sizeBytes } = piece);
+      }
+      if (wanted !== 0 && !piece.writable) break;
+      pieces[i] = pieceIndex;
+      offsets[i] = offset;
+      lengths[i] = length;
+      ids[i] = head;
+    }
+    return i;
+  }
+
+  givePlain(first: number, count: number, writtenBytes: number): void {
+    const { ids, lengths } = this.plain;
+    const elements = this.#usedElements;
+    const position = this.#position;
+    let left = writtenBytes;
+    for (let i = 0; i < count; i++) {
+      const slot = (position + i) & this.#mask;
+      const at = UsedWord.FIRST_ELEMENT + (slot << UsedWord.WORDS_PER_ELEMENT_SHIFT);
+      const bytes = i === count - 1 ? left : lengths[first + i]!;
+      elements[at] = ids[first + i]!;
+      elements[at + UsedWord.LENGTH] = bytes;
+      left -= bytes;
+    }
+    this.#position = (position + count) & INDEX_MASK;
   }
 
   give(writtenBytes: number): void {

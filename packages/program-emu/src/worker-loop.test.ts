@@ -98,6 +98,20 @@ describe('worker loop', () => {
     expect(pair.transmit.wantsKick).toBe(true);
   });
 
+  it('a queue that moved a stream of frames stays busy for as many turns more', () => {
+    start(TRANSMIT);
+    const frames = Array.from({ length: 10 }, (_, i) => i);
+    pair.offerFrames(...frames);
+    sender.ring(TRANSMIT);
+    loop.drainMailbox();
+    loop.turn();
+    expect(pair.arrived()).toHaveLength(frames.length);
+    for (let i = 0; i < IDLE_TURNS_MAX + frames.length; i++) loop.turn();
+    expect(pair.transmit.wantsKick).toBe(false);
+    loop.turn();
+    expect(pair.transmit.wantsKick).toBe(true);
+  });
+
   it('a kick that brings nothing is counted, and is no fault', () => {
     start(TRANSMIT);
     for (let i = 0; i < 3; i++) ringDoorbell(TRANSMIT);

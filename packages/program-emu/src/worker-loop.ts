@@ -3,9 +3,9 @@
  *
  * Theory
  *   Queues are either busy or asleep. A busy queue is polled every turn with its kicks suppressed; one that stays
- *   empty for IDLE_TURNS_MAX turns arms its notifications, looks once more, and goes to sleep. What wakes a queue:
- *   its kick event or doorbell, and for the representor's side readiness of the TAP (edge-triggered, so nothing is
- *   drained). With no busy queue the thread sleeps in epoll and costs no CPU.
+ *   empty for IDLE_TURNS_MAX turns (more after a stream of frames) arms its notifications, looks once more, and goes to
+ *   sleep. What wakes a queue: its kick event or doorbell, and for the representor's side readiness of the TAP
+ *   (edge-triggered, so nothing is drained). With no busy queue the thread sleeps in epoll and costs no CPU.
  *   Where interrupts are moderated, one may wait while its queue is busy or asleep: it is looked at each turn, and a
  *   timer ends a sleep for it.
  *
@@ -60,7 +60,14 @@ import {
   type WorkerReport,
 } from './datapath-protocol.js';
 import { memoryRegions } from './device-memory.js';
-import { CHAIN_SEGMENTS_MAX, FRAME_SEGMENTS_MAX, IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
+import {
+  CHAIN_SEGMENTS_MAX,
+  EVENT_LOOK_FRAMES,
+  FRAME_SEGMENTS_MAX,
+  IDLE_TURNS_MAX,
+  IDLE_TURNS_MORE,
+  POLL_BUDGET,
+} from './limits.js';
 import { PageViews } from './page-views.js';
 import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
@@ -71,7 +78,7 @@ import { TapPort } from './tap-port.js';
 const TokenKind = { WAKE: 0, KICK: 1, TAP: 2, UPLINK: 3 } as const;
 const TOKEN_SHIFT = 2;
 
-/** Turns between two looks at the descriptors while queues are busy but empty. */
+/** Most turns between two looks at the descriptors while queues are busy. */
 const EVENT_LOOK_TURNS = 8;
 /** Turns between two looks at the clock. */
 const CLOCK_LOOK_TURNS = 256;
@@ -99,6 +106,8 @@ interface Entry {
   /** Words of its block of the state page; of nobody's for an uplink. */
   readonly words: Uint32Array;
   idleTurns: number;
+  /** Frames since it woke up, as far as they count. */
+  streak: number;
   busy: boolean;
   faulted: boolean;
 }
@@ -177,6 +186,7 @@ export class WorkerLoop {
   /** Runs until a 'stop' message. */
   run(): void {
     let turn = 0;
+    let frames = 0;
     while (!this.#stopped) {
       this.#mailbox.beat();
       this.#lane.beat();
@@ -199,7 +209,10 @@ export class WorkerLoop {
       const worked = this.turn();
       turn = (turn + 1) | 0;
       if (turn % CLOCK_LOOK_TURNS === 0) this.#switching.tick();
-      if (worked > 0 || turn % EVENT_LOOK_TURNS === 0) this.#takeEvents(0);
+      frames += worked;
+      if (frames < EVENT_LOOK_FRAMES && turn % EVENT_LOOK_TURNS !== 0) continue;
+      frames = 0;
+      this.#takeEvents(0);
     }
   }
 
@@ -213,8 +226,13 @@ export class WorkerLoop {
       worked += frames;
       if (frames > 0) {
         entry.idleTurns = 0;
-      } else if (entry.faulted || (++entry.idleTurns > IDLE_TURNS_MAX && !this.#arm(entry))) {
+        if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
+      } else if (
+        entry.faulted ||
+        (++entry.idleTurns > IDLE_TURNS_MAX + Math.min(entry.streak, IDLE_TURNS_MORE) && !this.#arm(entry))
+      ) {
         entry.busy = false;
+        entry.streak = 0;
         busy[i] = busy[busy.length - 1]!;
         busy.pop();
       }
@@ -389,6 +407,7 @@ export class WorkerLoop {
       block,
       words: block.words,
       idleTurns: 0,
+      streak: 0,
       busy: false,
       faulted: false,
     };
@@ -426,7 +445,7 @@ export class WorkerLoop {
     if (now === null) return;
     const free = this.#uplinks.indexOf(null);
     const index = free < 0 ? this.#uplinks.length : free;
-    const state = { idleTurns: 0, busy: false, faulted: false, moderation: null, block: null };
+    const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
     const words = new Uint32Array(QUEUE_COUNTERS_AT * 2);
     const entry = {
       slot: NO_SLOT,

@@ -15,7 +15,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Crash, CrashPoints } from './crash-points.js';
 import { DriverMemory } from './driver-memory.js';
-import { MemoryPort } from './memory-port.js';
+import { MemoryPort, PlainMemoryPort } from './memory-port.js';
 import { netHeader, shapeFrame } from './net-fixture.js';
 import { PackedDriver } from './packed-driver.js';
 import { packedPosition } from './packed-ring-fixture.js';
@@ -37,6 +37,8 @@ interface Mode {
   readonly eventIdx: boolean;
   /** Mergeable buffers, of which a frame needs one to four. */
   readonly spread?: boolean;
+  /** Frames in one buffer, at a port with a short way for them. */
+  readonly plain?: boolean;
 }
 
 interface World extends Mode {
@@ -58,7 +60,8 @@ function makeWorld(direction: World['direction'], mode: Mode): World {
       : new PackedDriver({ ...common, startPosition: start });
   const page = new ArrayBuffer(statePageSize(1));
   queueBlock(page, 0).words.set([start, start], QueueWord.POSITION);
-  return { ...mode, driver, memory, port: new MemoryPort(), page, crashes: new CrashPoints(), direction };
+  const port = mode.plain === true ? new PlainMemoryPort() : new MemoryPort();
+  return { ...mode, driver, memory, port, page, crashes: new CrashPoints(), direction };
 }
 
 /** What a successor does: everything from memory, nothing from the dead one's objects. */
@@ -154,7 +157,9 @@ function runWatched(world: World, frames: number, lives: readonly number[], budg
   rearm();
   for (let idle = 0; idle < 3; ) {
     if (direction === 'transmit') {
-      while (posted < frames && driver.add({ readable: [netHeader({}), frameOf(posted)] }) >= 0) posted++;
+      const parts = () => [netHeader({}), frameOf(posted)];
+      const readable = () => (world.plain === true ? [Uint8Array.from(Buffer.concat(parts()))] : parts());
+      while (posted < frames && driver.add({ readable: readable() }) >= 0) posted++;
     } else while (driver.add({ writable: [world.spread === true ? 120 : 1600] }) >= 0);
     driver.publish();
     try {
@@ -186,6 +191,7 @@ function runWatched(world: World, frames: number, lives: readonly number[], budg
       }
     }
   }
+  if (port instanceof PlainMemoryPort && lives.length === 0) expect(port.plain).toBe(frames);
   if (direction === 'transmit') for (const { frame } of port.sent) arrived.push(numberOf(frame));
   return { arrived, crashed, completed };
 }
@@ -215,6 +221,14 @@ describe('crash and recovery by the state page', () => {
       ring: 'packed',
       start: packedPosition(5, 0),
       eventIdx: true,
+    },
+    { name: 'split, plain frames', ring: 'split', start: 65_533, eventIdx: true, plain: true },
+    {
+      name: 'packed, plain frames',
+      ring: 'packed',
+      start: packedPosition(5, 0),
+      eventIdx: true,
+      plain: true,
     },
     {
       name: 'split, frames over several buffers',

@@ -429,5 +429,113 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
         );
       });
     });
+
+    describe('scan and givePlain', () => {
+      const laidOut = (ring: DeviceRing, chain: number): Uint8Array => {
+        const { pieces, offsets, lengths } = ring.plain;
+        const at = offsets[chain]!;
+        return ring.memory.pieces[pieces[chain]!]!.u8.slice(at, at + lengths[chain]!);
+      };
+
+      it('lays out what is one buffer, in order, and changes nothing', () => {
+        const { ring, driver } = setUp();
+        for (let i = 0; i < 6; i++) driver.add({ readable: [bytes(i, i + 1)] });
+        assert.equal(ring.scan(64, false), 0, 'nothing is available yet');
+        driver.publish();
+        const before = ring.position;
+        assert.equal(ring.scan(4, false), 4);
+        assert.equal(ring.scan(64, false), 6);
+        for (let i = 0; i < 6; i++) assert.deepEqual(laidOut(ring, i), bytes(i, i + 1));
+        assert.equal(ring.position, before);
+        assert.equal(ring.take(), 1);
+        assert.deepEqual(gatherAll(ring), bytes(0, 1));
+      });
+
+      it('ends in front of anything else, which take() then judges', () => {
+        for (const what of ['two buffers', 'table', 'other direction', 'outside'] as const)
+          for (const writable of [false, true]) {
+            const { ring, driver } = setUp();
+            const chain = writable ? { writable: [3] } : { readable: [bytes(1, 2, 3)] };
+            driver.add(chain);
+            if (what === 'two buffers')
+              driver.add(writable ? { writable: [3, 3] } : { readable: [bytes(1), bytes(2)] });
+            else if (what === 'table') driver.add(chain, { indirectFrom: 0 });
+            else if (what === 'outside') driver.addOutside();
+            else driver.add(writable ? { readable: [bytes(1)] } : { writable: [3] });
+            driver.add(chain);
+            driver.publish();
+            assert.equal(ring.scan(64, writable), 1, what);
+            ring.givePlain(0, 1, 0);
+            assert.equal(ring.scan(64, writable), 0, what);
+            assert.equal(ring.fault, null);
+            assert.equal(ring.take(), what === 'outside' ? -1 : what === 'two buffers' ? 2 : 1, what);
+            ring.give(0);
+            assert.equal(ring.scan(64, writable), 1, what);
+          }
+      });
+
+      it('any mix of ways, for many laps: every chain comes back once, with what was written into it', () => {
+        const { ring, driver } = setUp({ nearWrap: true, queueSize: 32 });
+        const chain = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 2 });
+        const round = fc.record({
+          chains: fc.array(chain, { minLength: 1, maxLength: 14 }),
+          most: fc.integer({ min: 1, max: 5 }),
+          together: fc.integer({ min: 1, max: 3 }),
+        });
+        fc.assert(
+          fc.property(round, ({ chains, most, together }) => {
+            const ids = chains.map((writable) => driver.add({ writable }));
+            driver.publish();
+            const wanted: number[] = [];
+            for (;;) {
+              const count = ring.scan(most, true);
+              for (let at = 0; at < count; ) {
+                const some = Math.min(together, count - at);
+                let room = 0;
+                for (let i = at; i < at + some; i++) {
+                  room += ring.plain.lengths[i]!;
+                  wanted.push(ring.plain.lengths[i]!);
+                  const { pieces, offsets, lengths } = ring.plain;
+                  ring.memory.pieces[pieces[i]!]!.u8.fill(7, offsets[i]!, offsets[i]! + lengths[i]!);
+                }
+                ring.givePlain(at, some, room);
+                at += some;
+              }
+              if (ring.take() === 0) break;
+              const content = new Uint8Array(ring.writableBytes).fill(7);
+              wanted.push(ring.scatter(0, content, 0, content.length));
+              ring.give(content.length);
+            }
+            ring.publish();
+            const used = driver.collect();
+            assert.deepEqual(
+              used.map(({ id }) => id),
+              ids,
+            );
+            assert.deepEqual(
+              used.map(({ lengthBytes }) => lengthBytes),
+              wanted,
+            );
+            for (const { written, lengthBytes } of used)
+              assert.ok(lengthBytes === written.length && written.every((byte) => byte === 7));
+          }),
+          { numRuns: RUNS },
+        );
+      });
+
+      it('chains given together: all but the last one full', () => {
+        const { ring, driver } = setUp();
+        for (const size of [5, 6, 7]) driver.add({ writable: [size] });
+        driver.publish();
+        assert.equal(ring.scan(64, true), 3);
+        ring.givePlain(0, 2, 8);
+        ring.givePlain(2, 1, 0);
+        ring.publish();
+        assert.deepEqual(
+          driver.collect().map(({ lengthBytes }) => lengthBytes),
+          [5, 3, 0],
+        );
+      });
+    });
   });
 }

@@ -25,7 +25,8 @@ interface Outcome {
 /** Sends `frames` frames to two others, with a crash after each of `lives` steps. */
 function run(crashes: CrashPoints, frames: number, lives: readonly number[], budget: number): Outcome {
   const options = { queueSize: QUEUE_SIZE };
-  const sender = new SwitchedPair(0, options);
+  // Receivers have room for what is sent and for what is repeated, or it would be dropped.
+  const sender = new SwitchedPair(0, { queueSize: QUEUE_SIZE / 2 });
   const receivers = [new SwitchedPair(1, options), new SwitchedPair(2, options)];
   const left = [...lives];
   const arrived: number[][] = [[], []];

@@ -106,8 +106,13 @@ export class SwitchedPair {
     this.transmit.resume();
   }
 
-  /** Makes a frame under a header available, framed as its parts. */
+  /** Makes a frame under a header available, framed as its parts; without any, all of it is one buffer. */
   send(frame: Uint8Array, header = netHeader({}), parts: readonly number[] = []): number {
+    if (parts.length === 0) {
+      const id = this.transmitter.add({ readable: [Uint8Array.of(...header, ...frame)] });
+      this.transmitter.publish();
+      return id;
+    }
     const readable = [header];
     let at = 0;
     for (const part of parts) {

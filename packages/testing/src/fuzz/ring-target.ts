@@ -16,7 +16,13 @@
  *   I5  what was completed is either a frame or dropped under a reason, when no frame takes several chains.
  */
 import { FRAME_BYTES_MAX, ReceiveQueue, SpreadReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, isRing, openRing, resumePosition } from '@virtnet/engine-virtqueue';
+import {
+  type DeviceRing,
+  isRing,
+  type MemoryPiece,
+  openRing,
+  resumePosition,
+} from '@virtnet/engine-virtqueue';
 import {
   featureMask,
   NetFeature,
@@ -27,7 +33,7 @@ import {
   statePageSize,
   VirtioFeature,
 } from '@virtnet/wire';
-import { MemoryPort } from '../memory-port.js';
+import { PlainMemoryPort } from '../memory-port.js';
 import { packedPosition } from '../packed-ring-fixture.js';
 import { FuzzInput } from './fuzz-input.js';
 import { FuzzFailure, type FuzzTarget, type FuzzWatch } from './fuzzer.js';
@@ -72,7 +78,7 @@ const DROPS = Object.entries(QueueCounter).flatMap(([name, counter]) =>
 const Saw = { OPENED: 1, POLLED: 2, FAULT: 3, COUNTER: 4, SENT: 5, USED: 6, ACT: 7, REFUSED: 8 } as const;
 
 /** A port in the middle of whose work memory may change. */
-class RacingPort extends MemoryPort {
+class RacingPort extends PlainMemoryPort {
   /** What the driver does during the next frame. */
   race: (() => void) | null = null;
 
@@ -83,6 +89,17 @@ class RacingPort extends MemoryPort {
 
   override receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     const received = super.receive(ring, header, frameOffset);
+    this.#race();
+    return received;
+  }
+
+  override sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+    this.#race();
+    return super.sendPlain(piece, at, bytes);
+  }
+
+  override receivePlain(piece: MemoryPiece, at: number, room: number): number {
+    const received = super.receivePlain(piece, at, room);
     this.#race();
     return received;
   }
