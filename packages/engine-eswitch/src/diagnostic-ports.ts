@@ -6,12 +6,12 @@
  *   it, so that the copies meet cold lines. A source gives frames of one size for as long as somebody reads: copies of
  *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
-import { type FramePort, NOT_PLAIN } from '@virtnet/engine-virtio-net';
+import { type FramePort, ReceiveHeader } from '@virtnet/engine-virtio-net';
 import {
   copyBetween,
   type DeviceRing,
-  type MemoryPiece,
   PrivateMemory,
+  type QueueLedger,
   readChain,
   writeChain,
 } from '@virtnet/engine-virtqueue';
@@ -41,11 +41,19 @@ export class SinkPort implements FramePort {
     return NetHeader.sizeBytes + bytes;
   }
 
-  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
-    if (bytes > SLOT_BYTES) return NOT_PLAIN;
-    copyBetween(piece, at, this.#memory.piece, this.#at, bytes);
-    this.#swallowed(bytes);
-    return NetHeader.sizeBytes + bytes;
+  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const { piece } = this.#memory;
+    for (let i = 0; i < count; i++) {
+      const bytes = lengths[i]! - frameOffset;
+      if (bytes > SLOT_BYTES) return i;
+      ledger.begin();
+      copyBetween(pieces[places[i]!]!, (offsets[i]! + frameOffset) | 0, piece, this.#at, bytes);
+      this.#swallowed(bytes);
+      ledger.completePlain(i, 1, bytes, 0);
+    }
+    return count;
   }
 
   #swallowed(bytes: number): void {
@@ -79,15 +87,27 @@ export class SourcePort implements FramePort {
     return this.#sink.send(ring, header, frameOffset);
   }
 
-  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
-    return this.#sink.sendPlain(piece, at, bytes);
+  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    return this.#sink.sendPlain(ring, count, frameOffset, ledger);
   }
 
-  receivePlain(piece: MemoryPiece, at: number, room: number): number {
+  receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const { piece } = this.#memory;
     const bytes = this.#bytes;
-    if (bytes > room) return NOT_PLAIN;
-    copyBetween(this.#memory.piece, 0, piece, at, bytes);
-    return bytes;
+    const needed = NetHeader.sizeBytes + bytes;
+    if (bytes > bytesMax) return 0;
+    for (let i = 0; i < count; i++) {
+      if (lengths[i]! < needed) return i;
+      const target = pieces[places[i]!]!;
+      const at = offsets[i]!;
+      ledger.begin();
+      copyBetween(piece, 0, target, (at + NetHeader.sizeBytes) | 0, bytes);
+      ReceiveHeader.writePlain(target.view, at, 1);
+      ledger.completePlain(i, 1, bytes, needed);
+    }
+    return count;
   }
 
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {

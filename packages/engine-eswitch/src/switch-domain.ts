@@ -21,8 +21,14 @@
  *
  * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
  */
-import { FRAME_BYTES_MAX, type FramePort, NOT_PLAIN, refusal, Segmenter } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, type MemoryPiece, PrivateMemory } from '@virtnet/engine-virtqueue';
+import {
+  counterOfRefusal,
+  FRAME_BYTES_MAX,
+  type FramePort,
+  refusal,
+  Segmenter,
+} from '@virtnet/engine-virtio-net';
+import { type DeviceRing, PrivateMemory, type QueueLedger } from '@virtnet/engine-virtqueue';
 import { Errno, GsoType, NetHeader, NetHeaderFlag, QueueCounter } from '@virtnet/wire';
 import { Eswitch, type EswitchOptions, Verdict } from './eswitch.js';
 import { BURST_CREDIT, UPLINK_PORT } from './limits.js';
@@ -53,6 +59,13 @@ REFUSALS[-Verdict.BAD_SOURCE] = refusal(QueueCounter.DROP_NOT_SWITCHED);
 
 const NO_DESTINATION = REFUSALS[-Verdict.NO_DESTINATION]!;
 const FULL = -Errno.EAGAIN;
+
+/** Who receives the frames of `pair`; null: nobody. */
+function receiverOf({ active }: Receivers, pair: number): SwitchedReceiveQueue | null {
+  const count = active.length;
+  return count === 0 ? null : active[pair < count ? pair : pair % count]!;
+}
+
 const GSO_TYPE = NetHeader.at.gsoType;
 
 export class SwitchDomain {
@@ -127,14 +140,30 @@ export class SwitchDomain {
   }
 
   /** FramePort.sendPlain of `pair` of `port`. */
-  sendPlain(port: number, pair: number, piece: MemoryPiece, at: number, bytes: number): number {
-    if (this.#credit <= 0) return FULL;
+  sendPlain(
+    port: number,
+    pair: number,
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+  ): number {
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
     const frame = this.#frame;
-    frame.fromPiece(piece, at, bytes);
-    const verdict = this.eswitch.decide(port, frame.head);
-    // The uplink takes frames out of rings only.
-    if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return NOT_PLAIN;
-    return this.#forward(verdict, port, pair, frame);
+    for (let i = 0; i < count; i++) {
+      if (this.#credit <= 0) return i;
+      const bytes = lengths[i]! - frameOffset;
+      frame.fromPiece(pieces[places[i]!]!, offsets[i]! + frameOffset, bytes);
+      const verdict = this.eswitch.decide(port, frame.head);
+      // The uplink takes frames out of rings only.
+      if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return i;
+      ledger.begin();
+      const sent = this.#forward(verdict, port, pair, frame);
+      if (sent < 0) ledger.dropPlain(i, counterOfRefusal(sent));
+      else ledger.completePlain(i, 1, bytes, 0);
+    }
+    return count;
   }
 
   /** The same straight into the receive queue of the pair itself. */
@@ -144,10 +173,20 @@ export class SwitchDomain {
     return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
   }
 
-  loopPlain(port: number, pair: number, piece: MemoryPiece, at: number, bytes: number): number {
-    const frame = this.#frame;
-    frame.fromPiece(piece, at, bytes);
-    return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + bytes : NO_DESTINATION;
+  /** FramePort.sendPlain for it. */
+  loopPlain(
+    port: number,
+    pair: number,
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+  ): number {
+    const receivers = this.#ports[port];
+    const queue = receivers === undefined ? null : receiverOf(receivers, pair);
+    if (queue === null || !queue.wantsAll || count === 0) return 0;
+    this.#touch(queue);
+    return queue.deliverBurst(ring, count, frameOffset, ledger);
   }
 
   /** Before a transmit queue's poll. */
@@ -184,7 +223,9 @@ export class SwitchDomain {
   #sendTo(port: number, pair: number, frame: SwitchedFrame): boolean {
     if (port !== UPLINK_PORT) {
       const receivers = this.#ports[port];
-      return receivers !== undefined && this.#deliver(receivers, pair, frame);
+      const queue = receivers === undefined ? null : receiverOf(receivers, pair);
+      if (queue !== null) this.#deliver(queue, frame);
+      return queue !== null;
     }
     this.#credit--;
     // What came in through the uplink is never sent there, so the frame lies in a ring.
@@ -192,21 +233,20 @@ export class SwitchDomain {
     return ring !== null && this.#uplink !== null && this.#uplink.send(ring, frame.header, frame.offset) >= 0;
   }
 
-  #deliver({ active }: Receivers, pair: number, frame: SwitchedFrame): boolean {
-    const count = active.length;
-    if (count === 0) return false;
-    const queue = active[pair < count ? pair : pair % count]!;
+  #deliver(queue: SwitchedReceiveQueue, frame: SwitchedFrame): void {
     this.#credit--;
-    if (!queue.touched) {
-      queue.touched = true;
-      this.#touched.push(queue);
-    }
-    if (!queue.wants(frame)) return true;
-    if (frame.plain && queue.deliverPlain(frame)) return true;
+    this.#touch(queue);
+    if (!queue.wantsAll && !queue.wants(frame)) return;
+    if (frame.plain && queue.deliverPlain(frame)) return;
     const gsoType = frame.header[GSO_TYPE]!;
     if (gsoType === GsoType.NONE || queue.offloads.takes(gsoType, frame.head)) queue.deliver(frame);
     else this.#cut(queue, frame);
-    return true;
+  }
+
+  #touch(queue: SwitchedReceiveQueue): void {
+    if (queue.touched) return;
+    queue.touched = true;
+    this.#touched.push(queue);
   }
 
   /** Delivers a frame in segments of their final size. */

@@ -1,6 +1,6 @@
 /** What the transmit queue of a pair sends its frames to: the switch, or, for measuring, straight back. */
 import type { FramePort } from '@virtnet/engine-virtio-net';
-import type { DeviceRing, MemoryPiece } from '@virtnet/engine-virtqueue';
+import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
 import { Errno } from '@virtnet/wire';
 import type { SwitchDomain } from './switch-domain.js';
 
@@ -25,8 +25,8 @@ export class SwitchPort implements FramePort {
     return this.#domain.send(this.#port, this.#pair, ring, header, frameOffset);
   }
 
-  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
-    return this.#domain.sendPlain(this.#port, this.#pair, piece, at, bytes);
+  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    return this.#domain.sendPlain(this.#port, this.#pair, ring, count, frameOffset, ledger);
   }
 
   receive(): number {
@@ -51,8 +51,8 @@ export class LoopPort implements FramePort {
     return this.#domain.loop(this.#port, this.#pair, ring, header, frameOffset);
   }
 
-  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
-    return this.#domain.loopPlain(this.#port, this.#pair, piece, at, bytes);
+  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    return this.#domain.loopPlain(this.#port, this.#pair, ring, count, frameOffset, ledger);
   }
 
   receive(): number {

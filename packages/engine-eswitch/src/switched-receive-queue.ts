@@ -27,7 +27,14 @@ import {
   ReceiveHeader,
   ReceiveOffloads,
 } from '@virtnet/engine-virtio-net';
-import { copyBetween, PLAIN_CHAINS_MAX, QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
+import {
+  copyBetween,
+  type DeviceRing,
+  PLAIN_CHAINS_MAX,
+  type QueueLedger,
+  QueueWait,
+  WorkedQueue,
+} from '@virtnet/engine-virtqueue';
 import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
 import type { SwitchedFrame } from './switched-frame.js';
 
@@ -52,6 +59,8 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly slot: number;
   readonly active: boolean;
   readonly offloads: ReceiveOffloads;
+  /** Every frame is wanted: nobody need know what it is. */
+  readonly wantsAll: boolean;
   /** Frames were delivered, or refused, since the last flush. The switch's. */
   touched = false;
   readonly #header: ReceiveHeader;
@@ -78,6 +87,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#filter = options.filter;
     this.#countSizes = options.countSizes === true;
     this.#mergeable = hasFeature(options.features, NetFeature.MRG_RXBUF);
+    this.wantsAll = options.linkUp && (options.filter === null || options.filter.acceptsAll);
     this.#shortWay = this.#header.frameOffset === NetHeader.sizeBytes;
     this.waitsFor = QueueWait.PORT;
   }
@@ -116,6 +126,44 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     ledger.completePlain(chain, 1, bytes, frameOffset + bytes);
     if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
     return true;
+  }
+
+  /**
+   * The same for a burst: the first `count` chains of the sender's `plain`, behind `frameOffset` bytes each. Each is
+   * completed in the sender's ledger as well. How many, up to one that is not for the short way.
+   */
+  deliverBurst(from: DeviceRing, count: number, frameOffset: number, sender: QueueLedger): number {
+    const { ring, ledger } = this;
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const source = from.plain;
+    const sourcePieces = from.memory.pieces;
+    const { plainBytesMax } = this.#header;
+    for (let i = 0; i < count; i++) {
+      if (this.#plainNext === this.#plainCount && !this.#layOut()) return i;
+      const chain = this.#plainNext;
+      const bytes = source.lengths[i]! - frameOffset;
+      const needed = bytes + NetHeader.sizeBytes;
+      if (needed > lengths[chain]! || bytes > plainBytesMax) return i;
+      const target = pieces[places[chain]!]!;
+      const at = offsets[chain]!;
+      sender.begin();
+      ledger.begin();
+      copyBetween(
+        sourcePieces[source.pieces[i]!]!,
+        (source.offsets[i]! + frameOffset) | 0,
+        target,
+        (at + NetHeader.sizeBytes) | 0,
+        bytes,
+      );
+      ReceiveHeader.writePlain(target.view, at, 1);
+      if (this.#countSizes) ledger.countSize(bytes);
+      this.#plainNext = chain + 1;
+      ledger.completePlain(chain, 1, bytes, needed);
+      sender.completePlain(i, 1, bytes, 0);
+      if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+    }
+    return count;
   }
 
   #layOut(): boolean {

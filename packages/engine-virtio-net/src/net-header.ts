@@ -287,9 +287,8 @@ export class ReceiveHeader extends FrameHeader {
 
   /** Writes the header of a plain frame in `buffers` buffers, which are NetHeader.sizeBytes bytes from `at` on. */
   static writePlain(view: DataView, at: number, buffers: number): void {
-    view.setInt32(at, 0);
-    view.setInt32(at + 4, 0);
-    view.setInt32(at + 8, buffers << 16, true); // numBuffers is its upper half
+    view.setFloat64(at, 0); // eight bytes of zeros
+    view.setInt32((at + 8) | 0, buffers << 16, true); // numBuffers is its upper half
   }
 
   /** The first bytes of the frame in the current chain, for a filter; valid until the next call. */

@@ -6,7 +6,7 @@
  *   The frame never passes through a buffer of the queue's: the port works on the chain's segments. The frame header
  *   does: it lies in private memory, so that what was judged is what is used.
  *   A plain frame is one whose header asks for nothing and which lies in one piece of memory, as most do. A port may have
- *   a short way for it, without a chain and without a header.
+ *   a short way for a burst of them, without chains and headers; it keeps the queue's ledger while it is at it.
  *
  * Parties
  *   queue    owns the ring and the header; judges, counts, gives chains back.
@@ -20,7 +20,7 @@
  *
  * Limits  one frame a call.
  */
-import type { DeviceRing, MemoryPiece } from '@virtnet/engine-virtqueue';
+import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
 import { QueueCounter } from '@virtnet/wire';
 
 /** Above every errno. */
@@ -32,9 +32,6 @@ export const refusal = (counter: QueueCounter): number => -REFUSAL_BASE - counte
 /** The counter for a frame that was not sent with this result. */
 export const counterOfRefusal = (result: number): QueueCounter =>
   result <= -REFUSAL_BASE ? ((-REFUSAL_BASE - result) as QueueCounter) : QueueCounter.DROP_TAP_ERROR;
-
-/** A result of the short way: nothing happened, and the frame has to go the long way. */
-export const NOT_PLAIN = -REFUSAL_BASE;
 
 export interface FramePort {
   /** Where `receive` leaves the end of a frame that the segments had no room for. */
@@ -54,12 +51,17 @@ export interface FramePort {
    */
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
 
-  /** Sends the plain frame that is `bytes` bytes of `piece` from `at` on. Returns what send() does, or NOT_PLAIN. */
-  sendPlain?(piece: MemoryPiece, at: number, bytes: number): number;
+  /**
+   * Sends plain frames: the first `count` chains of the ring's `plain`, behind `frameOffset` bytes each. Each is begun
+   * and completed, or dropped, in `ledger`. Returns how many; it ends in front of one that has to go the long way, or when
+   * the port is full.
+   */
+  sendPlain?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
 
   /**
-   * Receives one plain frame of at most `room` bytes into `piece` from `at` on. Returns its bytes; -EAGAIN when no frame
-   * waits; NOT_PLAIN when the next one is not plain or longer.
+   * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind a header
+   * (ReceiveHeader.writePlain) each. Each is begun and completed in `ledger`. Returns how many; it ends in front of a
+   * chain that the next frame does not fit in, of a frame that has to go the long way, or when no frame waits.
    */
-  receivePlain?(piece: MemoryPiece, at: number, room: number): number;
+  receivePlain?(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number;
 }

@@ -6,7 +6,8 @@
  *   judged in private memory and written last. A frame that is not delivered leaves its chain where it was, for the
  *   next frame. Without a chain the port is not read: what the driver has no room for waits, or is lost, on the
  *   representor's side, where the kernel or the switch counts it. Frames over several buffers: spread-queue.ts.
- *   Plain frames come in bursts, if the port has a short way for them (port.ts) and everything is wanted.
+ *   Plain frames come in bursts, if the port has a short way for them (port.ts), and everything is wanted and
+ *   sizes are not counted.
  *
  * Invariants
  *   I1  no used element names bytes that were not written: a frame too large for its chain is dropped whole
@@ -56,7 +57,8 @@ export class ReceiveQueue extends WorkedQueue {
       options.linkUp &&
       options.port.receivePlain !== undefined &&
       this.header.frameOffset === NetHeader.sizeBytes &&
-      (options.filter === null || options.filter.acceptsAll);
+      (options.filter === null || options.filter.acceptsAll) &&
+      !this.countSizes;
   }
 
   override poll(budget: number): number {
@@ -65,7 +67,11 @@ export class ReceiveQueue extends WorkedQueue {
     this.waitsFor = QueueWait.PORT;
     const waiting = ledger.turn();
     if (!this.#active) return 0;
-    let worked = this.#shortWay ? this.#receivePlain(Math.min(waiting, budget)) : 0;
+    let worked = 0;
+    if (this.#shortWay) {
+      const count = ring.scan(Math.min(waiting, budget), true);
+      worked = this.port.receivePlain!(ring, count, this.header.plainBytesMax, ledger);
+    }
     while (worked < budget) {
       const segments = ring.take();
       if (segments === 0) {
@@ -82,33 +88,6 @@ export class ReceiveQueue extends WorkedQueue {
     }
     if (worked > 0 && ledger.publish()) this.interrupt = true;
     return worked;
-  }
-
-  /** Receives plain frames up to `most`; how many there were until something needed the long way. */
-  #receivePlain(most: number): number {
-    const { ring, ledger, port } = this;
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
-    const { frameOffset, plainBytesMax } = this.header;
-    const count = ring.scan(most, true);
-    let done = 0;
-    for (; done < count; done++) {
-      const room = lengths[done]! - frameOffset;
-      if (room < Ethernet.HEADER_BYTES) break;
-      const piece = pieces[places[done]!]!;
-      const at = offsets[done]!;
-      ledger.begin();
-      const bytes = port.receivePlain!(piece, at + frameOffset, Math.min(room, plainBytesMax));
-      if (bytes < Ethernet.HEADER_BYTES) {
-        ledger.keep();
-        if (bytes >= 0) ledger.count(QueueCounter.DROP_HEADER);
-        break;
-      }
-      ReceiveHeader.writePlain(piece.view, at, 1);
-      if (this.countSizes) ledger.countSize(bytes);
-      ledger.completePlain(done, 1, bytes, frameOffset + bytes);
-    }
-    return done;
   }
 
   /** Deals with one frame, or with a chain that can hold none; false when the port has no frame. */

@@ -20,7 +20,7 @@
 import { type DeviceRing, PLAIN_CHAINS_MAX, QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, type QueueBlock, QueueCounter } from '@virtnet/wire';
 import { PLAIN_MASK, TransmitHeader } from './net-header.js';
-import { counterOfRefusal, type FramePort, NOT_PLAIN } from './port.js';
+import { counterOfRefusal, type FramePort } from './port.js';
 
 export interface QueueOptions {
   readonly ring: DeviceRing;
@@ -87,7 +87,6 @@ export class TransmitQueue extends WorkedQueue {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
     const { frameOffset, plainBytesMax } = this.#header;
-    const port = this.#port;
     const stretch = Math.min(most, this.#stretch);
     const scanned = ring.scan(stretch, false);
     let plain = 0;
@@ -96,17 +95,7 @@ export class TransmitQueue extends WorkedQueue {
       if (bytes < ETHERNET_BYTES || bytes > plainBytesMax) break;
       if ((pieces[places[plain]!]!.view.getInt32(offsets[plain]!, true) & PLAIN_MASK) !== 0) break;
     }
-    let done = 0;
-    for (; done < plain; done++) {
-      const bytes = lengths[done]! - frameOffset;
-      ledger.begin();
-      const sent = port.sendPlain!(pieces[places[done]!]!, offsets[done]! + frameOffset, bytes);
-      if (sent >= 0) ledger.completePlain(done, 1, bytes, 0);
-      else if (sent === PORT_FULL || sent === NOT_PLAIN) {
-        ledger.keep();
-        break; // a full port says so again
-      } else ledger.dropPlain(done, counterOfRefusal(sent));
-    }
+    const done = this.#port.sendPlain!(ring, plain, frameOffset, ledger);
     this.#stretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
     return done;
   }

@@ -56,13 +56,30 @@ export function copyBetween(
 }
 
 function copyWords(from: DataView, fromAt: number, to: DataView, toAt: number, length: number): void {
-  let at = 0;
-  for (; at + 8 <= length; at += 8) to.setBigUint64(toAt + at, from.getBigUint64(fromAt + at, true), true);
-  if (at + 4 <= length) {
-    to.setInt32(toAt + at, from.getInt32(fromAt + at, true), true);
-    at += 4;
+  // Four words a turn: a turn of a loop costs V8 as much as a word. `| 0` saves a check for overflow each.
+  let source = fromAt;
+  let target = toAt;
+  let left = length;
+  for (; left >= 32; left -= 32) {
+    to.setBigUint64(target, from.getBigUint64(source, true), true);
+    to.setBigUint64((target + 8) | 0, from.getBigUint64((source + 8) | 0, true), true);
+    to.setBigUint64((target + 16) | 0, from.getBigUint64((source + 16) | 0, true), true);
+    to.setBigUint64((target + 24) | 0, from.getBigUint64((source + 24) | 0, true), true);
+    source = (source + 32) | 0;
+    target = (target + 32) | 0;
   }
-  for (; at < length; at++) to.setUint8(toAt + at, from.getUint8(fromAt + at));
+  for (; left >= 8; left -= 8) {
+    to.setBigUint64(target, from.getBigUint64(source, true), true);
+    source = (source + 8) | 0;
+    target = (target + 8) | 0;
+  }
+  if (left === 0) return;
+  if (length >= 8) {
+    // The last word, some of which is there already.
+    to.setBigUint64((target + left - 8) | 0, from.getBigUint64((source + left - 8) | 0, true), true);
+    return;
+  }
+  for (let i = 0; i < left; i++) to.setUint8(target + i, from.getUint8(source + i));
 }
 
 function copyBlock(from: Uint8Array, fromAt: number, to: Uint8Array, toAt: number, length: number): void {

@@ -97,9 +97,9 @@ export interface DeviceRing {
   readonly plain: PlainChains;
   /**
    * Hands back `count` chains of `plain` from `first` on, all but the last one full, with `writtenBytes` in all. Chains
-   * are handed back in their order, and none is left out.
+   * are handed back in their order, and none is left out. Returns the new position.
    */
-  givePlain(first: number, count: number, writtenBytes: number): void;
+  givePlain(first: number, count: number, writtenBytes: number): number;
   /** Forgets what is current; the next take() begins with the same chain again. */
   untake(): void;
 

@@ -266,15 +266,17 @@ export class PackedRing extends Chain implements DeviceRing {
     return i;
   }
 
-  givePlain(first: number, count: number, writtenBytes: number): void {
+  givePlain(first: number, count: number, writtenBytes: number): number {
     if (this.#noted + count > this.#journalMax) this.#makeRoom();
     const { ids, lengths } = this.plain;
+    const last = first + count - 1;
     let left = writtenBytes;
-    for (let i = first; i < first + count; i++) {
-      const bytes = i === first + count - 1 ? left : lengths[i]!;
-      this.#noteOne(ids[i]!, 1, bytes);
-      left -= bytes;
+    for (let i = first; i < last; i++) {
+      this.#noteOne(ids[i]!, 1, lengths[i]!);
+      left -= lengths[i]!;
     }
+    this.#noteOne(ids[last]!, 1, left);
+    return this.position;
   }
 
   give(writtenBytes: number): void {

@@ -101,12 +101,10 @@ export class QueueLedger {
   completePlain(first: number, count: number, frameBytes: number, writtenBytes: number): void {
     const counters = this.#counters;
     const words = this.#words;
-    const ring = this.#ring;
     counters[FRAMES] = counters[FRAMES]! + 1;
     counters[BYTES] = counters[BYTES]! + frameBytes;
     counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + count;
-    ring.givePlain(first, count, writtenBytes);
-    words[POSITION] = ring.position;
+    words[POSITION] = this.#ring.givePlain(first, count, writtenBytes);
     words[IN_FLIGHT] = 0;
   }
 
@@ -114,8 +112,7 @@ export class QueueLedger {
   dropPlain(index: number, reason: QueueCounter): void {
     this.count(reason);
     this.count(COMPLETED_DESC);
-    this.#ring.givePlain(index, 1, 0);
-    this.#words[POSITION] = this.#ring.position;
+    this.#words[POSITION] = this.#ring.givePlain(index, 1, 0);
     this.#words[IN_FLIGHT] = 0;
   }
 

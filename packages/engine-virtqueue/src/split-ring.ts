@@ -73,6 +73,7 @@ export interface SplitRingConfig {
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
 const { FLAGS, INDEX, FIRST_ENTRY } = RingWord;
+const { FIRST_ELEMENT, WORDS_PER_ELEMENT_SHIFT, LENGTH: USED_LENGTH } = UsedWord;
 const ENTRY_BYTES = VirtqDescriptor.sizeBytes;
 const INDEX_MASK = 0xffff;
 const KIND = NEXT | WRITE | INDIRECT;
@@ -237,28 +238,28 @@ export class SplitRing extends Chain implements DeviceRing {
     return i;
   }
 
-  givePlain(first: number, count: number, writtenBytes: number): void {
+  givePlain(first: number, count: number, writtenBytes: number): number {
     const { ids, lengths } = this.plain;
-    const elements = this.#usedElements;
-    const position = this.#position;
+    const last = first + count - 1;
     let left = writtenBytes;
-    for (let i = 0; i < count; i++) {
-      const slot = (position + i) & this.#mask;
-      const at = UsedWord.FIRST_ELEMENT + (slot << UsedWord.WORDS_PER_ELEMENT_SHIFT);
-      const bytes = i === count - 1 ? left : lengths[first + i]!;
-      elements[at] = ids[first + i]!;
-      elements[at + UsedWord.LENGTH] = bytes;
-      left -= bytes;
+    for (let i = first; i < last; i++) {
+      this.#use(ids[i]!, lengths[i]!);
+      left -= lengths[i]!;
     }
-    this.#position = (position + count) & INDEX_MASK;
+    this.#use(ids[last]!, left);
+    return this.#position;
+  }
+
+  #use(id: number, writtenBytes: number): void {
+    const position = this.#position;
+    const at = FIRST_ELEMENT + ((position & this.#mask) << WORDS_PER_ELEMENT_SHIFT);
+    this.#usedElements[at] = id;
+    this.#usedElements[at + USED_LENGTH] = writtenBytes;
+    this.#position = (position + 1) & INDEX_MASK;
   }
 
   give(writtenBytes: number): void {
-    const position = this.#position;
-    const at = UsedWord.FIRST_ELEMENT + ((position & this.#mask) << UsedWord.WORDS_PER_ELEMENT_SHIFT);
-    this.#usedElements[at] = this.head;
-    this.#usedElements[at + UsedWord.LENGTH] = writtenBytes;
-    this.#position = (position + 1) & INDEX_MASK;
+    this.#use(this.head, writtenBytes);
   }
 
   giveFilled(writtenBytes: number): number {
@@ -269,9 +270,9 @@ export class SplitRing extends Chain implements DeviceRing {
     const count = this.chainsFor(writtenBytes);
     for (let chain = 0; chain < count; chain++) {
       const slot = (this.#position + chain) & this.#mask;
-      const at = UsedWord.FIRST_ELEMENT + (slot << UsedWord.WORDS_PER_ELEMENT_SHIFT);
+      const at = FIRST_ELEMENT + (slot << WORDS_PER_ELEMENT_SHIFT);
       this.#usedElements[at] = this.#heads[chain]!;
-      this.#usedElements[at + UsedWord.LENGTH] = this.bytesIn(chain, writtenBytes);
+      this.#usedElements[at + USED_LENGTH] = this.bytesIn(chain, writtenBytes);
     }
     this.#position = (this.#position + count) & INDEX_MASK;
     return count;

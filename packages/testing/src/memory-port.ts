@@ -1,8 +1,8 @@
 /** memory-port.ts: a frame port that keeps what it is sent and gives what it was told, for tests. */
 
-import { type FramePort, NOT_PLAIN } from '@virtnet/engine-virtio-net';
-import type { DeviceRing, MemoryPiece } from '@virtnet/engine-virtqueue';
-import { Errno, NetHeader } from '@virtnet/wire';
+import { type FramePort, ReceiveHeader } from '@virtnet/engine-virtio-net';
+import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
+import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
 export interface PortFrame {
   /** struct virtio_net_hdr_v1. */
@@ -56,25 +56,37 @@ export class PlainMemoryPort extends MemoryPort {
   /** Frames that went the short way. */
   plain = 0;
 
-  sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
-    if (this.fullFor > 0) {
-      this.fullFor--;
-      return -Errno.EAGAIN;
+  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    const { offsets, lengths, pieces } = ring.plain;
+    for (let i = 0; i < count; i++) {
+      if (this.fullFor > 0 || this.refusal !== 0) return i;
+      const at = offsets[i]!;
+      const frame = ring.memory.pieces[pieces[i]!]!.u8.slice(at + frameOffset, at + lengths[i]!);
+      ledger.begin();
+      this.sent.push({ header: new Uint8Array(NetHeader.sizeBytes), frame });
+      this.plain++;
+      ledger.completePlain(i, 1, frame.length, 0);
     }
-    if (this.refusal !== 0) return -this.refusal;
-    this.plain++;
-    this.sent.push({ header: new Uint8Array(NetHeader.sizeBytes), frame: piece.u8.slice(at, at + bytes) });
-    return NetHeader.sizeBytes + bytes;
+    return count;
   }
 
-  receivePlain(piece: MemoryPiece, at: number, room: number): number {
-    const [next] = this.waiting;
-    if (next === undefined) return -Errno.EAGAIN;
-    if (next.frame.length > room || next.header.some((byte) => byte !== 0)) return NOT_PLAIN;
-    this.reads++;
-    this.plain++;
-    this.waiting.shift();
-    piece.u8.set(next.frame, at);
-    return next.frame.length;
+  receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
+    const { offsets, lengths, pieces } = ring.plain;
+    for (let i = 0; i < count; i++) {
+      const [next] = this.waiting;
+      const needed = NetHeader.sizeBytes + (next?.frame.length ?? 0);
+      const { frame, header } = next ?? { frame: new Uint8Array(0), header: [1] };
+      if (frame.length > bytesMax || needed > lengths[i]! || frame.length < Ethernet.HEADER_BYTES) return i;
+      if (header.some((byte) => byte !== 0)) return i;
+      ledger.begin();
+      this.reads++;
+      this.plain++;
+      this.waiting.shift();
+      const { u8, view } = ring.memory.pieces[pieces[i]!]!;
+      u8.set(frame, offsets[i]! + NetHeader.sizeBytes);
+      ReceiveHeader.writePlain(view, offsets[i]!, 1);
+      ledger.completePlain(i, 1, frame.length, needed);
+    }
+    return count;
   }
 }

@@ -19,8 +19,8 @@ import { FRAME_BYTES_MAX, ReceiveQueue, SpreadReceiveQueue, TransmitQueue } from
 import {
   type DeviceRing,
   isRing,
-  type MemoryPiece,
   openRing,
+  type QueueLedger,
   resumePosition,
 } from '@virtnet/engine-virtqueue';
 import {
@@ -93,15 +93,14 @@ class RacingPort extends PlainMemoryPort {
     return received;
   }
 
-  override sendPlain(piece: MemoryPiece, at: number, bytes: number): number {
+  override sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
     this.#race();
-    return super.sendPlain(piece, at, bytes);
+    return super.sendPlain(ring, count, frameOffset, ledger);
   }
 
-  override receivePlain(piece: MemoryPiece, at: number, room: number): number {
-    const received = super.receivePlain(piece, at, room);
+  override receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
     this.#race();
-    return received;
+    return super.receivePlain(ring, count, bytesMax, ledger);
   }
 
   #race(): void {
