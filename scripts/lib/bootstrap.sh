@@ -7,6 +7,17 @@ if [ ! -x "$root/node_modules/node-linux-$arch/bin/node" ]; then
     echo "virtnet: npm is missing; install Node >= 20 with npm first (https://nodejs.org)" >&2
     exit 1
   fi
+  # The one library the pinned Node needs that a minimal system may lack; npm runs scripts of packages with that Node.
+  if ! ls /usr/lib/*/libatomic.so.1 /lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 2>/dev/null | grep -q .; then
+    line="apt-get install -y --no-install-recommends libatomic1"
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+      echo "virtnet: libatomic.so.1 is missing; as root, run (name as in Debian):" >&2
+      echo "  $line" >&2
+      exit 1
+    fi
+    echo "virtnet: installing libatomic1" >&2
+    said=$($line 2>&1 || { apt-get update && $line; } 2>&1) || { echo "$said" >&2; exit 1; }
+  fi
   echo "virtnet: installing npm packages" >&2
   mkdir -p "$root/.cache" || exit 1
   (
