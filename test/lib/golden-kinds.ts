@@ -70,6 +70,7 @@ const samples = {
   REFUSED: [-16, []],
   LEND: [4712, [{ ...put, name: `dev/${VUID}/`, blob: encodeNote(1234.5), handle: null }]],
   PASS: [4712, []],
+  BURY: [4711, []],
 } as const satisfies Record<
   keyof typeof ShelfMessageKind,
   readonly [number, Parameters<typeof encodeShelfMessage<number>>[0]['operations']]

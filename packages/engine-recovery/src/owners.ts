@@ -3,8 +3,9 @@
  *
  * Theory
  *   One process holds the lease; during a handover a second one borrows devices from it. Of each two things are known:
- *   whether it is dead (the kernel's word, by pidfd), and whether everything it ever said was told (the keeper's word,
- *   LEASE_LOST). Only with both may its devices be touched. When one of two owners is gone in both senses the handover
+ *   whether it is dead (the kernel's word: it executes nothing any more, whether or not it is gone), and whether
+ *   everything it ever said was told (the keeper's word, LEASE_LOST, for which it is asked at once: the end of the dead
+ *   process's connection may come much later). Only with both may its devices be touched. When one of two owners is gone in both senses the handover
  *   has failed: the other one is killed, so that all devices have one successor and not each its own. An owner that
  *   ends after it had handed everything over is never reported lost by the keeper, and harms nobody.
  *
@@ -26,6 +27,8 @@ export interface OwnersPorts {
   readonly ownPid: number;
   /** Calls `onDied` once when `pid` is dead, never inside the call; null when it is dead already. */
   watch(pid: number, onDied: () => void): WatchedProcess | null;
+  /** Asks the keeper to take what dead process `pid` left, and to tell that it is lost. */
+  bury(pid: number): void;
   nowMs(): number;
   /** `deadAt`: when the first of the owners was seen dead. */
   onAlone(deadAt: number): void;
@@ -103,8 +106,9 @@ export class Owners {
 
   #died(pid: number): void {
     const owner = this.#owners.get(pid);
-    if (owner === undefined) return;
-    owner.deadAt ??= this.#ports.nowMs();
+    if (owner === undefined || owner.deadAt !== null) return;
+    owner.deadAt = this.#ports.nowMs();
+    if (!owner.told) this.#ports.bury(pid);
     this.#look();
   }
 

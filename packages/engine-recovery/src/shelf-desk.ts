@@ -72,6 +72,8 @@ export interface DeskPorts<H, C> {
   sendShelf(client: C, entries: Iterable<ShelfEntry<H>>): void;
   /** Hands over every message of `client` that is there, and its end if that is. */
   readAll(client: C): void;
+  /** Hands over every message of `client` that is there, and ends its connection as if the client had. */
+  bury(client: C): void;
   /** Whether somebody is at the other end of an entry that is a connection. */
   hasPeer(entry: ShelfEntry<H>): boolean;
   nowMs(): number;
@@ -183,6 +185,9 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
       case ShelfMessageKind.PASS:
         this.#pass(client, message.argument);
         return null;
+      case ShelfMessageKind.BURY:
+        this.#bury(client, message.argument);
+        return null;
       case ShelfMessageKind.SUBSCRIBE:
         return this.#subscribe(client);
       case ShelfMessageKind.LEASE:
@@ -267,6 +272,11 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     this.#tell({ kind: ShelfMessageKind.LEASE_HELD, argument: pid, operations: [] });
     const connected = this.#writer !== null;
     this.#ports.log('info', { fromPid: client.pid, toPid: pid, connected }, 'lease passed on');
+  }
+
+  #bury(client: C, pid: number): void {
+    if (pid === client.pid) return; // it has just said something
+    for (const other of [...this.#clients]) if (other.pid === pid) this.#ports.bury(other);
   }
 
   #isConnected(pid: number): boolean {

@@ -151,6 +151,22 @@ describe('shelf channel', () => {
     ]);
   });
 
+  it('a writer is buried: all it sent is heard, then that the lease is lost, though its connection is open', async () => {
+    const server = serve();
+    const standby = connected();
+    const heard = await listener(standby);
+    const script = fileURLToPath(new URL('./shelf-writer.fixture.ts', import.meta.url));
+    const child = spawn(process.execPath, [script, root.file('ha.sock'), '3', 'stop'], { stdio: 'inherit' });
+    ends.push(() => child.kill('SIGKILL'));
+    const writerPid = child.pid as number;
+    await eventually('all is heard', () => heard.heard.at(-1) === '+n/2', 10_000);
+    expect(standby.bury(pid)).toBe(0); // whoever speaks lives
+    expect(standby.bury(writerPid)).toBe(0);
+    await eventually('the lease is lost', () => heard.heard.at(-1) === `lost ${writerPid}`);
+    expect(server.status()).toMatchObject({ leaseHolderPid: null, clients: 1 });
+    expect(await standby.lease(() => {})).toBe(0);
+  });
+
   it('only the holder of the lease may write, and one client at a time holds it', async () => {
     const server = serve();
     const first = await writer();

@@ -91,6 +91,12 @@ export class ShelfConnection {
     }
   }
 
+  /** Takes every message that is there, and ends the connection, whose peer says nothing any more. */
+  bury(): void {
+    this.readAll();
+    this.#end('its process executes nothing any more');
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

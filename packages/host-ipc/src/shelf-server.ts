@@ -88,6 +88,7 @@ export class ShelfServer {
           connection.flush();
         },
         readAll: (connection) => connection.readAll(),
+        bury: (connection) => connection.bury(),
         hasPeer: ({ handle }) => handle !== null && !isPeerGone(handle.fd),
         nowMs: () => performance.now(),
         after: (ms, action) => {

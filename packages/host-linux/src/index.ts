@@ -69,4 +69,5 @@ export {
 } from './socket.js';
 export { discard, type Received, type ReceiveOptions, Receiver, send } from './socket-message.js';
 export * from './tap.js';
+export * from './thread-ends.js';
 export * from './timer-fd.js';

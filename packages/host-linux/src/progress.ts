@@ -7,6 +7,7 @@
 import { openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import {
   Errno,
+  FutexWord,
   LaneState,
   LaneWord,
   type LastWord,
@@ -21,22 +22,27 @@ import {
 } from '@virtnet/wire';
 import { close, describeFd } from './fd.js';
 import { memfdCreate, sharedMapping, viewAt } from './memory.js';
+import { hasEnded, ownRobustly } from './robust-futex.js';
 
 const MEMFD_NAME = 'virtnet-progress';
 
 /** One thread's own line of a page. */
 export class ProgressLane {
   readonly #words: Uint32Array;
+  /** Of `words` in this process; 0 when nobody else sees them. */
+  readonly #address: bigint;
   #beats: number;
 
-  constructor(words: Uint32Array) {
+  constructor(words: Uint32Array, address = 0n) {
     this.#words = words;
+    this.#address = address;
     this.#beats = words[LaneWord.BEAT]!;
   }
 
   /** From now on the calling thread is expected to get on. */
   begin(): void {
     this.#words[LaneWord.THREAD] = callingThread();
+    if (this.#address !== 0n) ownRobustly(this.#words, this.#address);
     this.beat();
     this.#words[LaneWord.STATE] = LaneState.AWAKE;
   }
@@ -69,6 +75,13 @@ export interface LaneReading {
   readonly beat: number;
   readonly asleep: boolean;
   readonly thread: number;
+}
+
+/** The lane of a thread that has not ended. */
+export interface LivingThread {
+  readonly words: Uint32Array;
+  /** Of `words` in this process. */
+  readonly address: bigint;
 }
 
 export class ProgressPage {
@@ -137,7 +150,7 @@ export class ProgressPage {
   }
 
   lane(index: number): ProgressLane {
-    return new ProgressLane(laneWords(this.#words, index));
+    return new ProgressLane(laneWords(this.#words, index), laneAddress(this.address, index));
   }
 
   /** Every lane that is in use. Nothing read here can be believed beyond being a number. */
@@ -148,9 +161,24 @@ export class ProgressPage {
       const state = words[LaneWord.STATE];
       if (state !== LaneState.AWAKE && state !== LaneState.ASLEEP) continue;
       const beat = words[LaneWord.BEAT]!;
-      readings.push({ lane, beat, asleep: state === LaneState.ASLEEP, thread: words[LaneWord.THREAD]! });
+      readings.push({
+        lane,
+        beat,
+        asleep: state === LaneState.ASLEEP,
+        thread: words[LaneWord.THREAD]! & FutexWord.THREAD_MASK,
+      });
     }
     return readings;
+  }
+
+  /** A thread in use that has not ended; null when all have, or none ever was. */
+  living(): LivingThread | null {
+    for (let lane = MAIN_LANE; lane < PROGRESS_LANES_MAX; lane++) {
+      const words = laneWords(this.#words, lane);
+      if (words[LaneWord.STATE] === LaneState.UNUSED || hasEnded(words)) continue;
+      return { words, address: laneAddress(this.address, lane) };
+    }
+    return null;
   }
 
   get lastWord(): number {
@@ -170,7 +198,11 @@ export class ProgressPage {
 /** The lane of a datapath thread, over a page that its process has mapped at `address`; one of its own for 0. */
 export function laneAt(address: bigint, lane: number): ProgressLane {
   const buffer = address === 0n ? new ArrayBuffer(PROGRESS_PAGE_BYTES) : viewAt(address, PROGRESS_PAGE_BYTES);
-  return new ProgressLane(laneWords(new Uint32Array(buffer), lane));
+  return new ProgressLane(laneWords(new Uint32Array(buffer), lane), laneAddress(address, lane));
+}
+
+function laneAddress(page: bigint, lane: number): bigint {
+  return page === 0n ? 0n : page + BigInt(4 * (PROGRESS_HEADER_WORDS + lane * PROGRESS_LANE_WORDS));
 }
 
 function laneWords(words: Uint32Array, lane: number): Uint32Array {

@@ -6,12 +6,15 @@
  *   and completions. run() publishes the entries filled since the last run, enters the kernel once and takes their
  *   results. Operations that need not wait are carried out inside that call, one after the other in order.
  *
+ *   submit() is for operations that may take for ever: it does not wait. The ring's descriptor is readable once there
+ *   are results, and taken() takes them. A ring is used in one of the two ways.
+ *
  * Parties
  *   this thread   writes submission tail and completion head.
  *   kernel        writes submission head and completion tail, only inside our system calls (no polling thread).
  *
  * Invariants
- *   I1  between calls both rings are empty: run() returns only after every operation it submitted has completed.
+ *   I1  between calls of run() both rings are empty: it returns only after every operation it submitted has completed.
  *   I2  entry i of a batch completes into results[i], through its userData.
  *
  * Limits  `entries` operations per run. One thread.
@@ -55,12 +58,14 @@ export interface Operation {
   readonly address: number;
   readonly length: number;
   readonly operationFlags: number;
+  readonly offset?: bigint;
+  readonly address3?: bigint;
 }
 
 export class Uring {
   /** Results of the last run: bytes or -errno, in the order of add(). */
   readonly results: Int32Array;
-  readonly #fd: number;
+  readonly fd: number;
   readonly #regions: readonly Region[];
   readonly #entries: DataView;
   readonly #submissionTail: Uint32Array;
@@ -79,7 +84,7 @@ export class Uring {
     const cq = CompletionRingOffsets.decode(parameters.view, URING_COMPLETION_OFFSETS_AT);
     const ring = viewMemory(BigInt(rings.address), rings.sizeBytes);
     const word = (at: number): Uint32Array => new Uint32Array(ring, at, 1);
-    this.#fd = fd;
+    this.fd = fd;
     this.#regions = [rings, entries];
     this.#capacity = head.submissionEntries;
     this.results = new Int32Array(this.#capacity);
@@ -139,6 +144,8 @@ export class Uring {
     view.setUint32(at + field.length, operation.length, true);
     view.setUint32(at + field.operationFlags, operation.operationFlags, true);
     view.setUint32(at + field.userData, i, true);
+    if (operation.offset !== undefined) view.setBigUint64(at + field.offset, operation.offset, true);
+    if (operation.address3 !== undefined) view.setBigUint64(at + field.address3, operation.address3, true);
     const tail = this.#submissionTail[0]! + i;
     this.#submissionArray[tail & this.#submissionMask] = i;
   }
@@ -169,16 +176,30 @@ export class Uring {
     return count;
   }
 
-  /** Frees the ring. It must not be used afterwards. */
+  /** Hands the queued operations to the kernel. Returns their number or -errno. */
+  submit(): number {
+    const count = this.#pending;
+    this.#pending = 0;
+    const tail = this.#submissionTail;
+    Atomics.store(tail, 0, tail[0]! + count);
+    return this.#enter(count, 0);
+  }
+
+  /** Puts what has completed since the last call into `results`; returns how many operations that were. */
+  taken(): number {
+    return this.#takeCompletions();
+  }
+
+  /** Frees the ring, and cancels what it waits for. It must not be used afterwards. */
   close(): void {
     for (const { address, sizeBytes } of this.#regions) nativeMunmap(address, sizeBytes);
-    close(this.#fd);
+    close(this.fd);
   }
 
   #enter(submit: number, wait: number): number {
     for (;;) {
       const { IO_URING_ENTER } = SyscallNumber;
-      const result = nativeSyscall(IO_URING_ENTER, this.#fd, submit, wait, UringEnter.GETEVENTS, 0, 0);
+      const result = nativeSyscall(IO_URING_ENTER, this.fd, submit, wait, UringEnter.GETEVENTS, 0, 0);
       if (result >= 0) return result;
       const error = negativeErrno();
       if (error !== -Errno.EINTR) return error;

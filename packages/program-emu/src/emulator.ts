@@ -73,6 +73,8 @@ export interface EmulatorParts {
   readonly reserve: boolean;
   /** Become ready without practising. */
   readonly urgent: boolean;
+  /** The descriptor by which this process, and every other emulator, has its progress page; null: nobody watches. */
+  readonly progressFd: number | null;
   /** Tells whoever watches that the main thread gets on; for what takes long in one go. */
   readonly beat: () => void;
 }
@@ -133,7 +135,12 @@ export class Emulator {
     this.#datapath = parts.datapath;
     this.#log = parts.log;
     this.#mirror = new Mirror(parts.arena);
-    this.#owners = new Owners(ownerPorts(parts.poller, (deadAt) => this.#takeOver(deadAt)));
+    this.#owners = new Owners(
+      ownerPorts(parts.poller, parts.progressFd, {
+        bury: (pid) => void this.#shelf.bury(pid),
+        onAlone: (deadAt) => this.#takeOver(deadAt),
+      }),
+    );
     this.#reserve = parts.reserve;
     this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
     this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());

@@ -91,6 +91,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     conf,
     reserve: options.reserve,
     urgent: options.urgent,
+    progressFd: options.progressFd,
     beat: () => progress.main.beat(),
   });
   const commands = new Commands(emulator);

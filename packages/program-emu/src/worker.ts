@@ -23,8 +23,8 @@ export default function run({ index, port, control, data }: RunStart<WorkerStart
     report,
     lane,
   );
+  lane.begin(); // before it is given a queue: whoever succeeds this process must know of the thread
   report({ kind: 'ready', warmUpMs: performance.now() - started });
-  lane.begin();
   loop.run();
   lane.end();
 }

@@ -44,7 +44,7 @@ export const URING_PARAMETERS_BYTES = 120;
 export const URING_SUBMISSION_OFFSETS_AT = 40;
 export const URING_COMPLETION_OFFSETS_AT = 80;
 
-/** struct io_uring_sqe; the fields behind userData are unused here and stay zero. */
+/** struct io_uring_sqe; what an operation does not name stays zero. */
 export const SubmissionEntry = layout('SubmissionEntry', 64, {
   opcode: u8,
   flags: u8,
@@ -66,7 +66,18 @@ export const SubmissionEntry = layout('SubmissionEntry', 64, {
 export const CompletionEntry = layout('CompletionEntry', 16, { userData: u64, result: i32, flags: u32 });
 
 /** Operations. */
-export const UringOperation = { NOP: 0, SENDMSG: 9, RECVMSG: 10, SEND: 26, RECV: 27 } as const;
+export const UringOperation = {
+  NOP: 0,
+  SENDMSG: 9,
+  RECVMSG: 10,
+  SEND: 26,
+  RECV: 27,
+  FUTEX_WAIT: 51,
+} as const;
+/** What FUTEX_WAIT takes in place of a descriptor: a 32-bit futex that processes share. */
+export const FUTEX2_SIZE_U32 = 2;
+/** FUTEX_WAIT's mask: woken by whomever. */
+export const FUTEX_BITSET_MATCH_ANY = 0xffff_ffffn;
 /** Flags of one submission. */
 export const SubmissionFlag = {
   /** The next submission starts only when this one succeeded in full. */

@@ -22,6 +22,11 @@ export const SyscallNumber = {
   PIDFD_OPEN: 434,
 } as const;
 
+/** set_robust_list, whose number depends on the architecture. */
+export const SET_ROBUST_LIST = { x64: 273, arm64: 99 } as const;
+/** struct robust_list_head; the entry's `next` points back to it. The offset is signed. */
+export const RobustListHead = layout('RobustListHead', 24, { next: u64, futexOffset: u64, pending: u64 });
+
 /** Errors only the host side meets. */
 export const LinuxErrno = {
   /** Path longer than a socket address holds. */

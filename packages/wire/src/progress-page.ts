@@ -5,10 +5,15 @@
  *   One memfd per supervised process, made by the controller and handed over at the start as a descriptor. Each thread
  *   that must not stand still has a lane: a count of its turns, and whether it sleeps because there is nothing to do.
  *   Both are plain stores; the supervisor reads them and asks nothing.
+ *   A lane also tells when its thread has ended, long before the process is gone: the number of the thread is a robust
+ *   futex (set_robust_list(2)), which the kernel marks when the thread has left user space for good. Freeing the
+ *   memory of a process takes ten milliseconds and more, and everything else that tells of its end comes after that.
  *
  * Parties
  *   thread      writes its own lane.
  *   controller  reads all of them; trusts nothing but its own clock and the kernel's accounts.
+ *   successor   waits for the ends of the threads.
+ *   kernel      marks THREAD with FutexWord.OWNER_DIED.
  *
  * Invariants
  *   I1  a lane has one writer.
@@ -51,8 +56,12 @@ export const LaneWord = {
   STATE: 0,
   /** Bumped with every turn. */
   BEAT: 1,
-  /** The thread, as the kernel numbers it. */
+  /** The thread, as the kernel numbers it, and bits of FutexWord. */
   THREAD: 2,
+  /** Of the writing process, at its addresses: struct robust_list_head, whose only entry is the next one. */
+  ROBUST_HEAD: 4,
+  /** struct robust_list. */
+  ROBUST_ENTRY: 10,
 } as const;
 
 export const LaneState = {
@@ -63,3 +72,12 @@ export const LaneState = {
   ASLEEP: 2,
 } as const;
 export type LaneState = (typeof LaneState)[keyof typeof LaneState];
+
+/** Bits of a futex that has an owner (linux/futex.h). */
+export const FutexWord = {
+  /** Somebody waits: whoever changes the word wakes them. */
+  WAITERS: 0x8000_0000,
+  /** The thread that owned it ended. */
+  OWNER_DIED: 0x4000_0000,
+  THREAD_MASK: 0x3fff_ffff,
+} as const;

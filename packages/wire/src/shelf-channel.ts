@@ -72,6 +72,11 @@ export const ShelfMessageKind = {
   LEND: 9,
   /** Writer: process `argument` is the writer from now on. */
   PASS: 10,
+  /**
+   * Client: process `argument` executes nothing any more, though it may not be gone yet: take what its connections
+   * hold, and end them.
+   */
+  BURY: 11,
 } as const;
 export type ShelfMessageKind = (typeof ShelfMessageKind)[keyof typeof ShelfMessageKind];
 
