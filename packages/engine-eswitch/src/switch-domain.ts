@@ -72,7 +72,9 @@ export class SwitchDomain {
   readonly eswitch: Eswitch;
   readonly #settled: (queue: SwitchedReceiveQueue) => void;
   readonly #ports: (Receivers | undefined)[] = [];
-  readonly #touched: SwitchedReceiveQueue[] = [];
+  /** The first `#touchedCount` places; an array that is emptied and filled again would be allocated anew each time. */
+  readonly #touched: (SwitchedReceiveQueue | null)[] = [];
+  #touchedCount = 0;
   readonly #segmenter: Segmenter;
   readonly #segmentMemory: PrivateMemory;
   readonly #frame = new SwitchedFrame();
@@ -102,7 +104,7 @@ export class SwitchDomain {
     receivers.all[pair] = null;
     this.#steer(receivers);
     const at = this.#touched.indexOf(queue);
-    if (at >= 0) this.#touched.splice(at, 1);
+    if (at >= 0) this.#touched[at] = null;
     queue.flush();
   }
 
@@ -197,12 +199,14 @@ export class SwitchDomain {
   /** After it: shows every receiver its frames. */
   flush(): void {
     const touched = this.#touched;
-    for (let i = 0; i < touched.length; i++) {
-      const queue = touched[i]!;
+    for (let i = 0; i < this.#touchedCount; i++) {
+      const queue = touched[i];
+      touched[i] = null;
+      if (queue === null || queue === undefined) continue;
       queue.flush();
       this.#settled(queue);
     }
-    touched.length = 0;
+    this.#touchedCount = 0;
   }
 
   #forward(verdict: number, source: number, pair: number, frame: SwitchedFrame): number {
@@ -246,7 +250,7 @@ export class SwitchDomain {
   #touch(queue: SwitchedReceiveQueue): void {
     if (queue.touched) return;
     queue.touched = true;
-    this.#touched.push(queue);
+    this.#touched[this.#touchedCount++] = queue;
   }
 
   /** Delivers a frame in segments of their final size. */
