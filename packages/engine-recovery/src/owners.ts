@@ -12,6 +12,7 @@
  * Invariants
  *   I1  `onAlone` is called only while there was an owner and all are dead and told of.
  *   I2  nobody is killed before arm().
+ *   I3  what an owner said on its last connection was told before it counts as gone.
  *
  * Limits  two owners; more borrowers than one are followed as well.
  */
@@ -60,7 +61,11 @@ export class Owners {
 
   /** Process `pid` holds the lease. One that borrowed before holds everything now. */
   hold(pid: number): void {
-    if (this.#closed || this.#holder === pid) return;
+    if (this.#closed) return;
+    const known = this.#owners.get(pid);
+    // It has a connection again, on which it says more than what was told before.
+    if (known !== undefined) known.told = false;
+    if (this.#holder === pid) return;
     const had = this.#holder;
     const wasBorrower = this.#owners.has(pid);
     this.#holder = pid;
@@ -83,6 +88,21 @@ export class Owners {
     if (owner === undefined) return;
     owner.told = true;
     this.#look();
+  }
+
+  /** The keeper has told everything it knows; `pid` holds the lease, null when nobody does. */
+  synced(pid: number | null): void {
+    if (pid !== null) {
+      this.hold(pid);
+      return;
+    }
+    for (const owner of this.#owners.values()) owner.told = true;
+    this.#look();
+  }
+
+  /** Nobody tells any more what the owners say, until the next `synced`. */
+  unheard(): void {
+    for (const owner of this.#owners.values()) if (owner.deadAt === null) owner.told = false;
   }
 
   close(): void {

@@ -22,7 +22,7 @@ import { type QueueBlock, QueueCounter, QueueWord, SIZE_CLASS_LIMITS, SIZE_CLASS
 import type { DeviceRing } from './device-ring.js';
 import { type RingFaultCode, remedyForCode } from './fault.js';
 
-const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT } = QueueWord;
+const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT, MODERATION_LEVEL, STARTED_BY } = QueueWord;
 const { RECEIVED_DESC, COMPLETED_DESC, FRAMES, BYTES, MAX_POSTED, HANDLER_RUNS, BATCHES } = QueueCounter;
 
 /** Counter a refused chain goes to, beside DROP_BAD_CHAIN. */
@@ -40,6 +40,25 @@ export function counterOfFault(code: RingFaultCode): QueueCounter {
 
 /** Where a ring goes on that was worked by a process that is gone. */
 export const resumePosition = (block: QueueBlock): number => block.words[POSITION]!;
+
+/**
+ * Sets a queue's block to where the queue begins. `request` is the number of the client's request that starts it, 0 for
+ * none: a successor that works the same request again, because it was not recorded, leaves the position alone, which the
+ * queue may have left behind since.
+ */
+export function prepareBlock({ words }: QueueBlock, position: number, request: number): void {
+  if (request !== 0 && words[STARTED_BY] === request) return;
+  words[POSITION] = position;
+  words[PUBLISHED] = position;
+  words[IN_FLIGHT] = 0;
+  words[MODERATION_LEVEL] = 0;
+  words[STARTED_BY] = request; // last: before that it is all done again
+}
+
+/** The request under way ends what it started itself: if it starts the queue once more, that is a new beginning. */
+export function unprepareBlock({ words }: QueueBlock): void {
+  words[STARTED_BY] = 0;
+}
 
 export class QueueLedger {
   readonly #ring: DeviceRing;

@@ -225,6 +225,22 @@ describe('shelf channel', () => {
     await eventually('it writes', () => server.status().entries === 2);
   });
 
+  it('a standby that has just lost its connection is told what it missed before its lease is granted', async () => {
+    const first = serve();
+    const standby = connected();
+    const heard = await listener(standby);
+    const lease = Promise.withResolvers<number>();
+    // Before it would connect again by itself.
+    standby.once('lost', () => void standby.lease(() => {}).then(lease.resolve));
+    first.close();
+    serve();
+    const w = await writer();
+    w.transaction([{ put: 'missed' }]);
+    w.close();
+    expect(await lease.promise).toBe(0);
+    expect(heard.held.has('missed')).toBe(true);
+  });
+
   it('a refused transaction changes nothing, is told, and the writer goes on', async () => {
     const server = serve({ limits: { entriesMax: 2, blobBytesMax: 1000 } });
     const w = await writer();

@@ -134,13 +134,15 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   /**
    * Becomes the writer. Resolves to 0, which ends the subscription and comes after everything that the former writer
-   * said; to -EBUSY when somebody else is the writer; or to -ENOTCONN when the keeper is away: it is then asked as soon
-   * as it is back. Transactions may be sent at once and need not wait for the answer.
+   * said, and after everything else that the keeper had to tell a subscriber; to -EBUSY when somebody else is the
+   * writer; or to -ENOTCONN when the keeper is away: it is then asked as soon as it is back. Transactions may be sent at once and need not wait for the answer.
    * `upload` is called at once, unless the subscription is in step with the shelf, and again on every later
    * connection. What was not put when it has resolved is dropped from the shelf. With `restoring` what is put came out
    * of the service manager's store.
    */
   lease(upload: Upload, restoring = false): Promise<number> {
+    // A subscriber that has just lost the keeper may lack what was said since: if there is one, it is told that first.
+    if (this.#follower !== null) this.#connect();
     const adopt = this.#follower?.synced === true && this.connected && !restoring;
     this.#upload = upload;
     this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
@@ -202,6 +204,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   #connect(): void {
     if (this.#closed || this.connected) return;
+    clearTimeout(this.#timer);
     const fd = connect(this.#path, 'seqpacket');
     if (fd < 0 || !this.#adopt(fd)) {
       this.#timer = setTimeout(() => this.#connect(), this.#delayMs);

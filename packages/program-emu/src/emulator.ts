@@ -174,6 +174,11 @@ export class Emulator {
     return this.#role === 'active' ? this.#promotion === null : this.#mirrored && this.#warm;
   }
 
+  /** Resolves when a promotion that is under way is over, and every device it takes over is here. */
+  get whole(): Promise<void> {
+    return (this.#promotion ?? Promise.resolve()).catch(() => undefined);
+  }
+
   get takeoverMs(): number | null {
     return this.#takeoverMs;
   }
@@ -187,13 +192,16 @@ export class Emulator {
     this.#uplinkTaps.open(this.conf);
     void this.#warmUp();
     this.#shelf.on('refused', (errno) => this.#log.error({ errno }, 'the state keeper refused a change'));
-    this.#shelf.on('lost', (reason) => this.#log.info({ reason }, 'state keeper lost'));
+    this.#shelf.on('lost', (reason) => {
+      this.#owners.unheard();
+      this.#log.info({ reason }, 'state keeper lost');
+    });
     this.#shelf.subscribe({
       onEntry: (name, blob, fd) => this.#mirror.put(name, blob, fd),
       onDelete: (name) => this.#mirror.delete(name),
       onSynced: (holderPid) => {
         this.#mirrored = true;
-        if (holderPid !== null) this.#owners.hold(holderPid);
+        this.#owners.synced(holderPid);
       },
       onLeaseHeld: (holderPid) => this.#owners.hold(holderPid),
       onLeaseLost: (holderPid) => this.#owners.lost(holderPid),

@@ -1,5 +1,12 @@
 import { close, eventfd } from '@virtnet/host-linux';
-import { featureMask, hasFeature, NetFeature, QueueWord, VirtioFeature } from '@virtnet/wire';
+import {
+  featureMask,
+  hasFeature,
+  NetFeature,
+  QueueWord,
+  StatePageHeader,
+  VirtioFeature,
+} from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { REPORT_INTERRUPT } from './datapath-protocol.js';
 import type { QueueState } from './queue-state.js';
@@ -56,6 +63,30 @@ describe('queue state', () => {
     await running.register('deviceStatus', 1, 0);
     expect(ALL.map((queue) => state.wanted(queue))).toEqual(ALL.map(() => null));
     expect([state.driverReady, state.controlWanted]).toEqual([false, false]);
+  });
+
+  it('a queue that a request has started goes on when a successor works the same request again', async () => {
+    await start();
+    const header = new Uint32Array(device.host.page.buffer, 0, StatePageHeader.sizeBytes / 4);
+    const { requestSequence, requestUnderWay } = StatePageHeader.at;
+    const { words } = state.block(0);
+    const positionAfterPrepare = () => {
+      state.prepare(0);
+      return words[QueueWord.POSITION];
+    };
+    header[requestUnderWay / 4] = 1;
+    header[requestSequence / 4] = 41;
+    expect(positionAfterPrepare()).toBe(0);
+    words[QueueWord.POSITION] = 5; // frames were moved, and the process died before it recorded the request
+    expect(positionAfterPrepare()).toBe(5);
+    state.reset(); // the request itself resets, and starts the queue once more
+    expect(positionAfterPrepare()).toBe(0);
+    words[QueueWord.POSITION] = 5;
+    header[requestSequence / 4] = 42;
+    expect(positionAfterPrepare()).toBe(0);
+    words[QueueWord.POSITION] = 5;
+    header[requestUnderWay / 4] = 0; // nobody's request
+    expect(positionAfterPrepare()).toBe(0);
   });
 
   it('only enabled queues are wanted', async () => {

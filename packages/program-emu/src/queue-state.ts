@@ -19,6 +19,7 @@ import {
   RECEIVE_OFFLOADS,
   type ReceiveFilterState,
 } from '@virtnet/engine-virtio-net';
+import { prepareBlock, unprepareBlock } from '@virtnet/engine-virtqueue';
 import {
   DeviceStatus,
   hasFeature,
@@ -26,6 +27,7 @@ import {
   type QueueBlock,
   QueueWord,
   queueBlock,
+  StatePageHeader,
   VirtioFeature,
 } from '@virtnet/wire';
 import { type QueueConfig, REPORT_INTERRUPT, type SwitchedConfig } from './datapath-protocol.js';
@@ -163,16 +165,15 @@ export class QueueState {
     return this.#moderation({ mode, usecs: moderation.period, frames: moderation.maxCount });
   }
 
-  /** Sets a queue's block to where the queue begins, unless a predecessor's position is continued. */
+  /**
+   * Sets a queue's block to where the queue begins, unless a predecessor's position is continued: that of a queue that
+   * runs, or of one that the request under way had started already when the predecessor died over it.
+   */
   prepare(queue: number): void {
     if (this.continuing) return;
-    const { words } = this.block(queue);
     const base = this.bases.get(queue) ?? initialRingPosition(this.packed);
     this.bases.delete(queue);
-    words[QueueWord.POSITION] = base;
-    words[QueueWord.PUBLISHED] = base;
-    words[QueueWord.IN_FLIGHT] = 0;
-    words[QueueWord.MODERATION_LEVEL] = 0;
+    prepareBlock(this.block(queue), base, requestUnderWay(this.#parts.page.buffer));
   }
 
   /** Position of a queue nobody works. */
@@ -183,6 +184,7 @@ export class QueueState {
 
   /** The device was reset. */
   reset(): void {
+    for (const block of this.#blocks) unprepareBlock(block);
     this.broken.clear();
     this.bases.clear();
     this.ringEnables.clear();
@@ -228,4 +230,11 @@ export class QueueState {
     if (route.kind === 'msix') return this.#parts.interrupts.fd(IrqIndex.MSIX, route.vector);
     return REPORT_INTERRUPT;
   }
+}
+
+/** Number of the client's request that is being worked; 0 while none is. */
+function requestUnderWay(page: ArrayBuffer): number {
+  const words = new Uint32Array(page, 0, StatePageHeader.sizeBytes / 4);
+  const { requestSequence, requestUnderWay: underWay } = StatePageHeader.at;
+  return words[underWay / 4] === 1 ? (words[requestSequence / 4]! + 1) >>> 0 : 0;
 }

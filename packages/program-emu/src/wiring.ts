@@ -96,20 +96,22 @@ export async function serve(options: EmuOptions): Promise<void> {
   });
   const commands = new Commands(emulator);
   emulator.onActive = () => commands.provision();
+  const whole = <T>(answer: () => T | Promise<T>): Promise<T> => emulator.whole.then(answer);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
   const rpc = await RpcServer.bind(
     'emu',
     paths.emuIpc(options.instance),
     {
-      'device.hotplug': async (request) => outcome(await commands.hotplug(request)),
-      'device.unplug': async (request) => ({ ...(await commands.unplug(request)) }),
-      'device.modify': async (request) => ({ ...(await commands.modify(request)) }),
-      'device.stats': (request) => ({ ...commands.stats(request) }),
-      'device.list': () => commands.list(),
-      'device.query': (request) => ({ ...commands.query(request) }),
-      'device.host': async ({ requestId: _, ...request }) =>
-        ({ ...(await commands.host(request)) }) as JsonValue,
-      'device.health': (request) => commands.health(request),
+      // A controller that has just started may take this emulator for one that serves while it is still taking over.
+      'device.hotplug': (request) => whole(async () => outcome(await commands.hotplug(request))),
+      'device.unplug': (request) => whole(async () => ({ ...(await commands.unplug(request)) })),
+      'device.modify': (request) => whole(async () => ({ ...(await commands.modify(request)) })),
+      'device.stats': (request) => whole(() => ({ ...commands.stats(request) })),
+      'device.list': () => whole(() => commands.list()),
+      'device.query': (request) => whole(() => ({ ...commands.query(request) })),
+      'device.host': ({ requestId: _, ...request }) =>
+        whole(async () => ({ ...(await commands.host(request)) }) as JsonValue),
+      'device.health': (request) => whole(() => commands.health(request)),
       'emu.status': () => ({
         role: emulator.role,
         ready: emulator.ready,

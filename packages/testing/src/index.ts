@@ -18,6 +18,7 @@ export * from './packed-ring-fixture.js';
 export * from './pci-enumeration.js';
 export * from './ring-contract.js';
 export * from './ring-driver.js';
+export * from './simulation/simulation.js';
 export * from './split-driver.js';
 export * from './split-ring-fixture.js';
 export * from './switch-fixture.js';

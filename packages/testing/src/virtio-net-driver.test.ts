@@ -1,3 +1,4 @@
+import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import {
   ControlAck,
   ControlClass,
@@ -44,6 +45,50 @@ function altered(access: FunctionAccess, alter: (offset: number, bytes: Uint8Arr
     },
   };
 }
+
+describe('driver: notifications', () => {
+  const watched = async (more: bigint) => {
+    const offeredFeatures = hotplugFeatures({ uso: false, packedVq: true }) | more;
+    const fixture = new FunctionFixture({ profile: { offeredFeatures } });
+    const { notify } = fixture.fn.layout;
+    const notified: number[][] = [];
+    const access: FunctionAccess = {
+      ...fixture.access,
+      writeRegion: (bar, offset, bytes) => {
+        if (bar === notify.bar && offset >= notify.offset && offset < notify.offset + notify.lengthBytes)
+          notified.push([...bytes]);
+        return fixture.access.writeRegion(bar, offset, bytes);
+      },
+    };
+    const features = offeredFeatures & ~featureMask([VirtioFeature.RING_PACKED]);
+    const driver = await VirtioNetDriver.start(access, { memory: fixture.memory, features });
+    return { fixture, driver, notified };
+  };
+  const allMulticast = command(ControlClass.RX, ControlRx.ALLMULTI, 1);
+
+  it('4.1.5.2 with NOTIFICATION_DATA they are 32 bits, and say where the next entry will be', async () => {
+    const { fixture, driver, notified } = await watched(featureMask([VirtioFeature.NOTIFICATION_DATA]));
+    const control = driver.controlIndex!;
+    for (let count = 1; count <= 2; count++)
+      expect(await driver.commandBytes(allMulticast)).toMatchObject({ ack: ControlAck.OK });
+    expect(notified).toEqual([
+      [control, 0, 1, 0],
+      [control, 0, 2, 0],
+    ]);
+    // As a packed ring has it: offset 5 under wrap counter 1. And data that is wrong.
+    for (const next of [0x8005, 0xffff]) {
+      fixture.effects.length = 0;
+      await driver.pci.notify(1, next);
+      expect(fixture.effects).toEqual([{ kind: 'queue-notify', queue: 1 }]);
+    }
+  });
+
+  it('4.1.5.2 without it they are the number of the queue', async () => {
+    const { driver, notified } = await watched(0n);
+    await driver.commandBytes(allMulticast);
+    expect(notified).toEqual([[driver.controlIndex!, 0]]);
+  });
+});
 
 describe('driver: bring-up', () => {
   it('goes from discovery to DRIVER_OK with every feature, queue and vector', async () => {

@@ -143,7 +143,8 @@ export class VirtioNetDriver {
 
   /** Makes what was added visible and notifies the device when it asked for that. */
   async publish(queue: number): Promise<void> {
-    if (this.ring(queue).publish()) await this.pci.notify(queue);
+    const ring = this.ring(queue);
+    if (ring.publish()) await this.pci.notify(queue, ring.availableIndex);
   }
 
   /** Gives the device `count` buffers to receive frames into. */

@@ -18,6 +18,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   DeviceStatus,
   featureMask,
+  hasFeature,
   MSIX_ENTRY_MASKED,
   MsixControl,
   MsixEntry,
@@ -46,6 +47,8 @@ export interface QueueSetup {
 
 type CommonRegister = keyof typeof VirtioPciCommon.at;
 
+/** What `next` is multiplied with beside the queue's number (4.1.5.2). */
+const NOTIFICATION_NEXT = 0x1_0000;
 const DEADLINE_MS = 5000;
 const WORD_MASK = 0xffff_ffffn;
 /** Bytes of each register of the common configuration; addresses count as two halves. */
@@ -217,12 +220,18 @@ export class VirtioPciDriver {
     check((await this.read('queueEnable')) === 0, `queue ${queue} is enabled after its reset`);
   }
 
-  /** Tells the device that a queue, which was enabled once, has available buffers. */
-  async notify(queue: number): Promise<void> {
+  /**
+   * Tells the device that a queue, which was enabled once, has available buffers; with NOTIFICATION_DATA also `next`,
+   * where the next one will be: a free-running index (split), or offset and wrap counter (packed, in bit 15).
+   */
+  async notify(queue: number, next = 0): Promise<void> {
     const at = this.#notifyAt.get(queue);
     check(at !== undefined, `queue ${queue} was never enabled`);
     const { bar, offset } = this.found.notify;
-    await this.access.writeRegion(bar, offset + at, littleEndian(queue, 2));
+    const data = hasFeature(this.features, VirtioFeature.NOTIFICATION_DATA)
+      ? littleEndian(next * NOTIFICATION_NEXT + queue, 4)
+      : littleEndian(queue, 2);
+    await this.access.writeRegion(bar, offset + at, data);
   }
 
   /** Reads the device configuration; again when it changed meanwhile. */

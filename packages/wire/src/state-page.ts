@@ -80,6 +80,8 @@ export const QueueWord = {
   MODERATION_LEVEL: 4,
   /** 1 while the queue is being worked; what a death leaves behind says what was worked then. */
   UNDER_WORK: 5,
+  /** Number of the client's request that started the queue: worked again, it does not start it anew. 0: none. */
+  STARTED_BY: 6,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
 

@@ -1,0 +1,51 @@
+/** A whole service in one thread: nothing is lost whatever dies, and the simulator would notice if it were. */
+import { describe, expect, it } from 'vitest';
+import { type Flaws, simulate } from './simulation.js';
+
+const SEEDS = 60;
+/** More than any of the mistakes needs to show. */
+const SEEDS_FOR_A_FLAW = 60;
+
+describe('simulated service', () => {
+  it(`${SEEDS} schedules of crashes: every promise is kept`, () => {
+    const totals: Record<string, number> = {};
+    for (let seed = 1; seed <= SEEDS; seed++) {
+      const { violation, counters, trace } = simulate(seed);
+      expect(violation, `scripts/simulate --seed ${seed}\n${trace.slice(-40).join('\n')}`).toBeNull();
+      for (const [name, count] of Object.entries(counters)) totals[name] = (totals[name] ?? 0) + count;
+    }
+    // Nothing of this is true by never happening.
+    for (const name of [
+      'deaths.controller',
+      'deaths.keeper',
+      'deaths.emulator',
+      'promotions.crash',
+      'quarantines',
+    ])
+      expect(totals[name], name).toBeGreaterThan(SEEDS / 10);
+    for (const name of ['frames', 'requests', 'commands', 'replays', 'links broken', 'commands asked again'])
+      expect(totals[name], name).toBeGreaterThan(0);
+  });
+
+  it('the same seed is the same schedule, another seed another one', () => {
+    const hashes = [7, 7, 8].map((seed) => simulate(seed).hash);
+    expect(hashes[1]).toBe(hashes[0]);
+    expect(hashes[2]).not.toBe(hashes[0]);
+  });
+
+  it.each<[string, Flaws, RegExp]>([
+    [
+      'a standby that does not wait for the death of its predecessor',
+      { noFencing: true },
+      /is worked by \d+ and by/,
+    ],
+    ['a request that is worked twice', { noReplay: true }, /raised to \d+ where|queue \d went back|does not/],
+    ['a command that is carried out twice', { noMemory: true }, /hotplug of|unplug of|modified/],
+    ['rings that begin anew', { restartRings: true }, /went back|gave back/],
+  ])('%s is noticed', (_, flaws, violation) => {
+    let noticed: string | null = null;
+    for (let seed = 1; noticed === null && seed <= SEEDS_FOR_A_FLAW; seed++)
+      noticed = simulate(seed, flaws).violation;
+    expect(noticed).toMatch(violation);
+  });
+});
