@@ -234,7 +234,8 @@ describe('shelf channel', () => {
     standby.once('lost', () => void standby.lease(() => {}).then(lease.resolve));
     first.close();
     serve();
-    const w = await writer();
+    const w = connected();
+    void w.lease(() => {});
     w.transaction([{ put: 'missed' }]);
     w.close();
     expect(await lease.promise).toBe(0);

@@ -41,7 +41,7 @@ export interface SimOutcome {
 }
 
 /** Virtual milliseconds in which things go wrong, and after which everything must be at rest. */
-const CHAOS_MS = 250;
+const CHAOS_MS = 120;
 const REST_MS = 30_000;
 const EVENTS_MAX = 60_000;
 
