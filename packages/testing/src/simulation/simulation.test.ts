@@ -15,13 +15,7 @@ describe('simulated service', () => {
       for (const [name, count] of Object.entries(counters)) totals[name] = (totals[name] ?? 0) + count;
     }
     // Nothing of this is true by never happening.
-    for (const name of [
-      'deaths.controller',
-      'deaths.keeper',
-      'deaths.emulator',
-      'promotions.crash',
-      'quarantines',
-    ])
+    for (const name of ['deaths.controller', 'deaths.keeper', 'deaths.emulator', 'promotions.crash'])
       expect(totals[name], name).toBeGreaterThan(SEEDS / 10);
     for (const name of [
       'frames',
