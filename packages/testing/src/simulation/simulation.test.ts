@@ -6,7 +6,10 @@ const SEEDS = 100;
 /** More than any of the mistakes needs to show. */
 const SEEDS_FOR_A_FLAW = 200;
 
-describe('simulated service', () => {
+/** Some seconds of a processor, and a busy machine may have little of it. */
+const TEST_MS = 120_000;
+
+describe('simulated service', { timeout: TEST_MS }, () => {
   it(`${SEEDS} schedules of crashes: every promise is kept`, () => {
     const totals: Record<string, number> = {};
     for (let seed = 1; seed <= SEEDS; seed++) {
