@@ -12,6 +12,7 @@ function world() {
       deaths.set(pid, onDied);
       return { kill: () => void killed.push(pid), close: () => void deaths.delete(pid) };
     },
+    bury: () => {},
     nowMs: () => 5,
     onAlone: () => alone++,
   });

@@ -231,7 +231,10 @@ describe('shelf channel', () => {
     const heard = await listener(standby);
     const lease = Promise.withResolvers<number>();
     // Before it would connect again by itself.
-    standby.once('lost', () => void standby.lease(() => {}).then(lease.resolve));
+    standby.once('lost', () => {
+      standby.start();
+      void standby.lease(() => {}).then(lease.resolve);
+    });
     first.close();
     serve();
     const w = connected();

@@ -114,7 +114,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     return this.#fd >= 0;
   }
 
-  /** Connects now if the keeper is there, else as soon as it is. */
+  /** Connects now if the keeper is there, else as soon as it is; also again, when the connection has just been lost. */
   start(): void {
     this.#connect();
   }
@@ -141,8 +141,6 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
    * of the service manager's store.
    */
   lease(upload: Upload, restoring = false): Promise<number> {
-    // A subscriber that has just lost the keeper may lack what was said since: if there is one, it is told that first.
-    if (this.#follower !== null) this.#connect();
     const adopt = this.#follower?.synced === true && this.connected && !restoring;
     this.#upload = upload;
     this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;

@@ -186,6 +186,7 @@ class Service {
       },
       reserve: false,
       urgent: true,
+      progressFd: null,
       beat: () => {},
     });
     this.commands = new Commands(this.#emulator);

@@ -359,6 +359,8 @@ export class Emulator {
     this.#goAhead();
     this.#owners.close();
     const restoring = Promise.withResolvers<void>();
+    // Whoever has just lost the keeper may lack what was said since: what it knows comes before its grant.
+    if (!told) this.#shelf.start();
     const leased = this.#shelf.lease(async () => {
       await restoring.promise; // before that there is nothing to upload
       this.#upload();

@@ -98,6 +98,7 @@ export class SimEmulator {
     this.#owners = new Owners({
       ownPid: process.pid,
       watch: (pid, onDied) => this.#watch(pid, onDied),
+      bury: (pid) => this.shelf.bury(pid),
       nowMs: () => world.now,
       onAlone: () => this.#takeOver(),
     });
@@ -247,6 +248,7 @@ export class SimEmulator {
     this.#owners.close();
     this.#whenRestored = [];
     let leased = false;
+    if (!told) this.shelf.reconnect();
     this.shelf.lease(
       (ready) => this.#restoredThen(ready),
       () => this.#upload(),

@@ -35,6 +35,7 @@ export class SimKeeper {
           }
         },
         readAll: ({ link }) => link.readAll(KEEPER),
+        bury: ({ link }) => link.readAll(KEEPER), // of a dead process that is all there is
         hasPeer: ({ handle }) => handle !== null && handle.object.holders > 1,
         nowMs: () => world.now,
         after: (ms, action) => world.after(process, ms, 'keeper timer', action),

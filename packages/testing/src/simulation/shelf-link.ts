@@ -182,9 +182,13 @@ export class SimShelfClient {
     this.#connect();
   }
 
+  /** As ShelfClient.start, when the connection has just been lost. */
+  reconnect(): void {
+    this.#connect();
+  }
+
   /** As ShelfClient.lease: `when` calls back as soon as there is something to upload, which `put` then puts. */
   lease(when: (ready: () => void) => void, put: () => void, onResult: (result: number) => void): void {
-    if (this.#follower !== null) this.#connect();
     const adopt = this.#follower?.synced === true && this.connected;
     this.#upload = when;
     this.#put = put;
@@ -206,6 +210,11 @@ export class SimShelfClient {
     this.uploaded = false;
     if (!this.#uploading) this.changed = true;
     return -Errno.ENOTCONN;
+  }
+
+  /** As ShelfClient.bury. */
+  bury(pid: number): void {
+    this.#control(ShelfMessageKind.BURY, pid);
   }
 
   #connect(): void {
