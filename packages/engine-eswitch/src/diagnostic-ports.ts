@@ -6,7 +6,7 @@
  *   it, so that the copies meet cold lines. A source gives frames of one size for as long as somebody reads: copies of
  *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
-import { type FramePort, ReceiveHeader } from '@virtnet/engine-virtio-net';
+import type { FramePort } from '@virtnet/engine-virtio-net';
 import {
   copyBetween,
   type DeviceRing,
@@ -100,11 +100,8 @@ export class SourcePort implements FramePort {
     if (bytes > bytesMax) return 0;
     for (let i = 0; i < count; i++) {
       if (lengths[i]! < needed) return i;
-      const target = pieces[places[i]!]!;
-      const at = offsets[i]!;
       ledger.begin();
-      copyBetween(piece, 0, target, (at + NetHeader.sizeBytes) | 0, bytes);
-      ReceiveHeader.writePlain(target.view, at, 1);
+      copyBetween(piece, 0, pieces[places[i]!]!, (offsets[i]! + NetHeader.sizeBytes) | 0, bytes);
       ledger.completePlain(i, 1, bytes, needed);
     }
     return count;

@@ -120,7 +120,6 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     const at = offsets[chain]!;
     ledger.begin();
     copyBetween(piece, offset, target, at + frameOffset, bytes);
-    ReceiveHeader.writePlain(target.view, at, 1);
     if (this.#countSizes) ledger.countSize(bytes);
     this.#plainNext = chain + 1;
     ledger.completePlain(chain, 1, bytes, frameOffset + bytes);
@@ -156,7 +155,6 @@ export class SwitchedReceiveQueue extends WorkedQueue {
         (at + NetHeader.sizeBytes) | 0,
         bytes,
       );
-      ReceiveHeader.writePlain(target.view, at, 1);
       if (this.#countSizes) ledger.countSize(bytes);
       this.#plainNext = chain + 1;
       ledger.completePlain(chain, 1, bytes, needed);
@@ -169,7 +167,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   #layOut(): boolean {
     if (!this.#shortWay || this.fault !== null) return false;
     this.#plainNext = 0;
-    this.#plainCount = this.ring.scan(this.#stretch, true);
+    this.#plainCount = ReceiveHeader.writePlainAhead(this.ring, this.ring.scan(this.#stretch, true));
     this.#stretch = Math.min(2 * this.#stretch, PLAIN_CHAINS_MAX);
     return this.#plainCount > 0;
   }

@@ -59,8 +59,8 @@ export interface FramePort {
   sendPlain?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
 
   /**
-   * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind a header
-   * (ReceiveHeader.writePlain) each. Each is begun and completed in `ledger`. Returns how many; it ends in front of a
+   * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind the
+   * headers that are there already. Each is begun and completed in `ledger`. Returns how many; it ends in front of a
    * chain that the next frame does not fit in, of a frame that has to go the long way, or when no frame waits.
    */
   receivePlain?(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number;

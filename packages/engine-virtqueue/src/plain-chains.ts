@@ -21,4 +21,6 @@ export class PlainChains {
   readonly lengths = new Int32Array(PLAIN_CHAINS_MAX);
   /** Descriptor index (split) or buffer id (packed). */
   readonly ids = new Uint16Array(PLAIN_CHAINS_MAX);
+  /** For what is read ahead of its use: without one the compiler leaves the reads out. It means nothing. */
+  touched = 0;
 }

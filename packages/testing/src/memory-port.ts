@@ -1,6 +1,6 @@
 /** memory-port.ts: a frame port that keeps what it is sent and gives what it was told, for tests. */
 
-import { type FramePort, ReceiveHeader } from '@virtnet/engine-virtio-net';
+import type { FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
@@ -82,9 +82,8 @@ export class PlainMemoryPort extends MemoryPort {
       this.reads++;
       this.plain++;
       this.waiting.shift();
-      const { u8, view } = ring.memory.pieces[pieces[i]!]!;
+      const { u8 } = ring.memory.pieces[pieces[i]!]!;
       u8.set(frame, offsets[i]! + NetHeader.sizeBytes);
-      ReceiveHeader.writePlain(view, offsets[i]!, 1);
       ledger.completePlain(i, 1, frame.length, needed);
     }
     return count;
