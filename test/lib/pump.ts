@@ -40,6 +40,7 @@ interface Stats {
 export class Pump {
   readonly fn: BoundFunction;
   readonly #arrived: Arrival[] = [];
+  #arrivedAtHost: readonly Arrival[] = [];
   readonly #receiver: HostStream;
   readonly #sender: HostStream;
   readonly #running: Promise<void>;
@@ -107,11 +108,22 @@ export class Pump {
     }
     const outstanding = this.fn.driver.ring(1).outstanding;
     if (outstanding > 0) throw new Error(`${outstanding} frames of the driver never came back`);
+    this.#arrivedAtHost = parseArrivals(await this.#receiver.finish());
     return {
       dropped: (await drops(this.#net, this.#representor)) - this.#droppedBefore,
       toDriver: analyseStream(this.#arrived, 0, sent),
-      fromDriver: analyseStream(parseArrivals(await this.#receiver.finish()), 0, this.#transmitted),
+      fromDriver: analyseStream(this.#arrivedAtHost, 0, this.#transmitted),
     };
+  }
+
+  /** Frames that the driver has received by now. */
+  get received(): number {
+    return this.#arrived.length;
+  }
+
+  /** What arrived at each end, when it is finished. */
+  get arrivals(): { readonly atDriver: readonly Arrival[]; readonly atHost: readonly Arrival[] } {
+    return { atDriver: this.#arrived, atHost: this.#arrivedAtHost };
   }
 
   async close(): Promise<void> {

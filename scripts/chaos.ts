@@ -1,0 +1,73 @@
+/** Everything dies, hangs and is replaced at random while streams run. See --help. */
+import { setup } from './lib/setup.ts';
+import { SetupError } from './lib/shell.ts';
+
+const USAGE = `Usage: scripts/chaos [--seed N] [--minutes M] [--events N] [--only WORDS]
+
+Starts the service, vfe-vhostd and vfe-vhostd-ha in a network namespace of their own, with a function driven over
+vfio-user, one driven by DPDK's virtio-user over vhost-user, and numbered streams both ways through each, a packet a
+millisecond. Then, in an order that the seed decides, processes are killed, stopped, restarted and updated, functions
+and VFs made and removed, clients killed. After each event: everybody is there again, and nobody else; every function
+is there, with its representor and no other; every stream moves; no driver was disconnected; in the end: what was lost
+or repeated is what the events may cost, and what is held is what was held in the beginning.
+
+  --seed N      the order of events (default: one that is printed)
+  --minutes M   no event begins after that time (default 10)
+  --events N    nor more than so many
+  --only WORDS  only events with one of these words in their names, comma between them
+
+Prints each event, and a table of them with the pauses of the streams. Needs root, or the Debian packages of DPDK and
+tcpdump and a user who may use them.
+
+Exit code: 0 all was well, 1 not (and the seed is printed again), 2 wrong usage.
+`;
+
+const DEFAULT_MINUTES = 10;
+const SEEDS = 0x1_0000_0000;
+
+export interface ChaosOptions {
+  readonly seed: number;
+  readonly minutes: number;
+  readonly events: number;
+  /** Words of the events' names; empty: all events. */
+  readonly only: readonly string[];
+}
+
+function parse(words: readonly string[]): ChaosOptions | null {
+  const options = { seed: Date.now() % SEEDS, minutes: DEFAULT_MINUTES, events: Number.POSITIVE_INFINITY };
+  let only: string[] = [];
+  for (let at = 0; at < words.length; at += 2) {
+    const name = words[at]?.replace(/^--/, '') ?? '';
+    if (words[at] === '--only' && words[at + 1] !== undefined) {
+      only = words[at + 1]!.split(',');
+      continue;
+    }
+    const value = Number(words[at + 1]);
+    if (!Object.hasOwn(options, name) || !words[at]!.startsWith('--') || !(value > 0)) return null;
+    options[name as keyof typeof options] = value;
+  }
+  return { ...options, only };
+}
+
+async function main(words: readonly string[]): Promise<number> {
+  const options = parse(words);
+  if (options === null) {
+    const asked = words.includes('-h') || words.includes('--help');
+    process[asked ? 'stdout' : 'stderr'].write(USAGE);
+    return asked ? 0 : 2;
+  }
+  setup(['npm', 'build', 'dpdk'], (line) => process.stderr.write(`${line}\n`));
+  const { chosen, run } = await import('./lib/chaos-run.ts'); // here, for the packages may not be built yet
+  if (chosen(options.only).length > 0) return run(options);
+  process.stderr.write(`no event has one of these words: ${options.only.join(', ')}\n`);
+  return 2;
+}
+
+try {
+  // What a run that failed leaves open must not keep it from ending.
+  process.exit(await main(process.argv.slice(2)));
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+}

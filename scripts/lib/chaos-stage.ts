@@ -1,0 +1,298 @@
+/**
+ * chaos-stage.ts: what the chaos happens to: the whole product, two functions under streams, and what they should be.
+ *
+ *   host sender -> representor A -> driver of packages/testing (vfio-user) -> representor A -> host receiver
+ *   host sender -> representor B -> DPDK's virtio-user (vhost-user, vfe-vhostd) -> representor B -> tcpdump
+ *
+ * Theory
+ *   A service manager of the tests keeps descriptors, as systemd does, and restarts nobody by itself: an event that ends
+ *   the controller starts it again. The stage knows what there should be at any time; `check` compares.
+ */
+import { mkdirSync, readFileSync } from 'node:fs';
+import { makeBuild } from '../../test/lib/builds.ts';
+import { HostCapture } from '../../test/lib/capture.ts';
+import { udpPayload } from '../../test/lib/pcap.ts';
+import { isRunning } from '../../test/lib/processes.ts';
+import { Pump } from '../../test/lib/pump.ts';
+import type { Scene } from '../../test/lib/scene.ts';
+import { type Holdings, type Hotplugged, type ProcessRole, Service } from '../../test/lib/service.ts';
+import { FakeServiceManager } from '../../test/lib/service-manager.ts';
+import { type Arrival, analyseStream, type StreamReport } from '../../test/lib/stream-analysis.ts';
+import { readStreamPacket } from '../../test/lib/stream-packet.ts';
+import { HostStream, SPACING_US } from '../../test/lib/streams.ts';
+import { Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
+import { settled } from '../../test/lib/updates.ts';
+import { sleep, until } from '../../test/lib/waiting.ts';
+import { program } from './paths.ts';
+
+const FIRMWARE = [
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=4'],
+  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
+  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
+];
+const STATIC_PF = '14:00.2';
+const ADDRESS = '10.81.0.1';
+const PEER_ADDRESS = '10.81.0.2';
+const PORT = 7901;
+const QUEUE_SIZE = 256;
+const PATIENCE_MS = 60_000;
+const READ_MS = 20;
+const SETTLE_MS = 500;
+const ROLES: readonly ProcessRole[] = ['controller', 'emu', 'emu-standby', 'ha'];
+const REPRESENTOR = /^en\d+f\d+pf\d+sf\d+$/;
+const mac = (last: number) => `0C:C4:7A:FF:22:${last}`;
+
+interface Listed {
+  readonly vuid: string;
+  readonly function_type: string;
+  readonly sf_rep_net_device: string;
+}
+
+/** One stream through a function. */
+export interface Traffic {
+  readonly name: string;
+  readonly arrivals: readonly Arrival[];
+  readonly report: StreamReport;
+  /** Of those lost: dropped by others, in front of a full queue (the kernel) or ring (testpmd). */
+  readonly dropped: number;
+  /** Queues a frame of it passes. */
+  readonly queues: number;
+}
+
+export class ChaosStage {
+  readonly scene: Scene;
+  readonly service: Service;
+  readonly manager: FakeServiceManager;
+  readonly builds: readonly string[];
+  /** For clients that are killed. */
+  readonly target: Hotplugged;
+  /** Plugged and unplugged. */
+  extra: Hotplugged | null = null;
+  vfs = 0;
+  readonly #pump: Pump;
+  readonly #vhost: Hotplugged;
+  readonly #testpmd: Testpmd;
+  readonly #sender: HostStream;
+  readonly #capture: HostCapture;
+  readonly #links: ReadonlyMap<string, string>;
+  readonly #vuids: readonly string[];
+
+  private constructor(parts: {
+    scene: Scene;
+    service: Service;
+    manager: FakeServiceManager;
+    builds: readonly string[];
+    target: Hotplugged;
+    pump: Pump;
+    vhost: Hotplugged;
+    testpmd: Testpmd;
+    sender: HostStream;
+    capture: HostCapture;
+    links: ReadonlyMap<string, string>;
+    vuids: readonly string[];
+  }) {
+    this.scene = parts.scene;
+    this.service = parts.service;
+    this.manager = parts.manager;
+    this.builds = parts.builds;
+    this.target = parts.target;
+    this.#pump = parts.pump;
+    this.#vhost = parts.vhost;
+    this.#testpmd = parts.testpmd;
+    this.#sender = parts.sender;
+    this.#capture = parts.capture;
+    this.#links = parts.links;
+    this.#vuids = parts.vuids;
+  }
+
+  static async open(scene: Scene): Promise<ChaosStage> {
+    const { net, processes, directory } = scene;
+    const root = scene.path('root');
+    mkdirSync(root, { recursive: true });
+    const manager = await FakeServiceManager.open({
+      socket: scene.path('notify'),
+      command: net.inside([program('virtio_net_controller')]),
+      env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: processes.mark },
+      log: scene.path('controller.log'),
+    });
+    scene.atEnd(() => manager.close());
+    // What it does not read stays in its socket, descriptors of representors included.
+    const reading = setInterval(() => manager.names(), READ_MS);
+    scene.atEnd(() => clearInterval(reading));
+    manager.start();
+    await manager.ready();
+    const service = Service.attached(scene, root);
+    scene.atEnd(() => service.stop());
+    const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
+    if (code !== 0) throw new Error(`firmware: ${stdout}`);
+    await service.host('power-cycle');
+    const builds = ['0.2.0', '0.3.0'].map((version) => makeBuild(directory, version));
+
+    const driven = await service.hotplug({ mac: mac(93), queueSize: QUEUE_SIZE });
+    const vhost = await service.hotplug({ mac: mac(94), queueSize: QUEUE_SIZE });
+    const target = await service.hotplug({ mac: mac(95), queueSize: QUEUE_SIZE });
+    const pump = await Pump.start(scene, service, driven, PATIENCE_MS);
+
+    const representor = vhost.sf_rep_net_device;
+    await net.quiet(representor);
+    await net.ip(`addr add ${ADDRESS}/24 dev ${representor}`);
+    await net.ip(`link set ${representor} up`);
+    await net.ip(`link set ${target.sf_rep_net_device} up`);
+    await net.ip(`neigh add ${PEER_ADDRESS} lladdr ${vhost.mac} dev ${representor} nud permanent`);
+    await service.startVhostdKeeper();
+    await service.startVhostd('server');
+    const path = scene.path('vhost.sock');
+    await service.addVhost(vhost.bdf, path);
+    const devices = [virtioUser({ path, queueSize: QUEUE_SIZE, mac: vhost.mac })];
+    const testpmd = await Testpmd.start({ processes, net, directory, devices });
+    await testpmd.forward('io');
+    const filter = ['udp', 'dst', 'port', `${PORT}`];
+    const capture = await HostCapture.start(scene, representor, filter, { direction: 'in' });
+    const to = [PEER_ADDRESS, `${PORT}`, `${SPACING_US}`, '64'];
+    const sender = await HostStream.start(processes, net, ['send', ...to]);
+
+    await settled(service);
+    const links = new Map<string, string>();
+    for (const { sf_rep_net_device: name } of [driven, vhost, target])
+      links.set(name, await linkFacts(scene, name));
+    const vuids = (await listed(service)).map(({ vuid }) => vuid);
+    const parts = { scene, service, manager, builds, target, pump, vhost, testpmd, sender, capture };
+    return new ChaosStage({ ...parts, links, vuids });
+  }
+
+  get roles(): readonly ProcessRole[] {
+    return ROLES;
+  }
+
+  get staticPf(): string {
+    return STATIC_PF;
+  }
+
+  get extraMac(): string {
+    return mac(96);
+  }
+
+  /** Waits until everybody is there, and throws when something is not as it should be. */
+  async check(): Promise<void> {
+    const { scene, service } = this;
+    await settled(service);
+    for (const role of ROLES) await until(`${role} runs`, PATIENCE_MS, () => service.pid(role) !== null);
+    const devices = await listed(service);
+    const expected = new Set([...this.#vuids, ...(this.extra === null ? [] : [this.extra.vuid])]);
+    const vfs = devices.filter(({ function_type }) => function_type === 'VF');
+    const others = devices.filter(({ function_type }) => function_type !== 'VF').map(({ vuid }) => vuid);
+    const lost = [...expected].filter((vuid) => !others.includes(vuid));
+    const odd = others.filter((vuid) => !expected.has(vuid));
+    if (lost.length > 0) throw new Error(`lost: ${lost.join(', ')}`);
+    if (odd.length > 0) throw new Error(`nobody made: ${odd.join(', ')}`);
+    if (vfs.length !== this.vfs) throw new Error(`${vfs.length} VFs instead of ${this.vfs}`);
+    const wanted = devices.map(({ sf_rep_net_device }) => sf_rep_net_device).sort();
+    await until('a representor for each function, and no other', PATIENCE_MS, async () => {
+      const there = (await scene.net.links())
+        .map(({ ifname }) => ifname)
+        .filter((name) => REPRESENTOR.test(name));
+      return there.sort().join() === wanted.join();
+    });
+    for (const [name, facts] of this.#links) {
+      const now = await linkFacts(scene, name);
+      if (now !== facts) throw new Error(`the link of ${name} changed: ${facts}, now ${now}`);
+    }
+    const log = readFileSync(scene.path('vhostd.log'), 'utf8');
+    if (log.includes('frontend disconnected')) throw new Error('a virtual machine was disconnected');
+    await this.#moves();
+  }
+
+  /** What emulator and keepers hold; comparable while the same functions are there. */
+  holdings(): Record<'emu' | 'ha', Holdings> {
+    return { emu: this.service.holdings('emu'), ha: this.service.holdings('ha') };
+  }
+
+  /** Ends the streams and says what became of them. */
+  async finish(): Promise<readonly Traffic[]> {
+    const { report: driven, dropped: drivenDropped } = await this.#finishPump();
+    const sent = Number((await this.#sender.finish()).split(' ')[0]);
+    const received = () => receivedFrom(this.scene, this.#vhost.sf_rep_net_device);
+    await until('the last frames', PATIENCE_MS, async () => {
+      const before = await received();
+      await sleep(SETTLE_MS);
+      return (await received()) === before;
+    });
+    const arrivals = (await this.#capture.finish()).flatMap(({ bytes, timeUs }): Arrival[] => {
+      const packet = readStreamPacket(udpPayload(bytes) ?? Buffer.alloc(0));
+      return packet === null ? [] : [{ ...packet, arrivedUs: timeUs }];
+    });
+    const { rxPackets, txPackets } = await this.#testpmd.statistics();
+    const dropped = (await droppedAt(this.scene, this.#vhost.sf_rep_net_device)) + rxPackets - txPackets;
+    await this.#testpmd.quit();
+    const { atDriver, atHost } = this.#pump.arrivals;
+    return [
+      { name: 'to driver', arrivals: atDriver, report: driven.toDriver, dropped: drivenDropped, queues: 1 },
+      { name: 'from driver', arrivals: atHost, report: driven.fromDriver, dropped: 0, queues: 1 },
+      {
+        name: 'vhost, to and fro',
+        arrivals,
+        report: analyseStream(arrivals, 0, sent),
+        dropped,
+        queues: 2,
+      },
+    ];
+  }
+
+  async #finishPump() {
+    const { dropped, ...report } = await this.#pump.finish();
+    await this.#pump.close();
+    return { report, dropped };
+  }
+
+  /** Each stream brings something new. */
+  async #moves(): Promise<void> {
+    const positions = async () => [
+      this.#pump.received,
+      await receivedFrom(this.scene, this.#pumpDevice),
+      await receivedFrom(this.scene, this.#vhost.sf_rep_net_device),
+    ];
+    const before = await positions();
+    await until('every stream moves', PATIENCE_MS, async () =>
+      (await positions()).every((now, index) => now > before[index]!),
+    );
+  }
+
+  get #pumpDevice(): string {
+    return [...this.#links.keys()][0]!;
+  }
+}
+
+/** Whether a process that was killed is gone. */
+export function gone(pid: number): Promise<unknown> {
+  return until(`the end of ${pid}`, PATIENCE_MS, () => !isRunning(pid), 1);
+}
+
+async function listed(service: Service): Promise<readonly Listed[]> {
+  return (await service.answer<{ devices: Listed[] }>('list')).devices;
+}
+
+interface LinkJson {
+  readonly ifindex: number;
+  readonly carrier_changes: number;
+  readonly stats64: { readonly rx: { readonly packets: number }; readonly tx: { readonly dropped: number } };
+}
+
+async function link(scene: Scene, name: string): Promise<LinkJson> {
+  const [found] = JSON.parse(await scene.net.ip(`-j -d -s link show dev ${name}`)) as LinkJson[];
+  if (found === undefined) throw new Error(`no link ${name}`);
+  return found;
+}
+
+async function linkFacts(scene: Scene, name: string): Promise<string> {
+  const { ifindex, carrier_changes } = await link(scene, name);
+  return `number ${ifindex}, ${carrier_changes} carrier changes`;
+}
+
+/** Frames that came from the function. */
+async function receivedFrom(scene: Scene, name: string): Promise<number> {
+  return (await link(scene, name)).stats64.rx.packets;
+}
+
+async function droppedAt(scene: Scene, name: string): Promise<number> {
+  return (await link(scene, name)).stats64.tx.dropped;
+}
