@@ -33,8 +33,8 @@ interface Listed {
   readonly qp_pool_size: number;
 }
 
-/** VFs start with 32 vectors and 32 queue pairs, as in the guide's examples. */
-const CONF = { vf: { max_queue_pairs: 32 } };
+/** VFs start with 32 vectors and 32 queue pairs, as in the guide's examples; a tenth of the 64 SFs is made ahead. */
+const CONF = { vf: { max_queue_pairs: 32 }, sf_pool_percent: 10, sf_pool_force_destroy: 1 };
 
 const used = useScene(async (scene) => ({ service: await Service.start(scene, { conf: CONF }), scene }));
 
@@ -85,6 +85,22 @@ describe('functions by configuration', () => {
     expect(await host('power-cycle')).toEqual(SUCCESS);
     expect(Object.keys(await functions())).toEqual([PF0, PF1]);
     await consistent();
+  });
+
+  test('the pool of SFs is there before any VF, VFs take it, and a restart makes it anew', async () => {
+    const { service, scene } = used.value;
+    const pooled = async () => (await scene.net.links()).filter(({ ifname }) => /sf3\d{3}$/.test(ifname));
+    const before = await pooled();
+    expect(before.map(({ ifname }) => ifname)).toEqual([0, 1, 2, 3, 4, 5].map((i) => `en3f0pf0sf300${i}`));
+    expect(await host('sriov', PF0, '2')).toEqual(SUCCESS);
+    expect(await pooled()).toMatchObject(before.map(({ ifname, ifindex }) => ({ ifname, ifindex })));
+    expect((await service.virtnet('restart')).code).toBe(0);
+    const after = await pooled();
+    expect(after.map(({ ifname }) => ifname).sort()).toEqual(before.map(({ ifname }) => ifname));
+    const kept = after.filter(({ ifindex }) => before.some((former) => former.ifindex === ifindex));
+    expect(kept.map(({ ifname }) => ifname)).toEqual(['en3f0pf0sf3000', 'en3f0pf0sf3001']);
+    expect(await host('sriov', PF0, '0')).toEqual(SUCCESS);
+    expect(await pooled()).toHaveLength(6);
   });
 
   test('sriov makes and removes VFs, from 0 or to 0; two at once are one after the other', async () => {

@@ -101,6 +101,17 @@ describe.skipIf(obstacle !== null)(`tap${obstacle ? `: ${obstacle}` : ''}`, () =
     expect(seen).toEqual({ payload: 'hello representor', length: 12 + 42 + 17, empty: -Errno.EAGAIN });
   });
 
+  it('takes a MAC address by its descriptor, whatever it is called now', async () => {
+    const seen = await inNamespace(`
+      const [fd] = host.openTap('tap0', { queues: 1 });
+      execFileSync('ip', ['link', 'set', 'tap0', 'name', 'other0']);
+      seen.set = host.setTapMac(fd, Uint8Array.of(2, 0, 0, 1, 2, 3));
+      seen.mac = [...host.getMac('other0')];
+      seen.group = host.setTapMac(fd, Uint8Array.of(3, 0, 0, 1, 2, 3)) < 0;
+      seen.short = host.setTapMac(fd, Uint8Array.of(2, 0));`);
+    expect(seen).toEqual({ set: 0, mac: [2, 0, 0, 1, 2, 3], group: true, short: -Errno.EINVAL });
+  });
+
   it('offloads, carrier, queues and persistence can be switched', async () => {
     const seen = await inNamespace(`
       const fds = host.openTap('tap0', { queues: 2 });

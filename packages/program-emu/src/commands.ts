@@ -44,7 +44,7 @@ import { ControlSite } from './control-site.js';
 import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
-import type { Device, Emulator } from './emulator.js';
+import type { Device, Emulator, PromotionReason } from './emulator.js';
 import { HostCommands } from './host-commands.js';
 import { type ModifyPlace, modifyDevices } from './modify-command.js';
 import { Provision } from './provision.js';
@@ -97,8 +97,13 @@ export class Commands {
   }
 
   /** Makes what exists without anybody's asking. To be called when this emulator has become the active one. */
-  provision(): Promise<void> {
-    return this.#inTurn(() => this.#host.provision());
+  provision(reason: PromotionReason): Promise<void> {
+    return this.#inTurn(() => {
+      // A successor that was asked for is a restart: the pool does not outlive that, if it is not to.
+      if (reason === 'update' && this.#emulator.conf.sf_pool_force_destroy === 1)
+        this.#emulator.destroyPool();
+      return this.#host.provision();
+    });
   }
 
   hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {

@@ -99,7 +99,7 @@ export class Emulator {
   /** Representors that VFs left behind. */
   readonly pool: SfPool;
   /** Called when this process has become the active one and every device it took over is served. */
-  onActive: () => Promise<void> = () => Promise.resolve();
+  onActive: (reason: PromotionReason) => Promise<void> = () => Promise.resolve();
   readonly beat: () => void;
   readonly #urgent: boolean;
   readonly #shelf: ShelfClient;
@@ -323,6 +323,12 @@ export class Emulator {
     this.pool.close();
   }
 
+  /** Ends the pool; its representors are gone from the host. */
+  destroyPool(): void {
+    this.#removeRepresentors(this.pool.names);
+    this.pool.close();
+  }
+
   /** Files a new or restored device and begins to serve it. */
   addDevice(device: Device): void {
     own(device.host.page.buffer, process.pid);
@@ -398,7 +404,7 @@ export class Emulator {
     if (reason === 'crash') {
       this.#log.warn({ devices: this.devices.size, takeoverMs: this.#takeoverMs }, 'took over');
     }
-    await this.onActive();
+    await this.onActive(reason);
     this.#promotion = null;
   }
 

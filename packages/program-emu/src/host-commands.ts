@@ -93,6 +93,7 @@ export class HostCommands {
     );
     await this.#recovery.forget(ended.map(([vuid]) => vuid)); // VFs the host does not ask for any more
     await this.#provision.saveMissing(remembered);
+    await this.#provision.fillPool();
   }
 
   /** Answers a request; to be called one after the other with everything else that changes devices. */

@@ -28,14 +28,21 @@ import {
   planVf,
   recoveredHotplug,
   recoveredPlan,
+  representorName,
   staticPfDevice,
+  uplinkPort,
+  VF_SF_FIRST,
+  VF_SF_LAST,
   type VfPool,
   type VfShare,
   vfPool,
   vfPoolRules,
 } from '@virtnet/engine-control';
+import { interfaceExists } from '@virtnet/host-linux';
+import { Errno } from '@virtnet/wire';
 import type { ControlSite } from './control-site.js';
 import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
+import { DeviceTaps } from './device-taps.js';
 import type { Device, Emulator } from './emulator.js';
 import type { RecoveryStore, Remembered } from './recovery-store.js';
 
@@ -179,6 +186,30 @@ export class Provision {
     if (vfs.length > 0) {
       const text = `static PF[${pfId}], Unload (${vfs.length}) VFs finished`;
       this.#emulator.services.log('info', text);
+    }
+  }
+
+  /**
+   * Makes the representors of VFs ahead: of the SFs that there can be as many per cent as the configuration says,
+   * counting those that VFs have.
+   */
+  async fillPool(): Promise<void> {
+    const { conf, pool, devices } = this.#emulator;
+    const { sfsMax } = firmwareLimits(this.#site.firmware());
+    const port = uplinkPort(this.#ibDevice);
+    if (conf.sf_pool_percent === 0 || (conf.software.representor ?? 'tap') !== 'tap' || port === null) return;
+    if (sfsMax === null)
+      return this.#error('no pool of SFs: the firmware does not say how many there can be', {});
+    const used = new Set([...devices.values()].map(({ host }) => host.plan.representor));
+    const count = Math.min(Math.floor((sfsMax * conf.sf_pool_percent) / 100), VF_SF_LAST - VF_SF_FIRST + 1);
+    for (let sfNum = VF_SF_FIRST; sfNum < VF_SF_FIRST + count; sfNum++) {
+      const name = representorName(port, sfNum);
+      if (used.has(name) || pool.has(name)) continue;
+      const taps = interfaceExists(name) ? -Errno.EEXIST : DeviceTaps.create(name, 1);
+      if (typeof taps === 'number')
+        return this.#error('the pool of SFs is smaller than it should be', { name, errno: -taps });
+      pool.give(name, taps.release());
+      await turn();
     }
   }
 

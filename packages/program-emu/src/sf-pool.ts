@@ -1,11 +1,11 @@
 /**
- * sf-pool.ts: the SFs that VFs left behind: representors that stay for the next VF of their number.
+ * sf-pool.ts: SFs without a VF: representors that were made ahead, or that VFs left behind, for the next VF of their number.
  *
  * Theory
  *   When VFs are destroyed their SFs are not: the representor stays where it is, in its bridge, without a carrier,
  *   and the next VF takes the lowest SF number that is free. That is the original's behaviour, and it spares the host
  *   the removal of a thousand interfaces, which takes it seconds. The descriptors lie with the state keeper, as those
- *   of functions do, so the pool outlives its process; it ends with the service.
+ *   of functions do, so the pool outlives its process; it ends with the service. provision.ts fills it.
  *
  * Ownership
  *   A descriptor given belongs to the pool until it is taken.
@@ -29,6 +29,10 @@ export class SfPool {
 
   get names(): string[] {
     return [...this.#taps.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.#taps.has(name);
   }
 
   /** Keeps the queues of a representor, -1 where there is none. */

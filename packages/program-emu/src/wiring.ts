@@ -95,7 +95,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     beat: () => progress.main.beat(),
   });
   const commands = new Commands(emulator);
-  emulator.onActive = () => commands.provision();
+  emulator.onActive = (reason) => commands.provision(reason);
   const whole = <T>(answer: () => T | Promise<T>): Promise<T> => emulator.whole.then(answer);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
   const rpc = await RpcServer.bind(
