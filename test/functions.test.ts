@@ -95,7 +95,12 @@ describe('functions by configuration', () => {
     expect(await host('sriov', PF0, '2')).toEqual(SUCCESS);
     expect(await pooled()).toMatchObject(before.map(({ ifname, ifindex }) => ({ ifname, ifindex })));
     expect((await service.virtnet('restart')).code).toBe(0);
-    const after = await pooled();
+    const after = await until('the pool', PATIENCE_MS, async () => {
+      const now = await pooled();
+      return now.length === before.length && now.some(({ ifindex }) => ifindex > before.at(-1)!.ifindex)
+        ? now
+        : null;
+    });
     expect(after.map(({ ifname }) => ifname).sort()).toEqual(before.map(({ ifname }) => ifname));
     const kept = after.filter(({ ifindex }) => before.some((former) => former.ifindex === ifindex));
     expect(kept.map(({ ifname }) => ifname)).toEqual(['en3f0pf0sf3000', 'en3f0pf0sf3001']);

@@ -190,7 +190,7 @@ class Service {
       beat: () => {},
     });
     this.commands = new Commands(this.#emulator);
-    this.#emulator.onActive = () => this.commands.provision();
+    this.#emulator.onActive = (reason) => this.commands.provision(reason);
     await this.#emulator.promote('first');
   }
 
