@@ -67,6 +67,17 @@ describe('mirror', () => {
     b!.close();
   });
 
+  it('of a device whose record was never told nothing is left once its other entries are gone', () => {
+    mirror.put('dev/A/page', NOTHING, page());
+    mirror.put('dev/A/tap/0', NOTHING, eventfd());
+    mirror.put('dev/A/dma/10000', dma('0x10000', 8192), memory());
+    mirror.delete('dev/A/page');
+    mirror.delete('dev/A/tap/0');
+    expect(mirror.size).toBe(1);
+    mirror.delete('dev/A/dma/10000');
+    expect(mirror.size).toBe(0);
+  });
+
   it('an entry that replaces another of its name closes and unmaps the former, and only that', () => {
     for (const name of ['listener', 'connection', 'tap/0', 'irq/2/0', 'kick/0']) {
       const [former, next] = [eventfd(), eventfd()];

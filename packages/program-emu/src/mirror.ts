@@ -134,6 +134,18 @@ export class DeviceMirror {
     }
   }
 
+  get isEmpty(): boolean {
+    const tables = [this.taps, this.kicks, this.irqs];
+    return (
+      this.record === null &&
+      this.page === null &&
+      this.listenerFd < 0 &&
+      this.connectionFd < 0 &&
+      tables.every(({ size }) => size === 0) &&
+      this.memory.all().next().done === true
+    );
+  }
+
   close(): void {
     for (const part of ['page', 'listener', 'connection']) this.delete(part);
     for (const table of [this.taps, this.kicks, this.irqs]) {
@@ -247,7 +259,8 @@ export class Mirror {
     const device = this.#devices.get(place.vuid);
     if (device === undefined) return;
     device.delete(place.part);
-    if (place.part === 'record') {
+    // Without a record it is none; and of one whose telling broke off, nothing may be left but an empty shell.
+    if (place.part === 'record' || device.isEmpty) {
       device.close();
       this.#devices.delete(place.vuid);
     }
