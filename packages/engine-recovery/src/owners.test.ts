@@ -1,74 +1,55 @@
 import { describe, expect, it } from 'vitest';
 import { Owners } from './owners.js';
 
-/** Owners of a standby, over processes that die when the test says so. */
-function world() {
-  const deaths = new Map<number, () => void>();
-  const killed: number[] = [];
-  let alone = 0;
-  const owners = new Owners({
+/** Owners whose world is a list of what happened. */
+function owners() {
+  const happened: string[] = [];
+  const die = new Map<number, () => void>();
+  const made = new Owners({
     ownPid: 1,
     watch: (pid, onDied) => {
-      deaths.set(pid, onDied);
-      return { kill: () => void killed.push(pid), close: () => void deaths.delete(pid) };
+      die.set(pid, onDied);
+      return { kill: () => happened.push(`kill ${pid}`), close: () => die.delete(pid) };
     },
-    bury: () => {},
+    bury: (pid) => happened.push(`bury ${pid}`),
     nowMs: () => 5,
-    onAlone: () => alone++,
+    onAlone: (deadAt) => happened.push(`alone ${deadAt}`),
   });
-  owners.arm();
-  return { owners, killed, die: (pid: number) => deaths.get(pid)?.(), alone: () => alone };
+  made.arm();
+  return { made, happened, dies: (pid: number) => die.get(pid)?.() };
 }
 
-describe('owners of devices', () => {
-  it('nobody takes over before its owner is dead and everything it said was told', () => {
-    for (const order of [
-      ['die', 'lost'],
-      ['lost', 'die'],
-    ] as const) {
-      const { owners, die, alone } = world();
-      owners.synced(7);
-      for (const event of order) {
-        expect(alone()).toBe(0);
-        if (event === 'die') die(7);
-        else owners.lost(7);
-      }
-      expect(alone()).toBe(1);
-    }
+describe('owners', () => {
+  it('the keeper is asked for the last words of a dead owner, and only behind them it is gone', () => {
+    const { made, happened, dies } = owners();
+    made.hold(7);
+    dies(7);
+    expect(happened).toEqual(['bury 7']);
+    made.lost(7);
+    expect(happened).toEqual(['bury 7', 'alone 5']);
   });
 
-  it('an owner that lost its connection and has one again is told of once more before it counts as gone', () => {
-    const { owners, die, alone } = world();
-    owners.synced(7);
-    owners.lost(7);
-    owners.hold(7); // it took the lease again, and says more
-    die(7);
-    expect(alone()).toBe(0);
-    owners.lost(7);
-    expect(alone()).toBe(1);
+  it('that a connection of the owner ended before it died says nothing of its last words', () => {
+    const { made, happened, dies } = owners();
+    made.hold(7);
+    made.lost(7); // it connects again, which nobody has heard yet
+    dies(7);
+    expect(happened).toEqual(['bury 7']);
+    made.hold(7); // now it is heard
+    expect(happened).toEqual(['bury 7']);
+    made.lost(7);
+    expect(happened).toEqual(['bury 7', 'alone 5']);
   });
 
-  it('what was told before a standby lost the keeper counts for nothing, unless the owner was dead by then', () => {
-    const alive = world();
-    alive.owners.synced(7);
-    alive.owners.lost(7);
-    alive.owners.unheard();
-    alive.die(7);
-    expect(alive.alone()).toBe(0);
-    alive.owners.synced(null); // the keeper is heard again, and nobody holds the lease
-    expect(alive.alone()).toBe(1);
-  });
-
-  it('of two owners the one that is left is killed, so that all devices have one successor', () => {
-    const { owners, die, killed, alone } = world();
-    owners.synced(7);
-    owners.borrow(8);
-    owners.lost(7);
-    die(7);
-    expect(killed).toEqual([8]);
-    expect(alone()).toBe(0);
-    owners.lost(8);
-    die(8);
-    expect(alone()).toBe(1);
+  it('of two owners one that is gone takes the other with it', () => {
+    const { made, happened, dies } = owners();
+    made.hold(7);
+    made.borrow(8);
+    dies(8);
+    made.lost(8);
+    expect(happened).toEqual(['bury 8', 'kill 7']);
+    dies(7);
+    made.lost(7);
+    expect(happened).toEqual(['bury 8', 'kill 7', 'bury 7', 'alone 5']);
   });
 });

@@ -4,10 +4,11 @@
  * Theory
  *   One process holds the lease; during a handover a second one borrows devices from it. Of each two things are known:
  *   whether it is dead (the kernel's word: it executes nothing any more, whether or not it is gone), and whether
- *   everything it ever said was told (the keeper's word, LEASE_LOST, for which it is asked at once: the end of the dead
- *   process's connection may come much later). Only with both may its devices be touched. When one of two owners is gone in both senses the handover
- *   has failed: the other one is killed, so that all devices have one successor and not each its own. An owner that
- *   ends after it had handed everything over is never reported lost by the keeper, and harms nobody.
+ *   everything it ever said was told (the keeper's word, LEASE_LOST). The keeper is asked for that word once the process
+ *   is dead: the end of its connection may come much later, and a word from before may be about a connection that it
+ *   had made anew since. Only with both may its devices be touched. When one of two owners is gone in both senses the
+ *   handover has failed: the other one is killed, so that all devices have one successor and not each its own. An owner
+ *   that ends after it had handed everything over is never reported lost by the keeper, and harms nobody.
  *
  * Invariants
  *   I1  `onAlone` is called only while there was an owner and all are dead and told of.
@@ -128,7 +129,8 @@ export class Owners {
     const owner = this.#owners.get(pid);
     if (owner === undefined || owner.deadAt !== null) return;
     owner.deadAt = this.#ports.nowMs();
-    if (!owner.told) this.#ports.bury(pid);
+    owner.told = false; // of a connection before its last, perhaps
+    this.#ports.bury(pid);
     this.#look();
   }
 

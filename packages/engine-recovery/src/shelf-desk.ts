@@ -277,6 +277,8 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   #bury(client: C, pid: number): void {
     if (pid === client.pid) return; // it has just said something
     for (const other of [...this.#clients]) if (other.pid === pid) this.#ports.bury(other);
+    // Whoever asks may have been told before, of a connection that `pid` made anew: this answer is behind everything.
+    this.#send(client, ShelfMessageKind.LEASE_LOST, pid);
   }
 
   #isConnected(pid: number): boolean {

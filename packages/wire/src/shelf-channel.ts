@@ -74,7 +74,7 @@ export const ShelfMessageKind = {
   PASS: 10,
   /**
    * Client: process `argument` executes nothing any more, though it may not be gone yet: take what its connections
-   * hold, and end them.
+   * hold, end them, and answer with LEASE_LOST, whether there was any or not.
    */
   BURY: 11,
 } as const;

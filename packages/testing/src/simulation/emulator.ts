@@ -234,6 +234,7 @@ export class SimEmulator {
     }
     device.handles.get(part)?.release();
     device.handles.delete(part);
+    if (device.record === null && device.handles.size === 0) this.#mirror.delete(vuid!);
   }
 
   // ---- taking over -------------------------------------------------------------------------------------------

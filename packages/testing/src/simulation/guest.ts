@@ -210,9 +210,10 @@ export class SimGuest {
   }
 
   #connect(): void {
+    if (this.unplugged) return; // its successor, of the same name, connects
     const listener = this.#site.sockets.get(this.vuid);
     if (listener === undefined) {
-      if (!this.unplugged) this.#connectSoon();
+      this.#connectSoon();
       return;
     }
     const connection = new ConnectionObject(this.#world, `request ${this.vuid}`);
@@ -239,7 +240,7 @@ export class SimGuest {
     this.#connection = null;
     if (this.#open?.raises === true) this.#unsure++;
     this.#stopRings();
-    if (this.#answers > 0 && !connection.refused)
+    if (this.#answers > 0 && !connection.refused && !this.unplugged)
       this.#world.fail(`${this.vuid}: the connection ended although nobody ended it`);
     this.#world.count('connections ended');
     if (!this.unplugged) this.#connectSoon();
