@@ -172,6 +172,11 @@ export class SimShelfClient {
     return this.#link !== null;
   }
 
+  /** What is known here is what the keeper knows. */
+  get inStep(): boolean {
+    return this.connected && this.#follower?.synced === true;
+  }
+
   get link(): ShelfLink | null {
     return this.#link;
   }

@@ -181,7 +181,8 @@ class Simulation implements Service {
     if (process === this.keeper?.process) {
       // What it had not read, or not passed on, only the active emulator knows.
       const { active } = this;
-      if (active !== null && this.keeper.inFlight) active.shelf.changed = true;
+      const followed = [...this.emulators.values()].some((each) => each !== active && each.shelf.inStep);
+      if (active !== null && (this.keeper.inFlight || !followed)) active.shelf.changed = true;
     }
     if (process === this.controller?.process) {
       this.controller = null;
