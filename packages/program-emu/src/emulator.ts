@@ -15,7 +15,7 @@
  *   active -> standby      only by laying the lease down (pass), without a device left; what follows is its end.
  *
  * Invariants
- *   I1  no ring is touched before the predecessor is dead.
+ *   I1  no ring is touched before the predecessor is dead and the lease is held (or no keeper is there to ask).
  *   I2  a device that cannot be restored is reported and left out; it never keeps the others waiting.
  *
  * Limits  limits.ts
@@ -371,7 +371,8 @@ export class Emulator {
       await restoring.promise; // before that there is nothing to upload
       this.#upload();
     });
-    if (!told && (await leased) === -Errno.EBUSY) {
+    // Also of one that took this upon itself: the controller may have promoted another in the same instant.
+    if ((await leased) === -Errno.EBUSY) {
       this.#role = 'standby';
       this.#promotion = null;
       throw new Error('another emulator is active');
@@ -408,6 +409,7 @@ export class Emulator {
     this.#promotion = null;
   }
 
+  /** Becomes active by itself. Where another one is already, this one, which fits nothing any more, ends (unhandled). */
   #takeOver(deadAt: number): void {
     if (this.#role === 'active' || this.#reserve) return;
     this.#promotion ??= this.#becomeActive('crash', deadAt, true);

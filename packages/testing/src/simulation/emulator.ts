@@ -254,14 +254,14 @@ export class SimEmulator {
       (ready) => this.#restoredThen(ready),
       () => this.#upload(),
       (result) => {
-        if (leased || told) return;
+        if (leased) return;
         leased = true;
         if (result !== -Errno.EBUSY) return this.#takeDevices(reason, told);
         this.#role = 'standby';
         this.#promoted(-Errno.EBUSY);
+        if (told) this.#world.kill(this.process, 'exit');
       },
     );
-    if (told) this.#takeDevices(reason, told);
   }
 
   #restoredThen(action: () => void): void {
