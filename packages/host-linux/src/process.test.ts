@@ -1,5 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import { Errno } from '@virtnet/wire';
 import { afterEach, describe, expect, it } from 'vitest';
 import { runChild } from './child.fixture.js';
@@ -7,9 +8,11 @@ import {
   getThreadAffinity,
   isAlive,
   kill,
+  Nice,
   openDescriptorCount,
   processorWaitMs,
   readProcessStat,
+  setProcessNice,
   setThreadAffinity,
   setThreadName,
 } from './process.js';
@@ -33,6 +36,43 @@ describe('process name', () => {
     expect(readFileSync('/proc/thread-self/comm', 'utf8')).toBe('worker-1\n');
     expect(setThreadName('a\0b')).toBe(-Errno.EINVAL);
     setThreadName(own.trim());
+  });
+});
+
+describe('precedence', () => {
+  it("of a process > V8's helper threads do not have it", async () => {
+    const end = await runChild(`
+      import { readdirSync, readFileSync } from 'node:fs';
+      import { Nice, setProcessNice } from '@virtnet/host-linux';
+      const permitted = setProcessNice(Nice.PREFERRED);
+      const task = '/proc/self/task';
+      const threads = readdirSync(task).map((tid) => ({
+        helps: readFileSync(task + '/' + tid + '/comm', 'utf8').includes('V8Worker'),
+        nice: Number(readFileSync(task + '/' + tid + '/stat', 'utf8').split(') ')[1].split(' ')[16]),
+      }));
+      console.log(JSON.stringify({ permitted, threads }));`);
+    const { permitted, threads } = JSON.parse(end.output) as {
+      permitted: boolean;
+      threads: { helps: boolean; nice: number }[];
+    };
+    expect(threads.filter(({ helps }) => helps).length).toBeGreaterThan(0);
+    for (const { helps, nice } of threads) {
+      if (helps) expect(nice).toBeGreaterThanOrEqual(Nice.ORDINARY);
+      else if (permitted) expect(nice).toBe(Nice.PREFERRED);
+    }
+  });
+
+  it('can be taken from another process, which may be gone', async () => {
+    const other = spawn('sleep', ['60']);
+    const gone = new Promise((resolve) => other.on('exit', resolve));
+    try {
+      expect(setProcessNice(Nice.LAST, other.pid)).toBe(true);
+      expect(getPriority(other.pid)).toBe(Nice.LAST);
+    } finally {
+      other.kill('SIGKILL');
+    }
+    await gone;
+    expect(setProcessNice(Nice.LAST, ABSENT_PID)).toBe(false);
   });
 });
 

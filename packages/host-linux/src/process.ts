@@ -154,19 +154,34 @@ export function processorWaitMs(pid: number): number {
   return waitedNs / NANOSECONDS_PER_MS;
 }
 
-/** Nice value of processes whose pauses guests would feel, and of one that only prepares for its turn. */
-export const Nice = { PREFERRED: -10, ORDINARY: 0 } as const;
+/** Nice value of processes whose pauses guests would feel, of one that only prepares for its turn, and of the dying. */
+export const Nice = { PREFERRED: -10, ORDINARY: 0, LAST: 19 } as const;
+
+/** Threads on which V8 compiles and collects while others go on: those others must not wait for them. */
+const HELPER_THREAD = /V8Worker/;
 
 /**
- * Sets the nice value of every thread of a process, by default this one; those that Node made itself included. False
- * when that is not permitted (going down needs CAP_SYS_NICE), or when the process is gone.
+ * Sets the nice value of every thread of a process, by default this one; those that Node made itself included, except
+ * that V8's helpers never go before ordinary threads. False when that is not permitted (going down needs CAP_SYS_NICE),
+ * or when the process is gone.
  */
 export function setProcessNice(nice: number, pid: number | 'self' = 'self'): boolean {
   try {
-    for (const tid of readdirSync(`/proc/${pid}/task`)) setThreadNice(Number(tid), nice);
+    for (const tid of readdirSync(`/proc/${pid}/task`)) {
+      const helps = nice < Nice.ORDINARY && HELPER_THREAD.test(threadName(pid, tid));
+      setThreadNice(Number(tid), helps ? Nice.ORDINARY : nice);
+    }
     return true;
   } catch {
     return false;
+  }
+}
+
+function threadName(pid: number | 'self', tid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/task/${tid}/comm`, 'latin1');
+  } catch {
+    return ''; // it ended meanwhile
   }
 }
 

@@ -32,6 +32,7 @@ import {
   type Poller,
   removeInterfaces,
   setProcessNice,
+  setThreadNice,
 } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
@@ -111,7 +112,8 @@ export class Emulator {
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
-  #ahead = false;
+  /** It goes before ordinary processes; null: not asked for yet; false: that is not permitted. */
+  #ahead: boolean | null = null;
   #rehearsalFault: string | null = null;
   #takeoverMs: number | null = null;
   #promotion: Promise<void> | null = null;
@@ -233,9 +235,14 @@ export class Emulator {
 
   /** From now on a pause of this process may be a pause of every guest: its threads go before ordinary ones. */
   #goAhead(): void {
-    if (this.#ahead) return;
-    this.#ahead = true;
-    if (!setProcessNice(Nice.PREFERRED)) this.#log.debug('no precedence over other processes (CAP_SYS_NICE)');
+    if (this.#ahead !== null) return;
+    this.#ahead = setProcessNice(Nice.PREFERRED);
+    if (!this.#ahead) this.#log.debug('no precedence over other processes (CAP_SYS_NICE)');
+  }
+
+  /** While guests' packets flow already and only paper is left to do, this thread stands in nobody's way. */
+  #letPass(others: boolean): void {
+    if (this.#ahead === true) setThreadNice(process.pid, others ? Nice.ORDINARY : Nice.PREFERRED);
   }
 
   /**
@@ -387,6 +394,7 @@ export class Emulator {
     await Promise.all(restored.map(({ attached }) => attached));
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
     for (const each of restored) await this.#resume(each, reason);
+    this.#letPass(true);
     this.#settled = this.#suspects.settle(restored, !told);
     for (const mirror of mirrors) {
       if (used.includes(mirror)) continue;
@@ -406,6 +414,7 @@ export class Emulator {
       this.#log.warn({ devices: this.devices.size, takeoverMs: this.#takeoverMs }, 'took over');
     }
     await this.onActive(reason);
+    this.#letPass(false);
     this.#promotion = null;
   }
 

@@ -3,7 +3,15 @@
  * can be seen, else its pidfd, which tells the same tens of milliseconds later.
  */
 import type { OwnersPorts, WatchedProcess } from '@virtnet/engine-recovery';
-import { close, type Poller, pidfdOpen, pidfdSendSignal, ThreadEnds } from '@virtnet/host-linux';
+import {
+  close,
+  Nice,
+  type Poller,
+  pidfdOpen,
+  pidfdSendSignal,
+  setProcessNice,
+  ThreadEnds,
+} from '@virtnet/host-linux';
 
 const SIGKILL = 9;
 
@@ -33,6 +41,7 @@ function watchProcess(
   const die = () => {
     if (died) return;
     died = true;
+    setProcessNice(Nice.LAST, pid); // what the kernel frees of it takes tens of milliseconds of a processor
     onDied();
   };
   const watch = poller.watch(pidfd, { readable: true }, () => {
