@@ -1,7 +1,7 @@
 /** Runs everything that checks this repository. See --help. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { Processes } from '../test/lib/processes.ts';
 import { buildCommand } from './lib/npm.ts';
 import { pinnedNode, repository } from './lib/paths.ts';
@@ -29,12 +29,17 @@ type Stage = 'lint' | 'build' | 'unit' | 'system' | 'systemd';
 const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system', 'systemd'];
 const DEFAULT_STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system'];
 
+/** Lines of a failure's message that are repeated at the end. */
+const FAILURE_LINES = 12;
+
 interface Tally {
   passed: number;
   failed: number;
 }
 
 const tally: Tally = { passed: 0, failed: 0 };
+/** What failed, said once more at the end: thousands of lines may lie between. */
+const failures: string[] = [];
 const processes = new Processes();
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
@@ -58,6 +63,7 @@ async function check(name: string, ...commands: readonly (readonly string[])[]):
   let good = true;
   for (const command of commands) good = good && (await shown(command));
   tally[good ? 'passed' : 'failed'] += 1;
+  if (!good) failures.push(name);
   say(`${good ? 'ok' : 'FAILED'}: ${name} (${seconds(started)} s)`);
   return good;
 }
@@ -83,20 +89,48 @@ async function vitest(
     tally.passed += counted.passed;
     // A run can fail without a failed test: a file that does not load, an error nobody waited for.
     tally.failed += counted.failed === 0 && !good ? 1 : counted.failed;
+    if (counted.failures.length === 0 && !good) failures.push(`${config}: its run failed, no test did`);
+    failures.push(...counted.failures);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-function readReport(path: string): Tally {
+interface Report extends Tally {
+  readonly failures: readonly string[];
+}
+
+/** What of vitest's report is of interest here. */
+interface VitestReport {
+  readonly numPassedTests: number;
+  readonly numFailedTests: number;
+  readonly testResults: readonly {
+    readonly name: string;
+    readonly status: string;
+    readonly message: string;
+    readonly assertionResults: readonly {
+      readonly status: string;
+      readonly fullName: string;
+      readonly failureMessages: readonly string[];
+    }[];
+  }[];
+}
+
+function readReport(path: string): Report {
   try {
-    const report = JSON.parse(readFileSync(path, 'utf8')) as {
-      numPassedTests: number;
-      numFailedTests: number;
+    const report = JSON.parse(readFileSync(path, 'utf8')) as VitestReport;
+    return {
+      passed: report.numPassedTests,
+      failed: report.numFailedTests,
+      failures: report.testResults.flatMap(({ name, status, message, assertionResults }) => {
+        const failed = assertionResults.filter((result) => result.status === 'failed');
+        const file = relative(repository, name);
+        if (failed.length === 0 && status === 'failed') return [`${file}\n${message}`];
+        return failed.map(({ fullName, failureMessages }) => `${file} > ${fullName}\n${failureMessages[0]}`);
+      }),
     };
-    return { passed: report.numPassedTests, failed: report.numFailedTests };
   } catch {
-    return { passed: 0, failed: 1 };
+    return { passed: 0, failed: 1, failures: [`${path} is no report`] };
   }
 }
 
@@ -136,11 +170,15 @@ if (stages.includes('-h') || stages.includes('--help')) {
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     tally.failed += 1;
-    say(error.message);
+    failures.push(error.message);
   }
   for (const { pid, command } of await processes.endAll()) {
     tally.failed += 1;
-    say(`FAILED: left running after the tests: ${pid} ${command}`);
+    failures.push(`left running after the tests: ${pid} ${command}`);
+  }
+  for (const failure of failures) {
+    const [what, ...why] = failure.split('\n');
+    say([`FAILED: ${what}`, ...why.slice(0, FAILURE_LINES).map((line) => `    ${line}`)].join('\n'));
   }
   say(`${seconds(started)} s`);
   say(`${tally.passed} passed, ${tally.failed} failed`);

@@ -1,8 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
 import { Errno } from '@virtnet/wire';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { runChild } from './child.fixture.js';
 import {
   getThreadAffinity,
@@ -132,24 +133,18 @@ describe('process', () => {
     expect(end.output).toBe('a) R (b c true\n');
   });
 
-  it('a zombie is not alive', () => {
-    // The shell ends at once; its parent, a sleeping shell, does not wait for it.
-    const script = 'sh -c "exit 0" & echo $!; exec sleep 0.4';
+  it('a zombie is not alive', async () => {
+    // The shell ends at once; its parent, which has become another program, does not wait for it.
+    const script = 'sh -c "exit 0" & echo $!; exec sleep 60';
     const shell = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'ignore'] });
-    return new Promise<void>((resolve, reject) => {
-      shell.stdout.once('data', (chunk: Buffer) => {
-        const pid = Number(chunk.toString());
-        setTimeout(() => {
-          try {
-            expect(readProcessStat(pid)?.state).toBe('Z');
-            expect(isAlive(pid)).toBe(false);
-            resolve();
-          } catch (error) {
-            reject(error);
-          }
-        }, 100);
-      });
-    });
+    try {
+      const [chunk] = (await once(shell.stdout, 'data')) as [Buffer];
+      const pid = Number(chunk.toString());
+      await vi.waitFor(() => expect(readProcessStat(pid)?.state).toBe('Z'), 10_000);
+      expect(isAlive(pid)).toBe(false);
+    } finally {
+      shell.kill('SIGKILL');
+    }
   });
 
   it('one that does not exist is not alive and cannot be signalled', () => {
