@@ -27,7 +27,7 @@ const PROGRAMS: readonly Program[] = [
   {
     name: 'virtnet',
     section: 1,
-    main: 'program-cli/dist/bundle/virtnet.js',
+    main: 'program-cli/dist/bundle/virtnet.cjs',
     summary: 'command line of the virtio-net controller',
     files: [CONFIGURATION],
   },

@@ -1,11 +1,9 @@
-/** virtnet: the controller's command line. Modules are loaded behind the cache of compiled code, which saves a third. */
-import { enableCompileCache } from 'node:module';
-import { fileURLToPath } from 'node:url';
+/** virtnet: the controller's command line. */
+import { askController } from './controller.js';
+import { processIo } from './io.js';
+import { runVirtnet } from './run-virtnet.js';
 
-enableCompileCache(fileURLToPath(new URL('./.compile-cache', import.meta.url)));
-const [{ runVirtnet }, { processIo }, { askController }] = await Promise.all([
-  import('./run-virtnet.js'),
-  import('./io.js'),
-  import('./controller.js'),
-]);
-process.exitCode = await runVirtnet(process.argv.slice(2), processIo(), askController);
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void runVirtnet(process.argv.slice(2), processIo(), askController).then((code) => {
+  process.exitCode = code;
+});
