@@ -48,10 +48,9 @@ export class SinkPort implements FramePort {
     for (let i = 0; i < count; i++) {
       const bytes = lengths[i]! - frameOffset;
       if (bytes > SLOT_BYTES) return i;
-      ledger.begin();
       copyBetween(pieces[places[i]!]!, (offsets[i]! + frameOffset) | 0, piece, this.#at, bytes);
       this.#swallowed(bytes);
-      ledger.completePlain(i, 1, bytes, 0);
+      ledger.completePlain(i, bytes, 0);
     }
     return count;
   }
@@ -100,9 +99,8 @@ export class SourcePort implements FramePort {
     if (bytes > bytesMax) return 0;
     for (let i = 0; i < count; i++) {
       if (lengths[i]! < needed) return i;
-      ledger.begin();
       copyBetween(piece, 0, pieces[places[i]!]!, (offsets[i]! + NetHeader.sizeBytes) | 0, bytes);
-      ledger.completePlain(i, 1, bytes, needed);
+      ledger.completePlain(i, bytes, needed);
     }
     return count;
   }

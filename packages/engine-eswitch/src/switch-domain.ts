@@ -160,10 +160,9 @@ export class SwitchDomain {
       const verdict = this.eswitch.decide(port, frame.head);
       // The uplink takes frames out of rings only.
       if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return i;
-      ledger.begin();
       const sent = this.#forward(verdict, port, pair, frame);
       if (sent < 0) ledger.dropPlain(i, counterOfRefusal(sent));
-      else ledger.completePlain(i, 1, bytes, 0);
+      else ledger.completePlain(i, bytes, 0);
     }
     return count;
   }

@@ -71,9 +71,10 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly #mergeable: boolean;
   #unpublished = 0;
   readonly #shortWay: boolean;
-  /** Chains laid out in the ring's `plain`, and the next of them. */
+  /** Chains laid out in the ring's `plain`, the next of them, and those given. */
   #plainCount = 0;
   #plainNext = 0;
+  #plainGiven = 0;
   /** How many are laid out at a time: fewer while they are often forgotten. */
   #stretch = PLAIN_CHAINS_MAX;
 
@@ -118,11 +119,11 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     if (bytes > lengths[chain]! - frameOffset || bytes > plainBytesMax) return false;
     const target = ring.memory.pieces[places[chain]!]!;
     const at = offsets[chain]!;
-    ledger.begin();
+    if (chain === this.#plainGiven) ledger.begin();
     copyBetween(piece, offset, target, at + frameOffset, bytes);
     if (this.#countSizes) ledger.countSize(bytes);
     this.#plainNext = chain + 1;
-    ledger.completePlain(chain, 1, bytes, frameOffset + bytes);
+    ledger.completePlain(chain, bytes, frameOffset + bytes);
     if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
     return true;
   }
@@ -146,8 +147,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       if (needed > lengths[chain]! || bytes > plainBytesMax) return i;
       const target = pieces[places[chain]!]!;
       const at = offsets[chain]!;
-      sender.begin();
-      ledger.begin();
+      if (chain === this.#plainGiven) ledger.begin();
       copyBetween(
         sourcePieces[source.pieces[i]!]!,
         (source.offsets[i]! + frameOffset) | 0,
@@ -157,8 +157,8 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       );
       if (this.#countSizes) ledger.countSize(bytes);
       this.#plainNext = chain + 1;
-      ledger.completePlain(chain, 1, bytes, needed);
-      sender.completePlain(i, 1, bytes, 0);
+      ledger.completePlain(chain, bytes, needed);
+      sender.completePlain(i, bytes, 0);
       if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
     }
     return count;
@@ -166,7 +166,9 @@ export class SwitchedReceiveQueue extends WorkedQueue {
 
   #layOut(): boolean {
     if (!this.#shortWay || this.fault !== null) return false;
+    this.#endPlain();
     this.#plainNext = 0;
+    this.#plainGiven = 0;
     this.#plainCount = ReceiveHeader.writePlainAhead(this.ring, this.ring.scan(this.#stretch, true));
     this.#stretch = Math.min(2 * this.#stretch, PLAIN_CHAINS_MAX);
     return this.#plainCount > 0;
@@ -177,7 +179,9 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     const { ring, ledger } = this;
     const header = this.#header;
     if (this.#plainCount > 0) this.#stretch = this.#plainNext + 1;
+    this.#endPlain();
     this.#plainNext = 0;
+    this.#plainGiven = 0;
     this.#plainCount = 0;
     for (;;) {
       const segments = this.fault === null ? ring.take() : 0;
@@ -207,6 +211,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   /** Shows the driver what was delivered. */
   flush(): void {
     this.touched = false;
+    this.#endPlain();
     this.ledger.turn();
     this.#publish();
   }
@@ -259,8 +264,17 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
   }
 
+  /** Ends the burst of plain frames, if one was begun: before anything else is done with the ring. */
+  #endPlain(): void {
+    const count = this.#plainNext - this.#plainGiven;
+    if (count === 0) return;
+    this.#plainGiven = this.#plainNext;
+    this.ledger.endPlain(count);
+  }
+
   #publish(): void {
     if (this.#unpublished === 0) return;
+    this.#endPlain();
     this.#unpublished = 0;
     if (this.ledger.publish()) this.interrupt = true;
   }

@@ -52,15 +52,16 @@ export interface FramePort {
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
 
   /**
-   * Sends plain frames: the first `count` chains of the ring's `plain`, behind `frameOffset` bytes each. Each is begun
-   * and completed, or dropped, in `ledger`. Returns how many; it ends in front of one that has to go the long way, or when
+   * Sends plain frames: the first `count` chains of the ring's `plain`, behind `frameOffset` bytes each. Each is
+   * completed, or dropped, in `ledger`, where the burst is begun and ended by the caller. Returns how many; it ends in front of one that has to go the long way, or when
    * the port is full.
    */
   sendPlain?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
 
   /**
    * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind the
-   * headers that are there already. Each is begun and completed in `ledger`. Returns how many; it ends in front of a
+   * headers that are there already. Each is completed in `ledger`, where the burst is begun and ended by the caller.
+   * Returns how many; it ends in front of a
    * chain that the next frame does not fit in, of a frame that has to go the long way, or when no frame waits.
    */
   receivePlain?(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number;

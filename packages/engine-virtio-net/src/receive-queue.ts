@@ -70,7 +70,11 @@ export class ReceiveQueue extends WorkedQueue {
     let worked = 0;
     if (this.#shortWay) {
       const count = ReceiveHeader.writePlainAhead(ring, ring.scan(Math.min(waiting, budget), true));
-      worked = this.port.receivePlain!(ring, count, this.header.plainBytesMax, ledger);
+      if (count > 0) {
+        ledger.begin();
+        worked = this.port.receivePlain!(ring, count, this.header.plainBytesMax, ledger);
+        ledger.endPlain(worked);
+      }
     }
     while (worked < budget) {
       const segments = ring.take();

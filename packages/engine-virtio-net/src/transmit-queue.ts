@@ -103,7 +103,12 @@ export class TransmitQueue extends WorkedQueue {
       touched ^= view.getUint8((at + (length > CACHE_LINE_BYTES ? CACHE_LINE_BYTES : length - 1)) | 0);
     }
     ring.plain.touched = touched;
-    const done = this.#port.sendPlain!(ring, plain, frameOffset, ledger);
+    let done = 0;
+    if (plain > 0) {
+      ledger.begin();
+      done = this.#port.sendPlain!(ring, plain, frameOffset, ledger);
+      ledger.endPlain(done);
+    }
     this.#stretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
     return done;
   }

@@ -27,7 +27,7 @@ export class Chain {
   readonly segmentLength: Uint32Array;
   readonly segmentPiece: Int32Array;
   readonly segmentOffset: Int32Array;
-  readonly plain = new PlainChains();
+  readonly plain: PlainChains;
   readableCount = 0;
   writableCount = 0;
   readableBytes = 0;
@@ -37,8 +37,10 @@ export class Chain {
   /** Writable bytes up to the end of each current chain; kept when there are several. */
   protected readonly chainEnds: Uint32Array;
 
-  constructor(memory: GuestMemory, segmentsMax: number) {
+  /** `answers`: where the ring's answers go (plain-chains.ts). */
+  constructor(memory: GuestMemory, segmentsMax: number, answers: Uint32Array) {
     this.memory = memory;
+    this.plain = new PlainChains(answers);
     this.segmentsMax = segmentsMax;
     this.segmentAddress = new Float64Array(segmentsMax);
     this.segmentLength = new Uint32Array(segmentsMax);

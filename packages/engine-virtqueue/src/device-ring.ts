@@ -8,7 +8,8 @@
  *   visible to the driver with publish(), once per burst.
  *   A frame may need more than one chain: extend() adds the next one behind what is current, and giveFilled() hands
  *   back those that were filled, all at once.
- *   The short way past all that: scan() lays a burst of simple chains out at once, and givePlain() hands them back.
+ *   The short way past all that: scan() lays a burst of simple chains out at once, plain.answer() gives them back one by
+ *   one, and advance() tells the ring how many there were.
  *
  * States            no chain -> current (take, then extend) -> no chain (give, giveFilled, untake);
  *                   any -> broken (take finds a fault whose remedy is needs-reset)
@@ -90,16 +91,14 @@ export interface DeviceRing {
   /**
    * Lays out, in `plain`, the next available chains that are a single buffer in one piece of memory, for the device to
    * write or to read; how many, at most `most` and PLAIN_CHAINS_MAX. It ends in front of the first chain that is
-   * anything else, and finds no faults: that is take()'s. Changes nothing, and nothing stays current.
+   * anything else, and finds no faults: that is take()'s. Takes nothing, and nothing stays current. Where the answers
+   * would not find room, those given before are made visible.
    */
   scan(most: number, writable: boolean): number;
-  /** What scan() found, until the next scan(), take() or give(). */
+  /** What scan() found, until the next scan(), take() or give(); publish() leaves it as it is. */
   readonly plain: PlainChains;
-  /**
-   * Hands back `count` chains of `plain` from `first` on, all but the last one full, with `writtenBytes` in all. Chains
-   * are handed back in their order, and none is left out. Returns the new position.
-   */
-  givePlain(first: number, count: number, writtenBytes: number): number;
+  /** The next `count` chains of `plain` are answered: they are given. Before anything else is done with the ring. */
+  advance(count: number): void;
   /** Forgets what is current; the next take() begins with the same chain again. */
   untake(): void;
 

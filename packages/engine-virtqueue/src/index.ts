@@ -18,6 +18,7 @@ export * from './guest-memory.js';
 export * from './limits.js';
 export * from './notification.js';
 export * from './open-ring.js';
+export * from './packed-config.js';
 export * from './packed-ring.js';
 export * from './plain-chains.js';
 export * from './queue-ledger.js';

@@ -1,7 +1,8 @@
 /** Opens the device's end of a ring in the format that was negotiated. */
 import type { DeviceRing } from './device-ring.js';
 import type { RingFault } from './fault.js';
-import { PackedRing, type PackedRingConfig } from './packed-ring.js';
+import type { PackedRingConfig } from './packed-config.js';
+import { PackedRing } from './packed-ring.js';
 import { SplitRing } from './split-ring.js';
 
 export interface RingConfig extends PackedRingConfig {

@@ -11,16 +11,17 @@
  *   An answer overwrites the descriptor it answers. So give() only notes it in the journal (the state page, where a
  *   crash leaves it), and publish() writes the whole burst into the ring, the flags of the first answer last: the
  *   driver looks there first and finds all of it or nothing. Until then guest memory is as the driver left it, and a
- *   chain that is not given can always be taken again, by a successor too.
+ *   chain that is not given can always be taken again, by a successor too. The short way (plain-chains.ts) writes the
+ *   journal's entries itself.
  *
  * Parties
  *   driver   writes available descriptors and its event structure; may be hostile, may be mid-write at any instant.
  *   device   this object, on exactly one thread; writes used descriptors and its event structure.
  *
  * Visibility
- *   The flags of a chain's first descriptor are loaded (Atomics) before anything else of it is read. Of a burst, the
- *   flags of its first answer are stored last (Atomics). Both sides of "publish, then look whether the other wants to
- *   know" are sequentially consistent (split-ring.ts).
+ *   The flags of a chain's first descriptor are loaded before anything else of it is read: the flags of everything that
+ *   waits, and then there is a fence. Of a burst, the flags of its first answer are stored last (Atomics). Both sides of
+ *   "publish, then look whether the other wants to know" are sequentially consistent (split-ring.ts).
  *
  * States            running -> broken, on a fault whose remedy is needs-reset
  *   broken -> any   Prohibited, see device-ring.ts.
@@ -51,34 +52,11 @@ import {
 import { Chain } from './chain.js';
 import type { DeviceRing } from './device-ring.js';
 import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
-import type { GuestMemory } from './guest-memory.js';
 import { SeamEntry, tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
+import type { PackedRingConfig } from './packed-config.js';
+import { lapOffset } from './packed-position.js';
 import { openParts, type RingParts } from './ring-parts.js';
-
-export interface PackedRingConfig {
-  /** Entries: any number up to PACKED_QUEUE_SIZE_MAX. */
-  readonly queueSize: number;
-  readonly memory: GuestMemory;
-  readonly descriptorAddress: bigint;
-  readonly driverAddress: bigint;
-  readonly deviceAddress: bigint;
-  /** INDIRECT_DESC was negotiated. */
-  readonly indirect: boolean;
-  /**
-   * Every buffer of this queue is for the device to read: what an indirect table says of WRITE is ignored, since DPDK's
-   * driver sets it for the header of each frame it transmits. Default false.
-   */
-  readonly readsOnly?: boolean;
-  /** EVENT_IDX was negotiated. */
-  readonly eventIdx: boolean;
-  /** Where to go on: initialRingPosition for a ring just set up. */
-  readonly position: number;
-  /** Most segments the owner can take, at most CHAIN_SEGMENTS_MAX. */
-  readonly chainSegmentsMax: number;
-  /** Memory that survives with `position`; at least as many entries as chains may be current. */
-  readonly journal: Uint32Array;
-}
 
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, ID_FLAGS } = PackedWord;
@@ -86,6 +64,8 @@ const { INDEX_MASK, WRAP, USED_SHIFT } = PackedPosition;
 const ENTRY_BYTES = PackedDescriptor.sizeBytes;
 const DESCRIPTOR_WORDS_SHIFT = 2;
 const ID_MASK = 0xffff;
+/** Of a journal entry: a chain of one descriptor. */
+const ONE_SLOT = 1 << 16;
 const WRAP_SHIFT = 15;
 /** AVAIL and USED in word ID_FLAGS, and what they are in a descriptor that is available under wrap counter 1 and 0. */
 const OWNER_BITS = (PackedFlag.AVAIL | PackedFlag.USED) << PACKED_FLAGS_SHIFT;
@@ -95,13 +75,6 @@ const NEXT_BIT = NEXT << PACKED_FLAGS_SHIFT;
 const WRITE_BIT = WRITE << PACKED_FLAGS_SHIFT;
 const INDIRECT_BIT = INDIRECT << PACKED_FLAGS_SHIFT;
 const KIND_BITS = NEXT_BIT | WRITE_BIT | INDIRECT_BIT;
-
-/** Where a half of a position lies in two laps of `queueSize`, -1 when it is in none. */
-function lapOffset(half: number, queueSize: number): number {
-  const index = half & INDEX_MASK;
-  if (index >= queueSize) return -1;
-  return (half & WRAP) === 0 ? index + queueSize : index;
-}
 
 export class PackedRing extends Chain implements DeviceRing {
   readonly queueSize: number;
@@ -142,6 +115,8 @@ export class PackedRing extends Chain implements DeviceRing {
   /** Slots of the current chains, and the first one behind them. */
   #currentSlots = 0;
   #cursor: number;
+  /** Chains of `plain` that are given. */
+  #plainGiven = 0;
 
   #kicksSuppressed = false;
   #broken = false;
@@ -151,6 +126,8 @@ export class PackedRing extends Chain implements DeviceRing {
   #defect: IndirectDefect = 'empty';
   readonly #seam = new SeamEntry();
   #extending = false;
+  /** For exchanges whose only purpose is their order. */
+  readonly #fence = new Int32Array(1);
 
   /** Opens the ring, or says what is wrong with its size, addresses or position. Writes nothing. */
   static open(config: PackedRingConfig): PackedRing | RingFault {
@@ -167,7 +144,7 @@ export class PackedRing extends Chain implements DeviceRing {
   }
 
   private constructor(config: PackedRingConfig, parts: RingParts) {
-    super(config.memory, config.chainSegmentsMax);
+    super(config.memory, config.chainSegmentsMax, config.journal);
     this.queueSize = config.queueSize;
     this.#indirect = config.indirect;
     this.#tableWriteBit = config.readsOnly === true ? 0 : WRITE_BIT;
@@ -230,8 +207,29 @@ export class PackedRing extends Chain implements DeviceRing {
   }
 
   scan(most: number, writable: boolean): number {
-    if (this.#broken || (this.#waiting === 0 && this.#look() === 0)) return 0;
-    return this.#scan(Math.min(this.#waiting, most, PLAIN_CHAINS_MAX), writable ? WRITE_BIT : 0);
+    if (this.#broken) return 0;
+    const wished = Math.min(most, PLAIN_CHAINS_MAX);
+    if (this.#waiting < wished && this.#look() === 0) return 0;
+    if (this.#noted > 0 && this.#journalMax - this.#noted < wished) this.#makeRoom();
+    const room = this.#journalMax - this.#noted;
+    this.#plainGiven = 0;
+    this.#layOut();
+    return this.#scan(Math.min(this.#waiting, wished, room), writable ? WRITE_BIT : 0);
+  }
+
+  /** Where the answers to the chains of `plain` go, and the positions behind them. */
+  #layOut(): void {
+    const { plain, queueSize } = this;
+    const given = this.#plainGiven;
+    const index = this.#index - given; // where chain 0 was, or would have been in this lap
+    const used = ((this.#usedWrap << WRAP_SHIFT) | this.#used) << USED_SHIFT;
+    const wrap = this.#wrap << WRAP_SHIFT;
+    plain.layAnswers((this.#noted - given) * JOURNAL_ENTRY_WORDS, PLAIN_CHAINS_MAX, 0);
+    plain.layPositions(
+      (used + wrap + index) | 0,
+      queueSize - 1 - index,
+      (used + (wrap ^ WRAP) + index - queueSize) | 0,
+    );
   }
 
   #scan(count: number, wanted: number): number {
@@ -260,23 +258,15 @@ export class PackedRing extends Chain implements DeviceRing {
       pieces[i] = pieceIndex;
       offsets[i] = offset;
       lengths[i] = length;
-      ids[i] = word & ID_MASK;
+      ids[i] = (word & ID_MASK) | ONE_SLOT;
       if (++slot === size) slot = 0;
     }
     return i;
   }
 
-  givePlain(first: number, count: number, writtenBytes: number): number {
-    if (this.#noted + count > this.#journalMax) this.#makeRoom();
-    const { ids, lengths } = this.plain;
-    const last = first + count - 1;
-    let left = writtenBytes;
-    for (let i = first; i < last; i++) {
-      this.#noteOne(ids[i]!, 1, lengths[i]!);
-      left -= lengths[i]!;
-    }
-    this.#noteOne(ids[last]!, 1, left);
-    return this.position;
+  advance(count: number): void {
+    this.#plainGiven += count;
+    this.#moveOn(count, count);
   }
 
   give(writtenBytes: number): void {
@@ -406,37 +396,46 @@ export class PackedRing extends Chain implements DeviceRing {
     const table = this.#table;
     const size = this.queueSize;
     const most = size - this.#notedSlots;
-    let ahead = this.#ahead;
     let slots = this.#waitingSlots;
-    while (slots < most) {
-      let word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
-      if ((word & OWNER_BITS) !== (this.#aheadWrap === 1 ? AVAILABLE_1 : AVAILABLE_0)) break;
-      for (;;) {
-        slots++;
-        if (++ahead === size) {
-          ahead = 0;
-          this.#aheadWrap ^= 1;
-        }
-        if ((word & NEXT_BIT) === 0 || slots === most) break;
-        word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
+    if (slots >= most) return this.#waiting;
+    let ahead = this.#ahead;
+    let wanted = this.#aheadWrap === 1 ? AVAILABLE_1 : AVAILABLE_0;
+    let word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
+    if ((word & OWNER_BITS) !== wanted) return this.#waiting;
+    let waiting = this.#waiting;
+    for (;;) {
+      const linked = (word & NEXT_BIT) !== 0;
+      slots++;
+      if (++ahead === size) {
+        ahead = 0;
+        wanted ^= OWNER_BITS;
       }
-      this.#waiting++;
+      if (!linked || slots === most) waiting++;
+      if (slots === most) break;
+      word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
+      if (!linked && (word & OWNER_BITS) !== wanted) break;
     }
+    // What comes next may not be read before any of these flags: an exchange lets no load past it.
+    Atomics.exchange(this.#fence, 0, 0);
     this.#ahead = ahead;
+    this.#aheadWrap = wanted === AVAILABLE_1 ? 1 : 0;
     this.#waitingSlots = slots;
-    return this.#waiting;
+    this.#waiting = waiting;
+    return waiting;
   }
 
   /** Notes the answer to current chain `chain` and moves on behind it. */
   #note(chain: number, writtenBytes: number): void {
-    this.#noteOne(this.#ids[chain]!, this.#slots[chain]!, writtenBytes);
+    const slots = this.#slots[chain]!;
+    const at = this.#noted * JOURNAL_ENTRY_WORDS;
+    this.#journal[at] = this.#ids[chain]! | (slots << 16);
+    this.#journal[at + 1] = writtenBytes;
+    this.#moveOn(1, slots);
   }
 
-  #noteOne(id: number, slots: number, writtenBytes: number): void {
-    const at = this.#noted * JOURNAL_ENTRY_WORDS;
-    this.#journal[at] = id | (slots << 16);
-    this.#journal[at + 1] = writtenBytes;
-    this.#noted++;
+  /** `chains` more answers are in the journal, over `slots` slots. */
+  #moveOn(chains: number, slots: number): void {
+    this.#noted += chains;
     this.#notedSlots += slots;
     let index = this.#index + slots;
     if (index >= this.queueSize) {
@@ -444,7 +443,7 @@ export class PackedRing extends Chain implements DeviceRing {
       this.#wrap ^= 1;
     }
     this.#index = index;
-    this.#waiting--;
+    this.#waiting -= chains;
     this.#waitingSlots -= slots;
     if (this.#waiting > 0 && this.#waitingSlots > 0) return;
     // All that was seen is done; or a driver that rewrote its links: then what follows is looked at again.
@@ -488,6 +487,7 @@ export class PackedRing extends Chain implements DeviceRing {
     this.#usedWrap = wrap;
     this.#noted = 0;
     this.#notedSlots = 0;
+    this.#layOut();
   }
 
   /** Lays the chain at the cursor out behind what is current, as chain number `chain`. */

@@ -5,22 +5,64 @@
  *   Most frames lie in one buffer, in one piece of the guest's memory. A ring reads the descriptors of a whole burst of
  *   such chains in one short loop: what the driver wrote comes from another processor's cache, and loads that do not
  *   wait for each other arrive together. Whatever is not that simple ends the burst, and take() says what it is.
+ *   To give a chain back is two words, its answer: the used element of a split ring, the entry of a packed ring's
+ *   journal. Where each goes, and the ring's position behind it, is known when the burst is laid out. So answer() needs
+ *   no ring and is the same for both kinds; the ring moves on behind a burst as a whole (advance()).
  *
  * Invariants
  *   I1  every chain here was judged: it lies inside piece `pieces[i]`, which may be written if that was asked for.
  *   I2  length is at least 1, and offset + length below 2^31.
+ *   I3  chains are answered in their order, each once, and the ring has room for all their answers.
  *
  * Limits  PLAIN_CHAINS_MAX chains.
  */
 import { PLAIN_CHAINS_MAX } from './limits.js';
+
+/** Words of an answer. */
+const ANSWER_WORDS_SHIFT = 1;
 
 export class PlainChains {
   /** Index into memory.pieces, and offset in bytes inside that piece. */
   readonly pieces = new Int32Array(PLAIN_CHAINS_MAX);
   readonly offsets = new Int32Array(PLAIN_CHAINS_MAX);
   readonly lengths = new Int32Array(PLAIN_CHAINS_MAX);
-  /** Descriptor index (split) or buffer id (packed). */
-  readonly ids = new Uint16Array(PLAIN_CHAINS_MAX);
+  /** First word of each answer. */
+  readonly ids = new Uint32Array(PLAIN_CHAINS_MAX);
   /** For what is read ahead of its use: without one the compiler leaves the reads out. It means nothing. */
   touched = 0;
+  /** Where the answers go. */
+  readonly #answers: Uint32Array;
+  #answerAt = 0;
+  #answerWrapsAt = PLAIN_CHAINS_MAX;
+  #answerAtWrapped = 0;
+  #position = 0;
+  #positionWrapsAt = PLAIN_CHAINS_MAX;
+  #positionWrapped = 0;
+
+  constructor(answers: Uint32Array) {
+    this.#answers = answers;
+  }
+
+  /** The ring's: chain 0 is answered at word `at`, and from chain `wrapsAt` on `less` words before where it would be. */
+  layAnswers(at: number, wrapsAt: number, less: number): void {
+    this.#answerAt = at;
+    this.#answerWrapsAt = wrapsAt;
+    this.#answerAtWrapped = at - less;
+  }
+
+  /** The ring's: its position behind chain i is `from` + i + 1, and from chain `wrapsAt` on `wrapped` + i + 1. */
+  layPositions(from: number, wrapsAt: number, wrapped: number): void {
+    this.#position = from;
+    this.#positionWrapsAt = wrapsAt;
+    this.#positionWrapped = wrapped;
+  }
+
+  /** Gives chain `i` back with `writtenBytes`; not yet visible to the driver. Returns the ring's position behind it. */
+  answer(i: number, writtenBytes: number): number {
+    const start = i < this.#answerWrapsAt ? this.#answerAt : this.#answerAtWrapped;
+    const at = (start + (i << ANSWER_WORDS_SHIFT)) | 0;
+    this.#answers[at] = this.ids[i]!;
+    this.#answers[at + 1] = writtenBytes;
+    return ((i < this.#positionWrapsAt ? this.#position : this.#positionWrapped) + i + 1) | 0;
+  }
 }

@@ -7,6 +7,7 @@
  *     begin      IN_FLIGHT = 1, then the owner does what can not be undone (sends, or reads, a frame)
  *     complete   used element into guest memory (packed: into the journal), POSITION, IN_FLIGHT = 0
  *     publish    used index (packed: the answers) into guest memory, PUBLISHED and POSITION
+ *   A burst of plain frames is begun once, each of its frames completed by itself, and then ended.
  *   A frame over several chains is completed by one store of POSITION, so it is there as a whole or not at all.
  *   A successor opens the ring at POSITION and calls resume(), which publishes what the dead process had completed.
  *
@@ -21,6 +22,7 @@
 import { type QueueBlock, QueueCounter, QueueWord, SIZE_CLASS_LIMITS, SIZE_CLASSES } from '@virtnet/wire';
 import type { DeviceRing } from './device-ring.js';
 import { type RingFaultCode, remedyForCode } from './fault.js';
+import type { PlainChains } from './plain-chains.js';
 
 const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT, MODERATION_LEVEL, STARTED_BY } = QueueWord;
 const { RECEIVED_DESC, COMPLETED_DESC, FRAMES, BYTES, MAX_POSTED, HANDLER_RUNS, BATCHES } = QueueCounter;
@@ -64,9 +66,11 @@ export class QueueLedger {
   readonly #ring: DeviceRing;
   readonly #words: Uint32Array;
   readonly #counters: Float64Array;
+  readonly #plain: PlainChains;
 
   constructor(ring: DeviceRing, block: QueueBlock) {
     this.#ring = ring;
+    this.#plain = ring.plain;
     this.#words = block.words;
     this.#counters = block.counters;
   }
@@ -116,23 +120,26 @@ export class QueueLedger {
     counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + chains;
   }
 
-  /** completeFrame for a frame in `count` chains of the ring's `plain` from `first` on. */
-  completePlain(first: number, count: number, frameBytes: number, writtenBytes: number): void {
+  /** completeFrame for chain `index` of the ring's `plain`; another step that can not be undone may follow. */
+  completePlain(index: number, frameBytes: number, writtenBytes: number): void {
     const counters = this.#counters;
-    const words = this.#words;
     counters[FRAMES] = counters[FRAMES]! + 1;
     counters[BYTES] = counters[BYTES]! + frameBytes;
-    counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + count;
-    words[POSITION] = this.#ring.givePlain(first, count, writtenBytes);
-    words[IN_FLIGHT] = 0;
+    counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + 1;
+    this.#words[POSITION] = this.#plain.answer(index, writtenBytes);
   }
 
   /** completeDrop for chain `index` of the ring's `plain`. */
   dropPlain(index: number, reason: QueueCounter): void {
     this.count(reason);
     this.count(COMPLETED_DESC);
-    this.#words[POSITION] = this.#ring.givePlain(index, 1, 0);
+    this.#words[POSITION] = this.#plain.answer(index, 0);
+  }
+
+  /** The burst is over: the next `count` chains of the ring's `plain` were completed or dropped. */
+  endPlain(count: number): void {
     this.#words[IN_FLIGHT] = 0;
+    this.#ring.advance(count);
   }
 
   /** Hands the current chain back unused, under a reason to drop. */

@@ -126,7 +126,8 @@ export class SplitRing extends Chain implements DeviceRing {
   }
 
   private constructor(config: SplitRingConfig, parts: RingParts) {
-    super(config.memory, config.chainSegmentsMax);
+    const usedElements = parts.device.u32;
+    super(config.memory, config.chainSegmentsMax, usedElements);
     this.queueSize = config.queueSize;
     this.#mask = config.queueSize - 1;
     this.#indirect = config.indirect;
@@ -136,7 +137,7 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#table = parts.descriptor.i32;
     this.#available = parts.driver.u16;
     this.#used = parts.device.u16;
-    this.#usedElements = parts.device.u32;
+    this.#usedElements = usedElements;
     this.#heads = new Uint16Array(config.chainSegmentsMax);
     this.#position = config.position & INDEX_MASK;
     this.#seen = this.#position;
@@ -235,31 +236,29 @@ export class SplitRing extends Chain implements DeviceRing {
       lengths[i] = length;
       ids[i] = head;
     }
+    this.#layOut(position);
     return i;
   }
 
-  givePlain(first: number, count: number, writtenBytes: number): number {
-    const { ids, lengths } = this.plain;
-    const last = first + count - 1;
-    let left = writtenBytes;
-    for (let i = first; i < last; i++) {
-      this.#use(ids[i]!, lengths[i]!);
-      left -= lengths[i]!;
-    }
-    this.#use(ids[last]!, left);
-    return this.#position;
+  /** Chain 0 of `plain` is the one at `position`. */
+  #layOut(position: number): void {
+    const { plain, queueSize } = this;
+    const slot = position & this.#mask;
+    const at = FIRST_ELEMENT + (slot << WORDS_PER_ELEMENT_SHIFT);
+    plain.layAnswers(at, queueSize - slot, queueSize << WORDS_PER_ELEMENT_SHIFT);
+    plain.layPositions(position, INDEX_MASK - position, position - INDEX_MASK - 1);
   }
 
-  #use(id: number, writtenBytes: number): void {
-    const position = this.#position;
-    const at = FIRST_ELEMENT + ((position & this.#mask) << WORDS_PER_ELEMENT_SHIFT);
-    this.#usedElements[at] = id;
-    this.#usedElements[at + USED_LENGTH] = writtenBytes;
-    this.#position = (position + 1) & INDEX_MASK;
+  advance(count: number): void {
+    this.#position = (this.#position + count) & INDEX_MASK;
   }
 
   give(writtenBytes: number): void {
-    this.#use(this.head, writtenBytes);
+    const position = this.#position;
+    const at = FIRST_ELEMENT + ((position & this.#mask) << WORDS_PER_ELEMENT_SHIFT);
+    this.#usedElements[at] = this.head;
+    this.#usedElements[at + USED_LENGTH] = writtenBytes;
+    this.#position = (position + 1) & INDEX_MASK;
   }
 
   giveFilled(writtenBytes: number): number {

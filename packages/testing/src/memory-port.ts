@@ -62,10 +62,9 @@ export class PlainMemoryPort extends MemoryPort {
       if (this.fullFor > 0 || this.refusal !== 0) return i;
       const at = offsets[i]!;
       const frame = ring.memory.pieces[pieces[i]!]!.u8.slice(at + frameOffset, at + lengths[i]!);
-      ledger.begin();
       this.sent.push({ header: new Uint8Array(NetHeader.sizeBytes), frame });
       this.plain++;
-      ledger.completePlain(i, 1, frame.length, 0);
+      ledger.completePlain(i, frame.length, 0);
     }
     return count;
   }
@@ -78,13 +77,12 @@ export class PlainMemoryPort extends MemoryPort {
       const { frame, header } = next ?? { frame: new Uint8Array(0), header: [1] };
       if (frame.length > bytesMax || needed > lengths[i]! || frame.length < Ethernet.HEADER_BYTES) return i;
       if (header.some((byte) => byte !== 0)) return i;
-      ledger.begin();
       this.reads++;
       this.plain++;
       this.waiting.shift();
       const { u8 } = ring.memory.pieces[pieces[i]!]!;
       u8.set(frame, offsets[i]! + NetHeader.sizeBytes);
-      ledger.completePlain(i, 1, frame.length, needed);
+      ledger.completePlain(i, frame.length, needed);
     }
     return count;
   }

@@ -430,7 +430,13 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       });
     });
 
-    describe('scan and givePlain', () => {
+    describe('scan, answer and advance', () => {
+      const answer = (ring: DeviceRing, chain: number, writtenBytes: number): number => {
+        const position = ring.plain.answer(chain, writtenBytes);
+        ring.advance(1);
+        assert.equal(ring.position, position);
+        return position;
+      };
       const laidOut = (ring: DeviceRing, chain: number): Uint8Array => {
         const { pieces, offsets, lengths } = ring.plain;
         const at = offsets[chain]!;
@@ -465,7 +471,7 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
             driver.add(chain);
             driver.publish();
             assert.equal(ring.scan(64, writable), 1, what);
-            ring.givePlain(0, 1, 0);
+            answer(ring, 0, 0);
             assert.equal(ring.scan(64, writable), 0, what);
             assert.equal(ring.fault, null);
             assert.equal(ring.take(), what === 'outside' ? -1 : what === 'two buffers' ? 2 : 1, what);
@@ -481,9 +487,10 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
           chains: fc.array(chain, { minLength: 1, maxLength: 14 }),
           most: fc.integer({ min: 1, max: 5 }),
           together: fc.integer({ min: 1, max: 3 }),
+          publishes: fc.boolean(),
         });
         fc.assert(
-          fc.property(round, ({ chains, most, together }) => {
+          fc.property(round, ({ chains, most, together, publishes }) => {
             const ids = chains.map((writable) => driver.add({ writable }));
             driver.publish();
             const wanted: number[] = [];
@@ -491,14 +498,16 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
               const count = ring.scan(most, true);
               for (let at = 0; at < count; ) {
                 const some = Math.min(together, count - at);
-                let room = 0;
+                let position = ring.position;
                 for (let i = at; i < at + some; i++) {
-                  room += ring.plain.lengths[i]!;
-                  wanted.push(ring.plain.lengths[i]!);
                   const { pieces, offsets, lengths } = ring.plain;
+                  wanted.push(lengths[i]!);
                   ring.memory.pieces[pieces[i]!]!.u8.fill(7, offsets[i]!, offsets[i]! + lengths[i]!);
+                  position = ring.plain.answer(i, lengths[i]!);
                 }
-                ring.givePlain(at, some, room);
+                ring.advance(some);
+                assert.equal(ring.position, position);
+                if (publishes) ring.publish();
                 at += some;
               }
               if (ring.take() === 0) break;
@@ -523,18 +532,25 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
         );
       });
 
-      it('chains given together: all but the last one full', () => {
-        const { ring, driver } = setUp();
-        for (const size of [5, 6, 7]) driver.add({ writable: [size] });
+      it('what is answered is visible with publish(), and a successor goes on at the position of any answer', () => {
+        const { ring, driver, open } = setUp({ nearWrap: true });
+        for (const size of [5, 6, 7, 8]) driver.add({ writable: [size] });
         driver.publish();
-        assert.equal(ring.scan(64, true), 3);
-        ring.givePlain(0, 2, 8);
-        ring.givePlain(2, 1, 0);
+        assert.equal(ring.scan(64, true), 4);
+        answer(ring, 0, 5);
+        assert.deepEqual(driver.collect(), []);
         ring.publish();
+        assert.equal(driver.collect().length, 1);
+        const position = [1, 2].map((chain) => ring.plain.answer(chain, 3))[1]!;
+        const successor = open(position); // of one that died before it could advance
+        assert.equal(successor.position, position);
+        successor.publish();
         assert.deepEqual(
           driver.collect().map(({ lengthBytes }) => lengthBytes),
-          [5, 3, 0],
+          [3, 3],
         );
+        assert.equal(successor.scan(64, true), 1);
+        assert.equal(successor.plain.lengths[0], 8);
       });
     });
   });

@@ -74,7 +74,7 @@ export const QueueWord = {
   PUBLISHED: 1,
   /** Bumped by the owner once per loop turn in which the queue was looked at. */
   HEARTBEAT: 2,
-  /** 1 while a frame is between its side effect and its POSITION store. */
+  /** 1 while frames are on their way: one of them may be between its side effect and its POSITION store. */
   IN_FLIGHT: 3,
   /** Level of dynamic interrupt moderation, where a successor goes on. */
   MODERATION_LEVEL: 4,
