@@ -6,18 +6,28 @@
  *   pause. So every worker first moves frames from a synthetic transmit ring through a socket pair into a synthetic
  *   receive ring, by the very code and classes that guests' queues use.
  *
- * Limits  FRAMES frames, about 50 ms of work, at most ROUNDS_MAX rounds whatever happens.
+ * Limits  FRAMES frames for each of FEATURES, about 50 ms of work, at most ROUNDS_MAX rounds whatever happens.
  */
 
 import { MessageChannel } from 'node:worker_threads';
-import { close, memfdCreate, sharedMapping, socketPair } from '@virtnet/host-linux';
-import { createControl, MailboxReceiver } from '@virtnet/host-workers';
-import { featureMask, NetHeader, statePageSize, VirtioFeature } from '@virtnet/wire';
-import type { QueueConfig } from './datapath-protocol.js';
+import { close, eventfd, eventfdSignal, memfdCreate, sharedMapping, socketPair } from '@virtnet/host-linux';
+import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
+import { featureMask, NetFeature, NetHeader, statePageSize, VirtioFeature } from '@virtnet/wire';
+import { type QueueConfig, REPORT_INTERRUPT, type WorkerMessage } from './datapath-protocol.js';
 import { WorkerLoop } from './worker-loop.js';
 
-const FRAMES = 24_000;
+/** What DPDK's driver negotiates, and Linux's: the loops for the two are not the same. */
+const FEATURES: readonly bigint[] = [
+  [VirtioFeature.VERSION_1, VirtioFeature.INDIRECT_DESC],
+  [VirtioFeature.VERSION_1, VirtioFeature.INDIRECT_DESC, VirtioFeature.EVENT_IDX, NetFeature.MRG_RXBUF],
+].map(featureMask);
+
+const FRAMES = 16_000;
 const BURST = 64;
+/** Rounds until the queues are let go to sleep once. */
+const ROUNDS_AWAKE = 8;
+/** Turns they get for that. */
+const TURNS_MAX = 1000;
 const ROUNDS_MAX = 4 * (FRAMES / BURST);
 const QUEUE_SIZE = 256;
 const FRAME_BYTES = NetHeader.sizeBytes + 64;
@@ -26,6 +36,8 @@ const BUFFER_BYTES = 2048;
 const RING_BYTES = 3 * 8192;
 const REGION_BYTES = 2 * (RING_BYTES + QUEUE_SIZE * BUFFER_BYTES);
 
+const RECEIVE_SLOT = 0;
+const TRANSMIT_SLOT = 1;
 const DESCRIPTOR_BYTES = 16;
 const WRITE_FLAG = 2;
 
@@ -54,11 +66,16 @@ class SyntheticDriver {
     return this.descriptorAddress + 16384;
   }
 
+  get #usedEventAddress(): number {
+    return this.driverAddress + 4 + QUEUE_SIZE * 2;
+  }
+
   /** Makes all but the buffers not yet returned available again, at most `count` of them. */
   offer(count: number): void {
     const used = this.#view.getUint16(this.deviceAddress + 2, true);
     const available = this.#view.getUint16(this.driverAddress + 2, true);
     const free = QUEUE_SIZE - ((available - used) & 0xffff);
+    this.#view.setUint16(this.#usedEventAddress, used, true);
     this.#view.setUint16(this.driverAddress + 2, (available + Math.min(free, count)) & 0xffff, true);
   }
 
@@ -75,14 +92,40 @@ export function warmUp(): void {
   const memoryFd = memfdCreate('virtnet-warm-up', REGION_BYTES);
   const page = sharedMapping(pageFd, pageBytes);
   const memory = sharedMapping(memoryFd, REGION_BYTES);
+  const doorbell = eventfd();
+  const interrupt = eventfd();
   if (typeof sockets === 'number' || typeof page === 'number' || typeof memory === 'number') return;
+  for (const features of FEATURES) {
+    new Uint8Array(page.buffer).fill(0);
+    new Uint8Array(memory.buffer).fill(0);
+    move({ features, sockets, doorbell, interrupt, pageAddress: page.address, pageBytes, memory });
+  }
+  page.close();
+  memory.close();
+  for (const fd of [pageFd, memoryFd, doorbell, interrupt, ...sockets]) close(fd);
+}
+
+interface Course {
+  readonly features: bigint;
+  readonly sockets: readonly [number, number];
+  readonly doorbell: number;
+  readonly interrupt: number;
+  readonly pageAddress: bigint;
+  readonly pageBytes: number;
+  readonly memory: { readonly address: bigint; readonly buffer: ArrayBuffer };
+}
+
+/** Moves FRAMES frames with the features; now and then the queues fall asleep. */
+function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, memory }: Course): void {
   const region = new DataView(memory.buffer);
   const transmit = new SyntheticDriver(region, 0, FRAME_BYTES, 0);
   const receive = new SyntheticDriver(region, REGION_BYTES / 2, BUFFER_BYTES, WRITE_FLAG);
   const channel = new MessageChannel();
+  const control = createControl();
+  const sender = new MailboxSender<WorkerMessage>(channel.port2, control, () => {});
   const loop = new WorkerLoop(
     { base: memory.address, buffer: memory.buffer },
-    new MailboxReceiver(channel.port1, createControl()),
+    new MailboxReceiver(channel.port1, control),
     -1,
     () => {},
   );
@@ -96,16 +139,16 @@ export function warmUp(): void {
     descriptorAddress: BigInt(driver.descriptorAddress),
     driverAddress: BigInt(driver.driverAddress),
     deviceAddress: BigInt(driver.deviceAddress),
-    features: featureMask([VirtioFeature.VERSION_1, VirtioFeature.INDIRECT_DESC, VirtioFeature.EVENT_IDX]),
+    features,
     mtu: 1500,
     linkUp: true,
-    queue: direction === 'receive' ? 0 : 1,
-    pageAddress: page.address,
+    queue: direction === 'receive' ? RECEIVE_SLOT : TRANSMIT_SLOT,
+    pageAddress,
     pageBytes,
     tapFd,
     switched: null,
-    kickFd: -1,
-    interruptFd: -1,
+    kickFd: direction === 'receive' ? -1 : doorbell,
+    interruptFd: direction === 'receive' ? REPORT_INTERRUPT : interrupt,
     active: true,
     filter: null,
     countSizes: false,
@@ -117,22 +160,25 @@ export function warmUp(): void {
     device: 0,
     regions: [{ iova: 0n, sizeBytes: REGION_BYTES, arenaOffset: 0, writable: true }],
   });
-  loop.handle({ kind: 'queue', device: 0, slot: 0, config: config(receive, 'receive', sockets[0]) });
-  loop.handle({ kind: 'queue', device: 0, slot: 1, config: config(transmit, 'transmit', sockets[1]) });
+  const queue = (slot: number, config: QueueConfig | null) =>
+    loop.handle({ kind: 'queue', device: 0, slot, config });
+  queue(RECEIVE_SLOT, config(receive, 'receive', sockets[0]));
+  queue(TRANSMIT_SLOT, config(transmit, 'transmit', sockets[1]));
   let frames = 0;
   for (let round = 0; round < ROUNDS_MAX && frames < FRAMES; round++) {
     const before = receive.used;
     receive.offer(BURST);
     transmit.offer(BURST);
-    loop.wake(0);
-    loop.wake(1);
+    sender.ring(RECEIVE_SLOT);
+    eventfdSignal(doorbell);
+    loop.drainMailbox();
     loop.turn();
+    loop.takeEvents(0);
     frames += (receive.used - before) & 0xffff;
+    if (round % ROUNDS_AWAKE === 0) for (let i = 0; loop.awake && i < TURNS_MAX; i++) loop.turn();
   }
-  for (const slot of [0, 1]) loop.handle({ kind: 'queue', device: 0, slot, config: null });
+  queue(RECEIVE_SLOT, null);
+  queue(TRANSMIT_SLOT, null);
   loop.close();
   channel.port1.close();
-  page.close();
-  memory.close();
-  for (const fd of [pageFd, memoryFd, ...sockets]) close(fd);
 }

@@ -194,12 +194,12 @@ export class WorkerLoop {
         this.drainMailbox();
         continue;
       }
-      if (this.#busy.length === 0) {
+      if (!this.awake) {
         this.#settlePending();
         if (this.#mailbox.goToSleep()) {
           if (this.#pending.count > 0) this.#pending.setTimer(performance.now());
           this.#lane.fallAsleep();
-          this.#takeEvents(-1);
+          this.takeEvents(-1);
           this.#lane.wakeUp();
           this.#mailbox.wokeUp();
           this.#switching.tick();
@@ -212,8 +212,13 @@ export class WorkerLoop {
       frames += worked;
       if (frames < EVENT_LOOK_FRAMES && turn % EVENT_LOOK_TURNS !== 0) continue;
       frames = 0;
-      this.#takeEvents(0);
+      this.takeEvents(0);
     }
+  }
+
+  /** Some queue is busy. */
+  get awake(): boolean {
+    return this.#busy.length > 0;
   }
 
   /** Polls every busy queue once; frames moved. */
@@ -505,7 +510,8 @@ export class WorkerLoop {
     this.#taps[use.index] = null;
   }
 
-  #takeEvents(timeoutMs: number): void {
+  /** Wakes the queues that something happened to; waits for that up to `timeoutMs`, -1: for ever. */
+  takeEvents(timeoutMs: number): void {
     const count = this.#epoll.wait(timeoutMs);
     for (let i = 0; i < count; i++) {
       const token = this.#epoll.token(i);
