@@ -3,6 +3,7 @@ import { slowTests } from './vitest.slow.ts';
 
 export default defineConfig({
   test: {
+    setupFiles: ['./vitest.seed.ts'],
     include: ['packages/*/src/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**', ...slowTests],
     testTimeout: 20_000,

@@ -4,6 +4,7 @@ import { slowTests } from './vitest.slow.ts';
 // One after the other: each of these starts processes of its own and waits for them.
 export default defineConfig({
   test: {
+    setupFiles: ['./vitest.seed.ts'],
     include: slowTests,
     exclude: ['**/node_modules/**', '**/dist/**'],
     fileParallelism: false,

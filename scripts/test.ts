@@ -19,6 +19,7 @@ Sets up what is missing, then checks. Stages (all of them but the last when none
   systemd  build, and package and service in a Debian system of its own that is booted in a container; needs root, and
            the first time some minutes to make that system
 
+Property tests draw the same cases each time; VIRTNET_SEED=<number> draws others, VIRTNET_SEED=random new ones.
 Words after -- go to vitest, so  scripts/test system -- guest -t reboot  runs some of the system tests.
 The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing failed, 1 something did, 2 wrong usage.
 `;

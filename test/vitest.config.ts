@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     root: import.meta.dirname,
+    setupFiles: ['../vitest.seed.ts'],
     include: ['*.test.ts'],
     exclude: ['structure.test.ts', 'golden.test.ts'],
     fileParallelism: false,

@@ -5,6 +5,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     root: import.meta.dirname,
+    setupFiles: ['../vitest.seed.ts'],
     include: ['structure.test.ts', 'golden.test.ts', 'lib/*.test.ts'],
     pool: 'forks',
   },

@@ -74,6 +74,7 @@ export class VirtioPciFunction {
   readonly #generation: CellPort;
   readonly #ownsIsr: boolean;
   readonly #ownsGeneration: boolean;
+  #vfs = 0;
   /** The driver has looked at the configuration since the generation last changed (I3). */
   #configSeen = true;
 
@@ -100,8 +101,14 @@ export class VirtioPciFunction {
     this.#common = new CommonConfig(device, msixVectors, this.#generation, () => this.#clearInterrupts());
   }
 
+  /** VFs of this PF that the host has enabled. */
+  get vfs(): number {
+    return this.#vfs;
+  }
+
   /** The host has enabled `count` VFs of this PF. */
   setVfs(count: number): void {
+    this.#vfs = count;
     if (this.#sriov !== null) placeExtended(this.#space, this.#sriov, this.bars, this.#deviceId, count);
   }
 

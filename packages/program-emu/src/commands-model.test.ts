@@ -505,6 +505,7 @@ const EVERYTHING: readonly Typed[] = [
     { verb: 'again' },
     { verb: 'sriov', which: 0, count: VFS },
     { verb: 'sriov', which: 0, count: 1 },
+    { verb: 'modify', which: 0, mac: null, mtu: 1400 },
   ],
   ...[{ verb: 'bind', which: 0 }, { verb: 'flr', which: 0 }, { verb: 'restart' }],
   ...[{ verb: 'unbind', which: 0 }, { verb: 'sriov', which: 1, count: 2 }, { verb: 'warm-reboot' }],

@@ -110,6 +110,7 @@ function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: rea
       ? engines.fn.restore({ ...fn.save(), queues: [], halves: [], queueSelect: 0 })
       : [];
   if (problems.length > 0) return failure('SNAP_DEV_MODIFY');
+  engines.fn.setVfs(fn.vfs);
   engines.net.setLinkUp(net.linkWanted);
   engines.net.setUplink(net.uplink);
   const pairs = taps.fds.length;

@@ -73,7 +73,7 @@ async function startStandby(socket: number, page: number): Promise<Server> {
   return { process: child, keeper: new Keeper(pair[0]) };
 }
 
-const SEED = Number(process.env.VIRTNET_SEED ?? Date.now() % 2 ** 32);
+const SEED = Number(process.env.VIRTNET_SEED) || Date.now() % 2 ** 32;
 let seed = SEED;
 function random(): number {
   seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
