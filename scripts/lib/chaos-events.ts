@@ -64,12 +64,23 @@ async function unplugOrPlug(stage: ChaosStage): Promise<void> {
   stage.extra = null;
 }
 
-async function changeVfs(stage: ChaosStage, random: () => number): Promise<void> {
-  const count = stage.vfs > 0 ? 0 : 1 + Math.floor(random() * VFS_MAX);
+async function setVfs(stage: ChaosStage, count: number): Promise<void> {
   const { stdout } = await stage.service.host('sriov', stage.staticPf, `${count}`);
   const { errno } = JSON.parse(stdout) as { errno: number };
   if (errno !== 0) throw new Error(`sriov ${count}: ${stdout}`);
   stage.vfs = count;
+}
+
+function changeVfs(stage: ChaosStage, random: () => number): Promise<void> {
+  return setVfs(stage, stage.vfs > 0 ? 0 : 1 + Math.floor(random() * VFS_MAX));
+}
+
+/** VFs leave their representors to those that come after them: from now on there are as many as there will ever be. */
+export async function fillPool(stage: ChaosStage): Promise<void> {
+  for (const count of [VFS_MAX, 0]) {
+    await setVfs(stage, count);
+    await stage.check();
+  }
 }
 
 /** Something that is asked for while the emulator dies. */

@@ -11,7 +11,7 @@ import { longestPause, type StreamReport, summarise } from '../../test/lib/strea
 import { wallClockUs } from '../../test/lib/stream-packet.ts';
 import { sleep } from '../../test/lib/waiting.ts';
 import type { ChaosOptions } from '../chaos.ts';
-import { type ChaosEvent, chaosEvents } from './chaos-events.ts';
+import { type ChaosEvent, chaosEvents, fillPool } from './chaos-events.ts';
 import { ChaosStage, type Traffic } from './chaos-stage.ts';
 
 const GAP_MS_MAX = 300;
@@ -58,6 +58,7 @@ async function events(stage: ChaosStage, options: ChaosOptions, happened: Happen
   stage.service.killEmu();
   happened.push({ event: chaosEvents[0]!, atUs: wallClockUs() });
   await stage.check();
+  await fillPool(stage);
   const before = stage.holdings();
   while (performance.now() < end && happened.length < options.events) {
     await sleep(random() * GAP_MS_MAX);

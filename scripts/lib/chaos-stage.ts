@@ -69,6 +69,8 @@ export class ChaosStage {
   /** Plugged and unplugged. */
   extra: Hotplugged | null = null;
   vfs = 0;
+  /** Representors that VFs have, or left behind: they stay, in a pool, for the VFs that come after them. */
+  readonly #ofVfs = new Set<string>();
   readonly #pump: Pump;
   readonly #vhost: Hotplugged;
   readonly #testpmd: Testpmd;
@@ -186,13 +188,9 @@ export class ChaosStage {
     if (lost.length > 0) throw new Error(`lost: ${lost.join(', ')}`);
     if (odd.length > 0) throw new Error(`nobody made: ${odd.join(', ')}`);
     if (vfs.length !== this.vfs) throw new Error(`${vfs.length} VFs instead of ${this.vfs}`);
-    const wanted = devices.map(({ sf_rep_net_device }) => sf_rep_net_device).sort();
-    await until('a representor for each function, and no other', PATIENCE_MS, async () => {
-      const there = (await scene.net.links())
-        .map(({ ifname }) => ifname)
-        .filter((name) => REPRESENTOR.test(name));
-      return there.sort().join() === wanted.join();
-    });
+    for (const { sf_rep_net_device: name } of vfs) this.#ofVfs.add(name);
+    const wanted = new Set([...devices.map(({ sf_rep_net_device: name }) => name), ...this.#ofVfs]);
+    await this.#representors([...wanted].sort());
     for (const [name, facts] of this.#links) {
       const now = await linkFacts(scene, name);
       if (now !== facts) throw new Error(`the link of ${name} changed: ${facts}, now ${now}`);
@@ -242,6 +240,18 @@ export class ChaosStage {
     const { dropped, ...report } = await this.#pump.finish();
     await this.#pump.close();
     return { report, dropped };
+  }
+
+  async #representors(wanted: readonly string[]): Promise<void> {
+    let there: string[] = [];
+    const look = async () => {
+      const names = (await this.scene.net.links()).map(({ ifname }) => ifname);
+      there = names.filter((name) => REPRESENTOR.test(name)).sort();
+      return there.join() === wanted.join();
+    };
+    await until('the representors', PATIENCE_MS, look).catch(() => {
+      throw new Error(`representors: there are ${there.join(', ')} instead of ${wanted.join(', ')}`);
+    });
   }
 
   /** Each stream brings something new. */

@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { HANG_MS, type Hang, LOOK_MS_MAX, ProgressWatch, SAMPLE_MS } from './progress-watch.js';
+import {
+  HANG_MS,
+  type Hang,
+  LOOK_MS_MAX,
+  ProgressWatch,
+  SAMPLE_MS,
+  type ThreadView,
+} from './progress-watch.js';
 
 interface Moment {
   readonly beat: number;
@@ -7,17 +14,18 @@ interface Moment {
   readonly state?: string;
   readonly cpuMs?: number;
   readonly othersRun?: boolean;
+  readonly othersCpuMs?: number;
+  readonly waitsIn?: string;
 }
+
+const BLOCKED: ThreadView = { state: 'S', cpuMs: 0, othersRun: false, othersCpuMs: 0, waitsIn: '' };
 
 /** Looks at one lane at each of `moments`, `everyMs` apart; when the first hang is told, and which. */
 function watch(moments: readonly Moment[], everyMs = SAMPLE_MS): { atMs: number; hang: Hang } | null {
   const progress = new ProgressWatch();
-  for (const [
-    index,
-    { beat, asleep = false, state = 'S', cpuMs = 0, othersRun = false },
-  ] of moments.entries()) {
+  for (const [index, { beat, asleep = false, ...account }] of moments.entries()) {
     const hang = progress.look(index * everyMs, [
-      { lane: 0, beat, asleep, account: () => ({ state, cpuMs, othersRun }) },
+      { lane: 0, beat, asleep, account: () => ({ ...BLOCKED, ...account }) },
     ]);
     if (hang !== null) return { atMs: index * everyMs, hang };
   }
@@ -48,10 +56,25 @@ describe('progress watch', () => {
   });
 
   it('blocked while another thread of the process runs, which may be why: given four times as long', () => {
-    const found = watch(times(40, () => ({ beat: 1, state: 'S', othersRun: true })));
+    const found = watch(times(40, (index) => ({ beat: 1, othersRun: true, othersCpuMs: index * SAMPLE_MS })));
     expect(found?.atMs).toBeGreaterThan(HANG_MS * 4 - 1);
     expect(found?.atMs).toBeLessThan(1000);
   });
+
+  it('blocked by a thread that waits for a processor on an overloaded machine: charged what that one has of it', () => {
+    expect(watch(times(1000, () => ({ beat: 1, othersRun: true, othersCpuMs: 5 })))).toBeNull();
+    const found = watch(times(10_000, (index) => ({ beat: 1, othersRun: true, othersCpuMs: index / 25 })));
+    expect(found?.atMs).toBeGreaterThan(HANG_MS * 900);
+  });
+
+  it.each(['do_epoll_wait', 'ep_poll'])(
+    'waits for events (%s) and its timer is late: given four times as long',
+    (waitsIn) => {
+      expect(watch(times(12, () => ({ beat: 1, waitsIn })))).toBeNull();
+      expect(watch(times(40, () => ({ beat: 1, waitsIn })))?.hang).toMatchObject({ how: 'blocked', waitsIn });
+      expect(watch(times(12, () => ({ beat: 1, waitsIn: 'futex_do_wait' })))?.hang.how).toBe('blocked');
+    },
+  );
 
   it('spins without a turn: found once it has used the time itself', () => {
     const found = watch(times(10, (index) => ({ beat: 1, state: 'R', cpuMs: index * SAMPLE_MS })));
@@ -75,9 +98,7 @@ describe('progress watch', () => {
   it('a turn between clears the charge; a hang is told once', () => {
     const progress = new ProgressWatch();
     const look = (at: number, beat: number) =>
-      progress.look(at, [
-        { lane: 3, beat, asleep: false, account: () => ({ state: 'S', cpuMs: 0, othersRun: false }) },
-      ]);
+      progress.look(at, [{ lane: 3, beat, asleep: false, account: () => BLOCKED }]);
     let hangs = 0;
     for (let at = 0; at < 20; at++) hangs += look(at * SAMPLE_MS, Math.floor(at / 3)) === null ? 0 : 1;
     expect(hangs).toBe(0);

@@ -8,8 +8,11 @@
  *                 on an overloaded machine is not, however long it waits;
  *     stopped     (SIGSTOP, a debugger) the whole time, and
  *     blocked     (in a system call, on a lock) likewise; but only a quarter of it while another thread of the process
- *                 is running or waits for a processor: it may be the one that is waited for. The same quarter for one
- *                 in uninterruptible sleep: a disk or the memory of a loaded machine has it wait.
+ *                 is running or waits for a processor: it may be the one that is waited for. Nor more than the others
+ *                 used of a processor meanwhile: V8 lets a thread wait for its helpers, which wait for a processor.
+ *                 The same quarter for one in uninterruptible sleep: a disk or the memory of a loaded machine has it
+ *                 wait. And for one that waits for events: it would take a turn if its timer, which is overdue, were
+ *                 let run.
  *   What is charged for one look never exceeds LOOK_MS_MAX: a watcher that was itself not let run, or a machine that
  *   was suspended, sees one long look, not a hang. A thread that is charged HANG_MS without a turn between hangs.
  *
@@ -37,8 +40,12 @@ export interface ThreadView {
   readonly state: string;
   /** Processor time used so far. */
   readonly cpuMs: number;
-  /** Another thread of the process is running, or waits for a processor. */
+  /** Another thread of the process is running, or waits for a processor or for the machine. */
   readonly othersRun: boolean;
+  /** Processor time that the others used so far. */
+  readonly othersCpuMs: number;
+  /** The kernel's function it waits in; empty when nobody knows. */
+  readonly waitsIn: string;
 }
 
 /** One thread at one look. */
@@ -54,13 +61,15 @@ export interface Hang {
   readonly lane: number;
   readonly how: 'stopped' | 'spins' | 'blocked';
   readonly chargedMs: number;
+  /** The kernel's function it waits in, where that is known. */
+  readonly waitsIn: string;
 }
 
 interface LaneMemory {
   beat: number;
   chargedMs: number;
-  /** Processor time at the last look; null when it was not asked then. */
-  cpuMs: number | null;
+  /** At the last look; null when it was not asked then. */
+  account: ThreadView | null;
   told: boolean;
 }
 
@@ -87,35 +96,42 @@ export class ProgressWatch {
   #lookAt(view: LaneView, passedMs: number): Hang | null {
     const memory = this.#lanes.get(view.lane);
     if (memory === undefined || memory.beat !== view.beat) {
-      this.#lanes.set(view.lane, { beat: view.beat, chargedMs: 0, cpuMs: null, told: false });
+      this.#lanes.set(view.lane, { beat: view.beat, chargedMs: 0, account: null, told: false });
       return null;
     }
     const account = view.asleep ? null : view.account();
     if (account === null) {
       memory.chargedMs = 0;
-      memory.cpuMs = null;
+      memory.account = null;
       return null;
     }
-    const spentMs = memory.cpuMs === null ? 0 : Math.max(0, account.cpuMs - memory.cpuMs);
-    const running = account.state === 'R';
-    const stopped = STOPPED.includes(account.state);
-    const charge = running
-      ? Math.min(spentMs, passedMs)
-      : stopped || !(account.othersRun || account.state === UNINTERRUPTIBLE)
-        ? passedMs
-        : passedMs / BLOCKED_BY_OTHERS;
-    memory.cpuMs = account.cpuMs;
-    memory.chargedMs += charge;
+    memory.chargedMs += chargeMs(account, memory.account ?? account, passedMs);
+    memory.account = account;
     if (memory.chargedMs < HANG_MS || memory.told) return null;
     memory.told = true;
-    const how = stopped ? 'stopped' : running ? 'spins' : 'blocked';
-    return { lane: view.lane, how, chargedMs: Math.round(memory.chargedMs) };
+    const { state } = account;
+    const how = STOPPED.includes(state) ? 'stopped' : state === RUNNING ? 'spins' : 'blocked';
+    return { lane: view.lane, how, chargedMs: Math.round(memory.chargedMs), waitsIn: account.waitsIn };
   }
 }
+
+/** For how long of `passedMs`, at whose beginning it was `before`, a thread could have got on and did not. */
+function chargeMs(now: ThreadView, before: ThreadView, passedMs: number): number {
+  const { state, othersRun, waitsIn } = now;
+  if (state === RUNNING) return Math.min(Math.max(0, now.cpuMs - before.cpuMs), passedMs);
+  if (STOPPED.includes(state)) return passedMs;
+  const partMs = passedMs / BLOCKED_BY_OTHERS;
+  if (othersRun) return Math.min(Math.max(0, now.othersCpuMs - before.othersCpuMs), partMs);
+  return state === UNINTERRUPTIBLE || WAITS_FOR_EVENTS.test(waitsIn) ? partMs : passedMs;
+}
+
+const RUNNING = 'R';
 
 /** Stopped by a signal, or by a tracer. */
 const STOPPED: readonly string[] = ['T', 't'];
 /** In the kernel, for something that is expected to end by itself. */
 const UNINTERRUPTIBLE = 'D';
+/** Where epoll_wait(2) waits. */
+const WAITS_FOR_EVENTS = /epoll_wait|ep_poll/;
 /** By how much the time of a blocked thread counts less while something else than itself may be the reason. */
 const BLOCKED_BY_OTHERS = 4;

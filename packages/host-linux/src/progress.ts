@@ -224,8 +224,12 @@ export interface ThreadAccount {
   readonly state: string;
   /** Processor time used so far, in milliseconds. */
   readonly cpuMs: number;
-  /** Another thread of the process is running or waits for a processor. */
+  /** Another thread of the process is running, waits for a processor, or for the machine (D). */
   readonly othersRun: boolean;
+  /** Processor time that the other threads used so far, in milliseconds; 0 for a thread that runs itself. */
+  readonly othersCpuMs: number;
+  /** The kernel's function it waits in; empty when it does not wait, or that is not to be known. */
+  readonly waitsIn: string;
 }
 
 const NANOSECONDS_PER_MS = 1_000_000;
@@ -234,16 +238,35 @@ const NANOSECONDS_PER_MS = 1_000_000;
 export function readThreadAccount(pid: number, tid: number): ThreadAccount | null {
   try {
     const tasks = `/proc/${pid}/task`;
-    const state = threadState(`${tasks}/${tid}`);
-    const schedule = readFileSync(`${tasks}/${tid}/schedstat`, 'latin1');
-    const others = state === 'R' ? [] : readdirSync(tasks).filter((name) => Number(name) !== tid);
-    return {
-      state,
-      cpuMs: Number(schedule.split(' ')[0]) / NANOSECONDS_PER_MS,
-      othersRun: others.some((name) => threadState(`${tasks}/${name}`) === 'R'),
-    };
+    const own = `${tasks}/${tid}`;
+    const running = { state: 'R', othersRun: false, othersCpuMs: 0, waitsIn: '' };
+    const state = threadState(own);
+    if (state === 'R') return { ...running, cpuMs: cpuMs(own) };
+    const others = readdirSync(tasks).flatMap((name) => (Number(name) === tid ? [] : `${tasks}/${name}`));
+    const othersRun = others.some((task) => GETS_ON.includes(threadState(task)));
+    const othersCpuMs = others.reduce((sum, task) => sum + cpuMs(task), 0);
+    const waitsIn = waitChannel(own);
+    // What it waited for may have come while the others were looked at.
+    if (threadState(own) === 'R') return { ...running, cpuMs: cpuMs(own) };
+    return { state, cpuMs: cpuMs(own), othersRun, othersCpuMs, waitsIn };
   } catch {
     return null;
+  }
+}
+
+/** States of a thread that is not stopped, and waits for nothing that another could owe it. */
+const GETS_ON: readonly string[] = ['R', 'D'];
+
+function cpuMs(task: string): number {
+  return Number(readFileSync(`${task}/schedstat`, 'latin1').split(' ')[0]) / NANOSECONDS_PER_MS;
+}
+
+function waitChannel(task: string): string {
+  try {
+    const name = readFileSync(`${task}/wchan`, 'latin1');
+    return name === '0' ? '' : name;
+  } catch {
+    return ''; // that is not everybody's to read
   }
 }
 

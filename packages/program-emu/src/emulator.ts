@@ -405,6 +405,7 @@ export class Emulator {
       await this.#resume(each, reason);
       await nextTurn();
     }
+    for (const { plan } of this.#hosts()) this.pool.drop(plan.representor);
     if (reason === 'crash') this.#removeStaleSockets();
     restoring.resolve();
     this.#uplinks.start();

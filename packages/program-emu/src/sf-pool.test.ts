@@ -54,6 +54,17 @@ describe('pool of SFs', () => {
     pool.give('en3f0pf0sf3000', fds);
   });
 
+  it('its owner died before or after the function’s end was told: what it still has of the representor is let go', () => {
+    const [former, now] = [eventfd(), eventfd()];
+    pool.adopt(new Map([['a', new Map([[0, former]])]]));
+    pool.upload();
+    pool.give('a', [now]);
+    expect([isOpen(former), pool.take('a'), [...shelf]]).toEqual([false, [now], [['pool/a/0', now]]]);
+    pool.drop('a'); // a function has it
+    expect([isOpen(now), pool.has('a'), [...shelf]]).toEqual([false, false, []]);
+    pool.drop('a');
+  });
+
   it('a successor has it whole, and puts it on an empty shelf again', () => {
     const fds = [eventfd(), eventfd()];
     pool.adopt(

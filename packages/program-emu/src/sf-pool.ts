@@ -9,6 +9,7 @@
  *
  * Ownership
  *   A descriptor given belongs to the pool until it is taken.
+ *   Who dies between a function and the pool leaves both with the representor: then it is the function's.
  *
  * Limits  the SF numbers of VFs.
  */
@@ -37,6 +38,7 @@ export class SfPool {
 
   /** Keeps the queues of a representor, -1 where there is none. */
   give(name: string, fds: readonly number[]): void {
+    this.drop(name);
     this.#taps.set(name, fds);
     this.#put(name, fds);
     this.#store.flush(this);
@@ -52,6 +54,12 @@ export class SfPool {
     if (!this.#taps.delete(name)) return;
     this.#store.deletePrefix(this, shelfNames.pooled(name));
     this.#store.flush(this);
+  }
+
+  /** Lets go of what it has of a representor that is a function's. */
+  drop(name: string): void {
+    for (const fd of this.#taps.get(name) ?? []) if (fd >= 0) close(fd);
+    this.taken(name);
   }
 
   /** Takes over what a predecessor left. */
