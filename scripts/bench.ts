@@ -5,6 +5,7 @@ import { SetupError } from './lib/shell.ts';
 const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench churn [--kills N] [--json FILE]
        scripts/bench update [--moves N] [--json FILE]
+       scripts/bench scale [--pfs N] [--kills N] [--json FILE]
        scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
 
 Measures, and tells whether the promise holds. Sets up what is missing first; needs root, or the Debian packages of
@@ -19,6 +20,10 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
   update     The service is moved onto its own version (--moves, default 20) with one device, and with sixteen, under
              numbered streams both ways. Prints for how long nobody worked a device (min, median, p99, max in ms), and
              how many frames were lost or repeated.
+  scale      Every function there can be in one instance: 1008 VFs on --pfs static PFs (1 to 31, default 4), and hotplug
+             PFs to 31 PFs in all, 15 at most. Prints how long they take to be made, removed, listed, queried,
+             taken over (--kills, default 20, with a stream through one of them) and started again, and what
+             they cost in memory and, at rest, in processor time.
   datapath   Frames a second of our datapath beside those of DPDK's vhost library, both driven by DPDK's virtio-user, in
              rounds in turn (--rounds, default 4, at least 2) of S seconds each (default 0.4): what a driver sends
              (drain), what it receives (fill), both (loop), and from one function to another (switch), for each kind of
@@ -34,6 +39,8 @@ Exit code: 0 the promise holds, 1 it does not, 2 wrong usage.
 export interface BenchOptions {
   readonly kills: number;
   readonly moves: number;
+  /** Static PFs, which share all VFs. */
+  readonly pfs: number;
   readonly rounds: number;
   /** Length of what is measured of a round. */
   readonly seconds: number;
@@ -42,7 +49,15 @@ export interface BenchOptions {
   readonly json: string | null;
 }
 
-const DEFAULTS: BenchOptions = { kills: 0, moves: 20, rounds: 4, seconds: 0.4, cells: [], json: null };
+const DEFAULTS: BenchOptions = {
+  kills: 0,
+  moves: 20,
+  pfs: 4,
+  rounds: 4,
+  seconds: 0.4,
+  cells: [],
+  json: null,
+};
 
 const ALL = ['npm', 'build', 'dpdk', 'guest'] as const;
 
@@ -64,6 +79,12 @@ const COMMANDS = {
     options: ['--moves'],
     defaults: DEFAULTS,
     load: () => import('./lib/bench-update.ts'),
+  },
+  scale: {
+    needs: ALL,
+    options: ['--pfs', '--kills'],
+    defaults: { ...DEFAULTS, kills: 20 },
+    load: () => import('./lib/bench-scale.ts'),
   },
   datapath: {
     needs: ALL,
@@ -115,6 +136,8 @@ function parseOption(name: string, value: string): Partial<BenchOptions> | null 
       return { cells: value.split(',') };
     case '--kills':
       return /^[1-9]\d{0,6}$/.test(value) ? { kills: Number(value) } : null;
+    case '--pfs':
+      return Number(value) >= 1 && Number(value) <= 31 && /^\d+$/.test(value) ? { pfs: Number(value) } : null;
     case '--moves':
       return /^[1-9]\d{0,4}$/.test(value) ? { moves: Number(value) } : null;
     case '--rounds':
