@@ -267,7 +267,7 @@ export class Emulator {
 
   /** Devices and records that a handover to this process would meet, and what stands in its way. */
   check(supportedFeatures: bigint): string[] {
-    const problems = checkMirror(this.#mirror.all(), supportedFeatures);
+    const problems = checkMirror(this.#mirror.all(), supportedFeatures, this.beat);
     if (this.#rehearsalFault !== null) problems.unshift(`self-test: ${this.#rehearsalFault}`);
     return problems;
   }

@@ -155,9 +155,10 @@ export class Provision {
     const present = new Set(this.vfsOf(pfId).map(({ host }) => host.plan.vfId));
     if (sfsMax !== null && devices.length - present.size + count > sfsMax) return failure('SF_CREATE');
     const made: DevicePlan[] = [];
+    const place = this.#place();
     for (let vfId = 0; vfId < count; vfId++) {
       if (present.has(vfId)) continue;
-      const fresh = planVf(pfId, vfId, firmware, devices, this.#place(), this.#vfDefaults);
+      const fresh = planVf(pfId, vfId, firmware, devices, { ...place, mac: randomMac() }, this.#vfDefaults);
       const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices);
       const device = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
       if (isFailure(device)) {
