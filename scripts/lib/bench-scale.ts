@@ -74,7 +74,7 @@ async function measure(scene: Scene, shape: Shape, kills: number): Promise<Repor
   const figures: Figure[] = [];
   const note = (name: string, value: number, unit: string, most: number | null = null): void => {
     figures.push({ name, value, unit, most });
-    process.stderr.write(`${line({ name, value, unit, most })}\n`);
+    if (process.stderr.isTTY) process.stderr.write(`${line({ name, value, unit, most })}\n`);
   };
   const nodeStartMs = await timed(() => scene.processes.run([process.execPath, '-e', '0']));
   const service = await Service.start(scene);
@@ -193,7 +193,7 @@ async function idle(service: Service): Promise<number> {
 }
 
 function line({ name, value, unit, most }: Figure): string {
-  const figure = `${value.toFixed(value < 10 ? 2 : 0).padStart(9)} ${unit.padEnd(4)}`;
+  const figure = `${value.toFixed(value < 10 && unit !== '' ? 2 : 0).padStart(9)} ${unit.padEnd(4)}`;
   if (most === null) return `${name.padEnd(62)}${figure}`;
   return `${name.padEnd(62)}${figure}  < ${most} ${unit}: ${value < most ? 'holds' : 'BROKEN'}`;
 }
