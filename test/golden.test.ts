@@ -45,7 +45,9 @@ test('every golden is of a kind that is read', () => {
 
 test('a live update is refused by name over a device that is not whole', () => {
   const device = { vuid: 'X', record: null, page: null } as unknown as DeviceMirror;
-  expect(checkMirror([device], ~0n)).toEqual(['X: no record']);
+  let beats = 0;
+  expect(checkMirror([device, device], ~0n, () => beats++)).toEqual(['X: no record', 'X: no record']);
+  expect(beats, 'it shows for every device that it gets on').toBe(2);
 });
 
 describe('the judge', () => {
