@@ -19,8 +19,8 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { program } from '../../scripts/lib/paths.ts';
+import { dirname, join, relative } from 'node:path';
+import { program, repository } from '../../scripts/lib/paths.ts';
 import { type Child, isRunning, type Output, signalPid } from './processes.ts';
 import type { Scene } from './scene.ts';
 import { wallClockUs } from './stream-packet.ts';
@@ -371,11 +371,18 @@ export class Service {
   }
 }
 
-/** The command run by a user who may nothing; null: as it is. */
-function as(user: number | null, words: readonly string[]): readonly string[] {
-  if (user === null) return words;
+/** Where users who may not look into the repository, which may be root's own, find it. */
+const PUBLIC = '/mnt';
+
+/** The command of the repository run by a user who may nothing; null: as it is. */
+function as(user: number | null, [command, ...words]: readonly [string, ...string[]]): readonly string[] {
+  if (user === null) return [command, ...words];
   const nothing = ['--clear-groups', '--bounding-set', '-all', '--inh-caps', '-all', '--no-new-privs'];
-  return ['setpriv', '--reuid', `${user}`, '--regid', `${user}`, ...nothing, '--', ...words];
+  return [
+    ...['unshare', '--mount', 'sh', '-c', `mount --bind "$0" ${PUBLIC} && exec "$@"`, repository],
+    ...['setpriv', '--reuid', `${user}`, '--regid', `${user}`, ...nothing, '--'],
+    ...[join(PUBLIC, relative(repository, command)), ...words],
+  ];
 }
 
 /** The JSON value in what the command line printed. */
