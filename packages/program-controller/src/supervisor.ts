@@ -375,6 +375,7 @@ export class Supervisor {
     if (child.state === 'serving') {
       if (this.#everServed) this.counters.takeovers += 1;
       this.#everServed = true;
+      void this.#tellVerdicts(child); // one that took over before it was known to be ready has not heard them
     }
     if (child.state === 'gone') {
       this.#emulators.delete(child);
