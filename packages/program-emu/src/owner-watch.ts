@@ -41,7 +41,9 @@ function watchProcess(
   const die = () => {
     if (died) return;
     died = true;
-    setProcessNice(Nice.LAST, pid); // what the kernel frees of it takes tens of milliseconds of a processor
+    // What the kernel frees of it takes tens of milliseconds of a processor. Not the last place either: where guests poll,
+    // that would never come, and until then it is not gone.
+    setProcessNice(Nice.ORDINARY, pid);
     onDied();
   };
   const watch = poller.watch(pidfd, { readable: true }, () => {
