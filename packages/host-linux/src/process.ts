@@ -154,8 +154,8 @@ export function processorWaitMs(pid: number): number {
   return waitedNs / NANOSECONDS_PER_MS;
 }
 
-/** Nice value of processes whose pauses guests would feel, and of one that only prepares for its turn. */
-export const Nice = { PREFERRED: -10, ORDINARY: 0 } as const;
+/** Nice value of processes whose pauses guests would feel, of one that only prepares for its turn, and of the dying. */
+export const Nice = { PREFERRED: -10, ORDINARY: 0, LAST: 19 } as const;
 
 /** Threads on which V8 compiles while others go on: those others must not wait for them. */
 const HELPER_THREAD = /V8Worker/;

@@ -2,6 +2,7 @@
  * owner-watch.ts: the kernel's word about a process, for engine-recovery's Owners: the ends of its threads where they
  * can be seen, else its pidfd, which tells the same tens of milliseconds later.
  */
+import { getPriority } from 'node:os';
 import type { OwnersPorts, WatchedProcess } from '@virtnet/engine-recovery';
 import {
   close,
@@ -14,6 +15,9 @@ import {
 } from '@virtnet/host-linux';
 
 const SIGKILL = 9;
+
+/** How long the end of a dead process lets everyone else pass: longer than a takeover takes, in ms. */
+const LET_PASS_MS = 100;
 
 /** `progressFd`: the descriptor by which every emulator has its progress page; null when nobody watches them. */
 export function ownerPorts(
@@ -41,9 +45,7 @@ function watchProcess(
   const die = () => {
     if (died) return;
     died = true;
-    // What the kernel frees of it takes tens of milliseconds of a processor. Not the last place either: where guests poll,
-    // that would never come, and until then it is not gone.
-    setProcessNice(Nice.ORDINARY, pid);
+    letOthersPass(pid);
     onDied();
   };
   const watch = poller.watch(pidfd, { readable: true }, () => {
@@ -63,4 +65,30 @@ function watchProcess(
       close(pidfd);
     },
   };
+}
+
+/**
+ * What the kernel frees of a dead process takes tens of milliseconds of a processor: those go to the takeover first. It
+ * does not stay last: where guests poll, its turn would not come for a minute, and until then it is not gone.
+ */
+function letOthersPass(pid: number): void {
+  const pidfd = pidfdOpen(pid); // of its own: the watch may be closed before
+  if (pidfd < 0) return;
+  // One that never was preferred belongs to somebody who could not raise it again.
+  if (priorityOf(pid) >= Nice.ORDINARY || !setProcessNice(Nice.LAST, pid)) {
+    close(pidfd);
+    return;
+  }
+  setTimeout(() => {
+    if (pidfdSendSignal(pidfd, 0) === 0) setProcessNice(Nice.ORDINARY, pid);
+    close(pidfd);
+  }, LET_PASS_MS);
+}
+
+function priorityOf(pid: number): number {
+  try {
+    return getPriority(pid);
+  } catch {
+    return Nice.ORDINARY; // gone
+  }
 }
