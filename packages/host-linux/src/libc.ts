@@ -9,7 +9,8 @@
  *   conventions pass alike.
  *
  * Invariants
- *   I1  `negativeErrno()` is called in the very statement after the call that failed: anything between may change errno.
+ *   I1  `negativeErrno()` is called in the very statement after the call that failed: anything between may change errno,
+ *       also the engine, which takes locks when it compiles a function. So the two functions that read it ran before.
  *   I2  whoever hands `NativeBuffer.address` to the kernel holds the NativeBuffer itself (in a field, or in a module
  *       constant that the calling function names): the garbage collector does not see addresses.
  *
@@ -18,6 +19,7 @@
 import koffi from 'koffi';
 
 const library = koffi.load('libc.so.6');
+const lastErrno = koffi.errno;
 
 /** Types of parameters and results used in declarations. */
 export type NativeType =
@@ -41,13 +43,17 @@ export function declare<F extends (...parameters: never[]) => unknown>(
 
 /** The error of the call just made, negative. */
 export function negativeErrno(): number {
-  return -koffi.errno();
+  return -lastErrno();
 }
 
 /** `result` when it is not negative, else the error of the call just made. */
 export function orErrno(result: number): number {
-  return result < 0 ? -koffi.errno() : result;
+  return result < 0 ? -lastErrno() : result;
 }
+
+// I1: compiled before they are needed.
+negativeErrno();
+orErrno(-1);
 
 /** An ArrayBuffer over `sizeBytes` bytes of this process at `address`; nothing is copied or kept alive. */
 export function viewMemory(address: bigint, sizeBytes: number): ArrayBuffer {
