@@ -7,7 +7,7 @@ import { killDuring } from './lib/kills.ts';
 import { randomNumbers, seed } from './lib/random.ts';
 import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, Service } from './lib/service.ts';
-import { type Arrival, analyseStream } from './lib/stream-analysis.ts';
+import { type Arrival, analyseStream, describeLoss } from './lib/stream-analysis.ts';
 import {
   readStreamPacket,
   STREAM_PACKET_BYTES,
@@ -219,11 +219,13 @@ describe('kill -9 of the emulator, Linux guest', () => {
           }
         },
       );
-      for (const { report } of [await fromGuest(), await toGuest()]) {
+      const streams = { 'from the guest': await fromGuest(), 'to the guest': await toGuest() };
+      for (const [direction, { arrivals, report }] of Object.entries(streams)) {
         const { lost, duplicated, reordered } = report;
-        expect(lost.length + duplicated.length, `lost ${lost}, repeated ${duplicated}`).toBeLessThanOrEqual(
-          kills.length,
-        );
+        const missed = lost.length + duplicated.length;
+        const facts = missed > kills.length ? await used.value.facts() : '';
+        const loss = `${direction}: lost ${describeLoss(arrivals, report)}, repeated ${duplicated}\n${facts}`;
+        expect(missed, loss).toBeLessThanOrEqual(kills.length);
         expect(reordered).toBe(0);
       }
       expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });

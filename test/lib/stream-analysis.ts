@@ -50,6 +50,27 @@ export function analyseStream(arrivals: readonly Arrival[], first: number, expec
   return { expected, received: arrivals.length, lost, duplicated, reordered };
 }
 
+/** Runs of lost packets, each with what the ends' clocks say about the time around it; for a message, not for a verdict. */
+export function describeLoss(arrivals: readonly Arrival[], { lost }: StreamReport): string {
+  const runs: { from: number; to: number }[] = [];
+  for (const sequence of lost) {
+    const last = runs.at(-1);
+    if (last !== undefined && last.to === sequence - 1) last.to = sequence;
+    else runs.push({ from: sequence, to: sequence });
+  }
+  const bySequence = new Map(arrivals.map((arrival) => [arrival.sequence, arrival]));
+  const describe = ({ from, to }: { from: number; to: number }): string => {
+    const [before, after] = [bySequence.get(from - 1), bySequence.get(to + 1)];
+    if (before === undefined || after === undefined) return `${from}..${to} at an end of the stream`;
+    const ms = (us: number): string => (us / 1000).toFixed(1);
+    return (
+      `${from}..${to}, between packets sent ${ms(after.sentUs - before.sentUs)} ms apart that arrived ` +
+      `${ms(after.arrivedUs - before.arrivedUs)} ms apart, the former ${ms(arrivals[0] === undefined ? 0 : before.arrivedUs - arrivals[0].arrivedUs)} ms after the first`
+    );
+  };
+  return runs.length === 0 ? 'nothing' : runs.map(describe).join('; ');
+}
+
 export interface Pause {
   /** Index in the arrivals of the packet that ended it. */
   readonly index: number;

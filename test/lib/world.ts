@@ -117,18 +117,19 @@ export class World {
         return code === 0;
       });
     } catch (error) {
-      throw new Error(`${error instanceof Error ? error.message : error}\n${await this.#facts()}`);
+      throw new Error(`${error instanceof Error ? error.message : error}\n${await this.facts()}`);
     }
   }
 
   /** Counters and states along the way of a packet. */
-  async #facts(): Promise<string> {
+  async facts(): Promise<string> {
     const guest = await this.guest.result(
-      'ip -s link show eth0; ip address show eth0; grep virtio /proc/interrupts; dmesg | tail -n 5',
+      'ip -s link show eth0; ip address show eth0; grep virtio /proc/interrupts; cat /proc/net/snmp; dmesg | tail -n 5',
     );
+    const sockets = await this.scene.net.run(['cat', '/proc/net/snmp']);
     const host = await this.scene.net.run(['ip', '-s', 'link']);
     const fdb = await this.scene.net.run(['bridge', 'fdb', 'show']);
     const device = await this.service.virtnet('query', '-p', '0');
-    return [guest.output.toString('utf8'), host, fdb, device.stdout].join('\n---\n');
+    return [guest.output.toString('utf8'), host, sockets, fdb, device.stdout].join('\n---\n');
   }
 }
