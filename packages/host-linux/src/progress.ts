@@ -4,7 +4,7 @@
  * The layout is wire's progress-page.ts. A process that was given no page writes into memory of its own, so that no
  * caller has to ask whether it is watched.
  */
-import { openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs';
 import {
   Errno,
   FutexWord,
@@ -110,6 +110,7 @@ export class ProgressPage {
     }
     page.#words[ProgressWord.MAGIC] = PROGRESS_MAGIC;
     page.#words[ProgressWord.VERSION] = PROGRESS_VERSION;
+    page.#words[ProgressWord.ASKS] = 1;
     return page;
   }
 
@@ -156,16 +157,16 @@ export class ProgressPage {
   /** Every lane that is in use. Nothing read here can be believed beyond being a number. */
   read(): LaneReading[] {
     const readings: LaneReading[] = [];
+    const words = this.#words;
     for (let lane = MAIN_LANE; lane < PROGRESS_LANES_MAX; lane++) {
-      const words = laneWords(this.#words, lane);
-      const state = words[LaneWord.STATE];
+      const at = PROGRESS_HEADER_WORDS + lane * PROGRESS_LANE_WORDS;
+      const state = words[at + LaneWord.STATE];
       if (state !== LaneState.AWAKE && state !== LaneState.ASLEEP) continue;
-      const beat = words[LaneWord.BEAT]!;
       readings.push({
         lane,
-        beat,
+        beat: words[at + LaneWord.BEAT]!,
         asleep: state === LaneState.ASLEEP,
-        thread: words[LaneWord.THREAD]! & FutexWord.THREAD_MASK,
+        thread: words[at + LaneWord.THREAD]! & FutexWord.THREAD_MASK,
       });
     }
     return readings;
@@ -186,6 +187,11 @@ export class ProgressPage {
   }
   set lastWord(word: LastWord) {
     this.#words[ProgressWord.LAST_WORD] = word;
+  }
+
+  /** Its supervisor asks the main thread for a turn when it misses one. */
+  get asks(): boolean {
+    return this.#words[ProgressWord.ASKS] === 1;
   }
 
   /** Unmaps the page and closes its descriptor. */
@@ -233,6 +239,43 @@ export interface ThreadAccount {
 }
 
 const NANOSECONDS_PER_MS = 1_000_000;
+
+/** Whether one thread waits for events, asked again and again. */
+export class EventWait {
+  readonly #fd: number;
+  readonly #text = Buffer.alloc(WAIT_CHANNEL_BYTES_MAX);
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Of thread `tid` of process `pid`; null when it is gone, or not ours to look into. */
+  static open(pid: number, tid: number): EventWait | null {
+    try {
+      return new EventWait(openSync(`/proc/${pid}/task/${tid}/wchan`, 'r'));
+    } catch {
+      return null;
+    }
+  }
+
+  /** It waits: nothing has come that it could do. False also when it is gone. */
+  get waits(): boolean {
+    try {
+      return EVENT_WAIT.test(this.#text.toString('latin1', 0, readSync(this.#fd, this.#text, AT_START)));
+    } catch {
+      return false;
+    }
+  }
+
+  close(): void {
+    close(this.#fd);
+  }
+}
+
+const WAIT_CHANNEL_BYTES_MAX = 64;
+const AT_START = { position: 0 } as const;
+/** Where epoll_wait(2) waits. */
+const EVENT_WAIT = /epoll_wait|ep_poll/;
 
 /** State and processor time of thread `tid` of process `pid`; null when it is gone. */
 export function readThreadAccount(pid: number, tid: number): ThreadAccount | null {

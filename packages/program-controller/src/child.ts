@@ -107,6 +107,8 @@ export class Child {
   #stopRequest: StopRequest = { removeDevices: false, deadlineMs: 0 };
   /** Questions in a row that it left unanswered. */
   #misses = 0;
+  /** It was asked for a turn and has not answered yet. */
+  #asked = false;
   #progress: ProgressPage | null = null;
   #lastWord: number = LastWord.NOTHING;
   #exit: ExitStatus = { code: null, signal: null };
@@ -287,12 +289,10 @@ export class Child {
 
   async #ask(): Promise<void> {
     const starting = this.#state === 'starting';
+    let silent = false;
     const options = { deadlineMs: starting ? READY_DEADLINE_MS : HEALTH_DEADLINE_MS };
     try {
-      const status =
-        this.spec.kind === 'ha'
-          ? await this.client.call('ha.status', {}, options)
-          : await this.client.call('emu.status', {}, options);
+      const status = await this.#status(options);
       if (this.#state === 'gone') return;
       this.#misses = 0;
       this.lastStatus = status;
@@ -300,11 +300,29 @@ export class Child {
     } catch (error) {
       if (this.#state === 'gone' || this.#state === 'stopping') return;
       // Its death ends the connection first; the pidfd follows. Silence alone is a hang.
-      if (!starting && isTimeout(error)) this.#misses += 1;
+      silent = !starting && isTimeout(error);
+      if (silent) this.#misses += 1;
       if (this.#misses >= HEALTH_MISSES) this.fence(`no answer to ${HEALTH_MISSES} questions`);
     }
-    if (this.#pollTimer !== undefined)
-      this.#poll(this.#state === 'starting' ? READY_POLL_MS : HEALTH_INTERVAL_MS);
+    if (this.#pollTimer === undefined) return;
+    if (this.#state === 'starting') this.#poll(READY_POLL_MS);
+    else this.#poll(silent ? 0 : HEALTH_INTERVAL_MS);
+  }
+
+  /** Its main thread takes a turn to answer, if it can. */
+  askForTurn(): void {
+    if (this.#asked) return;
+    this.#asked = true;
+    const answered = (): void => {
+      this.#asked = false;
+    };
+    this.#status({ deadlineMs: HEALTH_DEADLINE_MS }).then(answered, answered);
+  }
+
+  #status(options: { deadlineMs: number }): Promise<EmuStatus | HaStatus> {
+    return this.spec.kind === 'ha'
+      ? this.client.call('ha.status', {}, options)
+      : this.client.call('emu.status', {}, options);
   }
 
   async #askToStop(): Promise<void> {

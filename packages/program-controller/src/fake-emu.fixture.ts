@@ -35,7 +35,8 @@ const knobs: FakeEmuKnobs = existsSync(knobsFile) ? JSON.parse(readFileSync(knob
 if (knobs.exits) process.exit(3);
 
 setProcessName('virtio_net_emu');
-beatingPage(Number(values['progress-fd']), 30).begin();
+const progress = beatingPage(Number(values['progress-fd']), 30);
+progress.begin();
 const log = createLogger('virtio_net_emu');
 const poller = new Poller();
 poller.start();
@@ -86,16 +87,19 @@ await RpcServer.bind(
   'emu',
   paths.emuIpc(instance),
   {
-    'emu.status': () => ({
-      role,
-      ready: synced && !knobs.neverReady,
-      pid: process.pid,
-      devices: devices.size,
-      takeoverMs,
-      uptimeMs: process.uptime() * 1000,
-      version: '0.1.0',
-      reserve: false,
-    }),
+    'emu.status': () => {
+      progress.main.beat();
+      return {
+        role,
+        ready: synced && !knobs.neverReady,
+        pid: process.pid,
+        devices: devices.size,
+        takeoverMs,
+        uptimeMs: process.uptime() * 1000,
+        version: '0.1.0',
+        reserve: false,
+      };
+    },
     'emu.devices': () => ({ devices: [] }),
     'emu.check': () => ({ devices: devices.size, problems: [] }),
     'emu.borrow': () => ({ pauseMs: 0 }),

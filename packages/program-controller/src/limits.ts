@@ -6,13 +6,13 @@ export const READY_DEADLINE_MS = 15_000;
 export const READY_EXTENSION_MS = 500;
 /** Between two looks at a process that is not ready yet. */
 export const READY_POLL_MS = 20;
-/** Between two looks at a process that is. */
-export const HEALTH_INTERVAL_MS = 500;
+/** Between two questions to a process that is; one that was not answered is repeated at once. */
+export const HEALTH_INTERVAL_MS = 1_000;
 /** How long it may take to answer one of them. */
 export const HEALTH_DEADLINE_MS = 1_500;
 /**
- * A process that leaves so many unanswered hangs: 3,500 ms, below QEMU's 5,000 ms. One is not enough: when we were
- * stopped ourselves, the question of that time is overdue as soon as we go on.
+ * A process that leaves so many unanswered hangs: 4,000 ms at most, below QEMU's 5,000 ms. One is not enough: when we
+ * were stopped ourselves, the question of that time is overdue as soon as we go on.
  */
 export const HEALTH_MISSES = 2;
 /** What each process may take to end when asked to; all together 5 s, one after the other. */

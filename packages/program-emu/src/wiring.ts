@@ -112,16 +112,19 @@ export async function serve(options: EmuOptions): Promise<void> {
       'device.host': ({ requestId: _, ...request }) =>
         whole(async () => ({ ...(await commands.host(request)) }) as JsonValue),
       'device.health': (request) => whole(() => commands.health(request)),
-      'emu.status': () => ({
-        role: emulator.role,
-        ready: emulator.ready,
-        pid: process.pid,
-        devices: emulator.deviceCount,
-        takeoverMs: emulator.takeoverMs,
-        uptimeMs: process.uptime() * 1000,
-        version,
-        reserve: emulator.reserve,
-      }),
+      'emu.status': () => {
+        progress.main.beat();
+        return {
+          role: emulator.role,
+          ready: emulator.ready,
+          pid: process.pid,
+          devices: emulator.deviceCount,
+          takeoverMs: emulator.takeoverMs,
+          uptimeMs: process.uptime() * 1000,
+          version,
+          reserve: emulator.reserve,
+        };
+      },
       'emu.promote': async ({ reason }) => {
         await emulator.promote(reason);
         return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };

@@ -77,13 +77,16 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   store?.attach(() => shelf.entries());
 
   const ended = Promise.withResolvers<string>();
-  const status = (): HaStatus => ({
-    ready: true,
-    pid: process.pid,
-    uptimeMs: process.uptime() * 1000,
-    ...shelf.status(),
-    version: VERSION,
-  });
+  const status = (): HaStatus => {
+    progress.main.beat();
+    return {
+      ready: true,
+      pid: process.pid,
+      uptimeMs: process.uptime() * 1000,
+      ...shelf.status(),
+      version: VERSION,
+    };
+  };
   const rpc = await RpcServer.bind(
     'ha',
     identity.ipc(paths),

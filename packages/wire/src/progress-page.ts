@@ -38,6 +38,8 @@ export const ProgressWord = {
   VERSION: 1,
   /** One of LastWord: what the process said of its own end. */
   LAST_WORD: 2,
+  /** 1: the supervisor asks before it worries, so a main thread without work need not take turns. */
+  ASKS: 3,
 } as const;
 
 /** What a process that ends by its own fault says last. */
