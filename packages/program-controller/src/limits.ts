@@ -22,6 +22,8 @@ export const STOP_ACTIVE_MS = 4_000;
 export const STOP_KEEPER_MS = 500;
 /** A survivor of a former controller answers by then, or is replaced. */
 export const ADOPT_DEADLINE_MS = 1_000;
+/** So often at most is one asked that might have answered if it had had a processor. */
+export const ADOPT_ROUNDS_MAX = 15;
 /** How long a command of the command line waits for its answer, takeovers included. */
 export const COMMAND_DEADLINE_MS = 15_000;
 /** After how long a service with an active emulator says ready although its standby is not. */

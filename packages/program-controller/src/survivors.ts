@@ -4,19 +4,27 @@
  * Theory
  *   Emulators and keeper serve on when their controller dies. Whoever answers on its RPC socket and tells its pid is
  *   adopted. A process that a pid file names and that does not answer hangs, or had not come up: it is killed, and
- *   its death awaited, before anything is started in its place.
+ *   its death awaited, before anything is started in its place. On an overloaded machine silence says little: as long
+ *   as it, or this process, has waited for a processor meanwhile, it is asked again.
  *
  * Invariants
  *   I1  nobody is killed who is not a program of ours on this very root: command line and environment are compared.
  *   I2  when findSurvivors resolves, every process named by a pid file is adopted, dead, or not ours.
  *
- * Limits  ADOPT_DEADLINE_MS for the answers.
+ * Limits  ADOPT_DEADLINE_MS for the answers, ADOPT_ROUNDS_MAX times.
  */
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Logger, RpcClient, type VirtnetPaths } from '@virtnet/host-ipc';
-import { close, connect, type Poller, pidfdOpen, pidfdSendSignal } from '@virtnet/host-linux';
-import { ADOPT_DEADLINE_MS } from './limits.js';
+import {
+  close,
+  connect,
+  type Poller,
+  pidfdOpen,
+  pidfdSendSignal,
+  processorWaitMs,
+} from '@virtnet/host-linux';
+import { ADOPT_DEADLINE_MS, ADOPT_ROUNDS_MAX, READY_EXTENSION_MS } from './limits.js';
 import type { PidFiles } from './pid-files.js';
 import { type ProgramKind, programNames } from './programs.js';
 
@@ -38,40 +46,58 @@ export async function findSurvivors(
   mains: Readonly<Record<ProgramKind, string>>,
   poller: Poller,
   log: Logger,
+  waitedMs: (pid: number) => number = processorWaitMs,
 ): Promise<Survivor[]> {
   const instances = readdirSync(paths.run).flatMap((name) => {
     const match = EMU_IPC.exec(name);
     return match === null ? [] : [Number(match[1])];
   });
-  const answers = await Promise.all([
-    askKeeper(paths),
-    ...instances.map((instance) => askEmulator(paths, instance)),
-  ]);
-  const survivors = answers.filter((answer) => answer !== null);
-  const adopted = new Set(survivors.map(({ pid }) => pid));
-  const dying: Promise<void>[] = [];
-  for (const [file, kind] of [
-    ['ha', 'ha'],
-    ['emu', 'emu'],
-    ['emu-standby', 'emu'],
-  ] as const) {
-    const pid = pidFiles.read(file);
-    if (pid === null || adopted.has(pid) || !isOurs(pid, kind, mains, paths.root)) continue;
-    log.warn({ kind, childPid: pid }, 'left by a former controller and does not answer: killing');
-    dying.push(killAndWait(pid, poller));
+  let questions = [
+    () => askKeeper(paths),
+    ...instances.map((instance) => () => askEmulator(paths, instance)),
+  ];
+  const survivors: Survivor[] = [];
+  const silent = () =>
+    PID_FILES.flatMap(([file, kind]) => {
+      const pid = pidFiles.read(file);
+      if (pid === null || survivors.some((survivor) => survivor.pid === pid)) return [];
+      return isOurs(pid, kind, mains, paths.root) ? [{ kind, pid }] : [];
+    });
+  for (let round = 0; round < ADOPT_ROUNDS_MAX && questions.length > 0; round++) {
+    const before = new Map(
+      [process.pid, ...silent().map(({ pid }) => pid)].map((pid) => [pid, waitedMs(pid)]),
+    );
+    const answers = await Promise.all(questions.map((question) => question()));
+    survivors.push(...answers.filter((answer) => answer !== null && answer !== 'silent'));
+    questions = questions.filter((_, index) => answers[index] === 'silent');
+    const excused = (pid: number) => waitedMs(pid) - (before.get(pid) ?? 0) >= READY_EXTENSION_MS;
+    const missing = silent();
+    if (missing.length === 0 || !(excused(process.pid) || missing.some(({ pid }) => excused(pid)))) break;
   }
+  const dying = silent().map(({ kind, pid }) => {
+    log.warn({ kind, childPid: pid }, 'left by a former controller and does not answer: killing');
+    return killAndWait(pid, poller);
+  });
   await Promise.all(dying);
   return survivors;
 }
 
-async function askKeeper(paths: VirtnetPaths): Promise<Survivor | null> {
+const PID_FILES = [
+  ['ha', 'ha'],
+  ['emu', 'emu'],
+  ['emu-standby', 'emu'],
+] as const;
+
+type Answer = Survivor | 'silent' | null;
+
+async function askKeeper(paths: VirtnetPaths): Promise<Answer> {
   return ask(paths.haIpc, async (client) => {
     const { pid } = await client.call('ha.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
     return { kind: 'ha', instance: 0, pid, as: 'ready', reserve: false };
   });
 }
 
-async function askEmulator(paths: VirtnetPaths, instance: number): Promise<Survivor | null> {
+async function askEmulator(paths: VirtnetPaths, instance: number): Promise<Answer> {
   return ask(paths.emuIpc(instance), async (client) => {
     const status = await client.call('emu.status', {}, { deadlineMs: ADOPT_DEADLINE_MS });
     const { pid, role, ready, reserve } = status;
@@ -80,11 +106,8 @@ async function askEmulator(paths: VirtnetPaths, instance: number): Promise<Survi
   });
 }
 
-/** Null when nobody listens at `path` (the file is then removed) or nobody answers. */
-async function ask(
-  path: string,
-  question: (client: RpcClient) => Promise<Survivor>,
-): Promise<Survivor | null> {
+/** Null when nobody listens at `path` (the file is then removed). */
+async function ask(path: string, question: (client: RpcClient) => Promise<Survivor>): Promise<Answer> {
   const probe = connect(path, 'stream'); // ZeroMQ would retry until the deadline
   if (probe < 0) {
     rmSync(path, { force: true });
@@ -95,7 +118,7 @@ async function ask(
   try {
     return await question(client);
   } catch {
-    return null;
+    return 'silent';
   } finally {
     client.close();
   }
