@@ -8,11 +8,11 @@ import {
 } from './service-plan.js';
 import { type ChildState, childStates } from './supervision.js';
 
-const emulator = (instance: number, state: ChildState, hasServed = state === 'serving'): EmulatorView => ({
-  instance,
-  state,
-  hasServed,
-});
+const emulator = (
+  instance: number,
+  state: ChildState,
+  servesSince = state === 'serving' ? 1_000 : null,
+): EmulatorView => ({ instance, state, servesSince });
 const view = (emulators: EmulatorView[], rest: Partial<ServiceView> = {}): ServiceView => ({
   stopping: false,
   keeper: 'ready',
@@ -43,11 +43,11 @@ describe('service plan', () => {
 
   it('the former active one is not known to be dead: promotes nobody', () => {
     for (const state of ['fencing', 'stopping'] as const)
-      expect(planService(view([emulator(1, state, true), emulator(2, 'ready')]))).toEqual([]);
+      expect(planService(view([emulator(1, state, 1_000), emulator(2, 'ready')]))).toEqual([]);
   });
 
   it('a standby that never came up is being killed: that holds nobody back', () => {
-    expect(planService(view([emulator(1, 'fencing', false), emulator(2, 'ready')]))).toEqual([
+    expect(planService(view([emulator(1, 'fencing', null), emulator(2, 'ready')]))).toEqual([
       { kind: 'promote', instance: 2 },
     ]);
   });
@@ -81,9 +81,11 @@ describe('service plan', () => {
     expect(steps).toEqual([{ kind: 'stop-emulator', instance: 1 }]);
   });
 
-  it('two say that they are active: all but the youngest are killed', () => {
-    const steps = planService(view([emulator(1, 'serving'), emulator(2, 'serving')]));
-    expect(steps).toEqual([{ kind: 'fence-emulator', instance: 1 }]);
+  it('two say that they are active: the one that has been for longer is killed, whoever was started first', () => {
+    const older = planService(view([emulator(1, 'serving', 1_000), emulator(2, 'serving', 2_000)]));
+    expect(older).toEqual([{ kind: 'fence-emulator', instance: 1 }]);
+    const younger = planService(view([emulator(1, 'serving', 2_000), emulator(2, 'serving', 1_000)]));
+    expect(younger).toEqual([{ kind: 'fence-emulator', instance: 2 }]);
   });
 
   it('every combination of a keeper and three emulators: the invariants hold', () => {
@@ -92,12 +94,12 @@ describe('service plan', () => {
     for (let instance = 1; instance <= 3; instance++)
       for (const some of possible.slice())
         for (const state of kinds)
-          for (const hasServed of state === 'serving'
-            ? [true]
+          for (const servesSince of state === 'serving'
+            ? [1_000]
             : state === 'fencing'
-              ? [true, false]
-              : [false])
-            possible.push([...some, emulator(instance, state, hasServed)]);
+              ? [1_000, null]
+              : [null])
+            possible.push([...some, emulator(instance, state, servesSince)]);
     let plans = 0;
     for (const emulators of possible)
       for (const keeper of childStates)
@@ -122,7 +124,7 @@ function check(given: ServiceView): void {
   if (of('promote').length > 0) {
     expect(serving, context).toBe(0);
     expect(
-      given.emulators.some((e) => e.hasServed && e.state === 'fencing'),
+      given.emulators.some((e) => e.servesSince !== null && e.state === 'fencing'),
       context,
     ).toBe(false);
   }

@@ -9,7 +9,9 @@
  *   I1  nobody is promoted while an emulator that ever served is not known to be dead.
  *   I2  after a death the standby is promoted before a new one is started, so that starting does not slow it down.
  *   I3  while a live update moves devices or exchanges the standby, no emulator is touched: it has its own way back.
- *   I4  at most one promotion and one start of each kind per plan.
+ *   I4  of two that say they are active the former is killed: nobody gets the lease before who had it is dead, but the
+ *       news of that death may take longer than that of the takeover. Who was started first says nothing.
+ *   I5  at most one promotion and one start of each kind per plan.
  *
  * Limits  EMULATORS_WANTED.
  */
@@ -21,8 +23,8 @@ export const EMULATORS_WANTED = 2;
 export interface EmulatorView {
   readonly instance: number;
   readonly state: ChildState;
-  /** It was the active one at any time. */
-  readonly hasServed: boolean;
+  /** Since when it is known to be, or to have been, the active one, on any scale; null when it never was. */
+  readonly servesSince: number | null;
 }
 
 export interface ServiceView {
@@ -62,13 +64,15 @@ export function planService(view: ServiceView): Step[] {
 
   if (view.moving || view.exchanging) return steps;
 
-  const serving = emulators.filter(({ state }) => state === 'serving');
+  const serving = emulators
+    .filter(({ state }) => state === 'serving')
+    .sort((a, b) => (a.servesSince ?? 0) - (b.servesSince ?? 0));
   const ready = emulators.filter(({ state }) => state === 'ready');
   for (const former of serving.slice(0, -1))
     steps.push({ kind: 'fence-emulator', instance: former.instance });
 
   const predecessor = emulators.some(
-    ({ state, hasServed }) => hasServed && state !== 'gone' && state !== 'serving',
+    ({ state, servesSince }) => servesSince !== null && state !== 'gone' && state !== 'serving',
   );
   const candidate = ready[0];
   if (serving.length === 0 && candidate !== undefined) {

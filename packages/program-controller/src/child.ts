@@ -114,8 +114,8 @@ export class Child {
   #exit: ExitStatus = { code: null, signal: null };
   /** Why we killed it. */
   #sentence: Sentence | null = null;
-  /** It was the active emulator at any time. */
-  hasServed = false;
+  /** Since when it is known to be, or to have been, the active emulator, in milliseconds; null when it never was. */
+  servesSince: number | null = null;
   /** What it last said about itself. */
   lastStatus: EmuStatus | HaStatus | null = null;
 
@@ -127,6 +127,9 @@ export class Child {
     this.#log = log.child({ child: spec.kind, instance: spec.instance });
   }
 
+  get hasServed(): boolean {
+    return this.servesSince !== null;
+  }
   get state(): ChildState {
     return this.#state;
   }
@@ -158,8 +161,8 @@ export class Child {
     this.#event('serving');
   }
 
-  /** It does not do what it should: kill it. */
-  fence(reason: string, sentence: Sentence = 'silent'): void {
+  /** It does not do what it should: kill it. `sentence` null: it is dying already, of something else. */
+  fence(reason: string, sentence: Sentence | null = 'silent'): void {
     if ('next' in supervisionTable[this.#state].silent) {
       this.#log.error({ childPid: this.#pid, reason }, 'killing');
       this.#sentence = sentence;
@@ -183,7 +186,7 @@ export class Child {
     if ('prohibited' in cell) throw new RangeError(`supervision: ${event} in ${from}: ${cell.prohibited}`);
     if ('ignored' in cell) return;
     this.#state = cell.next;
-    if (cell.next === 'serving') this.hasServed = true;
+    if (cell.next === 'serving') this.servesSince ??= performance.now();
     for (const action of cell.actions) this.#do(action);
     if (from !== cell.next) this.#log.info({ childPid: this.#pid, from, to: cell.next, event }, 'moved');
     if (from !== cell.next) this.#hooks.moved(this, from);

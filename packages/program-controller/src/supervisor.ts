@@ -161,8 +161,10 @@ export class Supervisor {
 
   /** The active emulator, or null while there is none. */
   get active(): Child | null {
-    for (const child of this.#ordinary()) if (child.state === 'serving') return child;
-    return null;
+    let active: Child | null = null; // whose predecessor is dead, which may not be known yet
+    for (const child of this.#ordinary())
+      if (child.state === 'serving' && (child.servesSince ?? 0) >= (active?.servesSince ?? 0)) active = child;
+    return active;
   }
 
   /** Every process that was started and is not gone. */
@@ -411,10 +413,10 @@ export class Supervisor {
     return {
       stopping: this.#stopping,
       keeper: this.#keeper?.state ?? 'gone',
-      emulators: [...this.#ordinary()].map(({ spec, state, hasServed }) => ({
+      emulators: [...this.#ordinary()].map(({ spec, state, servesSince }) => ({
         instance: spec.instance,
         state,
-        hasServed,
+        servesSince,
       })),
       moving: this.#divided !== null && this.#divided.state !== 'gone',
       exchanging: this.#exchanging,
@@ -483,7 +485,7 @@ export class Supervisor {
         this.#emulator(step.instance).stop({ removeDevices: false, deadlineMs: STOP_STANDBY_MS });
         return;
       case 'fence-emulator':
-        this.#emulator(step.instance).fence('another emulator is active');
+        this.#emulator(step.instance).fence('another emulator took over', null);
     }
   }
 

@@ -39,7 +39,7 @@ interface Child {
   readonly emulator: SimEmulator | null;
   readonly keeper: SimKeeper | null;
   state: ChildState;
-  hasServed: boolean;
+  servesSince: number | null;
 }
 
 /** Asks `to`; `done` hears the answer, or null when `to` died over it. */
@@ -140,8 +140,8 @@ export class SimController {
     this.#planSoon();
   }
 
-  #adopt(what: Omit<Child, 'state' | 'hasServed'>, as: 'starting' | 'ready' | 'serving'): void {
-    const child: Child = { ...what, state: 'new', hasServed: false };
+  #adopt(what: Omit<Child, 'state' | 'servesSince'>, as: 'starting' | 'ready' | 'serving'): void {
+    const child: Child = { ...what, state: 'new', servesSince: null };
     this.#children.add(child);
     this.#event(child, `adopt-${as}`);
   }
@@ -153,7 +153,7 @@ export class SimController {
     if ('ignored' in cell) return;
     child.state = cell.next;
     if (cell.next === 'serving') {
-      child.hasServed = true;
+      child.servesSince ??= this.#world.now;
       this.#everServed = true;
     }
     for (const action of cell.actions) this.#do(child, action);
@@ -218,14 +218,14 @@ export class SimController {
   }
 
   #tally(child: Child): void {
-    const { kind, process, hasServed } = child;
+    const { kind, process, servesSince } = child;
     if (kind === 'emu') {
       this.#verdicts.push({ pid: process.pid, guestsFault: mayBeGuestsFault(process.cause ?? 'exit') });
       if (this.#verdicts.length > VERDICTS_KEPT) this.#verdicts.shift();
       for (const other of this.#children)
         if (other !== child && other.kind === 'emu') this.#tellVerdicts(other, () => {});
     }
-    if (!hasServed) this.#deathsMs[kind].push(this.#world.now);
+    if (servesSince === null) this.#deathsMs[kind].push(this.#world.now);
   }
 
   #tellVerdicts(child: Child, then: () => void): void {
@@ -260,7 +260,7 @@ export class SimController {
       keeper: keeper?.state ?? 'gone',
       emulators: [...this.#children]
         .filter(({ kind }) => kind === 'emu')
-        .map(({ process, state, hasServed }) => ({ instance: process.pid, state, hasServed })),
+        .map(({ process, state, servesSince }) => ({ instance: process.pid, state, servesSince })),
       moving: false,
       exchanging: false,
       mayStartKeeper: this.#startsInMs('ha') === 0,
@@ -303,8 +303,8 @@ export class SimController {
     }
   }
 
-  #started(what: Omit<Child, 'state' | 'hasServed'>): void {
-    const child: Child = { ...what, state: 'new', hasServed: false };
+  #started(what: Omit<Child, 'state' | 'servesSince'>): void {
+    const child: Child = { ...what, state: 'new', servesSince: null };
     this.#children.add(child);
     this.#event(child, 'spawn');
   }
