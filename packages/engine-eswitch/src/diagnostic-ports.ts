@@ -8,7 +8,9 @@
  */
 import type { FramePort } from '@virtnet/engine-virtio-net';
 import {
+  completeBurst,
   copyBetween,
+  copyToBurst,
   type DeviceRing,
   PrivateMemory,
   type QueueLedger,
@@ -45,14 +47,15 @@ export class SinkPort implements FramePort {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
     const { piece } = this.#memory;
-    for (let i = 0; i < count; i++) {
-      const bytes = lengths[i]! - frameOffset;
-      if (bytes > SLOT_BYTES) return i;
-      copyBetween(pieces[places[i]!]!, (offsets[i]! + frameOffset) | 0, piece, this.#at, bytes);
+    let done = 0;
+    for (; done < count; done++) {
+      const bytes = lengths[done]! - frameOffset;
+      if (bytes > SLOT_BYTES) break;
+      copyBetween(pieces[places[done]!]!, (offsets[done]! + frameOffset) | 0, piece, this.#at, bytes);
       this.#swallowed(bytes);
-      ledger.completePlain(i, bytes, 0);
     }
-    return count;
+    completeBurst(ring, ledger, done, frameOffset, 0);
+    return done;
   }
 
   #swallowed(bytes: number): void {
@@ -91,18 +94,11 @@ export class SourcePort implements FramePort {
   }
 
   receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
-    const { piece } = this.#memory;
     const bytes = this.#bytes;
-    const needed = NetHeader.sizeBytes + bytes;
     if (bytes > bytesMax) return 0;
-    for (let i = 0; i < count; i++) {
-      if (lengths[i]! < needed) return i;
-      copyBetween(piece, 0, pieces[places[i]!]!, (offsets[i]! + NetHeader.sizeBytes) | 0, bytes);
-      ledger.completePlain(i, bytes, needed);
-    }
-    return count;
+    const done = copyToBurst(this.#memory.piece, bytes, ring, NetHeader.sizeBytes, count);
+    completeBurst(ring, ledger, done, NetHeader.sizeBytes, NetHeader.sizeBytes + bytes);
+    return done;
   }
 
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {

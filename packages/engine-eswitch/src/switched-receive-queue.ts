@@ -7,7 +7,8 @@
  *   want (link, filter) is dropped before a byte is copied. A driver without a buffer loses the frame, under a counter
  *   of its own: nobody waits for it, or one slow guest would stop all others.
  *   For plain frames (port.ts of engine-virtio-net) the ring's simple chains are laid out in advance; whatever does not
- *   fit that goes the long way, chain by chain, and what was laid out is forgotten.
+ *   fit that goes the long way, chain by chain, and what was laid out is forgotten. Of a burst all frames are copied first,
+ *   which a successor may do again, and then completed one by one.
  *
  * Parties
  *   switch   delivers, then flushes once per burst, on the thread that owns both rings.
@@ -28,7 +29,10 @@ import {
   ReceiveOffloads,
 } from '@virtnet/engine-virtio-net';
 import {
+  type Crossing,
+  completeCrossing,
   copyBetween,
+  copyBurst,
   type DeviceRing,
   PLAIN_CHAINS_MAX,
   type QueueLedger,
@@ -71,6 +75,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly #mergeable: boolean;
   #unpublished = 0;
   readonly #shortWay: boolean;
+  readonly #crossing: Crossing;
   /** Chains laid out in the ring's `plain`, the next of them, and those given. */
   #plainCount = 0;
   #plainNext = 0;
@@ -90,6 +95,13 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#mergeable = hasFeature(options.features, NetFeature.MRG_RXBUF);
     this.wantsAll = options.linkUp && (options.filter === null || options.filter.acceptsAll);
     this.#shortWay = this.#header.frameOffset === NetHeader.sizeBytes;
+    this.#crossing = {
+      from: this.ring, // until there is a sender
+      fromHeader: 0,
+      to: this.ring,
+      toHeader: NetHeader.sizeBytes,
+      bytesMax: this.#header.plainBytesMax,
+    };
     this.waitsFor = QueueWait.PORT;
   }
 
@@ -133,35 +145,31 @@ export class SwitchedReceiveQueue extends WorkedQueue {
    * completed in the sender's ledger as well. How many, up to one that is not for the short way.
    */
   deliverBurst(from: DeviceRing, count: number, frameOffset: number, sender: QueueLedger): number {
-    const { ring, ledger } = this;
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
-    const source = from.plain;
-    const sourcePieces = from.memory.pieces;
-    const { plainBytesMax } = this.#header;
-    for (let i = 0; i < count; i++) {
-      if (this.#plainNext === this.#plainCount && !this.#layOut()) return i;
-      const chain = this.#plainNext;
-      const bytes = source.lengths[i]! - frameOffset;
-      const needed = bytes + NetHeader.sizeBytes;
-      if (needed > lengths[chain]! || bytes > plainBytesMax) return i;
-      const target = pieces[places[chain]!]!;
-      const at = offsets[chain]!;
-      if (chain === this.#plainGiven) ledger.begin();
-      copyBetween(
-        sourcePieces[source.pieces[i]!]!,
-        (source.offsets[i]! + frameOffset) | 0,
-        target,
-        (at + NetHeader.sizeBytes) | 0,
-        bytes,
-      );
-      if (this.#countSizes) ledger.countSize(bytes);
-      this.#plainNext = chain + 1;
-      ledger.completePlain(chain, bytes, needed);
-      sender.completePlain(i, bytes, 0);
-      if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+    const { ledger } = this;
+    const crossing = this.#crossing;
+    crossing.from = from;
+    crossing.fromHeader = frameOffset;
+    let done = 0;
+    while (done < count) {
+      if (this.#plainNext === this.#plainCount && !this.#layOut()) break;
+      const next = this.#plainNext;
+      if (next === this.#plainGiven) ledger.begin();
+      const most = Math.min(count - done, this.#plainCount - next, UNPUBLISHED_MAX - this.#unpublished);
+      const copied = copyBurst(crossing, done, next, most);
+      completeCrossing(crossing, sender, ledger, done, next, copied);
+      if (this.#countSizes) this.#countBurst(crossing, done, copied);
+      done += copied;
+      this.#plainNext = next + copied;
+      this.#unpublished += copied;
+      if (this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+      if (copied < most) break;
     }
-    return count;
+    return done;
+  }
+
+  #countBurst({ from, fromHeader }: Crossing, first: number, count: number): void {
+    const { lengths } = from.plain;
+    for (let i = first; i < first + count; i++) this.ledger.countSize(lengths[i]! - fromHeader);
   }
 
   #layOut(): boolean {

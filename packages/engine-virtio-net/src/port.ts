@@ -6,7 +6,7 @@
  *   The frame never passes through a buffer of the queue's: the port works on the chain's segments. The frame header
  *   does: it lies in private memory, so that what was judged is what is used.
  *   A plain frame is one whose header asks for nothing and which lies in one piece of memory, as most do. A port may have
- *   a short way for a burst of them, without chains and headers; it keeps the queue's ledger while it is at it.
+ *   a short way for a burst of them, without chains and headers; it completes them in the queue's ledger, too.
  *
  * Parties
  *   queue    owns the ring and the header; judges, counts, gives chains back.

@@ -95,3 +95,14 @@ export function describeFault(fault: RingFault): string {
     .map(([key, value]) => `${key}=${typeof value === 'bigint' ? `0x${value.toString(16)}` : value}`);
   return `${fault.code} (${facts.join(' ')})`;
 }
+
+/** A buffer that the device may not use, by its address words and length. */
+export function bufferFault(
+  code: 'BUFFER_OUTSIDE_MEMORY' | 'BUFFER_READ_ONLY',
+  headIndex: number,
+  high: number,
+  low: number,
+  lengthBytes: number,
+): RingFault {
+  return { code, headIndex, address: (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0), lengthBytes };
+}

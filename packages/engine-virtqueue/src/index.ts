@@ -20,6 +20,7 @@ export * from './notification.js';
 export * from './open-ring.js';
 export * from './packed-config.js';
 export * from './packed-ring.js';
+export * from './plain-burst.js';
 export * from './plain-chains.js';
 export * from './queue-ledger.js';
 export * from './split-ring.js';

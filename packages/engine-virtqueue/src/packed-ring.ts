@@ -51,11 +51,17 @@ import {
 } from '@virtnet/wire';
 import { Chain } from './chain.js';
 import type { DeviceRing } from './device-ring.js';
-import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
+import {
+  bufferFault,
+  type IndirectDefect,
+  type RingFault,
+  type RingFaultCode,
+  remedyForCode,
+} from './fault.js';
 import { SeamEntry, tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import type { PackedRingConfig } from './packed-config.js';
-import { lapOffset } from './packed-position.js';
+import { lapOffset, passes } from './packed-position.js';
 import { openParts, type RingParts } from './ring-parts.js';
 
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
@@ -211,25 +217,19 @@ export class PackedRing extends Chain implements DeviceRing {
     const wished = Math.min(most, PLAIN_CHAINS_MAX);
     if (this.#waiting < wished && this.#look() === 0) return 0;
     if (this.#noted > 0 && this.#journalMax - this.#noted < wished) this.#makeRoom();
-    const room = this.#journalMax - this.#noted;
     this.#plainGiven = 0;
     this.#layOut();
-    return this.#scan(Math.min(this.#waiting, wished, room), writable ? WRITE_BIT : 0);
+    const count = Math.min(this.#waiting, wished, this.#journalMax - this.#noted);
+    return this.#scan(count, writable ? WRITE_BIT : 0);
   }
 
   /** Where the answers to the chains of `plain` go, and the positions behind them. */
   #layOut(): void {
-    const { plain, queueSize } = this;
-    const given = this.#plainGiven;
-    const index = this.#index - given; // where chain 0 was, or would have been in this lap
-    const used = ((this.#usedWrap << WRAP_SHIFT) | this.#used) << USED_SHIFT;
-    const wrap = this.#wrap << WRAP_SHIFT;
-    plain.layAnswers((this.#noted - given) * JOURNAL_ENTRY_WORDS, PLAIN_CHAINS_MAX, 0);
-    plain.layPositions(
-      (used + wrap + index) | 0,
-      queueSize - 1 - index,
-      (used + (wrap ^ WRAP) + index - queueSize) | 0,
-    );
+    const index = this.#index - this.#plainGiven; // where chain 0 was, or would have been in this lap
+    const lap = (((this.#usedWrap << WRAP_SHIFT) | this.#used) << USED_SHIFT) + (this.#wrap << WRAP_SHIFT);
+    const nextLap = lap + (this.#wrap === 1 ? -WRAP : WRAP) - this.queueSize;
+    this.plain.layAnswers((this.#noted - this.#plainGiven) * JOURNAL_ENTRY_WORDS, PLAIN_CHAINS_MAX, 0);
+    this.plain.layPositions((lap + index) | 0, this.queueSize - 1 - index, (nextLap + index) | 0);
   }
 
   #scan(count: number, wanted: number): number {
@@ -237,31 +237,37 @@ export class PackedRing extends Chain implements DeviceRing {
     const memory = this.memory;
     const table = this.#table;
     const size = this.queueSize;
-    let { piece, pieceIndex } = memory;
-    let { iovaHigh, iovaLow, sizeBytes } = piece;
     let slot = this.#index;
-    let i = 0;
-    for (; i < count; i++) {
-      const at = slot << DESCRIPTOR_WORDS_SHIFT;
-      const low = table[at + ADDRESS_LOW]!;
-      const high = table[at + ADDRESS_HIGH]!;
-      const length = table[at + LENGTH]!;
-      const word = table[at + ID_FLAGS]!;
-      if ((word & KIND_BITS) !== wanted || length <= 0) break;
-      let offset = (low - iovaLow) | 0;
-      if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) {
-        if (memory.translate(high, low, length) !== length) break;
-        ({ piece, pieceIndex, offset } = memory);
-        ({ iovaHigh, iovaLow, sizeBytes } = piece);
+    for (let i = 0; ; i++) {
+      const { piece, pieceIndex } = memory;
+      const { iovaHigh, iovaLow, sizeBytes, writable } = piece;
+      let low = 0;
+      let high = 0;
+      let length = 0;
+      // Nothing is called in this loop, so that all it needs stays in registers.
+      for (; i < count; i++) {
+        const at = slot << DESCRIPTOR_WORDS_SHIFT;
+        low = table[at + ADDRESS_LOW]!;
+        high = table[at + ADDRESS_HIGH]!;
+        length = table[at + LENGTH]!;
+        const word = table[at + ID_FLAGS]!;
+        if ((word & KIND_BITS) !== wanted || length <= 0) return i;
+        ids[i] = (word & ID_MASK) | ONE_SLOT;
+        if (++slot === size) slot = 0;
+        const offset = (low - iovaLow) | 0;
+        if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
+        if (wanted !== 0 && !writable) return i;
+        pieces[i] = pieceIndex;
+        offsets[i] = offset;
+        lengths[i] = length;
       }
-      if (wanted !== 0 && !piece.writable) break;
-      pieces[i] = pieceIndex;
-      offsets[i] = offset;
+      // In another piece, which the next ones may be in as well.
+      if (i === count || memory.translate(high, low, length) !== length) return i;
+      if (wanted !== 0 && !memory.writable) return i;
+      pieces[i] = memory.pieceIndex;
+      offsets[i] = memory.offset;
       lengths[i] = length;
-      ids[i] = (word & ID_MASK) | ONE_SLOT;
-      if (++slot === size) slot = 0;
     }
-    return i;
   }
 
   advance(count: number): void {
@@ -289,7 +295,6 @@ export class PackedRing extends Chain implements DeviceRing {
   publish(): boolean {
     this.#flush();
     const before = this.#told;
-    const laps = 2 * this.queueSize;
     const after = this.#usedWrap === 1 ? this.#used : this.#used + this.queueSize;
     const toldLess = this.#toldLess;
     if (after === before && !toldLess) return false;
@@ -299,12 +304,7 @@ export class PackedRing extends Chain implements DeviceRing {
     const flags = (event >>> PACKED_FLAGS_SHIFT) & 3;
     if (flags === PackedEventFlag.DISABLE) return false;
     if (flags !== PackedEventFlag.DESCRIPTOR || !this.#eventIdx || toldLess) return true;
-    // Due when the slot it names is among those from `before` up to, and without, `after`; 2.8.10.
-    const wanted = lapOffset(event & 0xffff, this.queueSize);
-    if (wanted < 0) return true; // no slot of this ring: better one interrupt too many
-    const distance = wanted - before;
-    const moved = after - before;
-    return (distance < 0 ? distance + laps : distance) < (moved < 0 ? moved + laps : moved);
+    return passes(event & 0xffff, before, after, this.queueSize);
   }
 
   available(): number {
@@ -344,10 +344,8 @@ export class PackedRing extends Chain implements DeviceRing {
       case 'INDIRECT_MALFORMED':
         return { code, headIndex, defect: this.#defect };
       case 'BUFFER_OUTSIDE_MEMORY':
-      case 'BUFFER_READ_ONLY': {
-        const address = (BigInt(this.#factA >>> 0) << 32n) | BigInt(this.#factB >>> 0);
-        return { code, headIndex, address, lengthBytes: this.#factC };
-      }
+      case 'BUFFER_READ_ONLY':
+        return bufferFault(code, headIndex, this.#factA, this.#factB, this.#factC);
       default:
         return null; // faults of opening, and of indices, which a packed ring does not have
     }

@@ -19,6 +19,7 @@
 import { PLAIN_CHAINS_MAX } from './limits.js';
 
 /** Words of an answer. */
+export const ANSWER_WORDS = 2;
 const ANSWER_WORDS_SHIFT = 1;
 
 export class PlainChains {
@@ -31,7 +32,7 @@ export class PlainChains {
   /** For what is read ahead of its use: without one the compiler leaves the reads out. It means nothing. */
   touched = 0;
   /** Where the answers go. */
-  readonly #answers: Uint32Array;
+  readonly answers: Uint32Array;
   #answerAt = 0;
   #answerWrapsAt = PLAIN_CHAINS_MAX;
   #answerAtWrapped = 0;
@@ -40,7 +41,7 @@ export class PlainChains {
   #positionWrapped = 0;
 
   constructor(answers: Uint32Array) {
-    this.#answers = answers;
+    this.answers = answers;
   }
 
   /** The ring's: chain 0 is answered at word `at`, and from chain `wrapsAt` on `less` words before where it would be. */
@@ -57,12 +58,29 @@ export class PlainChains {
     this.#positionWrapped = wrapped;
   }
 
+  /** Where chain `i` is answered. */
+  answerAt(i: number): number {
+    const start = i < this.#answerWrapsAt ? this.#answerAt : this.#answerAtWrapped;
+    return (start + (i << ANSWER_WORDS_SHIFT)) | 0;
+  }
+
+  /** The ring's position behind chain `i`. */
+  positionAt(i: number): number {
+    return ((i < this.#positionWrapsAt ? this.#position : this.#positionWrapped) + i + 1) | 0;
+  }
+
+  /** From chain `i` on, for so many chains, answers are ANSWER_WORDS apart and positions one. */
+  run(i: number): number {
+    const answers = i < this.#answerWrapsAt ? this.#answerWrapsAt - i : PLAIN_CHAINS_MAX;
+    const positions = i < this.#positionWrapsAt ? this.#positionWrapsAt - i : PLAIN_CHAINS_MAX;
+    return Math.min(answers, positions);
+  }
+
   /** Gives chain `i` back with `writtenBytes`; not yet visible to the driver. Returns the ring's position behind it. */
   answer(i: number, writtenBytes: number): number {
-    const start = i < this.#answerWrapsAt ? this.#answerAt : this.#answerAtWrapped;
-    const at = (start + (i << ANSWER_WORDS_SHIFT)) | 0;
-    this.#answers[at] = this.ids[i]!;
-    this.#answers[at + 1] = writtenBytes;
-    return ((i < this.#positionWrapsAt ? this.#position : this.#positionWrapped) + i + 1) | 0;
+    const at = this.answerAt(i);
+    this.answers[at] = this.ids[i]!;
+    this.answers[at + 1] = writtenBytes;
+    return this.positionAt(i);
   }
 }

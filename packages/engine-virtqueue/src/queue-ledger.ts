@@ -64,15 +64,16 @@ export function unprepareBlock({ words }: QueueBlock): void {
 
 export class QueueLedger {
   readonly #ring: DeviceRing;
-  readonly #words: Uint32Array;
-  readonly #counters: Float64Array;
+  /** The block's, for bursts (plain-burst.ts). */
+  readonly words: Uint32Array;
+  readonly counters: Float64Array;
   readonly #plain: PlainChains;
 
   constructor(ring: DeviceRing, block: QueueBlock) {
     this.#ring = ring;
     this.#plain = ring.plain;
-    this.#words = block.words;
-    this.#counters = block.counters;
+    this.words = block.words;
+    this.counters = block.counters;
   }
 
   /**
@@ -80,9 +81,9 @@ export class QueueLedger {
    * was completed plus what waits, so that a crash neither loses nor repeats any of it.
    */
   turn(): number {
-    const counters = this.#counters;
+    const counters = this.counters;
     const waiting = this.#ring.available();
-    this.#words[HEARTBEAT] = this.#words[HEARTBEAT]! + 1;
+    this.words[HEARTBEAT] = this.words[HEARTBEAT]! + 1;
     counters[HANDLER_RUNS] = counters[HANDLER_RUNS]! + 1;
     counters[RECEIVED_DESC] = counters[COMPLETED_DESC]! + waiting;
     if (waiting > counters[MAX_POSTED]!) counters[MAX_POSTED] = waiting;
@@ -91,18 +92,18 @@ export class QueueLedger {
 
   /** The next step can not be undone. */
   begin(): void {
-    this.#words[IN_FLIGHT] = 1;
+    this.words[IN_FLIGHT] = 1;
   }
 
   /** The step did not take place, or its frame was dropped; the chain stays with the driver. */
   keep(): void {
     this.#ring.untake();
-    this.#words[IN_FLIGHT] = 0;
+    this.words[IN_FLIGHT] = 0;
   }
 
   /** Hands the current chain back as a frame of `frameBytes`, with `writtenBytes` in its writable segments. */
   completeFrame(frameBytes: number, writtenBytes: number): void {
-    const counters = this.#counters;
+    const counters = this.counters;
     counters[FRAMES] = counters[FRAMES]! + 1;
     counters[BYTES] = counters[BYTES]! + frameBytes;
     this.#complete(writtenBytes);
@@ -110,8 +111,8 @@ export class QueueLedger {
 
   /** The same for a frame in the first of several current chains; the chains that it did not need stay. */
   completeSpread(frameBytes: number, writtenBytes: number): void {
-    const counters = this.#counters;
-    const words = this.#words;
+    const counters = this.counters;
+    const words = this.words;
     counters[FRAMES] = counters[FRAMES]! + 1;
     counters[BYTES] = counters[BYTES]! + frameBytes;
     const chains = this.#ring.giveFilled(writtenBytes);
@@ -122,23 +123,23 @@ export class QueueLedger {
 
   /** completeFrame for chain `index` of the ring's `plain`; another step that can not be undone may follow. */
   completePlain(index: number, frameBytes: number, writtenBytes: number): void {
-    const counters = this.#counters;
+    const counters = this.counters;
     counters[FRAMES] = counters[FRAMES]! + 1;
     counters[BYTES] = counters[BYTES]! + frameBytes;
     counters[COMPLETED_DESC] = counters[COMPLETED_DESC]! + 1;
-    this.#words[POSITION] = this.#plain.answer(index, writtenBytes);
+    this.words[POSITION] = this.#plain.answer(index, writtenBytes);
   }
 
   /** completeDrop for chain `index` of the ring's `plain`. */
   dropPlain(index: number, reason: QueueCounter): void {
     this.count(reason);
     this.count(COMPLETED_DESC);
-    this.#words[POSITION] = this.#plain.answer(index, 0);
+    this.words[POSITION] = this.#plain.answer(index, 0);
   }
 
   /** The burst is over: the next `count` chains of the ring's `plain` were completed or dropped. */
   endPlain(count: number): void {
-    this.#words[IN_FLIGHT] = 0;
+    this.words[IN_FLIGHT] = 0;
     this.#ring.advance(count);
   }
 
@@ -170,16 +171,16 @@ export class QueueLedger {
     let sizeClass = 0;
     while (sizeClass < SIZE_CLASSES - 1 && frameBytes > SIZE_CLASS_LIMITS[sizeClass]!) sizeClass++;
     const at = QueueCounter.SIZE_CLASS_FIRST + sizeClass;
-    this.#counters[at] = this.#counters[at]! + 1;
+    this.counters[at] = this.counters[at]! + 1;
   }
 
   count(counter: QueueCounter): void {
-    this.#counters[counter] = this.#counters[counter]! + 1;
+    this.counters[counter] = this.counters[counter]! + 1;
   }
 
   /** Makes a burst visible to the driver; whether it wants an interrupt for it. */
   publish(): boolean {
-    const counters = this.#counters;
+    const counters = this.counters;
     counters[BATCHES] = counters[BATCHES]! + 1;
     return this.#publish();
   }
@@ -189,7 +190,7 @@ export class QueueLedger {
    * interrupt may be missing.
    */
   resume(): boolean {
-    const words = this.#words;
+    const words = this.words;
     const behind = (words[PUBLISHED]! | 0) !== this.#ring.position || words[IN_FLIGHT] === 1;
     words[POSITION] = this.#ring.position;
     words[IN_FLIGHT] = 0;
@@ -200,14 +201,14 @@ export class QueueLedger {
   #publish(): boolean {
     const wanted = this.#ring.publish();
     const { position } = this.#ring;
-    this.#words[PUBLISHED] = position;
-    this.#words[POSITION] = position;
+    this.words[PUBLISHED] = position;
+    this.words[POSITION] = position;
     return wanted;
   }
 
   #complete(writtenBytes: number): void {
-    const words = this.#words;
-    this.#counters[COMPLETED_DESC] = this.#counters[COMPLETED_DESC]! + 1;
+    const words = this.words;
+    this.counters[COMPLETED_DESC] = this.counters[COMPLETED_DESC]! + 1;
     this.#ring.give(writtenBytes);
     words[POSITION] = this.#ring.position;
     words[IN_FLIGHT] = 0;

@@ -45,7 +45,13 @@ import {
 } from '@virtnet/wire';
 import { Chain } from './chain.js';
 import type { DeviceRing } from './device-ring.js';
-import { type IndirectDefect, type RingFault, type RingFaultCode, remedyForCode } from './fault.js';
+import {
+  bufferFault,
+  type IndirectDefect,
+  type RingFault,
+  type RingFaultCode,
+  remedyForCode,
+} from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
 import { SeamEntry, tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
@@ -204,6 +210,7 @@ export class SplitRing extends Chain implements DeviceRing {
       if (waiting > this.queueSize) return 0; // take() says what is wrong
       this.#seen = index;
     }
+    this.#layOut(position);
     return this.#scan(position, Math.min(waiting, most, PLAIN_CHAINS_MAX), writable ? WRITE : 0);
   }
 
@@ -213,31 +220,36 @@ export class SplitRing extends Chain implements DeviceRing {
     const table = this.#table;
     const available = this.#available;
     const mask = this.#mask;
-    let { piece, pieceIndex } = memory;
-    let { iovaHigh, iovaLow, sizeBytes } = piece;
-    let i = 0;
-    for (; i < count; i++) {
-      const head = available[FIRST_ENTRY + ((position + i) & mask)]!;
-      if (head > mask) break;
-      const at = head << DESCRIPTOR_WORDS_SHIFT;
-      const low = table[at + ADDRESS_LOW]!;
-      const high = table[at + ADDRESS_HIGH]!;
-      const length = table[at + LENGTH]!;
-      if ((table[at + FLAGS_NEXT]! & KIND) !== wanted || length <= 0) break;
-      let offset = (low - iovaLow) | 0;
-      if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) {
-        if (memory.translate(high, low, length) !== length) break;
-        ({ piece, pieceIndex, offset } = memory);
-        ({ iovaHigh, iovaLow, sizeBytes } = piece);
+    for (let i = 0; ; i++) {
+      const { piece, pieceIndex } = memory;
+      const { iovaHigh, iovaLow, sizeBytes, writable } = piece;
+      let low = 0;
+      let high = 0;
+      let length = 0;
+      // Nothing is called in this loop, so that all it needs stays in registers.
+      for (; i < count; i++) {
+        const head = available[FIRST_ENTRY + ((position + i) & mask)]!;
+        if (head > mask) return i;
+        const at = head << DESCRIPTOR_WORDS_SHIFT;
+        low = table[at + ADDRESS_LOW]!;
+        high = table[at + ADDRESS_HIGH]!;
+        length = table[at + LENGTH]!;
+        if ((table[at + FLAGS_NEXT]! & KIND) !== wanted || length <= 0) return i;
+        ids[i] = head;
+        const offset = (low - iovaLow) | 0;
+        if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
+        if (wanted !== 0 && !writable) return i;
+        pieces[i] = pieceIndex;
+        offsets[i] = offset;
+        lengths[i] = length;
       }
-      if (wanted !== 0 && !piece.writable) break;
-      pieces[i] = pieceIndex;
-      offsets[i] = offset;
+      // In another piece, which the next ones may be in as well.
+      if (i === count || memory.translate(high, low, length) !== length) return i;
+      if (wanted !== 0 && !memory.writable) return i;
+      pieces[i] = memory.pieceIndex;
+      offsets[i] = memory.offset;
       lengths[i] = length;
-      ids[i] = head;
     }
-    this.#layOut(position);
-    return i;
   }
 
   /** Chain 0 of `plain` is the one at `position`. */
@@ -332,10 +344,8 @@ export class SplitRing extends Chain implements DeviceRing {
       case 'INDIRECT_MALFORMED':
         return { code, headIndex, defect: this.#defect };
       case 'BUFFER_OUTSIDE_MEMORY':
-      case 'BUFFER_READ_ONLY': {
-        const address = (BigInt(this.#factA >>> 0) << 32n) | BigInt(this.#factB >>> 0);
-        return { code, headIndex, address, lengthBytes: this.#factC };
-      }
+      case 'BUFFER_READ_ONLY':
+        return bufferFault(code, headIndex, this.#factA, this.#factB, this.#factC);
       case 'BAD_QUEUE_SIZE':
       case 'BAD_RING_ADDRESS':
       case 'BAD_POSITION':
