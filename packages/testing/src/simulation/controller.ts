@@ -23,6 +23,8 @@ import type { SimProcess, SimWorld } from './world.js';
 const POLL_MS = [40, 120] as const;
 const COMMAND_MS = 15_000;
 const VERDICTS_KEPT = 16;
+const SLOW_ENDS_PERMILLE = 200;
+const SLOW_END_MS = [2, 400] as const;
 
 /** What a controller finds and starts. */
 export interface Site {
@@ -41,6 +43,9 @@ interface Child {
   state: ChildState;
   servesSince: number | null;
 }
+
+const isActive = ({ process, emulator }: Child): boolean =>
+  process.alive && emulator?.status.role === 'active';
 
 /** Asks `to`; `done` hears the answer, or null when `to` died over it. */
 export function ask<T>(
@@ -88,8 +93,10 @@ export class SimController {
   }
 
   get active(): Child | null {
-    for (const child of this.#children) if (child.kind === 'emu' && child.state === 'serving') return child;
-    return null;
+    let active: Child | null = null;
+    for (const child of this.#children)
+      if (child.state === 'serving' && (child.servesSince ?? 0) >= (active?.servesSince ?? 0)) active = child;
+    return active;
   }
 
   /** A command of the operator; answered once, unless this process dies over it. */
@@ -186,8 +193,13 @@ export class SimController {
 
   #watch(child: Child): void {
     const { process } = child;
-    const dead = () =>
-      this.#world.after(this.process, this.#world.between(0.05, 2), 'exit', () => this.#event(child, 'exit'));
+    const dead = () => {
+      // The kernel may have much to free before it tells.
+      const afterMs = this.#world.chance(SLOW_ENDS_PERMILLE)
+        ? this.#world.between(...SLOW_END_MS)
+        : this.#world.between(0.05, 2);
+      this.#world.after(this.process, afterMs, 'exit', () => this.#event(child, 'exit'));
+    };
     if (process.alive) process.mourners.add(dead);
     else dead();
     this.#poll(child);
@@ -298,8 +310,12 @@ export class SimController {
       case 'stop-emulator':
         this.#event(this.#emulator(step.instance), 'stop');
         return;
-      case 'fence-emulator':
-        this.#event(this.#emulator(step.instance), 'silent');
+      case 'fence-emulator': {
+        const child = this.#emulator(step.instance);
+        if (isActive(child) && ![...this.#children].some((other) => other !== child && isActive(other)))
+          this.#world.fail(`emulator ${step.instance} is killed, the only one that serves`);
+        this.#event(child, 'silent');
+      }
     }
   }
 
