@@ -7,6 +7,9 @@ import {
   ControlMq,
   ControlRx,
   featureMask,
+  HashReport,
+  HashType,
+  NET_HEADER_HASH_BYTES,
   NetFeature,
   NetHeader,
   NetHeaderFlag,
@@ -21,25 +24,33 @@ import { sleep, until } from './lib/waiting.ts';
 const SENDER_MAC = '0C:C4:7A:FF:22:01';
 const MAC = '0C:C4:7A:FF:22:93';
 const NEW_MAC = '0C:C4:7A:FF:22:94';
+const HASHING_MAC = '0C:C4:7A:FF:22:95';
 const FOREIGN_MAC = '02:00:00:00:00:55';
 const GROUP_MAC = '01:00:5E:01:02:03';
 const BROADCAST_MAC = 'FF:FF:FF:FF:FF:FF';
 const PORT = 7300;
 const PAIRS = 2;
 const BUFFERS = 128;
+/** So small that a frame needs several. */
+const SMALL_BUFFER_BYTES = 64;
 const VLAN = 5;
 const OTHER_VLAN = 6;
 const PASSAGE_MS = 150;
 const ETHERNET_IP_BYTES = 34;
 const UDP_CHECKSUM_AT = 6;
+/** The key that published values of Toeplitz hashes go with. */
+const HASH_KEY = Buffer.from(
+  '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa',
+  'hex',
+);
 const ALL_OFFLOADS = featureMask([NetFeature.GUEST_CSUM, NetFeature.GUEST_TSO4, NetFeature.GUEST_TSO6]);
 
 const used = useScene(async (scene) => {
   const service = await Service.start(scene);
   const { net } = scene;
   await net.bridge('br0', '10.79.0.1/24');
-  const bind = async (mac: string): Promise<VirtioNetDriver> => {
-    const addFeatures = featureMask([NetFeature.CTRL_VLAN]);
+  const bind = async (mac: string, more: readonly number[] = []): Promise<VirtioNetDriver> => {
+    const addFeatures = featureMask([NetFeature.CTRL_VLAN, ...more]);
     const device = await service.hotplug({ mac, queues: 2 * PAIRS + 1, queueSize: 256, addFeatures });
     await net.enslave(device.sf_rep_net_device, 'br0');
     const fn = await BoundFunction.open(service.socket(device.bdf));
@@ -48,12 +59,15 @@ const used = useScene(async (scene) => {
   };
   const sender = await bind(SENDER_MAC);
   const driver = await bind(MAC);
+  const hashing = await bind(HASHING_MAC, [NetFeature.HASH_REPORT, NetFeature.MRG_RXBUF]);
+  await hashing.postReceive(0, BUFFERS, SMALL_BUFFER_BYTES);
+  await hashing.setQueuePairs(1);
   for (let pair = 0; pair < PAIRS; pair++) await driver.postReceive(pair, BUFFERS);
   await until('the bridge forwards', 30_000, async () => {
     const pairs = await pass({ sender, driver }, [frameTo(BROADCAST_MAC)]);
     return pairs.flat().length > 0;
   });
-  return { service, sender, driver };
+  return { service, sender, driver, hashing };
 });
 
 interface Received {
@@ -211,6 +225,43 @@ describe('control queue over vfio-user', () => {
     expect(complete?.flags).toBe(0);
     expect(udpSum(complete?.frame ?? Buffer.alloc(0))).toBe(0xffff);
     await driver.setOffloads(ALL_OFFLOADS);
+  });
+
+  test('§5.1.6.5.6.4 hash report > none before the driver asks, then that of each frame, also after a kill', async () => {
+    const { hashing, sender, service } = used.value;
+    const payload = Buffer.alloc(100, 7);
+    const addresses = { source: '66.9.149.187', destination: '161.142.100.80' };
+    const frame = udpFrame({
+      ...addresses,
+      sourceMac: SENDER_MAC,
+      destinationMac: HASHING_MAC,
+      port: PORT,
+      payload,
+    });
+    const arrives = async () => {
+      expect(await sender.transmit(0, frame)).toBe(true);
+      const parts = await until('the frame', 30_000, async () => {
+        const received = hashing.received(0); // behind whatever the other tests left in the queue
+        await hashing.postReceive(0, received.length, SMALL_BUFFER_BYTES);
+        const first = received.findIndex((part) => Buffer.from(part.frame).includes(frame.subarray(0, 14)));
+        return first < 0 ? null : received.slice(first);
+      });
+      sender.ring(1).collect();
+      const { header, hash, hashReport } = parts[0]!;
+      return { buffers: header.numBuffers, hash, hashReport };
+    };
+    const buffers = Math.ceil((NET_HEADER_HASH_BYTES + frame.length) / SMALL_BUFFER_BYTES);
+    expect(await arrives()).toEqual({ buffers, hash: 0, hashReport: HashReport.NONE });
+    const foreign = hashing.setHash(1 << 9, HASH_KEY);
+    await expect(foreign, 'a type that the device does not have').rejects.toThrow('refused');
+    await hashing.setHash(HashType.IPV4, HASH_KEY);
+    const hashed = { buffers, hash: 0x323e8fc2, hashReport: HashReport.IPV4 };
+    expect(await arrives()).toEqual(hashed);
+    const { pid } = service.killEmu();
+    await service.recovered(pid);
+    expect(await arrives()).toEqual(hashed);
+    const { rss_max_key_size: keyBytes, supported_hash_types: types } = await service.query(2);
+    expect([keyBytes, types]).toEqual(['40', '0x1ff']);
   });
 
   test('§5.1.6.5.4 announcement that nobody asked for > its acknowledgement is harmless', async () => {

@@ -55,7 +55,11 @@ async function uploaded(): Promise<readonly Entry[]> {
     queues: QUEUES,
   });
   try {
-    host.net.control = { ...host.net.control, vlans: new Set([1, 4094]) };
+    host.net.control = {
+      ...host.net.control,
+      vlans: new Set([1, 4094]),
+      hash: { types: 3, key: [109, 90] },
+    };
     host.state.ringEnables.set(0, true);
     host.state.bases.set(3, 7);
     host.state.broken.add(3);
@@ -66,6 +70,7 @@ async function uploaded(): Promise<readonly Entry[]> {
       dropsFrom: 3,
       moderation: { periodMode: 'event', period: 8, maxCount: 32 },
       dim: true,
+      hashTypes: 0x3f,
       mtuPending: false,
       changes: [{ requestId: '7d0a8c5e-3', warning: 'DEV_NOT_FUNCTIONAL' }],
     };

@@ -78,6 +78,8 @@ export interface QueriedDevice {
   readonly ctrl_mq: string;
   readonly max_queue_pairs: string;
   readonly dim: string;
+  readonly rss_max_key_size: string;
+  readonly supported_hash_types: string;
   readonly 'enabled-queues-info': readonly QueriedQueue[];
 }
 

@@ -155,6 +155,33 @@ describe('modify device, at once', () => {
   });
 });
 
+describe('hashes', () => {
+  const deviceFeatures = OFFERED | featureMask([N.HASH_REPORT]);
+  const hashing = { ...idle, deviceFeatures };
+
+  it('types wait for the next driver of a device that offers to report hashes, or shall from now on', () => {
+    expect(planModify({ supportedHashTypes: 0x3f }, hashing, site)).toEqual({ shape: {}, hashTypes: 0x3f });
+    expect(refused({ supportedHashTypes: 0x3f }, { ...hashing, status: RUNNING })).toBe(
+      'DRV_SHOULD_NOT_LOAD',
+    );
+    expect(refused({ supportedHashTypes: 0x3f })).toBe('OPT_NOT_SUPPORTED');
+    const features = hexLower(deviceFeatures);
+    const able = { ...site, supportedFeatures: SUPPORTED | deviceFeatures };
+    expect(planModify({ features, supportedHashTypes: 1 }, idle, able)).toEqual({
+      shape: { features },
+      hashTypes: 1,
+    });
+    expect(refused({ features: hexLower(OFFERED), supportedHashTypes: 1 }, hashing)).toBe(
+      'OPT_NOT_SUPPORTED',
+    );
+  });
+
+  it('the length of a key is the one there is', () => {
+    expect(planModify({ rssMaxKeySize: 40 }, hashing, site)).toEqual({ shape: {} });
+    expect(refused({ rssMaxKeySize: 39 }, hashing)).toBe('RSS_KEY_SIZE_INVALID');
+  });
+});
+
 describe('moderation of interrupts', () => {
   it.each(['dim', 'netDim'] as const)('%s waits for the next driver, on and off', (option) => {
     expect(planModify({ [option]: 'enable' }, idle, site)).toEqual({ shape: {}, dim: true });

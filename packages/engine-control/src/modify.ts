@@ -14,7 +14,7 @@
  * Limits
  *   Not here: flow steering, the original's destination port rule and DMA queues.
  */
-import { DeviceStatus, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
+import { DeviceStatus, HASH_TYPES, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
 import { type ControlErrorName, type Failure, failure, isFailure } from './errors.js';
 import { FunctionKind, type VfPool } from './facts.js';
@@ -32,8 +32,6 @@ export const LINK_SPEEDS = [
 export type LinkSpeed = (typeof LINK_SPEEDS)[number];
 /** The only length of a hash key. */
 export const RSS_KEY_BYTES = 40;
-/** Hash types of virtio 1.3, 5.1.6.4.3.1: IPv4 to UDPv6 with extension headers. */
-const HASH_TYPES = 0x1ff;
 /** Commands of class CTRL_RX: promiscuous to no broadcast. */
 export const RX_MODES = 0x3f;
 const STATUS_BITS =
@@ -81,6 +79,8 @@ export interface DeviceChange {
     readonly queuePairs?: number;
     readonly msixVectors?: number;
   };
+  /** For the next driver: bits of HashType it may enable. */
+  readonly hashTypes?: number;
   readonly speedMbps?: number;
   readonly linkUp?: boolean;
   /** Take the device from its driver, or ask the driver to reset it. */
@@ -114,7 +114,10 @@ export function planModify(
   const live = liveChange(options, device);
   if (isFailure(live)) return live;
   const held = (device.status & DeviceStatus.DRIVER) !== 0;
-  const changesNext = Object.keys(shape).length > 0 || live.dim !== undefined;
+  const offered = shape.features === undefined ? device.deviceFeatures : BigInt(shape.features);
+  const aboutHashes = options.supportedHashTypes !== undefined || options.rssMaxKeySize !== undefined;
+  if (aboutHashes && !hasFeature(offered, NetFeature.HASH_REPORT)) return failure('OPT_NOT_SUPPORTED');
+  const changesNext = Object.keys(shape).length > 0 || live.dim !== undefined || live.hashTypes !== undefined;
   if (changesNext && held) return failure('DRV_SHOULD_NOT_LOAD');
   if (shape.msixVectors !== undefined && device.connected) return failure('DRV_SHOULD_NOT_LOAD');
   const started = (device.status & DeviceStatus.DRIVER_OK) !== 0;
@@ -214,7 +217,7 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
   if (supportedHashTypes !== undefined && !isWithin(supportedHashTypes, 0, HASH_TYPES))
     return failure('HASH_TYPES_INVALID');
   if (rssMaxKeySize !== undefined && rssMaxKeySize !== RSS_KEY_BYTES) return failure('RSS_KEY_SIZE_INVALID');
-  if (supportedHashTypes !== undefined || rssMaxKeySize !== undefined) return failure('OPT_NOT_SUPPORTED');
+  if (supportedHashTypes !== undefined) live.hashTypes = supportedHashTypes;
   const dim = options.dim ?? options.netDim;
   if (options.netDim !== undefined && options.netDim !== dim) return INVALID_ARGUMENT;
   if (dim !== undefined) live.dim = dim === 'enable';

@@ -23,6 +23,7 @@
  * Spec    virtio 1.3, 5.1.6.4.
  */
 import {
+  type HashSettings,
   type QueueOptions,
   type ReceiveFilter,
   ReceiveHeader,
@@ -49,6 +50,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly filter: ReceiveFilter | null;
   /** Whether frames are counted by size; default false. */
   readonly countSizes?: boolean;
+  /** Which hashes frames carry; default none. */
+  readonly hash?: HashSettings | null;
   /** What the owner knows the queue by. */
   readonly slot: number;
 }
@@ -88,7 +91,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.slot = options.slot;
     this.active = options.active;
     this.offloads = new ReceiveOffloads(options.features);
-    this.#header = new ReceiveHeader(options.features, options.mtu);
+    this.#header = new ReceiveHeader(options.features, options.mtu, options.hash ?? null);
     this.#linkUp = options.linkUp;
     this.#filter = options.filter;
     this.#countSizes = options.countSizes === true;

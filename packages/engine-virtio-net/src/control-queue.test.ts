@@ -9,6 +9,8 @@ import {
   ControlRx,
   ControlVlan,
   featureMask,
+  HASH_KEY_BYTES_MAX,
+  HASH_TYPES,
   NetConfig,
   NetFeature,
   viewOf,
@@ -284,13 +286,13 @@ describe('control queue: anything else', () => {
     expect(ack(device, ControlClass.RX, ControlRx.PROMISC, 0)).toBe(OK);
   });
 
-  it('E7 E8 E10 E11 RSS and hash commands are refused: their features are not offered', () => {
-    const device = agreedDevice([NetFeature.NOTF_COAL, NetFeature.VQ_NOTF_COAL]);
+  it('E7 E8 E10 E11 RSS is refused, which is not offered, and so is what the driver did not agree to', () => {
+    const device = agreedDevice([NetFeature.NOTF_COAL, NetFeature.VQ_NOTF_COAL, NetFeature.HASH_REPORT]);
     expectUnchanged(device, () => {
       expect(ack(device, ControlClass.MQ, ControlMq.RSS_CONFIG, ...new Array(60).fill(0xff))).toBe(ERR);
-      expect(ack(device, ControlClass.MQ, ControlMq.HASH_CONFIG, ...new Array(60).fill(0))).toBe(ERR);
+      expect(ack(device, ControlClass.MQ, ControlMq.HASH_CONFIG, ...new Array(13).fill(0))).toBe(ERR);
       for (const command of [0, 1, 2, 3])
-        for (const bytes of [4, 8, 12]) // and coalescing commands, of a driver that did not agree to them
+        for (const bytes of [4, 8, 12])
           expect(ack(device, ControlClass.NOTF_COAL, command, ...new Array(bytes).fill(0))).toBe(ERR);
     });
   });
@@ -446,5 +448,57 @@ describe('control queue: notification coalescing', () => {
     delete saved.control.coalescing;
     expect(other.restore(saved)).toEqual([]);
     expect(inForce(other)).toEqual(new Array(6).fill([0, 0]));
+  });
+});
+
+describe('control queue: hashes', () => {
+  const configure = (device: NetDevice, types: number, key: readonly number[], keyBytes = key.length) =>
+    ack(
+      device,
+      ControlClass.MQ,
+      ControlMq.HASH_CONFIG,
+      ...u32(types),
+      ...new Array(8).fill(0xff),
+      keyBytes,
+      ...key,
+    );
+  const KEY = Array.from({ length: HASH_KEY_BYTES_MAX }, (_, i) => i);
+
+  it('CVQ-9 none is enabled at first; those that are set, and their key, are saved and restored', () => {
+    const device = agreedDevice();
+    expect(device.hashSettings()).toEqual({ types: 0, key: [] });
+    expect(configure(device, HASH_TYPES, KEY)).toBe(OK);
+    expect(device.hashSettings()).toEqual({ types: HASH_TYPES, key: KEY });
+    const other = agreedDevice();
+    expect(other.restore(JSON.parse(JSON.stringify(device.save())))).toEqual([]);
+    expect(other.hashSettings()).toEqual(device.hashSettings());
+    expect(configure(device, 0, [])).toBe(OK);
+    expect(device.hashSettings()).toEqual({ types: 0, key: [] });
+  });
+
+  it('E7 types that are not supported, and keys that are too long or not as long as they say, are refused', () => {
+    const device = agreedDevice([], { hashTypes: 3 });
+    expectUnchanged(device, () => {
+      expect(configure(device, 4, KEY)).toBe(ERR);
+      expect(configure(device, 3, [...KEY, 1])).toBe(ERR);
+      expect(configure(device, 3, KEY, 39)).toBe(ERR);
+      expect(configure(device, 3, KEY.slice(1), 40)).toBe(ERR);
+      for (let bytes = 0; bytes < 13; bytes++)
+        expect(ack(device, ControlClass.MQ, ControlMq.HASH_CONFIG, ...new Array(bytes).fill(0))).toBe(ERR);
+    });
+    expect(configure(device, 3, KEY)).toBe(OK);
+  });
+
+  it('the configuration says what is supported; without the feature it says nothing', () => {
+    const read = (device: NetDevice) => {
+      const { rssMaxKeySize, supportedHashTypes } = NetConfig.decode(
+        viewOf(device.readConfig(0, NetConfig.sizeBytes)),
+      );
+      return [rssMaxKeySize, supportedHashTypes];
+    };
+    expect(read(agreedDevice([], { hashTypes: 0x3f }))).toEqual([40, 0x3f]);
+    const offeredFeatures = PROFILE.offeredFeatures & ~featureMask([NetFeature.HASH_REPORT]);
+    expect(read(agreedDevice([], { offeredFeatures }))).toEqual([0, 0]);
+    expect(agreedDevice([NetFeature.HASH_REPORT]).hashSettings()).toBeNull();
   });
 });

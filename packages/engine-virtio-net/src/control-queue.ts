@@ -11,7 +11,7 @@
  *   I2  no request throws, whatever its bytes.
  *
  * Limits    CONTROL_REQUEST_BYTES_MAX; what is longer is refused.
- * Not here  the ring and used.len (the caller's); RSS and hash commands, whose features are not offered.
+ * Not here  the ring and used.len (the caller's); RSS, whose feature is not offered.
  */
 import {
   ControlAck,
@@ -23,6 +23,7 @@ import {
   ControlNotfCoal,
   ControlRx,
   ControlVlan,
+  HASH_KEY_BYTES_MAX,
   MAC_BYTES,
   NetControlHeader,
   NetFeature,
@@ -48,7 +49,9 @@ export type ControlChange =
   /** What the driver takes on received frames: give `receiveOffloads()` to the port. */
   | { readonly kind: 'offloads'; readonly offloads: bigint }
   /** How often the driver wants to be notified: give `coalescing()` of each queue to the datapath. */
-  | { readonly kind: 'coalescing' };
+  | { readonly kind: 'coalescing' }
+  /** Which hashes received frames carry: give `hashSettings()` to the datapath. */
+  | { readonly kind: 'hash' };
 
 export interface ControlResult {
   readonly ack: ControlAck;
@@ -152,6 +155,19 @@ const setQueuePairs: Run = ({ device, view, context }) => {
   return [{ kind: 'queue-pairs', pairs }];
 };
 
+const HASH_KEY_LENGTH_AT = U32_BYTES + 4 * U16_BYTES;
+
+const setHash: Run = ({ device, data, view }) => {
+  if (data.length <= HASH_KEY_LENGTH_AT) return null;
+  const types = view.getUint32(0, true);
+  const keyBytes = data[HASH_KEY_LENGTH_AT]!;
+  const key = data.subarray(HASH_KEY_LENGTH_AT + 1);
+  if ((types & ~device.profile.hashTypes) !== 0) return null;
+  if (keyBytes > HASH_KEY_BYTES_MAX || key.length !== keyBytes) return null;
+  change(device, { hash: { types, key: [...key] } });
+  return [{ kind: 'hash' }];
+};
+
 const setOffloads: Run = ({ device, view }) => {
   const offloads = view.getBigUint64(0, true);
   if ((offloads & ~(device.features & RECEIVE_OFFLOADS)) !== 0n) return null;
@@ -237,6 +253,10 @@ const COMMANDS: ReadonlyMap<number, Command> = new Map<number, Command>([
   [
     key(ControlClass.MQ, ControlMq.VQ_PAIRS_SET),
     { needs: NetFeature.MQ, dataBytes: U16_BYTES, run: setQueuePairs },
+  ],
+  [
+    key(ControlClass.MQ, ControlMq.HASH_CONFIG),
+    { needs: NetFeature.HASH_REPORT, dataBytes: null, run: setHash },
   ],
   [
     key(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET),

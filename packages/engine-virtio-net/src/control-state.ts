@@ -12,7 +12,16 @@
  * Saved   everything here.
  * Limits  MAC_TABLE_ENTRIES_MAX addresses a table, VLAN_IDS ids.
  */
-import { hasFeature, hex64, MAC_BYTES, NetFeature, type PlainReader, VLAN_IDS } from '@virtnet/wire';
+import {
+  HASH_KEY_BYTES_MAX,
+  HASH_TYPES,
+  hasFeature,
+  hex64,
+  MAC_BYTES,
+  NetFeature,
+  type PlainReader,
+  VLAN_IDS,
+} from '@virtnet/wire';
 import {
   type CoalescingState,
   INITIAL_COALESCING,
@@ -21,6 +30,7 @@ import {
   saveCoalescing,
 } from './coalescing.js';
 import { RECEIVE_OFFLOADS } from './features.js';
+import { type HashSettings, NO_HASHES } from './flow-hash.js';
 import { MAC_TABLE_ENTRIES_MAX } from './limits.js';
 import { formatMac, isStationMac, parseMac } from './mac-address.js';
 
@@ -53,6 +63,7 @@ export interface ControlState {
   /** Feature bits of the receive offloads switched on. */
   readonly offloads: bigint;
   readonly coalescing: CoalescingState;
+  readonly hash: HashSettings;
 }
 
 const EMPTY_TABLE: MacTable = { overflow: false, addresses: [] };
@@ -78,6 +89,7 @@ export function initialControlState(mac: Uint8Array, features: bigint): ControlS
     activePairs: 1,
     offloads: features & RECEIVE_OFFLOADS,
     coalescing: INITIAL_COALESCING,
+    hash: NO_HASHES,
   };
 }
 
@@ -102,6 +114,7 @@ export interface SavedControlState {
   readonly activePairs: number;
   readonly offloads: string;
   readonly coalescing: SavedCoalescing;
+  readonly hash: HashSettings;
 }
 
 function saveTable({ overflow, addresses }: MacTable): SavedTable {
@@ -121,6 +134,7 @@ export function saveControlState(state: ControlState): SavedControlState {
     activePairs: state.activePairs,
     offloads: hex64(state.offloads),
     coalescing: saveCoalescing(state.coalescing),
+    hash: state.hash,
   };
 }
 
@@ -160,6 +174,17 @@ function readVlans(value: unknown, filtered: boolean, reader: PlainReader): Read
   return new Set(ids.map((id, i) => reader.integer(id, `vlans[${i}]`, 0, VLAN_IDS - 1)));
 }
 
+/** A record of before there were hashes has none. */
+function readHash(value: unknown, reader: PlainReader): HashSettings {
+  if (value === undefined) return NO_HASHES;
+  const fields = reader.object(value, 'hash');
+  const key = reader.list(fields.key, 'hash.key', HASH_KEY_BYTES_MAX);
+  return {
+    types: reader.integer(fields.types, 'hash.types', 0, HASH_TYPES),
+    key: key.map((byte, i) => reader.integer(byte, `hash.key[${i}]`, 0, 0xff)),
+  };
+}
+
 /** Reads what was saved under `features`; problems are noted in `reader`. */
 export function parseControlState(
   value: unknown,
@@ -182,5 +207,6 @@ export function parseControlState(
     activePairs: reader.integer(fields.activePairs, 'activePairs', 1, pairsMax),
     offloads,
     coalescing: parseCoalescing(fields.coalescing, 2 * pairsMax, reader),
+    hash: readHash(fields.hash, reader),
   };
 }

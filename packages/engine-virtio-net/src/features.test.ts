@@ -48,7 +48,7 @@ const obeys = (mask: bigint): boolean =>
 const subsetOf = (mask: bigint) => fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }).map((bits) => bits & mask);
 
 describe('features: what is offered', () => {
-  it('a hotplug function offers exactly its set, UDP segmentation and VLAN filter only when asked for', () => {
+  it('a hotplug function offers exactly its set, UDP segmentation, VLAN filter and hashes only when asked for', () => {
     const plain = hotplugFeatures({ uso: false });
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasFeature(plain, bit));
     expect(bits).toEqual([
@@ -60,8 +60,8 @@ describe('features: what is offered', () => {
     expect(hotplugFeatures({ uso: false, mrgRxbuf: true }) ^ plain).toBe(1n << 15n);
   });
 
-  it('supports packed and mergeable together, in-order use and notification data, all on request', () => {
-    const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, 34, 35, 38]);
+  it('supports packed and mergeable together, hashes, in-order use and notification data, all on request', () => {
+    const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, N.HASH_REPORT, 34, 35, 38]);
     for (const uso of [false, true])
       expect(supportedFeatures({ uso })).toBe(hotplugFeatures({ uso }) | request);
     expect(profileProblems({ ...PROFILE, offeredFeatures: supportedFeatures({ uso: true }) })).toEqual([]);

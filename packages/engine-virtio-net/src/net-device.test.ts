@@ -98,7 +98,7 @@ describe('network device: configuration', () => {
       mtu: 1500,
       speed: 25_000,
       duplex: 1,
-      rssMaxKeySize: 0,
+      rssMaxKeySize: 40,
     });
   });
 
@@ -318,6 +318,9 @@ describe('network device: saved state', () => {
       ['activePairs', control({ activePairs: 0 })],
       ['offloads', control({ offloads: '0x400' })],
       ['coalescing', control({ coalescing: 1 })],
+      ['hash.types', control({ hash: { types: 512, key: [] } })],
+      ['hash.key[0]', control({ hash: { types: 1, key: [256] } })],
+      ['hash.key', control({ hash: { types: 1, key: new Array(41).fill(0) } })],
       ['coalescing.receive', control({ coalescing: { ...good.control.coalescing, receive: [1, -1] } })],
       ['coalescing.queues', control({ coalescing: { ...good.control.coalescing, queues: [[6, 1, 1]] } })],
     ];

@@ -23,6 +23,7 @@
  */
 import {
   Duplex,
+  HASH_KEY_BYTES_MAX,
   hasFeature,
   hex64,
   NetConfig,
@@ -42,6 +43,7 @@ import {
   saveControlState,
 } from './control-state.js';
 import { featureProblems, withoutOrphans } from './features.js';
+import type { HashSettings } from './flow-hash.js';
 import { parseMac } from './mac-address.js';
 import { type NetProfile, profileProblems, QUEUES_PER_PAIR } from './net-profile.js';
 import type { ReceiveFilterState } from './receive-filter.js';
@@ -214,6 +216,11 @@ export class NetDevice {
     return coalescingOf(this.control.coalescing, queue);
   }
 
+  /** What the datapath needs to hash received frames; null when the driver takes no hashes. Plain data, the same while so. */
+  hashSettings(): HashSettings | null {
+    return this.has(NetFeature.HASH_REPORT) ? this.control.hash : null;
+  }
+
   /** A queue was reset: what the driver had set for it alone is gone. */
   queueReset(queue: number): void {
     this.control = { ...this.control, coalescing: withoutQueue(this.control.coalescing, queue) };
@@ -270,7 +277,7 @@ export class NetDevice {
 
   #config(): Uint8Array {
     const { mac } = this.control;
-    const { mtu, maxQueuePairs } = this.profile;
+    const { mtu, maxQueuePairs, hashTypes } = this.profile;
     const { speedMbps } = this;
     const offers = (bit: number): boolean => hasFeature(this.offeredFeatures, bit);
     const status = (this.linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
@@ -288,9 +295,9 @@ export class NetDevice {
       mtu: offers(NetFeature.MTU) ? mtu : 0,
       speed: hasSpeed ? (speedMbps ?? SPEED_UNKNOWN) : 0,
       duplex: hasSpeed ? (speedMbps === null ? Duplex.UNKNOWN : Duplex.FULL) : 0,
-      rssMaxKeySize: 0,
+      rssMaxKeySize: offers(NetFeature.HASH_REPORT) ? HASH_KEY_BYTES_MAX : 0,
       rssMaxIndirectionTableLength: 0,
-      supportedHashTypes: 0,
+      supportedHashTypes: offers(NetFeature.HASH_REPORT) ? hashTypes : 0,
       supportedTunnelTypes: 0,
     });
   }

@@ -28,6 +28,7 @@ import {
   IpProtocol,
   Ipv4,
   Ipv6,
+  NET_HEADER_HASH_AT,
   NET_HEADER_HASH_BYTES,
   NET_HEADER_LEGACY_BYTES,
   NetFeature,
@@ -38,6 +39,7 @@ import {
   Udp,
   VirtioFeature,
 } from '@virtnet/wire';
+import { FlowHash, HASHED_BYTES_MAX, type HashSettings } from './flow-hash.js';
 import { UNTAGGED } from './receive-filter.js';
 
 /** Why a frame is dropped, or 0. Counter 0 is no drop. */
@@ -237,11 +239,14 @@ export class TransmitHeader extends FrameHeader {
 export class ReceiveHeader extends FrameHeader {
   readonly #checksum: boolean;
   readonly #chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
+  readonly #hash: FlowHash | null;
 
-  /** `mtu` matters when the driver was told it (MTU negotiated). */
-  constructor(features: bigint, mtu: number) {
+  /** `mtu` matters when the driver was told it (MTU negotiated), `hash` when it takes hashes (HASH_REPORT). */
+  constructor(features: bigint, mtu: number, hash: HashSettings | null = null) {
     super(features, hasFeature(features, NetFeature.MTU) ? mtu : 0, NetFeature.GUEST_ECN);
     this.#checksum = hasFeature(features, NetFeature.GUEST_CSUM);
+    const reports = hash !== null && hasFeature(features, NetFeature.HASH_REPORT);
+    this.#hash = reports && hash.types !== 0 ? new FlowHash(hash) : null;
     this.allow(features, NetFeature.GUEST_TSO4, GsoType.TCPV4, Family.V4);
     this.allow(features, NetFeature.GUEST_TSO6, GsoType.TCPV6, Family.V6);
     this.allow(features, NetFeature.GUEST_UFO, GsoType.UDP, Family.BOTH);
@@ -270,12 +275,22 @@ export class ReceiveHeader extends FrameHeader {
     }
     bytes[FLAGS] = kept;
     view.setUint16(NUM_BUFFERS, 1, true); // one buffer a frame, unless setBuffers says otherwise (failure F5)
+    if (this.#hash !== null) this.#report(ring, this.#hash);
     return ACCEPT;
   }
 
   /** Says over how many buffers a judged frame is spread. */
   setBuffers(count: number): void {
     this.view.setUint16(NUM_BUFFERS, count, true);
+  }
+
+  /** Puts the hash of the frame into the header. */
+  #report(ring: DeviceRing, hash: FlowHash): void {
+    const { view } = this;
+    const chunk = this.#chunk;
+    hash.calculate(chunk, this.peek(ring, 0, chunk, HASHED_BYTES_MAX));
+    view.setInt32(NET_HEADER_HASH_AT.value, hash.value, true);
+    view.setUint16(NET_HEADER_HASH_AT.report, hash.report, true);
   }
 
   /** Writes the header in front of the frame; the last thing written into a chain. */

@@ -1,5 +1,6 @@
 /** What the operator decides about a network device before a driver sees it. */
 import {
+  HASH_TYPES,
   hasFeature,
   MTU_MAX_BYTES,
   MTU_MIN_BYTES,
@@ -24,6 +25,8 @@ export interface NetProfile {
   /** Mb/s; null when not known. */
   readonly speedMbps: number | null;
   readonly offeredFeatures: bigint;
+  /** Bits of HashType a driver may enable; they matter with HASH_REPORT. */
+  readonly hashTypes: number;
 }
 
 /** Queues of a pair: receive and transmit. */
@@ -45,6 +48,7 @@ export function profileProblems(profile: NetProfile): string[] {
   if (!within(size, 1, QUEUE_SIZE_MAX) || (size & (size - 1)) !== 0) problems.push(`queue size ${size}`);
   if (profile.speedMbps !== null && !within(profile.speedMbps, 0, SPEED_MAX_MBPS))
     problems.push(`speed ${profile.speedMbps}`);
+  if (!within(profile.hashTypes, 0, HASH_TYPES)) problems.push(`hash types ${profile.hashTypes}`);
   const unsupported = profile.offeredFeatures & ~SUPPORTED_FEATURES;
   if (unsupported !== 0n) problems.push(`unsupported features 0x${unsupported.toString(16)}`);
   if (!hasFeature(profile.offeredFeatures, VirtioFeature.VERSION_1))

@@ -20,6 +20,7 @@
  */
 import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
+import type { HashSettings } from './flow-hash.js';
 import { ReceiveHeader, vlanOf } from './net-header.js';
 import type { FramePort } from './port.js';
 import type { ReceiveFilter } from './receive-filter.js';
@@ -32,6 +33,8 @@ export interface ReceiveQueueOptions extends QueueOptions {
   readonly filter: ReceiveFilter | null;
   /** Whether frames are counted by size; default false. */
   readonly countSizes?: boolean;
+  /** Which hashes frames carry; default none. */
+  readonly hash?: HashSettings | null;
 }
 
 const PORT_EMPTY = -Errno.EAGAIN;
@@ -48,7 +51,7 @@ export class ReceiveQueue extends WorkedQueue {
   constructor(options: ReceiveQueueOptions) {
     super(options.ring, options.block);
     this.port = options.port;
-    this.header = new ReceiveHeader(options.features, options.mtu);
+    this.header = new ReceiveHeader(options.features, options.mtu, options.hash ?? null);
     this.#linkUp = options.linkUp;
     this.#active = options.active;
     this.#filter = options.filter;

@@ -1,5 +1,5 @@
 /** A profile and helpers for this package's own tests. Not exported. */
-import { featureMask, NetControlHeader } from '@virtnet/wire';
+import { featureMask, HASH_TYPES, NetControlHeader, NetFeature } from '@virtnet/wire';
 import { hotplugFeatures } from './features.js';
 import { NetDevice } from './net-device.js';
 import type { NetProfile } from './net-profile.js';
@@ -10,7 +10,8 @@ export const PROFILE: NetProfile = {
   maxQueuePairs: 3,
   maxQueueSize: 1024,
   speedMbps: 25_000,
-  offeredFeatures: hotplugFeatures({ uso: true, vlan: true }),
+  offeredFeatures: hotplugFeatures({ uso: true, vlan: true }) | featureMask([NetFeature.HASH_REPORT]),
+  hashTypes: HASH_TYPES,
 };
 
 /** A device whose driver accepted everything offered, without the bits given. */

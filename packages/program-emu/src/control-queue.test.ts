@@ -11,6 +11,7 @@ import {
   ControlVlan,
   DescriptorFlag,
   featureMask,
+  HASH_TYPES,
   NetFeature,
   QueueCounter,
   QueueWord,
@@ -66,6 +67,7 @@ describe('control queue', () => {
       maxQueueSize: 256,
       speedMbps: null,
       offeredFeatures: FEATURES,
+      hashTypes: HASH_TYPES,
     });
     net.acceptFeatures(FEATURES);
     memory = new TestMemory(1 << 20);

@@ -25,7 +25,7 @@ export function pciAddress(bdf: string): string {
 
 const PCI_CLASS_ETHERNET = 0x020000;
 
-function netDevice(plan: DevicePlan, { speedMbps }: DeviceSettings): NetDevice {
+function netDevice(plan: DevicePlan, { speedMbps, hashTypes }: DeviceSettings): NetDevice {
   return new NetDevice({
     mac: plan.mac,
     mtu: plan.mtu,
@@ -33,6 +33,7 @@ function netDevice(plan: DevicePlan, { speedMbps }: DeviceSettings): NetDevice {
     maxQueueSize: plan.queueSize,
     speedMbps,
     offeredFeatures: BigInt(plan.features),
+    hashTypes,
   });
 }
 

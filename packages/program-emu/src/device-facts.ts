@@ -7,7 +7,15 @@ import {
   type VfPool,
 } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
-import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  HASH_KEY_BYTES_MAX,
+  hasFeature,
+  NetFeature,
+  PciHeader,
+  QueueCounter,
+  viewOf,
+} from '@virtnet/wire';
 import { droppedFrames } from './device-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { queueFacts } from './queue-facts.js';
@@ -46,6 +54,7 @@ export interface FactsContext {
 
 export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFacts {
   const { plan, fn, net } = host;
+  const hashes = hasFeature(net.offeredFeatures, NetFeature.HASH_REPORT);
   const loaded = (fn.status & DeviceStatus.DRIVER_OK) !== 0;
   return {
     kind: plan.kind,
@@ -76,8 +85,8 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     queuePairsMax: plan.queuePairs,
     mtu: plan.mtu,
     speedMbps: net.speedMbps ?? context.uplinkSpeed ?? 0,
-    rssKeySizeMax: 0,
-    supportedHashTypes: 0,
+    rssKeySizeMax: hashes ? HASH_KEY_BYTES_MAX : 0,
+    supportedHashTypes: hashes ? net.profile.hashTypes : 0,
     driverMac: loaded ? formatMac(net.currentMac) : null,
     driverQueuePairs: loaded ? host.receivingPairs : 0,
     ibDevice: plan.ibDevice,

@@ -28,6 +28,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     active: true,
     filter: null,
     countSizes: false,
+    hash: null,
     moderation: null,
     signalAtOnce: false,
     ...change,

@@ -85,6 +85,7 @@ describe('device record', () => {
     ['countSizes', { settings: { ...INITIAL_SETTINGS, countSizes: 1 } }],
     ['dropsFrom', { settings: { ...INITIAL_SETTINGS, dropsFrom: 0.5 } }],
     ['moderation', { settings: { ...INITIAL_SETTINGS, moderation: { periodMode: 'x' } } }],
+    ['hashTypes', { settings: { ...INITIAL_SETTINGS, hashTypes: 512 } }],
     ['dim', { settings: { ...INITIAL_SETTINGS, dim: 1 } }],
     ['mtuPending', { settings: { ...INITIAL_SETTINGS, mtuPending: 'no' } }],
     ['changes', { settings: { ...INITIAL_SETTINGS, changes: [{ requestId: 1, warning: null }] } }],

@@ -5,6 +5,7 @@
  * as the change, so that its repetition is answered with what it was answered first and not carried out again.
  */
 import { type ControlErrorName, isQueueModeration, type QueueModeration } from '@virtnet/engine-control';
+import { HASH_TYPES } from '@virtnet/wire';
 
 /** Commands remembered for each device: more than can be under way at once without an answer. */
 const CHANGES_REMEMBERED = 16;
@@ -28,6 +29,8 @@ export interface DeviceSettings {
   readonly moderation: QueueModeration | null;
   /** Dynamic moderation of the interrupts of receive queues. */
   readonly dim: boolean;
+  /** Types of hashes a driver may enable. */
+  readonly hashTypes: number;
   /** The representor has not got the device's MTU yet. */
   readonly mtuPending: boolean;
   readonly changes: readonly RememberedChange[];
@@ -39,6 +42,7 @@ export const INITIAL_SETTINGS: DeviceSettings = {
   dropsFrom: null,
   moderation: null,
   dim: false,
+  hashTypes: HASH_TYPES,
   mtuPending: false,
   changes: [],
 };
@@ -67,14 +71,15 @@ export function restoreSettings(saved: unknown): DeviceSettings | string {
   if (typeof saved !== 'object' || saved === null) return 'settings are not an object';
   const fields = saved as Record<string, unknown>;
   const { speedMbps, countSizes, dropsFrom, mtuPending, changes } = fields;
-  const { moderation = null, dim = false } = fields; // absent in a record of before there was any
+  const { moderation = null, dim = false, hashTypes = HASH_TYPES } = fields; // absent in a record of before there was any
   if (speedMbps !== null && !isCount(speedMbps, SPEED_MAX)) return 'speedMbps is no speed';
   if (typeof countSizes !== 'boolean') return 'countSizes is not a boolean';
   if (dropsFrom !== null && !isCount(dropsFrom, Number.MAX_SAFE_INTEGER)) return 'dropsFrom is no count';
   if (moderation !== null && !isQueueModeration(moderation)) return 'moderation is none';
   if (typeof dim !== 'boolean') return 'dim is not a boolean';
+  if (!isCount(hashTypes, HASH_TYPES)) return 'hashTypes are none';
   if (typeof mtuPending !== 'boolean') return 'mtuPending is not a boolean';
   if (!Array.isArray(changes) || changes.length > CHANGES_REMEMBERED || !changes.every(isChange))
     return 'changes are not a list of commands';
-  return { speedMbps, countSizes, dropsFrom, moderation, dim, mtuPending, changes };
+  return { speedMbps, countSizes, dropsFrom, moderation, dim, hashTypes, mtuPending, changes };
 }

@@ -59,12 +59,12 @@ export async function changeDevice(
   requestId: string,
 ): Promise<Failure | null> {
   const { shape } = change;
-  const reshapes = Object.keys(shape).length > 0;
+  const reshapes = Object.keys(shape).length > 0 || change.hashTypes !== undefined;
   if (reshapes) await host.reconcile(false); // the last queue of the last driver has left its worker
   if (change.countSizes === true) await startSizesAnew(host);
   let leaving: readonly number[] = [];
   if (reshapes) {
-    const reshaped = reshape(host, shape);
+    const reshaped = reshape(host, change);
     if ('errno' in reshaped) return reshaped;
     leaving = reshaped.leaving;
   }
@@ -97,12 +97,16 @@ async function startSizesAnew(host: DeviceHost): Promise<void> {
 }
 
 /** Gives the function another shape; the descriptors it no longer needs, or why it could not be. */
-function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: readonly number[] } | Failure {
+function reshape(
+  host: DeviceHost,
+  { shape, hashTypes }: DeviceChange,
+): { readonly leaving: readonly number[] } | Failure {
   const { fn, net, plan: before, page, taps, vuid } = host;
   if ((fn.status & DeviceStatus.DRIVER) !== 0) return failure('DRV_SHOULD_NOT_LOAD'); // it came meanwhile
   const plan = restorePlan({ ...before, ...shape });
   if (typeof plan === 'string') return failure('SNAP_DEV_MODIFY');
-  const engines = functionEngines(plan, host.settings, page);
+  const settings = hashTypes === undefined ? host.settings : { ...host.settings, hashTypes };
+  const engines = functionEngines(plan, settings, page);
   // Registers of queues are at reset without a driver; the new ones may have other sizes. Vectors change only while
   // nobody is connected: then everything is as after power-on.
   const problems =
@@ -118,6 +122,7 @@ function reshape(host: DeviceHost, shape: DeviceChange['shape']): { leaving: rea
   for (let pair = plan.queuePairs; pair < pairs; pair++) host.drop(shelfNames.tap(vuid, pair));
   const interrupts = plan.msixVectors === before.msixVectors ? host.interrupts : interruptsOf(plan);
   new Uint32Array(page.buffer)[StatePageHeader.at.queueCount / 4] = plan.queueCount;
+  host.settings = settings;
   host.reshape({ plan, ...engines, interrupts });
   if (shape.mtu !== undefined) set(host, { mtuPending: true });
   return { leaving };

@@ -144,6 +144,7 @@ export class QueueState {
       active: receive ? this.mayReceive(pair) : this.ringEnables.get(queue) !== false,
       filter: receive ? this.#filterState() : null,
       countSizes: receive && this.#parts.settings().countSizes,
+      hash: receive ? net.hashSettings() : null,
       moderation: this.moderation(queue),
       signalAtOnce: this.continuing,
     };

@@ -80,8 +80,8 @@ export class Switching {
     options: Omit<QueueOptions, 'port'>,
   ): SwitchedQueue {
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes } = config;
-    const receive = { ...options, active, filter, countSizes };
+    const { active, countSizes, hash } = config;
+    const receive = { ...options, active, filter, countSizes, hash };
     const pair = config.queue >> 1;
     if (switched.mode === 'sink' || switched.mode === 'source') {
       const port = this.#diagnosticPort(switched);

@@ -152,6 +152,7 @@ function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, 
     active: true,
     filter: null,
     countSizes: false,
+    hash: null,
     moderation: null,
     signalAtOnce: false,
   });

@@ -1,7 +1,17 @@
 import { MessageChannel } from 'node:worker_threads';
-import { eventfdDrain, eventfdSignal } from '@virtnet/host-linux';
+import { eventfdDrain, eventfdSignal, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
-import { QueueCounter, QueueWord } from '@virtnet/wire';
+import {
+  featureMask,
+  HashReport,
+  HashType,
+  NET_HEADER_HASH_BYTES,
+  NetFeature,
+  QueueCounter,
+  QueueWord,
+  VirtioFeature,
+  viewOf,
+} from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type QueueConfig,
@@ -208,6 +218,31 @@ describe('worker loop', () => {
     configure(TRANSMIT, { signalAtOnce: true, interruptFd: REPORT_INTERRUPT });
     settle();
     expect(reports).toEqual([{ kind: 'interrupt', slot: TRANSMIT }]);
+  });
+
+  it('RSS-3 hashes: in front of the frame, behind a header of 20 bytes', () => {
+    sender.post(pair.memoryMessage);
+    const features = featureMask([VirtioFeature.VERSION_1, NetFeature.HASH_REPORT]);
+    const key = [0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d];
+    configure(RECEIVE, { features, hash: { types: HashType.IPV4, key } });
+    pair.offerBuffers(2);
+    const frame = new Uint8Array(60);
+    frame.set([0x08, 0x00, 0x45], 12);
+    frame.set([66, 9, 149, 187, 161, 142, 100, 80], 26);
+    send(pair.network, Uint8Array.from([...new Uint8Array(HEADER_BYTES), ...frame]));
+    send(
+      pair.network,
+      Uint8Array.from([...new Uint8Array(HEADER_BYTES), ...frame.map((byte, i) => (i === 12 ? 9 : byte))]),
+    );
+    settle();
+    const [hashed, other] = pair.receive
+      .collect()
+      .map(({ written, lengthBytes }) => written.subarray(0, lengthBytes));
+    const view = viewOf(hashed!);
+    expect(hashed!.length).toBe(NET_HEADER_HASH_BYTES + 60);
+    expect([view.getUint32(12, true), view.getUint32(16, true)]).toEqual([0x323e8fc2, HashReport.IPV4]);
+    expect(hashed!.subarray(NET_HEADER_HASH_BYTES)).toEqual(frame);
+    expect(other!.subarray(12, 20)).toEqual(new Uint8Array(8)); // no IP
   });
 
   describe('moderated interrupts', () => {

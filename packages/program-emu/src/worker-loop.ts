@@ -434,9 +434,9 @@ export class WorkerLoop {
     const port = new TapPort(config.tapFd);
     if (config.direction === 'transmit') return new TransmitQueue({ ...options, port });
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes, features } = config;
+    const { active, countSizes, hash, features } = config;
     const Receive = hasFeature(features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
-    return new Receive({ ...options, port, active, filter, countSizes });
+    return new Receive({ ...options, port, active, filter, countSizes, hash });
   }
 
   #setUplink(domain: number, fd: number): void {

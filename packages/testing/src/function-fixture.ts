@@ -20,7 +20,7 @@ import {
   type NetProfile,
 } from '@virtnet/engine-virtio-net';
 import { GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
-import { hasFeature, VirtioFeature } from '@virtnet/wire';
+import { HASH_TYPES, hasFeature, VirtioFeature } from '@virtnet/wire';
 import { DriverMemory } from './driver-memory.js';
 import { type FunctionAccess, inProcess } from './function-access.js';
 
@@ -42,6 +42,7 @@ const PROFILE: NetProfile = {
   maxQueueSize: 64,
   speedMbps: 25_000,
   offeredFeatures: hotplugFeatures({ uso: true, vlan: true }),
+  hashTypes: HASH_TYPES,
 };
 
 export class FunctionFixture {

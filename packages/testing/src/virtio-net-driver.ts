@@ -23,6 +23,8 @@ import {
   ControlVlan,
   hasFeature,
   MAC_BYTES,
+  NET_HEADER_HASH_AT,
+  NET_HEADER_HASH_BYTES,
   NetConfig,
   NetControlHeader,
   NetFeature,
@@ -66,9 +68,20 @@ export interface Framing {
   readonly writable?: readonly number[];
 }
 
+/** What a device gave its driver. */
+export interface ReceivedFrame {
+  readonly header: ReturnType<typeof NetHeader.decode>;
+  /** Of HASH_REPORT; null without it. */
+  readonly hash: number | null;
+  readonly hashReport: number | null;
+  readonly frame: Uint8Array;
+}
+
 const ANSWER_MS = 5000;
+/** Types, reserved words and the length of the key in front of a key. */
+const HASH_CONFIG_BYTES = 13;
 const QUEUES_PER_PAIR = 2;
-const NO_OFFLOAD = new Uint8Array(NetHeader.sizeBytes);
+const NO_OFFLOAD = new Uint8Array(NET_HEADER_HASH_BYTES);
 /** What a test receives unless it says otherwise: header and a frame of 1514 bytes. */
 const RECEIVE_BUFFER_BYTES = 1526;
 
@@ -97,6 +110,7 @@ export class VirtioNetDriver {
   /** By queue index; undefined for queues not set up. */
   readonly rings: readonly (SplitDriver | undefined)[];
   readonly controlIndex: number | null;
+  readonly #headerBytes: number;
 
   private constructor(
     pci: VirtioPciDriver,
@@ -109,6 +123,9 @@ export class VirtioNetDriver {
     this.features = pci.features;
     this.maxPairs = maxPairs;
     this.rings = rings;
+    this.#headerBytes = hasFeature(pci.features, NetFeature.HASH_REPORT)
+      ? NET_HEADER_HASH_BYTES
+      : NetHeader.sizeBytes;
     this.controlIndex = hasFeature(pci.features, NetFeature.CTRL_VQ) ? maxPairs * QUEUES_PER_PAIR : null;
   }
 
@@ -157,19 +174,27 @@ export class VirtioNetDriver {
   }
 
   /** Received frames since the last call, each with its header. */
-  received(
-    pair: number,
-  ): { readonly header: ReturnType<typeof NetHeader.decode>; readonly frame: Uint8Array }[] {
+  received(pair: number): ReceivedFrame[] {
     return this.ring(pair * QUEUES_PER_PAIR)
       .collect()
-      .map(({ written, lengthBytes }) => ({
-        header: NetHeader.decode(viewOf(written)),
-        frame: written.slice(NetHeader.sizeBytes, lengthBytes),
-      }));
+      .map(({ written, lengthBytes }) => {
+        const view = viewOf(written);
+        const hashed = this.#headerBytes === NET_HEADER_HASH_BYTES;
+        return {
+          header: NetHeader.decode(view),
+          hash: hashed ? view.getUint32(NET_HEADER_HASH_AT.value, true) : null,
+          hashReport: hashed ? view.getUint16(NET_HEADER_HASH_AT.report, true) : null,
+          frame: written.slice(this.#headerBytes, lengthBytes),
+        };
+      });
   }
 
   /** Hands a frame to the device; false when the ring is full. */
-  async transmit(pair: number, frame: Uint8Array, header: Uint8Array = NO_OFFLOAD): Promise<boolean> {
+  async transmit(
+    pair: number,
+    frame: Uint8Array,
+    header: Uint8Array = NO_OFFLOAD.subarray(0, this.#headerBytes),
+  ): Promise<boolean> {
     const queue = pair * QUEUES_PER_PAIR + 1;
     if (this.ring(queue).add({ readable: [header, frame] }) < 0) return false;
     await this.publish(queue);
@@ -209,6 +234,15 @@ export class VirtioNetDriver {
   ): Promise<number> {
     const header = NetControlHeader.bytes({ class: controlClass, command });
     return (await this.commandBytes(join([header, data]))).ack;
+  }
+
+  /** Which types of hashes received frames shall carry, and the key. */
+  setHash(types: number, key: Uint8Array): Promise<void> {
+    const data = new Uint8Array(HASH_CONFIG_BYTES + key.length);
+    viewOf(data).setUint32(0, types, true);
+    data[HASH_CONFIG_BYTES - 1] = key.length;
+    data.set(key, HASH_CONFIG_BYTES);
+    return this.#expectOk(this.command(ControlClass.MQ, ControlMq.HASH_CONFIG, data), 'HASH_CONFIG');
   }
 
   async #expectOk(ack: Promise<number>, what: string): Promise<void> {

@@ -103,6 +103,43 @@ export const NET_HEADER_LEGACY_BYTES = 10;
 /** Size in bytes of the header with the hash fields of HASH_REPORT. */
 export const NET_HEADER_HASH_BYTES = 20;
 
+/** Where the header of HASH_REPORT has hash and report, in bytes; two bytes of padding follow. */
+export const NET_HEADER_HASH_AT = { value: 12, report: 16 } as const;
+
+/** Types of hashes (5.1.6.4.3.1); TCP_EX and UDP_EX are those of IPv6. */
+export const HashType = {
+  IPV4: 1 << 0,
+  TCPV4: 1 << 1,
+  UDPV4: 1 << 2,
+  IPV6: 1 << 3,
+  TCPV6: 1 << 4,
+  UDPV6: 1 << 5,
+  IP_EX: 1 << 6,
+  TCP_EX: 1 << 7,
+  UDP_EX: 1 << 8,
+} as const;
+export type HashType = (typeof HashType)[keyof typeof HashType];
+/** All of them. */
+export const HASH_TYPES = 0x1ff;
+
+/** hash_report of a received frame (5.1.6.4.3.4). */
+export const HashReport = {
+  NONE: 0,
+  IPV4: 1,
+  TCPV4: 2,
+  UDPV4: 3,
+  IPV6: 4,
+  TCPV6: 5,
+  UDPV6: 6,
+  IPV6_EX: 7,
+  TCPV6_EX: 8,
+  UDPV6_EX: 9,
+} as const;
+export type HashReport = (typeof HashReport)[keyof typeof HashReport];
+
+/** Longest hash key in bytes. */
+export const HASH_KEY_BYTES_MAX = 40;
+
 /** Flags of the frame header (5.1.6). */
 export const NetHeaderFlag = {
   /** The checksum at csumStart + csumOffset is still to be completed. */
@@ -247,6 +284,7 @@ export const ControlMq = {
   /** The data is a u16: queue pairs. */
   VQ_PAIRS_SET: 0,
   RSS_CONFIG: 1,
+  /** le32 hash_types, le16 reserved[4], u8 hash_key_length, then the key. */
   HASH_CONFIG: 2,
 } as const;
 export type ControlMq = (typeof ControlMq)[keyof typeof ControlMq];

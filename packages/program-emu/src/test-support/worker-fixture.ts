@@ -82,6 +82,7 @@ export class WorkerFixture {
       active: true,
       filter: null,
       countSizes: false,
+      hash: null,
       moderation: null,
       signalAtOnce: false,
       ...change,

@@ -7,7 +7,7 @@
  *   I3  nothing outside the driver's memory is read or written.
  */
 import { executeControl, hotplugFeatures, NetDevice, ReceiveFilter } from '@virtnet/engine-virtio-net';
-import { ControlAck, ControlClass } from '@virtnet/wire';
+import { ControlAck, ControlClass, featureMask, HASH_TYPES, NetFeature } from '@virtnet/wire';
 import { ChainFixture, CUT_REGION, split } from './chain-fixture.js';
 import { FuzzInput } from './fuzz-input.js';
 import { FuzzFailure, type FuzzTarget, type FuzzWatch } from './fuzzer.js';
@@ -19,7 +19,10 @@ const PROFILE = {
   maxQueuePairs: 31,
   maxQueueSize: 1024,
   speedMbps: 25_000,
-  offeredFeatures: hotplugFeatures({ uso: true, vlan: true, packedVq: true, mrgRxbuf: true }),
+  offeredFeatures:
+    hotplugFeatures({ uso: true, vlan: true, packedVq: true, mrgRxbuf: true }) |
+    featureMask([NetFeature.HASH_REPORT]),
+  hashTypes: HASH_TYPES,
 };
 const COMMANDS_MAX = 24;
 const COMMANDS_PER_CLASS = 6;

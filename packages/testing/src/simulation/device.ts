@@ -19,6 +19,7 @@ import { type AnsweredRequest, RequestJournal } from '@virtnet/server-vfio-user'
 import {
   DeviceStatus,
   featureMask,
+  HASH_TYPES,
   hasFeature,
   initialRingPosition,
   NetFeature,
@@ -150,6 +151,7 @@ export class SimDevice {
       maxQueueSize: 16,
       speedMbps: null,
       offeredFeatures: OFFERED,
+      hashTypes: HASH_TYPES,
     });
     const header = this.#header;
     const cell = (at: number) => ({

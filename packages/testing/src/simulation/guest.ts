@@ -17,6 +17,7 @@ import { VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import {
   DeviceStatus,
+  HASH_TYPES,
   MsixControl,
   PciMsix,
   QueueWord,
@@ -55,6 +56,7 @@ const layout = (() => {
     maxQueueSize: 16,
     speedMbps: null,
     offeredFeatures: OFFERED,
+    hashTypes: HASH_TYPES,
   });
   const fn = new VirtioPciFunction({ device, classCode: 0x020000, msixVectors: 3 });
   return { common: fn.layout.common.offset, msix: fn.capabilities.msix! };
