@@ -4,7 +4,7 @@ import { type Flaws, simulate } from './simulation.js';
 
 const SEEDS = 100;
 /** More than any of the mistakes needs to show. */
-const SEEDS_FOR_A_FLAW = 200;
+const SEEDS_FOR_A_FLAW = 1000;
 
 /** Some seconds of a processor, and a busy machine may have little of it. */
 const TEST_MS = 120_000;
