@@ -8,8 +8,10 @@ Starts the service, vfe-vhostd and vfe-vhostd-ha in a network namespace of their
 vfio-user, one driven by DPDK's virtio-user over vhost-user, and numbered streams both ways through each, a packet a
 millisecond. Then, in an order that the seed decides, processes are killed, stopped, restarted and updated, functions
 and VFs made and removed, clients killed. After each event: everybody is there again, and nobody else; every function
-is there, with its representor and no other (those of removed VFs stay for the next ones); every stream moves; no driver was disconnected; in the end: what was lost
-or repeated is what the events may cost, and what is held is what was held in the beginning.
+is there, with its representor and no other (those of removed VFs stay for the next ones); every stream moves; no driver
+was disconnected. In the end: what was lost or repeated is what the events may cost, and descriptors and mappings are
+what they were in the beginning. Frames that the kernel dropped before a full representor, or testpmd before a full
+ring, are counted apart and not judged; nor is the length of a pause.
 
   --seed N      the order of events (default: one that is printed)
   --minutes M   no event begins after that time (default 10)

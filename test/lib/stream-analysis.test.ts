@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Arrival, analyseStream, longestPause, summarise } from './stream-analysis.ts';
+import { type Arrival, analyseStream, describeLoss, longestPause, summarise } from './stream-analysis.ts';
 
 /** Packets 0..n-1 sent a millisecond apart, each arriving `delayUs` later on a clock one hour ahead. */
 function stream(count: number, delayUs: (sequence: number) => number = () => 200): Arrival[] {
@@ -25,6 +25,15 @@ describe('numbered stream', () => {
     const [first, second, third, ...rest] = arrivals as [Arrival, Arrival, Arrival, ...Arrival[]];
     const report = analyseStream([first, third, second, second, ...rest], 0, 10);
     expect(report).toMatchObject({ received: 11, lost: [], duplicated: [1], reordered: 1 });
+  });
+
+  test('runs of lost packets are told with the times around them', () => {
+    const arrivals = stream(10).filter(({ sequence }) => ![3, 4, 9].includes(sequence));
+    expect(describeLoss(arrivals, analyseStream(arrivals, 0, 10))).toBe(
+      '3..4, between packets sent 3.0 ms apart that arrived 3.0 ms apart, the former 2.0 ms after the first; ' +
+        '9..9 at an end of the stream',
+    );
+    expect(describeLoss(stream(10), analyseStream(stream(10), 0, 10))).toBe('nothing');
   });
 
   test('a number that was never sent is refused', () => {

@@ -63,9 +63,10 @@ export function describeLoss(arrivals: readonly Arrival[], { lost }: StreamRepor
     const [before, after] = [bySequence.get(from - 1), bySequence.get(to + 1)];
     if (before === undefined || after === undefined) return `${from}..${to} at an end of the stream`;
     const ms = (us: number): string => (us / 1000).toFixed(1);
+    const since = before.arrivedUs - (arrivals[0]?.arrivedUs ?? before.arrivedUs);
     return (
       `${from}..${to}, between packets sent ${ms(after.sentUs - before.sentUs)} ms apart that arrived ` +
-      `${ms(after.arrivedUs - before.arrivedUs)} ms apart, the former ${ms(arrivals[0] === undefined ? 0 : before.arrivedUs - arrivals[0].arrivedUs)} ms after the first`
+      `${ms(after.arrivedUs - before.arrivedUs)} ms apart, the former ${ms(since)} ms after the first`
     );
   };
   return runs.length === 0 ? 'nothing' : runs.map(describe).join('; ');

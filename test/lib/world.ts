@@ -124,7 +124,7 @@ export class World {
   /** Counters and states along the way of a packet. */
   async facts(): Promise<string> {
     const guest = await this.guest.result(
-      'ip -s link show eth0; ip address show eth0; grep virtio /proc/interrupts; cat /proc/net/snmp; dmesg | tail -n 5',
+      'cat /proc/net/dev; ip address show eth0; grep virtio /proc/interrupts; cat /proc/net/snmp; dmesg | tail -n 5',
     );
     const sockets = await this.scene.net.run(['cat', '/proc/net/snmp']);
     const host = await this.scene.net.run(['ip', '-s', 'link']);

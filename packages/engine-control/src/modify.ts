@@ -14,7 +14,14 @@
  * Limits
  *   Not here: flow steering, the original's destination port rule and DMA queues.
  */
-import { DeviceStatus, HASH_TYPES, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  HASH_KEY_BYTES_MAX,
+  HASH_TYPES,
+  hasFeature,
+  NetFeature,
+  VirtioFeature,
+} from '@virtnet/wire';
 import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
 import { type ControlErrorName, type Failure, failure, isFailure } from './errors.js';
 import { FunctionKind, type VfPool } from './facts.js';
@@ -30,8 +37,6 @@ export const LINK_SPEEDS = [
   1000, 2500, 5000, 10_000, 25_000, 40_000, 50_000, 100_000, 200_000, 400_000, 800_000,
 ] as const;
 export type LinkSpeed = (typeof LINK_SPEEDS)[number];
-/** The only length of a hash key. */
-export const RSS_KEY_BYTES = 40;
 /** Commands of class CTRL_RX: promiscuous to no broadcast. */
 export const RX_MODES = 0x3f;
 const STATUS_BITS =
@@ -216,7 +221,8 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
   }
   if (supportedHashTypes !== undefined && !isWithin(supportedHashTypes, 0, HASH_TYPES))
     return failure('HASH_TYPES_INVALID');
-  if (rssMaxKeySize !== undefined && rssMaxKeySize !== RSS_KEY_BYTES) return failure('RSS_KEY_SIZE_INVALID');
+  if (rssMaxKeySize !== undefined && rssMaxKeySize !== HASH_KEY_BYTES_MAX)
+    return failure('RSS_KEY_SIZE_INVALID');
   if (supportedHashTypes !== undefined) live.hashTypes = supportedHashTypes;
   const dim = options.dim ?? options.netDim;
   if (options.netDim !== undefined && options.netDim !== dim) return INVALID_ARGUMENT;

@@ -156,9 +156,9 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     while (done < count) {
       if (this.#plainNext === this.#plainCount && !this.#layOut()) break;
       const next = this.#plainNext;
-      if (next === this.#plainGiven) ledger.begin();
       const most = Math.min(count - done, this.#plainCount - next, UNPUBLISHED_MAX - this.#unpublished);
       const copied = copyBurst(crossing, done, next, most);
+      if (copied > 0 && next === this.#plainGiven) ledger.begin(); // until here everything can be done again
       completeCrossing(crossing, sender, ledger, done, next, copied);
       if (this.#countSizes) this.#countBurst(crossing, done, copied);
       done += copied;

@@ -53,6 +53,17 @@ export type Step =
 
 const isUp = (state: ChildState) => state === 'starting' || state === 'ready' || state === 'serving';
 
+/** Of those that are known to serve the one that does (I4); null when none is. */
+export function whoServes<T extends Pick<EmulatorView, 'state' | 'servesSince'>>(
+  emulators: Iterable<T>,
+): T | null {
+  let latest: T | null = null;
+  for (const emulator of emulators)
+    if (emulator.state === 'serving' && (emulator.servesSince ?? 0) >= (latest?.servesSince ?? 0))
+      latest = emulator;
+  return latest;
+}
+
 /** The steps to take now, in order. */
 export function planService(view: ServiceView): Step[] {
   if (view.stopping) return [];
@@ -64,18 +75,17 @@ export function planService(view: ServiceView): Step[] {
 
   if (view.moving || view.exchanging) return steps;
 
-  const serving = emulators
-    .filter(({ state }) => state === 'serving')
-    .sort((a, b) => (a.servesSince ?? 0) - (b.servesSince ?? 0));
+  const active = whoServes(emulators);
   const ready = emulators.filter(({ state }) => state === 'ready');
-  for (const former of serving.slice(0, -1))
-    steps.push({ kind: 'fence-emulator', instance: former.instance });
+  for (const former of emulators)
+    if (former.state === 'serving' && former !== active)
+      steps.push({ kind: 'fence-emulator', instance: former.instance });
 
   const predecessor = emulators.some(
     ({ state, servesSince }) => servesSince !== null && state !== 'gone' && state !== 'serving',
   );
   const candidate = ready[0];
-  if (serving.length === 0 && candidate !== undefined) {
+  if (active === null && candidate !== undefined) {
     if (!predecessor) steps.push({ kind: 'promote', instance: candidate.instance });
     return steps; // first that; the rest of the plan follows when it serves
   }

@@ -216,6 +216,14 @@ export class NetDevice {
     return coalescingOf(this.control.coalescing, queue);
   }
 
+  /** What a driver may ask for of hashes: bits of HashType, and bytes of key; 0 where they are not offered. */
+  get hashLimits(): { readonly types: number; readonly keyBytes: number } {
+    const offered = hasFeature(this.offeredFeatures, NetFeature.HASH_REPORT);
+    return offered
+      ? { types: this.profile.hashTypes, keyBytes: HASH_KEY_BYTES_MAX }
+      : { types: 0, keyBytes: 0 };
+  }
+
   /** What the datapath needs to hash received frames; null when the driver takes no hashes. Plain data, the same while so. */
   hashSettings(): HashSettings | null {
     return this.has(NetFeature.HASH_REPORT) ? this.control.hash : null;
@@ -277,8 +285,8 @@ export class NetDevice {
 
   #config(): Uint8Array {
     const { mac } = this.control;
-    const { mtu, maxQueuePairs, hashTypes } = this.profile;
-    const { speedMbps } = this;
+    const { mtu, maxQueuePairs } = this.profile;
+    const { speedMbps, hashLimits } = this;
     const offers = (bit: number): boolean => hasFeature(this.offeredFeatures, bit);
     const status = (this.linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
     const hasMac = offers(NetFeature.MAC);
@@ -295,9 +303,9 @@ export class NetDevice {
       mtu: offers(NetFeature.MTU) ? mtu : 0,
       speed: hasSpeed ? (speedMbps ?? SPEED_UNKNOWN) : 0,
       duplex: hasSpeed ? (speedMbps === null ? Duplex.UNKNOWN : Duplex.FULL) : 0,
-      rssMaxKeySize: offers(NetFeature.HASH_REPORT) ? HASH_KEY_BYTES_MAX : 0,
+      rssMaxKeySize: hashLimits.keyBytes,
       rssMaxIndirectionTableLength: 0,
-      supportedHashTypes: offers(NetFeature.HASH_REPORT) ? hashTypes : 0,
+      supportedHashTypes: hashLimits.types,
       supportedTunnelTypes: 0,
     });
   }

@@ -5,13 +5,11 @@
  *   Each set bit of the input contributes the 32 bits of the key that begin at its position, and contributions are
  *   added without carry. So what four bits contribute together is looked up: 16 values for each half byte of input.
  *
- * Limits  INPUT_BYTES_MAX bytes of input; key bytes that are missing count as 0.
+ * Limits  INPUT_BYTES_MAX bytes of input, so that HASH_KEY_BYTES_MAX bytes of key matter; those missing count as 0.
  */
 
 /** Two IPv6 addresses and two ports. */
 export const INPUT_BYTES_MAX = 36;
-/** Bytes of key that matter: the input, and the 32 bits behind its last one. */
-export const KEY_BYTES = INPUT_BYTES_MAX + 4;
 
 const VALUES = 16;
 

@@ -1,6 +1,6 @@
 /** process.ts: names, signals and the state of processes; where threads run. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { setPriority } from 'node:os';
+import { getPriority, setPriority } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { CPU_SET_PROCESSORS, Errno, PR_SET_NAME } from '@virtnet/wire';
 import { declare, NativeBuffer, orErrno } from './libc.js';
@@ -174,6 +174,15 @@ export function setProcessNice(nice: number, pid: number | 'self' = 'self'): boo
     return true;
   } catch {
     return false;
+  }
+}
+
+/** The nice value of a process's first thread; null when the process is gone. */
+export function processNice(pid: number): number | null {
+  try {
+    return getPriority(pid);
+  } catch {
+    return null;
   }
 }
 

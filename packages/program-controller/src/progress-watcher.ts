@@ -3,8 +3,8 @@
  *
  * Theory
  *   engine-recovery's progress-watch.ts judges; this file looks, asks the kernel about threads that took no turn, and
- *   the process when there is doubt. Only processes that said ready are watched: one that starts has its own deadline. The controller is
- *   watched by systemd, or by nobody.
+ *   the process when there is doubt. Only processes that said ready are watched: one that starts has its own deadline.
+ *   The controller is watched by systemd, or by nobody.
  *
  * Invariants
  *   I1  a look never waits for a process: pages are memory, /proc answers at once.

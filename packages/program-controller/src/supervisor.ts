@@ -22,6 +22,7 @@ import {
   restartDelayMs,
   type ServiceView,
   type Step,
+  whoServes,
 } from '@virtnet/engine-recovery';
 import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
@@ -161,10 +162,7 @@ export class Supervisor {
 
   /** The active emulator, or null while there is none. */
   get active(): Child | null {
-    let active: Child | null = null; // whose predecessor is dead, which may not be known yet
-    for (const child of this.#ordinary())
-      if (child.state === 'serving' && (child.servesSince ?? 0) >= (active?.servesSince ?? 0)) active = child;
-    return active;
+    return whoServes(this.#ordinary());
   }
 
   /** Every process that was started and is not gone. */

@@ -7,15 +7,7 @@ import {
   type VfPool,
 } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
-import {
-  DeviceStatus,
-  HASH_KEY_BYTES_MAX,
-  hasFeature,
-  NetFeature,
-  PciHeader,
-  QueueCounter,
-  viewOf,
-} from '@virtnet/wire';
+import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
 import { droppedFrames } from './device-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { queueFacts } from './queue-facts.js';
@@ -54,7 +46,7 @@ export interface FactsContext {
 
 export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFacts {
   const { plan, fn, net } = host;
-  const hashes = hasFeature(net.offeredFeatures, NetFeature.HASH_REPORT);
+  const { hashLimits } = net;
   const loaded = (fn.status & DeviceStatus.DRIVER_OK) !== 0;
   return {
     kind: plan.kind,
@@ -85,8 +77,8 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     queuePairsMax: plan.queuePairs,
     mtu: plan.mtu,
     speedMbps: net.speedMbps ?? context.uplinkSpeed ?? 0,
-    rssKeySizeMax: hashes ? HASH_KEY_BYTES_MAX : 0,
-    supportedHashTypes: hashes ? net.profile.hashTypes : 0,
+    rssKeySizeMax: hashLimits.keyBytes,
+    supportedHashTypes: hashLimits.types,
     driverMac: loaded ? formatMac(net.currentMac) : null,
     driverQueuePairs: loaded ? host.receivingPairs : 0,
     ibDevice: plan.ibDevice,

@@ -2,7 +2,6 @@
  * owner-watch.ts: the kernel's word about a process, for engine-recovery's Owners: the ends of its threads where they
  * can be seen, else its pidfd, which tells the same tens of milliseconds later.
  */
-import { getPriority } from 'node:os';
 import type { OwnersPorts, WatchedProcess } from '@virtnet/engine-recovery';
 import {
   close,
@@ -10,6 +9,7 @@ import {
   type Poller,
   pidfdOpen,
   pidfdSendSignal,
+  processNice,
   setProcessNice,
   ThreadEnds,
 } from '@virtnet/host-linux';
@@ -75,7 +75,7 @@ function letOthersPass(pid: number): void {
   const pidfd = pidfdOpen(pid); // of its own: the watch may be closed before
   if (pidfd < 0) return;
   // One that never was preferred belongs to somebody who could not raise it again.
-  if (priorityOf(pid) >= Nice.ORDINARY || !setProcessNice(Nice.LAST, pid)) {
+  if ((processNice(pid) ?? Nice.ORDINARY) >= Nice.ORDINARY || !setProcessNice(Nice.LAST, pid)) {
     close(pidfd);
     return;
   }
@@ -83,12 +83,4 @@ function letOthersPass(pid: number): void {
     if (pidfdSendSignal(pidfd, 0) === 0) setProcessNice(Nice.ORDINARY, pid);
     close(pidfd);
   }, LET_PASS_MS);
-}
-
-function priorityOf(pid: number): number {
-  try {
-    return getPriority(pid);
-  } catch {
-    return Nice.ORDINARY; // gone
-  }
 }

@@ -2,16 +2,29 @@
 import { LoopPort, SinkPort, SourcePort } from '@virtnet/engine-eswitch';
 import { ReceiveQueue } from '@virtnet/engine-virtio-net';
 import { GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
-import { featureMask, GsoType, NetFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
+import {
+  featureMask,
+  GsoType,
+  HashReport,
+  HashType,
+  NET_HEADER_HASH_AT,
+  NET_HEADER_HASH_BYTES,
+  NetFeature,
+  QueueCounter,
+  VirtioFeature,
+  viewOf,
+} from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { checksumHeader, decodeHeader, fold, netHeader, shapeFrame, wordSum } from './net-fixture.js';
+import type { UsedChain } from './ring-driver.js';
 import { openSplitRing } from './split-ring-fixture.js';
 import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
 
 const { GUEST_CSUM, GUEST_TSO4, CSUM, HOST_TSO4 } = NetFeature;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 const HEADER = 12;
+const HASH_KEY = '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa';
 const ARENA_BYTES = 1 << 22;
 
 const macOf = (port: number): number[] => [2, 0, 0, 0, 0, port + 1];
@@ -78,6 +91,24 @@ describe('eswitch between functions', () => {
       }),
       { numRuns: 150 },
     );
+  });
+
+  it('who takes hashes gets that of the frame in front of it, who does not no room for one', () => {
+    const hash = { types: HashType.IPV4, key: [...Buffer.from(HASH_KEY, 'hex')] };
+    const { pairs, turn } = switchFixture({}, { features: [NetFeature.HASH_REPORT], hash }, {});
+    const [a, b, c] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
+    for (const pair of pairs) pair.post(1, 2048);
+    const sent = frame(0, null);
+    sent.set([66, 9, 149, 187, 161, 142, 100, 80], 26); // addresses with a published hash
+    a.send(sent);
+    turn(a);
+    const [{ written, lengthBytes }] = b.collect() as [UsedChain];
+    expect(lengthBytes).toBe(NET_HEADER_HASH_BYTES + sent.length);
+    expect(written.subarray(NET_HEADER_HASH_BYTES, lengthBytes)).toEqual(sent);
+    const view = viewOf(written);
+    expect(view.getUint32(NET_HEADER_HASH_AT.value, true)).toBe(0x323e8fc2);
+    expect(view.getUint16(NET_HEADER_HASH_AT.report, true)).toBe(HashReport.IPV4);
+    expect(frames(c)).toEqual([sent]);
   });
 
   it('a receiver without buffers loses its copy, counted, and nobody waits for it', () => {

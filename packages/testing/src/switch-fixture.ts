@@ -2,6 +2,7 @@
 import { SwitchDomain, SwitchedReceiveQueue, SwitchPort } from '@virtnet/engine-eswitch';
 import {
   type FramePort,
+  type HashSettings,
   ReceiveFilter,
   type ReceiveFilterState,
   TransmitQueue,
@@ -31,6 +32,8 @@ export interface FunctionOptions {
   readonly filter?: Partial<ReceiveFilterState>;
   readonly mtu?: number;
   readonly queueSize?: number;
+  /** Hashes that received frames carry. */
+  readonly hash?: HashSettings;
   /** The queue pair; functions of one port with different pairs share nothing but the port. */
   readonly pair?: number;
   /** Shared with others, as guests' memory is in one arena; absent: memory of its own. */
@@ -93,6 +96,7 @@ export class SwitchedPair {
       block: wrap.block(this.blocks[0]),
       active: options.active ?? true,
       filter: options.filter === undefined ? null : new ReceiveFilter(filterState(options.filter)),
+      hash: options.hash ?? null,
       slot: port,
     });
     this.receive.resume();

@@ -15,6 +15,7 @@ import {
   restartDelayMs,
   type Step,
   supervisionTable,
+  whoServes,
 } from '@virtnet/engine-recovery';
 import type { CommandAnswer, DeviceCommand, SimEmulator } from './emulator.js';
 import type { SimKeeper } from './keeper.js';
@@ -93,10 +94,7 @@ export class SimController {
   }
 
   get active(): Child | null {
-    let active: Child | null = null;
-    for (const child of this.#children)
-      if (child.state === 'serving' && (child.servesSince ?? 0) >= (active?.servesSince ?? 0)) active = child;
-    return active;
+    return whoServes(this.#children);
   }
 
   /** A command of the operator; answered once, unless this process dies over it. */
