@@ -73,7 +73,9 @@ describe('controller', () => {
     const second = new Service({}, service.paths.root);
     second.launch();
     expect(await second.signal('SIGCONT')).toBe(1);
-    expect(second.stderr).toContain(`another controller (pid ${first}) serves ${service.paths.root}`);
+    await second.says((stderr) =>
+      expect(stderr).toContain(`another controller (pid ${first}) serves ${service.paths.root}`),
+    );
     expect(await service.settled()).toEqual(before);
     expect((await service.cli('version')).exitCode).toBe(0);
   });
@@ -87,12 +89,11 @@ describe('controller, virtnet.conf', () => {
     writeFileSync(service.paths.conf, '{\n  "is_lag": true,\n  "recovery": 7\n}');
     service.launch();
     expect(await service.signal('SIGCONT')).toBe(1);
-    expect(service.stderr).toBe(
-      [
-        `virtio_net_controller: ${service.paths.conf}:2:13: is_lag: must be 0 or 1, not true. Remedy: write 1.\n`,
-        `virtio_net_controller: ${service.paths.conf}:3:15: recovery: must be 0 or 1, not 7. Remedy: write 0 or 1.\n`,
-      ].join(''),
-    );
+    const remedies = [
+      `virtio_net_controller: ${service.paths.conf}:2:13: is_lag: must be 0 or 1, not true. Remedy: write 1.\n`,
+      `virtio_net_controller: ${service.paths.conf}:3:15: recovery: must be 0 or 1, not 7. Remedy: write 0 or 1.\n`,
+    ];
+    await service.says((stderr) => expect(stderr).toBe(remedies.join('')));
     expect(service.stdout).toBe('');
     expect(readdirSync(service.paths.run).sort()).toEqual(['controller.lock', 'pci']);
   });
@@ -108,7 +109,7 @@ describe('controller, virtnet.conf', () => {
     await service.start();
     expect(await service.settled()).toEqual(before);
     expect(snapshot(service)).toMatchObject({ single_port: 1 });
-    expect(service.stderr).toContain('virtnet.conf has changed');
+    await service.says((stderr) => expect(stderr).toContain('virtnet.conf has changed'));
     await service.signal('SIGTERM');
     await service.start();
     expect(snapshot(service)).toMatchObject({ single_port: 0 });
@@ -221,16 +222,17 @@ describe('controller, deaths', () => {
 });
 
 describe('controller, processes that stand still', () => {
-  const causes = (service: Service) =>
-    [...service.stderr.matchAll(/"cause":"([a-z-]+)"/g)].map(([, cause]) => cause);
+  const causes = (stderr: string) => [...stderr.matchAll(/"cause":"([a-z-]+)"/g)].map(([, cause]) => cause);
 
   it('the active is stopped: found by its own lack of progress, killed, and its standby serves', async () => {
     const service = await start();
     const before = await service.settled();
     service.kill('emu', 'SIGSTOP');
     expect((await service.settled(before.active)).active).toBe(before.standby);
-    expect(service.stderr).toMatch(/"how":"stopped"/);
-    expect(causes(service)).toEqual(['stopped']);
+    await service.says((stderr) => {
+      expect(stderr).toMatch(/"how":"stopped"/);
+      expect(causes(stderr)).toEqual(['stopped']);
+    });
   });
 
   it('the event loop of the active is blocked over a command: killed; the command is answered by its successor', async () => {
@@ -238,8 +240,10 @@ describe('controller, processes that stand still', () => {
     const before = await service.settled();
     expect((await service.cli('hotplug', hotplugParams)).answer).toMatchObject({ errno: 0, repeated: true });
     await service.settled(before.active);
-    expect(service.stderr).toMatch(/"how":"spins"/);
-    expect(causes(service)).toEqual(['hang']);
+    await service.says((stderr) => {
+      expect(stderr).toMatch(/"how":"spins"/);
+      expect(causes(stderr)).toEqual(['hang']);
+    });
   });
 
   it('the standby, or the keeper, is stopped: replaced, and the active is not touched', async () => {
@@ -250,7 +254,7 @@ describe('controller, processes that stand still', () => {
     const keeper = service.kill('ha', 'SIGSTOP');
     await eventually('another keeper', () => service.pid('ha') !== keeper && service.pid('ha') > 0);
     expect((await service.settled()).active).toBe(before.active);
-    expect(causes(service)).toEqual(['stopped', 'stopped']);
+    await service.says((stderr) => expect(causes(stderr)).toEqual(['stopped', 'stopped']));
   });
 
   it('everybody is stopped and continued, as when a machine was suspended: nobody is killed', async () => {
@@ -262,7 +266,7 @@ describe('controller, processes that stand still', () => {
     for (const pid of all.toReversed()) process.kill(pid, 'SIGCONT');
     await after(500);
     expect({ ...(await service.settled()), ha: service.pid('ha') }).toEqual(before);
-    expect(causes(service)).toEqual([]);
+    expect(causes(service.stderr)).toEqual([]);
   });
 });
 

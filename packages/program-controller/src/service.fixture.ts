@@ -14,6 +14,7 @@ import {
   virtnetPaths,
 } from '@virtnet/host-ipc';
 import { isAlive } from '@virtnet/host-linux';
+import { vi } from 'vitest';
 import type { FakeEmuKnobs } from './fake-emu.fixture.js';
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
@@ -89,6 +90,11 @@ export class Service {
       this.stderr += chunk;
     });
     this.#exit = new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)));
+  }
+
+  /** Resolves when `holds` no longer throws: what the controllers write arrives when their log and ours get to it. */
+  says(holds: (stderr: string) => void): Promise<void> {
+    return vi.waitFor(() => holds(this.stderr), { timeout: 10_000, interval: 5 });
   }
 
   get controllerPid(): number {

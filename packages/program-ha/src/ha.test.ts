@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RpcClient, ShelfClient, virtnetPaths } from '@virtnet/host-ipc';
 import { close, memfdCreate, Poller } from '@virtnet/host-linux';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
 const NOBODY = 65_534;
@@ -184,7 +184,7 @@ describe('virtio_net_ha', () => {
       stderr += chunk;
     });
     expect(await exitOf(second)).toBe(1);
-    expect(stderr).toContain('cannot listen');
+    await vi.waitFor(() => expect(stderr).toContain('cannot listen'), { timeout: 10_000 });
     expect(await client.call('ha.status', {})).toMatchObject({ pid });
     expect(existsSync(virtnetPaths(root).haSocket)).toBe(true);
   });
