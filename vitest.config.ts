@@ -8,5 +8,6 @@ export default defineConfig({
     exclude: ['**/node_modules/**', '**/dist/**', ...slowTests],
     testTimeout: 20_000,
     pool: 'forks',
+    maxWorkers: 3, // for two processors: a third of the time these wait for a timer or another process
   },
 });

@@ -136,12 +136,14 @@ describe('process', () => {
   });
 
   it('a zombie is not alive', async () => {
-    // The shell ends at once; its parent, which has become another program, does not wait for it.
-    const script = 'sh -c "exit 0" & echo $!; exec sleep 60';
-    const shell = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'ignore'] });
+    // Its parent has become a program that does not wait for it by the time it ends.
+    const script = 'exec 3<&0; sh -c "read word" <&3 & echo $!; exec sleep 60';
+    const shell = spawn('sh', ['-c', script], { stdio: ['pipe', 'pipe', 'ignore'] });
     try {
       const [chunk] = (await once(shell.stdout, 'data')) as [Buffer];
       const pid = Number(chunk.toString());
+      await vi.waitFor(() => expect(readProcessStat(shell.pid ?? 0)?.name).toBe('sleep'), 10_000);
+      shell.stdin.end('end\n');
       await vi.waitFor(() => expect(readProcessStat(pid)?.state).toBe('Z'), 10_000);
       expect(isAlive(pid)).toBe(false);
     } finally {
