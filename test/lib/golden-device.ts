@@ -38,7 +38,7 @@ interface Entry {
 const QUEUES = [0, 1, 2, 3, 4];
 const GUEST_BYTES = 4 << 20;
 /** What the device of the sample offers; not what devices offer today, so that a new feature is no new schema. */
-const OFFERED = '0x8830010330ff3baf';
+const OFFERED = '0x9830010330ff3baf';
 const RING_PACKED = 1n << 34n;
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
 const bytesOf = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'));
@@ -59,6 +59,7 @@ async function uploaded(): Promise<readonly Entry[]> {
       ...host.net.control,
       vlans: new Set([1, 4094]),
       hash: { types: 3, key: [109, 90] },
+      rss: { types: 3, key: [109, 90], table: [1, 0], unclassified: 1 },
     };
     host.state.ringEnables.set(0, true);
     host.state.bases.set(3, 7);

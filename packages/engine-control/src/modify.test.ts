@@ -159,11 +159,13 @@ describe('hashes', () => {
   const deviceFeatures = OFFERED | featureMask([N.HASH_REPORT]);
   const hashing = { ...idle, deviceFeatures };
 
-  it('types wait for the next driver of a device that offers to report hashes, or shall from now on', () => {
+  it('types wait for the next driver of a device that offers to report hashes, or to steer by them, or shall from now on', () => {
     expect(planModify({ supportedHashTypes: 0x3f }, hashing, site)).toEqual({ shape: {}, hashTypes: 0x3f });
     expect(refused({ supportedHashTypes: 0x3f }, { ...hashing, status: RUNNING })).toBe(
       'DRV_SHOULD_NOT_LOAD',
     );
+    const steering = { ...idle, deviceFeatures: OFFERED | featureMask([N.RSS]) };
+    expect(planModify({ supportedHashTypes: 1 }, steering, site)).toEqual({ shape: {}, hashTypes: 1 });
     expect(refused({ supportedHashTypes: 0x3f })).toBe('OPT_NOT_SUPPORTED');
     const features = hexLower(deviceFeatures);
     const able = { ...site, supportedFeatures: SUPPORTED | deviceFeatures };

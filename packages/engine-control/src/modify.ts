@@ -121,7 +121,8 @@ export function planModify(
   const held = (device.status & DeviceStatus.DRIVER) !== 0;
   const offered = shape.features === undefined ? device.deviceFeatures : BigInt(shape.features);
   const aboutHashes = options.supportedHashTypes !== undefined || options.rssMaxKeySize !== undefined;
-  if (aboutHashes && !hasFeature(offered, NetFeature.HASH_REPORT)) return failure('OPT_NOT_SUPPORTED');
+  const hashes = hasFeature(offered, NetFeature.HASH_REPORT) || hasFeature(offered, NetFeature.RSS);
+  if (aboutHashes && !hashes) return failure('OPT_NOT_SUPPORTED');
   const changesNext = Object.keys(shape).length > 0 || live.dim !== undefined || live.hashTypes !== undefined;
   if (changesNext && held) return failure('DRV_SHOULD_NOT_LOAD');
   if (shape.msixVectors !== undefined && device.connected) return failure('DRV_SHOULD_NOT_LOAD');

@@ -6,13 +6,14 @@
  *   the switch decides where it goes, and it is copied from the sender's chain straight into a chain of each
  *   receiver's ring. Nothing is queued in between and no lock is needed. Receivers that were touched are shown their
  *   frames once per burst (flush).
- *   The transmit queue pair chooses the receive queue, so the frames of a flow stay in order. A frame larger than the
- *   receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
+ *   The transmit queue pair chooses the receive queue, so the frames of a flow stay in order, unless the receiver's
+ *   driver chooses by the hash of the flow (RSS). A frame larger than the receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
  *
  * Parties
  *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
  *   uplink   a port like any other whose other side is the owner's: what nobody here has learned to be elsewhere
  *            reaches it too.
+ *   TAP      of a single function whose driver steers: the owner has read the frame and nothing is switched (give).
  *
  * Invariants
  *   I1  a burst ends when its credit is used up: a frame costs one for each copy, so that flooding to a thousand
@@ -25,6 +26,9 @@ import {
   counterOfRefusal,
   FRAME_BYTES_MAX,
   type FramePort,
+  HASHED_BYTES_MAX,
+  ReceiveSteering,
+  type RssSettings,
   refusal,
   Segmenter,
 } from '@virtnet/engine-virtio-net';
@@ -46,8 +50,12 @@ export interface DomainOptions extends EswitchOptions {
 interface Receivers {
   /** By queue pair. */
   readonly all: (SwitchedReceiveQueue | null)[];
-  /** Those steering may choose, by pair. */
+  /** Those that may be chosen automatically, by pair. */
   active: SwitchedReceiveQueue[];
+  /** How the driver chooses, as the queue says that was attached last; null: it does not. */
+  rss: RssSettings | null;
+  /** The same, ready for use; made when the first frame comes. */
+  steering: ReceiveSteering | null;
 }
 
 /** What send() answers for each verdict that is no destination. */
@@ -60,7 +68,7 @@ REFUSALS[-Verdict.BAD_SOURCE] = refusal(QueueCounter.DROP_NOT_SWITCHED);
 const NO_DESTINATION = REFUSALS[-Verdict.NO_DESTINATION]!;
 const FULL = -Errno.EAGAIN;
 
-/** Who receives the frames of `pair`; null: nobody. */
+/** Who receives the frames of `pair` where nobody else decides; null: nobody. */
 function receiverOf({ active }: Receivers, pair: number): SwitchedReceiveQueue | null {
   const count = active.length;
   return count === 0 ? null : active[pair < count ? pair : pair % count]!;
@@ -79,6 +87,8 @@ export class SwitchDomain {
   readonly #segmentMemory: PrivateMemory;
   readonly #frame = new SwitchedFrame();
   readonly #segment = new SwitchedFrame();
+  /** First bytes of the frame that is steered. */
+  readonly #steered = new PrivateMemory(HASHED_BYTES_MAX);
   #uplink: FramePort | null = null;
   #credit = BURST_CREDIT;
 
@@ -93,6 +103,8 @@ export class SwitchDomain {
   attach(port: number, pair: number, queue: SwitchedReceiveQueue): void {
     const receivers = this.#receivers(port);
     receivers.all[pair] = queue;
+    receivers.rss = queue.rss;
+    receivers.steering = null;
     this.#steer(receivers);
   }
 
@@ -131,6 +143,13 @@ export class SwitchDomain {
     const frame = this.#frame;
     frame.fromMemory(memory, offset, bytes, header);
     this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, 0, frame);
+  }
+
+  /** A frame in private memory is for the function at `port`, wherever it came from; false when nobody receives it. */
+  give(port: number, memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): boolean {
+    const frame = this.#frame;
+    frame.fromMemory(memory, offset, bytes, header);
+    return this.#sendTo(port, 0, frame);
   }
 
   /** FramePort.send of `pair` of `port`. */
@@ -184,7 +203,8 @@ export class SwitchDomain {
     ledger: QueueLedger,
   ): number {
     const receivers = this.#ports[port];
-    const queue = receivers === undefined ? null : receiverOf(receivers, pair);
+    if (receivers === undefined || receivers.rss !== null) return 0;
+    const queue = receiverOf(receivers, pair);
     if (queue === null || !queue.wantsAll || count === 0) return 0;
     this.#touch(queue);
     return queue.deliverBurst(ring, count, frameOffset, ledger);
@@ -226,7 +246,9 @@ export class SwitchDomain {
   #sendTo(port: number, pair: number, frame: SwitchedFrame): boolean {
     if (port !== UPLINK_PORT) {
       const receivers = this.#ports[port];
-      const queue = receivers === undefined ? null : receiverOf(receivers, pair);
+      if (receivers === undefined) return false;
+      const { rss } = receivers;
+      const queue = rss === null ? receiverOf(receivers, pair) : this.#steeredTo(rss, receivers, frame);
       if (queue !== null) this.#deliver(queue, frame);
       return queue !== null;
     }
@@ -234,6 +256,13 @@ export class SwitchDomain {
     // What came in through the uplink is never sent there, so the frame lies in a ring.
     const ring = frame.ring;
     return ring !== null && this.#uplink !== null && this.#uplink.send(ring, frame.header, frame.offset) >= 0;
+  }
+
+  /** Who receives a frame by the driver's choice; null: a queue that is not worked now. */
+  #steeredTo(rss: RssSettings, receivers: Receivers, frame: SwitchedFrame): SwitchedReceiveQueue | null {
+    receivers.steering ??= new ReceiveSteering(rss);
+    const length = frame.read(this.#steered);
+    return receivers.all[receivers.steering.pairOf(this.#steered.u8, length)] ?? null;
   }
 
   #deliver(queue: SwitchedReceiveQueue, frame: SwitchedFrame): void {
@@ -273,7 +302,7 @@ export class SwitchDomain {
   #receivers(port: number): Receivers {
     let receivers = this.#ports[port];
     if (receivers === undefined) {
-      receivers = { all: [], active: [] };
+      receivers = { all: [], active: [], rss: null, steering: null };
       this.#ports[port] = receivers;
       this.eswitch.add(port);
     }

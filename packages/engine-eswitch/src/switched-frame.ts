@@ -79,6 +79,14 @@ export class SwitchedFrame {
     this.#known(known);
   }
 
+  /** The frame's first bytes, as many as `target` holds or there are; how many. */
+  read(target: PrivateMemory): number {
+    const length = Math.min(this.bytes, target.u8.length);
+    if (this.ring !== null) return readChain(this.ring, this.offset, target, 0, length);
+    copyBetween(this.piece, this.offset, target.piece, 0, length);
+    return length;
+  }
+
   /** Copies the frame into the writable segments of `to`'s current chain, `at` bytes into them. */
   copyTo(to: DeviceRing, at: number): number {
     if (this.ring !== null) return copyChain(this.ring, this.offset, to, at, this.bytes);

@@ -28,6 +28,7 @@ import {
   type ReceiveFilter,
   ReceiveHeader,
   ReceiveOffloads,
+  type RssSettings,
 } from '@virtnet/engine-virtio-net';
 import {
   type Crossing,
@@ -52,6 +53,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly countSizes?: boolean;
   /** Which hashes frames carry; default none. */
   readonly hash?: HashSettings | null;
+  /** Which queue of the function a frame goes to, the same for all of them; default the one of the sender's pair. */
+  readonly rss?: RssSettings | null;
   /** What the owner knows the queue by. */
   readonly slot: number;
 }
@@ -65,6 +68,7 @@ const UNPUBLISHED_MAX = 64;
 export class SwitchedReceiveQueue extends WorkedQueue {
   readonly slot: number;
   readonly active: boolean;
+  readonly rss: RssSettings | null;
   readonly offloads: ReceiveOffloads;
   /** Every frame is wanted: nobody need know what it is. */
   readonly wantsAll: boolean;
@@ -90,6 +94,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     super(options.ring, options.block);
     this.slot = options.slot;
     this.active = options.active;
+    this.rss = options.rss ?? null;
     this.offloads = new ReceiveOffloads(options.features);
     this.#header = new ReceiveHeader(options.features, options.mtu, options.hash ?? null);
     this.#linkUp = options.linkUp;

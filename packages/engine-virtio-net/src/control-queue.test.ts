@@ -497,8 +497,12 @@ describe('control queue: hashes', () => {
       return [rssMaxKeySize, supportedHashTypes];
     };
     expect(read(agreedDevice([], { hashTypes: 0x3f }))).toEqual([40, 0x3f]);
-    const offeredFeatures = PROFILE.offeredFeatures & ~featureMask([NetFeature.HASH_REPORT]);
-    expect(read(agreedDevice([], { offeredFeatures }))).toEqual([0, 0]);
+    const offered = (...without: number[]) => PROFILE.offeredFeatures & ~featureMask(without);
+    const { HASH_REPORT, RSS } = NetFeature;
+    for (const one of [HASH_REPORT, RSS])
+      expect(read(agreedDevice([], { offeredFeatures: offered(one) }))).toEqual([40, HASH_TYPES]);
+    const neither = { offeredFeatures: offered(HASH_REPORT, RSS) };
+    expect(read(agreedDevice([], neither))).toEqual([0, 0]);
     expect(agreedDevice([NetFeature.HASH_REPORT]).hashSettings()).toBeNull();
   });
 });

@@ -11,7 +11,7 @@
  *   I2  no request throws, whatever its bytes.
  *
  * Limits    CONTROL_REQUEST_BYTES_MAX; what is longer is refused.
- * Not here  the ring and used.len (the caller's); RSS, whose feature is not offered.
+ * Not here  the ring and used.len (the caller's).
  */
 import {
   ControlAck,
@@ -31,7 +31,7 @@ import {
   viewOf,
 } from '@virtnet/wire';
 import { type Coalescing, type CoalescingClass, coalescingOf, withClass, withQueue } from './coalescing.js';
-import { type ControlState, macTable, type ReceiveModes } from './control-state.js';
+import { type ControlState, isTableLength, macTable, type ReceiveModes } from './control-state.js';
 import { RECEIVE_OFFLOADS } from './features.js';
 import { CONTROL_REQUEST_BYTES_MAX } from './limits.js';
 import { isStationMac } from './mac-address.js';
@@ -51,7 +51,9 @@ export type ControlChange =
   /** How often the driver wants to be notified: give `coalescing()` of each queue to the datapath. */
   | { readonly kind: 'coalescing' }
   /** Which hashes received frames carry: give `hashSettings()` to the datapath. */
-  | { readonly kind: 'hash' };
+  | { readonly kind: 'hash' }
+  /** Which queue a received frame goes to: give `rssSettings()` to the datapath. */
+  | { readonly kind: 'steering' };
 
 export interface ControlResult {
   readonly ack: ControlAck;
@@ -151,7 +153,7 @@ const setQueuePairs: Run = ({ device, view, context }) => {
   if (pairs < 1 || pairs > device.queuePairs) return null;
   for (let queue = 0; queue < pairs * QUEUES_PER_PAIR; queue++)
     if (!context.isQueueEnabled(queue)) return null;
-  change(device, { activePairs: pairs });
+  change(device, { activePairs: pairs, rss: null });
   return [{ kind: 'queue-pairs', pairs }];
 };
 
@@ -164,8 +166,39 @@ const setHash: Run = ({ device, data, view }) => {
   const key = data.subarray(HASH_KEY_LENGTH_AT + 1);
   if ((types & ~device.profile.hashTypes) !== 0) return null;
   if (keyBytes > HASH_KEY_BYTES_MAX || key.length !== keyBytes) return null;
-  change(device, { hash: { types, key: [...key] } });
+  // Of the ways to use several queues the one of the last command holds (5.1.6.5.5): RSS has its hashes from RSS_CONFIG.
+  change(device, { hash: { types, key: [...key] }, rss: null });
   return [{ kind: 'hash' }];
+};
+
+/** Types, mask, and the queue for frames without a hash. */
+const RSS_TABLE_AT = U32_BYTES + 2 * U16_BYTES;
+
+/** Judged whole before anything is set. */
+const setRss: Run = ({ device, data, view, context }) => {
+  if (data.length < RSS_TABLE_AT) return null;
+  const types = view.getUint32(0, true);
+  const entries = view.getUint16(U32_BYTES, true) + 1;
+  const tailAt = RSS_TABLE_AT + entries * U16_BYTES;
+  const keyAt = tailAt + U16_BYTES + 1;
+  if (!isTableLength(entries) || data.length < keyAt) return null;
+  const key = data.subarray(keyAt);
+  const keyBytes = data[keyAt - 1]!;
+  if ((types & ~device.profile.hashTypes) !== 0) return null;
+  if (keyBytes > HASH_KEY_BYTES_MAX || key.length !== keyBytes || (keyBytes === 0 && types !== 0))
+    return null;
+  const receives = (pair: number): boolean =>
+    pair < device.queuePairs && context.isQueueEnabled(pair * QUEUES_PER_PAIR);
+  const unclassified = view.getUint16(U32_BYTES + U16_BYTES, true);
+  const table = Array.from({ length: entries }, (_, i) => view.getUint16(RSS_TABLE_AT + i * U16_BYTES, true));
+  if (!receives(unclassified) || !table.every(receives)) return null;
+  const pairs = view.getUint16(tailAt, true);
+  if (pairs < 1 || pairs > device.queuePairs) return null;
+  for (let pair = 0; pair < pairs; pair++)
+    if (!context.isQueueEnabled(pair * QUEUES_PER_PAIR + 1)) return null;
+  const hash = { types, key: [...key] };
+  change(device, { activePairs: pairs, hash, rss: { ...hash, table, unclassified } });
+  return [{ kind: 'queue-pairs', pairs }, { kind: 'hash' }, { kind: 'steering' }];
 };
 
 const setOffloads: Run = ({ device, view }) => {
@@ -258,6 +291,7 @@ const COMMANDS: ReadonlyMap<number, Command> = new Map<number, Command>([
     key(ControlClass.MQ, ControlMq.HASH_CONFIG),
     { needs: NetFeature.HASH_REPORT, dataBytes: null, run: setHash },
   ],
+  [key(ControlClass.MQ, ControlMq.RSS_CONFIG), { needs: NetFeature.RSS, dataBytes: null, run: setRss }],
   [
     key(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET),
     { needs: NetFeature.CTRL_GUEST_OFFLOADS, dataBytes: OFFLOADS_BYTES, run: setOffloads },

@@ -6,8 +6,9 @@
  *   plain copy (ReceiveFilterState), which crosses to another thread as it is.
  *
  * Invariants
- *   I1  activePairs is 1 without MQ; vlans is null exactly without CTRL_VLAN.
+ *   I1  activePairs is 1 without MQ and RSS; vlans is null exactly without CTRL_VLAN.
  *   I2  offloads is a subset of the receive offloads agreed on.
+ *   I3  rss is null without RSS, and names queue pairs that exist.
  *
  * Saved   everything here.
  * Limits  MAC_TABLE_ENTRIES_MAX addresses a table, VLAN_IDS ids.
@@ -20,6 +21,7 @@ import {
   MAC_BYTES,
   NetFeature,
   type PlainReader,
+  RSS_TABLE_ENTRIES_MAX,
   VLAN_IDS,
 } from '@virtnet/wire';
 import {
@@ -33,6 +35,7 @@ import { RECEIVE_OFFLOADS } from './features.js';
 import { type HashSettings, NO_HASHES } from './flow-hash.js';
 import { MAC_TABLE_ENTRIES_MAX } from './limits.js';
 import { formatMac, isStationMac, parseMac } from './mac-address.js';
+import type { RssSettings } from './receive-steering.js';
 
 /** Receive modes (5.1.6.5.1). */
 export interface ReceiveModes {
@@ -63,7 +66,10 @@ export interface ControlState {
   /** Feature bits of the receive offloads switched on. */
   readonly offloads: bigint;
   readonly coalescing: CoalescingState;
+  /** Which hashes frames tell. */
   readonly hash: HashSettings;
+  /** Which receive queue a frame goes to; null: steering is automatic. */
+  readonly rss: RssSettings | null;
 }
 
 const EMPTY_TABLE: MacTable = { overflow: false, addresses: [] };
@@ -90,6 +96,7 @@ export function initialControlState(mac: Uint8Array, features: bigint): ControlS
     offloads: features & RECEIVE_OFFLOADS,
     coalescing: INITIAL_COALESCING,
     hash: NO_HASHES,
+    rss: null,
   };
 }
 
@@ -115,6 +122,7 @@ export interface SavedControlState {
   readonly offloads: string;
   readonly coalescing: SavedCoalescing;
   readonly hash: HashSettings;
+  readonly rss: RssSettings | null;
 }
 
 function saveTable({ overflow, addresses }: MacTable): SavedTable {
@@ -135,6 +143,7 @@ export function saveControlState(state: ControlState): SavedControlState {
     offloads: hex64(state.offloads),
     coalescing: saveCoalescing(state.coalescing),
     hash: state.hash,
+    rss: state.rss,
   };
 }
 
@@ -176,13 +185,38 @@ function readVlans(value: unknown, filtered: boolean, reader: PlainReader): Read
 
 /** A record of before there were hashes has none. */
 function readHash(value: unknown, reader: PlainReader): HashSettings {
-  if (value === undefined) return NO_HASHES;
-  const fields = reader.object(value, 'hash');
-  const key = reader.list(fields.key, 'hash.key', HASH_KEY_BYTES_MAX);
+  return value === undefined ? NO_HASHES : hashOf(value, 'hash', reader);
+}
+
+function hashOf(value: unknown, path: string, reader: PlainReader): HashSettings {
+  const fields = reader.object(value, path);
+  const key = reader.list(fields.key, `${path}.key`, HASH_KEY_BYTES_MAX);
   return {
-    types: reader.integer(fields.types, 'hash.types', 0, HASH_TYPES),
-    key: key.map((byte, i) => reader.integer(byte, `hash.key[${i}]`, 0, 0xff)),
+    types: reader.integer(fields.types, `${path}.types`, 0, HASH_TYPES),
+    key: key.map((byte, i) => reader.integer(byte, `${path}.key[${i}]`, 0, 0xff)),
   };
+}
+
+/** A record of before there was RSS has none. */
+function readRss(
+  value: unknown,
+  agreed: boolean,
+  queuePairs: number,
+  reader: PlainReader,
+): RssSettings | null {
+  if (value === undefined || value === null) return null;
+  if (!agreed) reader.problem('rss', 'not agreed on');
+  const fields = reader.object(value, 'rss');
+  const pairs = reader.list(fields.table, 'rss.table', RSS_TABLE_ENTRIES_MAX);
+  const table = pairs.map((pair, i) => reader.integer(pair, `rss.table[${i}]`, 0, queuePairs - 1));
+  if (!isTableLength(table.length)) reader.problem('rss.table', 'its length is no power of two');
+  const unclassified = reader.integer(fields.unclassified, 'rss.unclassified', 0, queuePairs - 1);
+  return { ...hashOf(value, 'rss', reader), table, unclassified };
+}
+
+/** How many entries an indirection table may have. */
+export function isTableLength(entries: number): boolean {
+  return entries > 0 && entries <= RSS_TABLE_ENTRIES_MAX && (entries & (entries - 1)) === 0;
 }
 
 /** Reads what was saved under `features`; problems are noted in `reader`. */
@@ -197,7 +231,8 @@ export function parseControlState(
   if (!isStationMac(mac)) reader.problem('mac', 'not the address of an interface');
   const offloads = reader.hex64(fields.offloads, 'offloads');
   if ((offloads & ~(features & RECEIVE_OFFLOADS)) !== 0n) reader.problem('offloads', 'not agreed on');
-  const pairsMax = hasFeature(features, NetFeature.MQ) ? maxQueuePairs : 1;
+  const rssAgreed = hasFeature(features, NetFeature.RSS);
+  const pairsMax = rssAgreed || hasFeature(features, NetFeature.MQ) ? maxQueuePairs : 1;
   return {
     mac: [...mac],
     modes: readModes(fields.modes, reader),
@@ -208,5 +243,6 @@ export function parseControlState(
     offloads,
     coalescing: parseCoalescing(fields.coalescing, 2 * pairsMax, reader),
     hash: readHash(fields.hash, reader),
+    rss: readRss(fields.rss, rssAgreed, pairsMax, reader),
   };
 }

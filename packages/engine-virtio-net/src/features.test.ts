@@ -60,8 +60,8 @@ describe('features: what is offered', () => {
     expect(hotplugFeatures({ uso: false, mrgRxbuf: true }) ^ plain).toBe(1n << 15n);
   });
 
-  it('supports packed and mergeable together, hashes, in-order use and notification data, all on request', () => {
-    const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, N.HASH_REPORT, 34, 35, 38]);
+  it('supports packed and mergeable together, hashes and their use for steering, in-order use and notification data, all on request', () => {
+    const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, N.HASH_REPORT, N.RSS, 34, 35, 38]);
     for (const uso of [false, true])
       expect(supportedFeatures({ uso })).toBe(hotplugFeatures({ uso }) | request);
     expect(profileProblems({ ...PROFILE, offeredFeatures: supportedFeatures({ uso: true }) })).toEqual([]);

@@ -143,7 +143,7 @@ const ON_REQUEST = [V.IN_ORDER, V.NOTIFICATION_DATA] as const;
 /** Every bit this device can keep its word on; nothing else may be offered (2.2.2). */
 export const SUPPORTED_FEATURES =
   HOTPLUG_FEATURES |
-  featureMask([N.HOST_USO, N.CTRL_VLAN, N.MRG_RXBUF, N.HASH_REPORT, V.RING_PACKED, ...ON_REQUEST]);
+  featureMask([N.HOST_USO, N.CTRL_VLAN, N.MRG_RXBUF, N.HASH_REPORT, N.RSS, V.RING_PACKED, ...ON_REQUEST]);
 
 /** What decides which features a function offers by default. */
 export interface FeatureSwitches {

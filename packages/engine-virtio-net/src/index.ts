@@ -24,6 +24,7 @@ export * from './port.js';
 export * from './receive-filter.js';
 export * from './receive-offloads.js';
 export * from './receive-queue.js';
+export * from './receive-steering.js';
 export * from './segmenter.js';
 export * from './spread-queue.js';
 export * from './toeplitz.js';

@@ -149,11 +149,23 @@ describe('network device: configuration', () => {
 });
 
 describe('network device: queues', () => {
-  it('E15 with MQ the control queue is behind all pairs, without it is queue 2', () => {
+  it('E15 with MQ or RSS the control queue is behind all pairs, without both it is queue 2', () => {
+    const several = [
+      'receive',
+      'transmit',
+      'receive',
+      'transmit',
+      'receive',
+      'transmit',
+      'control',
+      'unused',
+    ];
     const cases: [number[], number | null, string[]][] = [
-      [[], 6, ['receive', 'transmit', 'receive', 'transmit', 'receive', 'transmit', 'control', 'unused']],
+      [[], 6, several],
+      [[NetFeature.RSS], 6, several],
+      [[NetFeature.MQ], 6, several],
       [
-        [NetFeature.MQ],
+        [NetFeature.MQ, NetFeature.RSS],
         2,
         ['receive', 'transmit', 'control', 'unused', 'unused', 'unused', 'unused', 'unused'],
       ],
@@ -291,6 +303,21 @@ describe('network device: saved state', () => {
     );
   });
 
+  const RSS = { types: 1, key: [1], table: [0, 2], unclassified: 1 };
+
+  it('RSS is restored where it is agreed on, and nowhere else; a state of before there was any is taken', () => {
+    const state = json(agreedDevice().save()) as NetDeviceState;
+    const steered = { ...state, control: { ...state.control, rss: RSS } };
+    const device = agreedDevice();
+    expect(device.restore(steered)).toEqual([]);
+    expect(device.rssSettings()).toEqual(RSS);
+    const without = `0x${(BigInt(state.features) & ~featureMask([NetFeature.RSS])).toString(16)}`;
+    expect(device.restore({ ...steered, features: without })).toEqual(['rss: not agreed on']);
+    const { rss: _, ...older } = state.control;
+    expect(device.restore({ ...state, control: older })).toEqual([]);
+    expect(device.rssSettings()).toBeNull();
+  });
+
   it('H7 each field at a value it cannot have is refused with its name', () => {
     const good = json(agreedDevice().save()) as NetDeviceState;
     const control = (fields: object): object => ({ control: { ...good.control, ...fields } });
@@ -318,6 +345,14 @@ describe('network device: saved state', () => {
       ['activePairs', control({ activePairs: 0 })],
       ['offloads', control({ offloads: '0x400' })],
       ['coalescing', control({ coalescing: 1 })],
+      ['rss', control({ rss: 1 })],
+      ['rss.types', control({ rss: { ...RSS, types: 512 } })],
+      ['rss.key', control({ rss: { ...RSS, key: new Array(41).fill(0) } })],
+      ['rss.table', control({ rss: { ...RSS, table: [] } })],
+      ['rss.table', control({ rss: { ...RSS, table: [0, 1, 2] } })],
+      ['rss.table', control({ rss: { ...RSS, table: new Array(256).fill(0) } })],
+      ['rss.table[1]', control({ rss: { ...RSS, table: [0, 3] } })],
+      ['rss.unclassified', control({ rss: { ...RSS, unclassified: 3 } })],
       ['hash.types', control({ hash: { types: 512, key: [] } })],
       ['hash.key[0]', control({ hash: { types: 1, key: [256] } })],
       ['hash.key', control({ hash: { types: 1, key: new Array(41).fill(0) } })],

@@ -30,6 +30,7 @@ import {
   NetFeature,
   NetStatus,
   PlainReader,
+  RSS_TABLE_ENTRIES_MAX,
   SPEED_MAX_MBPS,
   SPEED_UNKNOWN,
   VIRTIO_ID_NET,
@@ -47,6 +48,7 @@ import type { HashSettings } from './flow-hash.js';
 import { parseMac } from './mac-address.js';
 import { type NetProfile, profileProblems, QUEUES_PER_PAIR } from './net-profile.js';
 import type { ReceiveFilterState } from './receive-filter.js';
+import { namesPair, type RssSettings } from './receive-steering.js';
 
 /** What a virtqueue is for under the features agreed on. */
 export type QueueRole = 'receive' | 'transmit' | 'control' | 'unused';
@@ -119,12 +121,18 @@ export class NetDevice {
 
   /** Queue pairs that exist under the features agreed on (5.1.2). */
   get queuePairs(): number {
-    return this.has(NetFeature.MQ) ? this.profile.maxQueuePairs : 1;
+    return this.has(NetFeature.MQ) || this.has(NetFeature.RSS) ? this.profile.maxQueuePairs : 1;
   }
 
-  /** Queue pairs the driver has put to use. */
+  /** Queue pairs the driver has put to use; with RSS, those it may transmit with. */
   get activePairs(): number {
     return this.control.activePairs;
+  }
+
+  /** Whether the driver may be given frames in the receive queue of a pair. */
+  mayReceive(pair: number): boolean {
+    const { rss, activePairs } = this.control;
+    return rss === null ? pair < activePairs : namesPair(rss, pair);
   }
 
   /** Index of the control queue; null without one (5.1.2). */
@@ -218,7 +226,7 @@ export class NetDevice {
 
   /** What a driver may ask for of hashes: bits of HashType, and bytes of key; 0 where they are not offered. */
   get hashLimits(): { readonly types: number; readonly keyBytes: number } {
-    const offered = hasFeature(this.offeredFeatures, NetFeature.HASH_REPORT);
+    const offered = offersHashes(this.offeredFeatures);
     return offered
       ? { types: this.profile.hashTypes, keyBytes: HASH_KEY_BYTES_MAX }
       : { types: 0, keyBytes: 0 };
@@ -227,6 +235,11 @@ export class NetDevice {
   /** What the datapath needs to hash received frames; null when the driver takes no hashes. Plain data, the same while so. */
   hashSettings(): HashSettings | null {
     return this.has(NetFeature.HASH_REPORT) ? this.control.hash : null;
+  }
+
+  /** What the datapath needs to find a frame's receive queue; null: steering is automatic. Plain data, the same while so. */
+  rssSettings(): RssSettings | null {
+    return this.control.rss;
   }
 
   /** A queue was reset: what the driver had set for it alone is gone. */
@@ -299,12 +312,12 @@ export class NetDevice {
       mac4: hasMac ? mac[4]! : 0,
       mac5: hasMac ? mac[5]! : 0,
       status: offers(NetFeature.STATUS) ? status : 0,
-      maxVirtqueuePairs: offers(NetFeature.MQ) ? maxQueuePairs : 0,
+      maxVirtqueuePairs: offers(NetFeature.MQ) || offers(NetFeature.RSS) ? maxQueuePairs : 0,
       mtu: offers(NetFeature.MTU) ? mtu : 0,
       speed: hasSpeed ? (speedMbps ?? SPEED_UNKNOWN) : 0,
       duplex: hasSpeed ? (speedMbps === null ? Duplex.UNKNOWN : Duplex.FULL) : 0,
       rssMaxKeySize: hashLimits.keyBytes,
-      rssMaxIndirectionTableLength: 0,
+      rssMaxIndirectionTableLength: offers(NetFeature.RSS) ? RSS_TABLE_ENTRIES_MAX : 0,
       supportedHashTypes: hashLimits.types,
       supportedTunnelTypes: 0,
     });
@@ -343,6 +356,11 @@ export class NetDevice {
     this.control = control;
     return [];
   }
+}
+
+/** Whether a driver can ask for hashes of frames, be it for itself or for the choice of the queue. */
+function offersHashes(features: bigint): boolean {
+  return hasFeature(features, NetFeature.HASH_REPORT) || hasFeature(features, NetFeature.RSS);
 }
 
 /** A record of before uplinks were followed has none. */

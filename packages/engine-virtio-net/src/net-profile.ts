@@ -25,7 +25,7 @@ export interface NetProfile {
   /** Mb/s; null when not known. */
   readonly speedMbps: number | null;
   readonly offeredFeatures: bigint;
-  /** Bits of HashType a driver may enable; they matter with HASH_REPORT. */
+  /** Bits of HashType a driver may enable; they matter with HASH_REPORT and RSS. */
   readonly hashTypes: number;
 }
 

@@ -10,7 +10,8 @@ export const PROFILE: NetProfile = {
   maxQueuePairs: 3,
   maxQueueSize: 1024,
   speedMbps: 25_000,
-  offeredFeatures: hotplugFeatures({ uso: true, vlan: true }) | featureMask([NetFeature.HASH_REPORT]),
+  offeredFeatures:
+    hotplugFeatures({ uso: true, vlan: true }) | featureMask([NetFeature.HASH_REPORT, NetFeature.RSS]),
   hashTypes: HASH_TYPES,
 };
 

@@ -9,13 +9,18 @@ import {
   initialFirmwareStore,
   type PlanSite,
   parseFirmwareStore,
+  type RepresentorKind,
   uplinkOf,
   type VirtnetConf,
 } from '@virtnet/engine-control';
 import { hotplugFeatures, supportedFeatures } from '@virtnet/engine-virtio-net';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
 import { getMtu, getSpeed, interfaceExists, supportsUso } from '@virtnet/host-linux';
+import { featureMask, NetFeature } from '@virtnet/wire';
 import type { HostServices } from './device-host.js';
+
+/** Where frames are swallowed or made up for each queue, a driver would steer in vain. */
+const NOT_STEERED: readonly (RepresentorKind | null)[] = ['sink', 'source'];
 
 export class ControlSite {
   /** Features a function can offer. */
@@ -41,7 +46,11 @@ export class ControlSite {
 
   /** What a function on `ibDevice` finds. */
   planSite(ibDevice: string): PlanSite {
-    const { supportedFeatures, defaultFeatures } = this;
+    const { defaultFeatures } = this;
+    const steered = !NOT_STEERED.includes(this.#conf.software.representor);
+    const supportedFeatures = steered
+      ? this.supportedFeatures
+      : this.supportedFeatures & ~featureMask([NetFeature.RSS]);
     return { uplinkMtu: this.#uplinkMtu(ibDevice), supportedFeatures, defaultFeatures };
   }
 

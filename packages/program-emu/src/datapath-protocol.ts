@@ -1,6 +1,6 @@
 /** What the main thread and a datapath worker say to each other. Structured clones; no object is shared. */
 
-import type { HashSettings, Moderation, ReceiveFilterState } from '@virtnet/engine-virtio-net';
+import type { HashSettings, Moderation, ReceiveFilterState, RssSettings } from '@virtnet/engine-virtio-net';
 import type { RingFault } from '@virtnet/engine-virtqueue';
 
 /** One mapped region of a device's memory. */
@@ -55,6 +55,11 @@ export interface QueueConfig {
   readonly countSizes: boolean;
   /** Which hashes frames given to the driver carry; null: none. The same object as long as nothing in it changes. */
   readonly hash: HashSettings | null;
+  /**
+   * Which receive queue the frames to the driver go to, the same for all queues of the function; null: steering is
+   * automatic. The same object as long as nothing in it changes.
+   */
+  readonly rss: RssSettings | null;
   /** How interrupts are moderated; null: not at all. The same object as long as nothing in it changes. */
   readonly moderation: Moderation | 'dynamic' | null;
   /** Interrupt once when attached: a kick or an interrupt may have been lost before. */

@@ -4,7 +4,7 @@
  * Theory
  *   A queue pair belongs to one worker, chosen by the fewest pairs when the device first uses the pair, so that the
  *   TAP descriptor of a pair has one reader and one writer. Functions that reach each other through the eswitch are of
- *   one domain, and all its pairs belong to the worker that got the first. Every change to a queue (attach, other memory, other
+ *   one domain, and all its pairs belong to the worker that got the first. Who needs a pair beside another says so. Every change to a queue (attach, other memory, other
  *   interrupt, other filter, detach) is the same message: its whole configuration, or none. `settle()` resolves when
  *   every worker has carried out everything posted before; only then may memory be unmapped or a reply be sent.
  *
@@ -140,11 +140,11 @@ export class Datapath {
   }
 
   /**
-   * The worker with the fewest pairs, or the one of the switch domain the pair belongs to; the caller keeps the answer
-   * for both queues of the pair.
+   * The worker with the fewest pairs, or the one of the switch domain the pair belongs to, or `beside`, which is one of
+   * these; the caller keeps the answer for both queues of the pair.
    */
-  choosePairWorker(domain: number | null): number {
-    const worker = domain === null ? this.#leastBusy() : this.#workerOf(domain);
+  choosePairWorker(domain: number | null, beside?: number): number {
+    const worker = beside ?? (domain === null ? this.#leastBusy() : this.#workerOf(domain));
     this.#workers[worker]!.pairs++;
     return worker;
   }

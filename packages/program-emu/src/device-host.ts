@@ -510,7 +510,7 @@ export class DeviceHost {
       const fd = this.taps.open(pair);
       if (fd >= 0) this.put(shelfNames.tap(this.vuid, pair), fd);
     }
-    this.taps.steer((pair) => state.driverReady && state.mayReceive(pair));
+    this.taps.steer((pair) => state.usesTapQueue(pair));
     await this.#queues.reconcile(
       this.fn.queues.length,
       (queue) => (this.#paused ? null : state.wanted(queue)),

@@ -1,4 +1,5 @@
 import { Arena } from '@virtnet/host-linux';
+import { featureMask, NetFeature } from '@virtnet/wire';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { DatapathPort, Place } from './datapath.js';
 import type { QueueConfig } from './datapath-protocol.js';
@@ -29,6 +30,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     filter: null,
     countSizes: false,
     hash: null,
+    rss: null,
     moderation: null,
     signalAtOnce: false,
     ...change,
@@ -51,8 +53,8 @@ class RecordingDatapath implements DatapathPort {
     this.taken = this.pairs.map(() => new Set<number>());
   }
 
-  choosePairWorker(): number {
-    const worker = this.pairs.indexOf(Math.min(...this.pairs));
+  choosePairWorker(_domain: number | null, beside?: number): number {
+    const worker = beside ?? this.pairs.indexOf(Math.min(...this.pairs));
     this.pairs[worker]!++;
     return worker;
   }
@@ -144,6 +146,19 @@ describe('device queues', () => {
     ]);
     expect(attachedNow).toEqual([0, 1, 2, 3]);
     expect(queues.busy).toBe(true);
+  });
+
+  it('all pairs of a function with a TAP whose driver may steer are on one worker', async () => {
+    const features = featureMask([NetFeature.RSS]);
+    for (const queue of [0, 1, 2, 3]) wanted.set(queue, config(queue, { features }));
+    await reconcile();
+    expect(datapath.pairs).toEqual([2, 0]);
+    wanted.clear();
+    await reconcile();
+    expect(datapath.pairs).toEqual([0, 0]);
+    for (const queue of [0, 1, 2, 3]) wanted.set(queue, config(queue, { features, tapFd: -1 }));
+    await reconcile();
+    expect(datapath.pairs, 'a switch has its own rule').toEqual([1, 1]);
   });
 
   it('what is wanted already is not told again, and not prepared again', async () => {

@@ -8,10 +8,13 @@
  *
  * Invariants
  *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
- *   I2  both queues of a pair live on one worker.
+ *   I2  both queues of a pair live on one worker; so do all of a function with a TAP whose driver may steer (RSS): a
+ *       frame of any queue of the TAP may be for any receive queue.
  *
  * Limits  see datapath.ts.
  */
+
+import { hasFeature, NetFeature } from '@virtnet/wire';
 import type { DatapathPort, Place, SlotOwner } from './datapath.js';
 import type { QueueConfig } from './datapath-protocol.js';
 import type { DeviceMemory } from './device-memory.js';
@@ -114,7 +117,7 @@ export class DeviceQueues {
         this.#attached.delete(queue);
         leaving.push([queue, entry]);
       } else if (entry === undefined) {
-        const place = this.#enter(queue);
+        const place = this.#enter(queue, config);
         if (place === null) continue;
         beforeAttach(queue);
         this.#attached.set(queue, { place, config });
@@ -129,11 +132,13 @@ export class DeviceQueues {
     await this.#datapath.settle();
   }
 
-  #enter(queue: number): Place | null {
+  #enter(queue: number, { features, tapFd }: QueueConfig): Place | null {
     const pair = queue >> 1;
     let home = this.#pairs.get(pair);
     if (home === undefined) {
-      home = { worker: this.#datapath.choosePairWorker(this.#domain()), queues: 0 };
+      const together = tapFd >= 0 && hasFeature(features, NetFeature.RSS);
+      const [other] = together ? this.#pairs.values() : [];
+      home = { worker: this.#datapath.choosePairWorker(this.#domain(), other?.worker), queues: 0 };
       this.#pairs.set(pair, home);
     }
     const place = this.#datapath.place(home.worker, this.#owner, queue);

@@ -1,5 +1,13 @@
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
-import { MsixEntry, RECORD_BYTES_MAX } from '@virtnet/wire';
+import {
+  featureMask,
+  HASH_KEY_BYTES_MAX,
+  HASH_TYPES,
+  MsixEntry,
+  NetFeature,
+  RECORD_BYTES_MAX,
+  RSS_TABLE_ENTRIES_MAX,
+} from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeDeviceRecord, encodeDeviceRecord } from './device-record.js';
 import { type TestDevice, TestWorld, testPlan } from './test-support/test-device.js';
@@ -16,7 +24,8 @@ describe('the largest record a client can make', () => {
   let device: TestDevice;
   beforeEach(() => {
     world = new TestWorld();
-    const features = `0x${hotplugFeatures({ uso: true, vlan: true }).toString(16)}`;
+    const offered = hotplugFeatures({ uso: true, vlan: true }) | featureMask([NetFeature.RSS]);
+    const features = `0x${offered.toString(16)}`;
     device = world.device(testPlan({ queuePairs: PAIRS, msixVectors: VECTORS, queueSize: 32_768, features }));
   });
   afterEach(async () => {
@@ -44,6 +53,12 @@ describe('the largest record a client can make', () => {
     host.net.control = {
       ...host.net.control,
       vlans: new Set(Array.from({ length: VLANS }, (_, id) => id)),
+      rss: {
+        types: HASH_TYPES,
+        key: [...random(HASH_KEY_BYTES_MAX)],
+        table: [...random(RSS_TABLE_ENTRIES_MAX)].map((byte) => byte % PAIRS),
+        unclassified: PAIRS - 1,
+      },
     };
     const record = host.record();
     const bytes = encodeDeviceRecord(record);

@@ -1,3 +1,4 @@
+import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import { close, eventfd } from '@virtnet/host-linux';
 import {
   featureMask,
@@ -21,6 +22,7 @@ const FEATURES = featureMask([
   VirtioFeature.VERSION_1,
   ...[N.CSUM, N.GUEST_CSUM, N.GUEST_TSO4, N.CTRL_GUEST_OFFLOADS, N.CTRL_VQ, N.CTRL_RX, N.MQ],
 ]);
+const OFFERED = `0x${(hotplugFeatures({ uso: false }) | featureMask([N.RSS])).toString(16)}`;
 const ALL = [0, 1, 2, 3, 4, 5, 6, 7, CONTROL];
 
 describe('queue state', () => {
@@ -43,7 +45,7 @@ describe('queue state', () => {
 
   beforeEach(() => {
     world = new TestWorld();
-    device = world.device(testPlan({ queuePairs: PAIRS, msixVectors: 12 }));
+    device = world.device(testPlan({ queuePairs: PAIRS, msixVectors: 12, features: OFFERED }));
     state = device.host.state;
     memory = new TestMemory(8 << 20, { arena: world.arena });
   });
@@ -113,6 +115,25 @@ describe('queue state', () => {
     expect([1, 3].map((queue) => state.wanted(queue)?.active)).toEqual([true, true]);
     device.host.net.control = { ...device.host.net.control, activePairs: 3 };
     expect(receiving()).toEqual([true, true, true, false]);
+  });
+
+  it('RSS: the queues that are named may receive; the TAP is read wherever one of a pair is used', async () => {
+    await start(FEATURES | featureMask([N.RSS]), [0, 1, 2, 3, 4, 5, CONTROL]);
+    const rss = { types: 0, key: [], table: [1], unclassified: 1 };
+    const tapQueues = () => Array.from({ length: PAIRS }, (_, pair) => state.usesTapQueue(pair));
+    expect(tapQueues()).toEqual([true, false, false, false]);
+    device.host.net.control = { ...device.host.net.control, activePairs: 3, rss };
+    expect(receiving()).toEqual([false, true, false, false]);
+    expect([0, 2].map((queue) => state.wanted(queue)?.active)).toEqual([false, true]);
+    expect(tapQueues()).toEqual([true, true, true, false]);
+    for (const queue of [0, 1, 2, 3]) expect(state.wanted(queue)?.rss).toBe(rss);
+    device.host.net.control = { ...device.host.net.control, activePairs: 4 };
+    expect(tapQueues(), 'nobody would read that of a pair that is not enabled').toEqual([
+      true,
+      true,
+      true,
+      false,
+    ]);
   });
 
   it('ring enables of a vhost-user frontend overrule MQ, until the reset', async () => {

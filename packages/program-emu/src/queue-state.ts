@@ -98,7 +98,14 @@ export class QueueState {
   /** Whether frames may go to the receive queue of a pair: by the frontend's word if there is one, else MQ's. */
   mayReceive(pair: number): boolean {
     if (this.ringEnables.size > 0) return this.ringEnables.get(pair * 2) === true;
-    return pair < this.#parts.net.activePairs;
+    return this.#parts.net.mayReceive(pair);
+  }
+
+  /** Whether the representor's queue of the pair is in use: by the pair, or, where the driver steers, for all pairs. */
+  usesTapQueue(pair: number): boolean {
+    const { net } = this.#parts;
+    if (net.rssSettings() === null) return this.driverReady && this.mayReceive(pair);
+    return this.usesPair(pair) && (this.mayReceive(pair) || pair < net.activePairs);
   }
 
   /** Whether a queue of the pair is enabled, so that the representor needs one for it. */
@@ -145,6 +152,7 @@ export class QueueState {
       filter: receive ? this.#filterState() : null,
       countSizes: receive && this.#parts.settings().countSizes,
       hash: receive ? net.hashSettings() : null,
+      rss: receive || switched === null ? net.rssSettings() : null,
       moderation: this.moderation(queue),
       signalAtOnce: this.continuing,
     };

@@ -35,13 +35,15 @@ import {
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import type { WorkedQueue } from '@virtnet/engine-virtqueue';
-import { hasFeature, NetFeature } from '@virtnet/wire';
+import { hasFeature, NetFeature, type QueueBlock } from '@virtnet/wire';
 import type { QueueConfig, SwitchedConfig } from './datapath-protocol.js';
 import type { Scratch } from './scratch.js';
-import { Uplink } from './uplink.js';
+import { SteeredTap, Uplink } from './tap-reader.js';
 
 /** Functions in loop mode share a domain of their own; no frame is switched there. */
 const LOOP_DOMAIN = -1;
+/** A function with a TAP whose driver steers has one for itself; that of device n is this minus n. */
+const STEERED_DOMAIN = -2;
 const MS_PER_SECOND = 1000;
 
 interface Domain {
@@ -80,7 +82,7 @@ export class Switching {
     options: Omit<QueueOptions, 'port'>,
   ): SwitchedQueue {
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes, hash } = config;
+    const { active, countSizes, hash, rss } = config;
     const receive = { ...options, active, filter, countSizes, hash };
     const pair = config.queue >> 1;
     if (switched.mode === 'sink' || switched.mode === 'source') {
@@ -99,9 +101,30 @@ export class Switching {
       const queue = new TransmitQueue({ ...options, port: new Port(domain.switch, port, pair) });
       return { queue, domain: domain.switch };
     }
-    const queue = new SwitchedReceiveQueue({ ...receive, slot });
+    const queue = new SwitchedReceiveQueue({ ...receive, rss, slot });
     domain.switch.attach(port, pair, queue);
     return { queue, domain: null };
+  }
+
+  /** Makes a receive queue of a function with a TAP whose driver steers: it is given frames, from any queue of the TAP. */
+  openSteered(
+    device: number,
+    slot: number,
+    config: QueueConfig,
+    options: Omit<QueueOptions, 'port'>,
+  ): WorkedQueue {
+    const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
+    const { active, countSizes, hash, rss } = config;
+    const queue = new SwitchedReceiveQueue({ ...options, active, filter, countSizes, hash, rss, slot });
+    const { domain, port } = this.#portOf(device, STEERED_DOMAIN - device);
+    domain.switch.attach(port, config.queue >> 1, queue);
+    return queue;
+  }
+
+  /** What reads one queue of its TAP. */
+  steeredTap(device: number, fd: number, block: QueueBlock): SteeredTap {
+    const { domain, port } = this.#portOf(device, STEERED_DOMAIN - device);
+    return new SteeredTap(fd, domain.switch, this.#scratch, port, block);
   }
 
   /** A queue of a function is no longer worked. */
@@ -119,6 +142,7 @@ export class Switching {
     this.#ports.delete(device);
     place.domain.switch.remove(place.port);
     place.domain.ports[place.port] = null;
+    this.#domains.delete(STEERED_DOMAIN - device);
   }
 
   /** Makes a TAP the uplink of a domain in place of the one it had; -1: it has none. Returns both. */
@@ -160,6 +184,7 @@ export class Switching {
     if (domain === undefined) {
       const made = new SwitchDomain({
         seed: getRandomValues(new Int32Array(1))[0]!,
+        ...(number <= STEERED_DOMAIN ? { stations: 1, stationsPerPort: 1 } : {}), // nothing is switched there
         segment: this.#scratch.segment,
         settled: (queue) => this.#settled(queue.slot),
       });

@@ -153,6 +153,7 @@ function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, 
     filter: null,
     countSizes: false,
     hash: null,
+    rss: null,
     moderation: null,
     signalAtOnce: false,
   });

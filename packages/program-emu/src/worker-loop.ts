@@ -6,6 +6,8 @@
  *   empty for IDLE_TURNS_MAX turns (more after a stream of frames) arms its notifications, looks once more, and goes to
  *   sleep. What wakes a queue: its kick event or doorbell, and for the representor's side readiness of the TAP
  *   (edge-triggered, so nothing is drained). With no busy queue the thread sleeps in epoll and costs no CPU.
+ *   Where the driver steers (RSS), a TAP is read for all receive queues of its function, which then are given frames as
+ *   those of a switch are (tap-reader.ts).
  *   Where interrupts are moderated, one may wait while its queue is busy or asleep: it is looked at each turn, and a
  *   timer ends a sleep for it.
  *
@@ -73,6 +75,7 @@ import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { Switching } from './switching.js';
 import { TapPort } from './tap-port.js';
+import type { TapReader } from './tap-reader.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
 const TokenKind = { WAKE: 0, KICK: 1, TAP: 2, UPLINK: 3 } as const;
@@ -84,7 +87,7 @@ const EVENT_LOOK_TURNS = 8;
 const CLOCK_LOOK_TURNS = 256;
 const NO_SLOT = -1;
 
-/** What of a queue the loop needs; an uplink can do it too. */
+/** What of a queue the loop needs; a reader of a TAP can do it too. */
 type Worked = Pick<
   WorkedQueue,
   'poll' | 'arm' | 'disarm' | 'interrupt' | 'fault' | 'noteKick' | 'countInterrupt'
@@ -94,16 +97,16 @@ interface Entry {
   readonly slot: number;
   /** Number of the device. */
   readonly device: number;
-  /** null: an uplink. */
+  /** null: a reader of a TAP. */
   readonly config: QueueConfig | null;
   readonly queue: Worked;
   /** Switch domain whose receivers are shown their frames after a poll. */
   readonly domain: SwitchDomain | null;
   /** null: every interrupt goes out at once. */
   readonly moderation: InterruptModeration | null;
-  /** What moderation reads and saves; null for an uplink. */
+  /** What moderation reads and saves; null for a reader. */
   readonly block: QueueBlock | null;
-  /** Words of its block of the state page; of nobody's for an uplink. */
+  /** Words of its block of the state page; of nobody's for an uplink, of a queue of its pair for another reader. */
   readonly words: Uint32Array;
   idleTurns: number;
   /** Frames since it woke up, as far as they count. */
@@ -127,6 +130,17 @@ interface TapUse {
   readonly index: number;
   receiveSlot: number;
   transmitSlot: number;
+  /** What reads it for all receive queues of the function; null: the receive queue does, for itself. */
+  reader: Entry | null;
+}
+
+function readerEntry(
+  queue: TapReader,
+  device = NO_SLOT,
+  words: Uint32Array = new Uint32Array(QUEUE_COUNTERS_AT * 2),
+): Entry {
+  const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
+  return { slot: NO_SLOT, device, config: null, queue, domain: queue.domain, words, ...state };
 }
 
 function moderationOf({ moderation, queueSize }: QueueConfig, block: QueueBlock): InterruptModeration | null {
@@ -400,7 +414,7 @@ export class WorkerLoop {
     const options = { ring: opened, block, features: config.features, mtu: config.mtu, linkUp };
     const { queue, domain } =
       config.switched === null
-        ? { queue: this.#tapQueue(config, options), domain: null }
+        ? { queue: this.#tapQueue(device, slot, config, options), domain: null }
         : this.#switching.open(device, slot, config, config.switched, options);
     const entry: Entry = {
       slot,
@@ -417,7 +431,7 @@ export class WorkerLoop {
       faulted: false,
     };
     this.#entries[slot] = entry;
-    this.#useTap(config, slot);
+    this.#useTap(device, config, slot, block);
     if (config.kickFd >= 0) {
       this.#epoll.add(config.kickFd, EpollEvent.IN | EpollEvent.EDGE, (slot << TOKEN_SHIFT) | TokenKind.KICK);
     }
@@ -430,9 +444,15 @@ export class WorkerLoop {
     this.wake(slot);
   }
 
-  #tapQueue(config: QueueConfig, options: Omit<QueueOptions, 'port'>): WorkedQueue {
+  #tapQueue(
+    device: number,
+    slot: number,
+    config: QueueConfig,
+    options: Omit<QueueOptions, 'port'>,
+  ): WorkedQueue {
     const port = new TapPort(config.tapFd);
     if (config.direction === 'transmit') return new TransmitQueue({ ...options, port });
+    if (config.rss !== null) return this.#switching.openSteered(device, slot, config, options);
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
     const { active, countSizes, hash, features } = config;
     const Receive = hasFeature(features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
@@ -450,17 +470,7 @@ export class WorkerLoop {
     if (now === null) return;
     const free = this.#uplinks.indexOf(null);
     const index = free < 0 ? this.#uplinks.length : free;
-    const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
-    const words = new Uint32Array(QUEUE_COUNTERS_AT * 2);
-    const entry = {
-      slot: NO_SLOT,
-      device: NO_SLOT,
-      config: null,
-      queue: now,
-      domain: now.domain,
-      words,
-      ...state,
-    };
+    const entry = readerEntry(now);
     this.#uplinks[index] = entry;
     this.#epoll.add(fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
     this.#wakeEntry(entry);
@@ -474,7 +484,7 @@ export class WorkerLoop {
     if (entry.moderation?.pending === true) this.#send(entry);
     if (config.kickFd >= 0) this.#epoll.remove(config.kickFd);
     this.#leaveTap(config, slot);
-    if (config.switched !== null) this.#switching.close(device, config);
+    if (config.switched !== null || config.rss !== null) this.#switching.close(device, config);
     this.#rest(entry);
   }
 
@@ -483,13 +493,13 @@ export class WorkerLoop {
     if (at >= 0) this.#busy.splice(at, 1);
   }
 
-  #useTap(config: QueueConfig, slot: number): void {
+  #useTap(device: number, config: QueueConfig, slot: number, block: QueueBlock): void {
     if (config.tapFd < 0) return;
     let use = this.#tapByFd.get(config.tapFd);
     if (use === undefined) {
       let index = this.#taps.indexOf(null);
       if (index < 0) index = this.#taps.length;
-      use = { fd: config.tapFd, index, receiveSlot: -1, transmitSlot: -1 };
+      use = { fd: config.tapFd, index, receiveSlot: -1, transmitSlot: -1, reader: null };
       this.#taps[index] = use;
       this.#tapByFd.set(config.tapFd, use);
       const events = EpollEvent.IN | EpollEvent.OUT | EpollEvent.EDGE;
@@ -497,6 +507,16 @@ export class WorkerLoop {
     }
     if (config.direction === 'receive') use.receiveSlot = slot;
     else use.transmitSlot = slot;
+    if (config.rss === null) this.#leaveReader(use);
+    else {
+      use.reader ??= readerEntry(this.#switching.steeredTap(device, use.fd, block), device, block.words);
+      this.#wakeEntry(use.reader);
+    }
+  }
+
+  #leaveReader(use: TapUse): void {
+    if (use.reader !== null) this.#rest(use.reader);
+    use.reader = null;
   }
 
   #leaveTap(config: QueueConfig, slot: number): void {
@@ -505,6 +525,7 @@ export class WorkerLoop {
     if (use.receiveSlot === slot) use.receiveSlot = -1;
     if (use.transmitSlot === slot) use.transmitSlot = -1;
     if (use.receiveSlot >= 0 || use.transmitSlot >= 0) return;
+    this.#leaveReader(use);
     this.#epoll.remove(use.fd);
     this.#tapByFd.delete(use.fd);
     this.#taps[use.index] = null;
@@ -524,7 +545,9 @@ export class WorkerLoop {
           const use = this.#taps[which];
           if (use === null || use === undefined) break;
           const events = this.#epoll.events(i);
-          if ((events & ~EpollEvent.OUT) !== 0 && use.receiveSlot >= 0) this.wake(use.receiveSlot);
+          const readable = (events & ~EpollEvent.OUT) !== 0;
+          if (readable && use.reader !== null) this.#wakeEntry(use.reader);
+          else if (readable && use.receiveSlot >= 0) this.wake(use.receiveSlot);
           if ((events & EpollEvent.OUT) !== 0 && use.transmitSlot >= 0) this.wake(use.transmitSlot);
           break;
         }

@@ -5,6 +5,7 @@ import {
   type HashSettings,
   ReceiveFilter,
   type ReceiveFilterState,
+  type RssSettings,
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import { type DeviceRing, GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
@@ -34,6 +35,8 @@ export interface FunctionOptions {
   readonly queueSize?: number;
   /** Hashes that received frames carry. */
   readonly hash?: HashSettings;
+  /** How the driver steers. */
+  readonly rss?: RssSettings;
   /** The queue pair; functions of one port with different pairs share nothing but the port. */
   readonly pair?: number;
   /** Shared with others, as guests' memory is in one arena; absent: memory of its own. */
@@ -97,6 +100,7 @@ export class SwitchedPair {
       active: options.active ?? true,
       filter: options.filter === undefined ? null : new ReceiveFilter(filterState(options.filter)),
       hash: options.hash ?? null,
+      rss: options.rss ?? null,
       slot: port,
     });
     this.receive.resume();

@@ -77,6 +77,14 @@ export interface ReceivedFrame {
   readonly frame: Uint8Array;
 }
 
+/** What RSS_CONFIG says of the way to a receive queue, which is named by its pair. */
+export interface Steering {
+  readonly types: number;
+  readonly key: ArrayLike<number> & Iterable<number>;
+  readonly table: readonly number[];
+  readonly unclassified: number;
+}
+
 const ANSWER_MS = 5000;
 /** Types, reserved words and the length of the key in front of a key. */
 const HASH_CONFIG_BYTES = 13;
@@ -134,7 +142,8 @@ export class VirtioNetDriver {
     const pci = await VirtioPciDriver.probe(access);
     const features = await pci.negotiate(options.features);
     const config = await readConfig(pci);
-    const maxPairs = hasFeature(features, NetFeature.MQ) ? config.maxVirtqueuePairs : 1;
+    const several = hasFeature(features, NetFeature.MQ) || hasFeature(features, NetFeature.RSS);
+    const maxPairs = several ? config.maxVirtqueuePairs : 1;
     const pairs = Math.min(options.pairs ?? maxPairs, maxPairs);
     const wanted = Array.from({ length: pairs * QUEUES_PER_PAIR }, (_, queue) => queue);
     if (hasFeature(features, NetFeature.CTRL_VQ)) wanted.push(maxPairs * QUEUES_PER_PAIR);
@@ -243,6 +252,16 @@ export class VirtioNetDriver {
     data[HASH_CONFIG_BYTES - 1] = key.length;
     data.set(key, HASH_CONFIG_BYTES);
     return this.#expectOk(this.command(ControlClass.MQ, ControlMq.HASH_CONFIG, data), 'HASH_CONFIG');
+  }
+
+  /** Which receive queue a frame goes to by its hash; `pairs` may transmit. */
+  setSteering({ types, key, table, unclassified }: Steering, pairs: number): Promise<void> {
+    const data = join([
+      littleEndian(types, 4),
+      ...[table.length - 1, unclassified, ...table, pairs].map((word) => littleEndian(word, 2)),
+      Uint8Array.of(key.length, ...key),
+    ]);
+    return this.#expectOk(this.command(ControlClass.MQ, ControlMq.RSS_CONFIG, data), 'RSS_CONFIG');
   }
 
   async #expectOk(ack: Promise<number>, what: string): Promise<void> {

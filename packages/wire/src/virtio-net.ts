@@ -140,6 +140,12 @@ export type HashReport = (typeof HashReport)[keyof typeof HashReport];
 /** Longest hash key in bytes. */
 export const HASH_KEY_BYTES_MAX = 40;
 
+/**
+ * Entries of the longest indirection table of RSS: the fewest that a device may have (5.1.4.1), and the most that some
+ * drivers have room for.
+ */
+export const RSS_TABLE_ENTRIES_MAX = 128;
+
 /** Flags of the frame header (5.1.6). */
 export const NetHeaderFlag = {
   /** The checksum at csumStart + csumOffset is still to be completed. */
@@ -283,6 +289,10 @@ export type ControlAnnounce = (typeof ControlAnnounce)[keyof typeof ControlAnnou
 export const ControlMq = {
   /** The data is a u16: queue pairs. */
   VQ_PAIRS_SET: 0,
+  /**
+   * le32 hash_types, le16 indirection_table_mask, le16 unclassified_queue, a table of mask + 1 le16, le16 max_tx_vq,
+   * u8 hash_key_length, then the key. A receive queue is named by half its index.
+   */
   RSS_CONFIG: 1,
   /** le32 hash_types, le16 reserved[4], u8 hash_key_length, then the key. */
   HASH_CONFIG: 2,

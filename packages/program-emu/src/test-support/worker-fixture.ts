@@ -40,7 +40,7 @@ export class WorkerFixture {
   readonly transmit: TestRing;
   /** Number of the device. */
   readonly device: number;
-  readonly page: PageMapping = mapPage(memfdCreate('worker-test-page', statePageSize(2)))!;
+  readonly page: PageMapping = mapPage(memfdCreate('worker-test-page', statePageSize(4)))!;
   readonly kickFds = [eventfd(), eventfd()] as const;
   readonly interruptFds = [eventfd(), eventfd()] as const;
   readonly tap: number;
@@ -48,10 +48,10 @@ export class WorkerFixture {
   readonly network: number;
   readonly #receiver = new Receiver(4096, 1);
 
-  constructor(arena = Arena.reserve(2 ** 26), device = 0) {
+  constructor(arena = Arena.reserve(2 ** 26), device = 0, iova = 0x10_0000n) {
     this.arena = arena;
     this.device = device;
-    this.memory = new TestMemory(4 << 20, { arena });
+    this.memory = new TestMemory(4 << 20, { arena, iova });
     this.receive = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
     this.transmit = new TestRing(this.memory, RING_SIZE, BUFFER_BYTES);
     [this.tap, this.network] = pairOfSockets();
@@ -83,6 +83,7 @@ export class WorkerFixture {
       filter: null,
       countSizes: false,
       hash: null,
+      rss: null,
       moderation: null,
       signalAtOnce: false,
       ...change,
