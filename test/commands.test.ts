@@ -280,11 +280,20 @@ describe('modify device', () => {
     expect((await service.query()).dim).toBe('disabled');
   });
 
+  test('-aarfs is set at once, and shown', async () => {
+    const { service } = used.value;
+    const shown = async () => (await service.query()).aarfs;
+    expect(await shown()).toBe('disabled');
+    expect(await modify('-aarfs', 'enable')).toEqual(SUCCESS);
+    expect(await shown()).toBe('enabled');
+    expect(await modify('-aarfs', 'disable')).toEqual(SUCCESS);
+    expect(await shown()).toBe('disabled');
+  });
+
   test('options without effect here are refused, and nothing of their command is carried out', async () => {
     for (const option of [
       ['-d', '50'],
       ['-b', '4'],
-      ['-aarfs', 'enable'],
     ])
       expect(await modify('-l', '0', ...option)).toEqual({ errno: -1047, errstr: 'Option is not supported' });
     expect((await driver.config()).status & NetStatus.LINK_UP).toBe(NetStatus.LINK_UP);

@@ -1,4 +1,7 @@
-/** RSS: frames of many flows go to the receive queues that the driver's table names, on a TAP and on the eswitch. */
+/**
+ * Which receive queue frames of many flows go to, on a TAP and on the eswitch: as the driver's table says (RSS), or with
+ * the queue that answers them (aarfs).
+ */
 import type { Steering, VirtioNetDriver } from '@virtnet/testing';
 import { ControlClass, ControlMq, featureMask, HashType, NetFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
@@ -72,6 +75,18 @@ function frameOf(flow: number, udp = true): Buffer {
     frame.writeUInt16BE(frame.readUInt16BE(24) - (253 - 17), 24); // the header's checksum
   }
   return frame;
+}
+
+/** The other way round. */
+function answerOf(flow: number): Buffer {
+  return udpFrame({
+    destinationMac: SENDER_MAC,
+    sourceMac: MAC,
+    source: DESTINATION.join('.'),
+    destination: SOURCE.join('.'),
+    port: FLOW_PORT + flow,
+    payload: Buffer.from(`flow ${String(flow).padStart(5)}`),
+  });
 }
 
 const FLOW_TEXT = /flow +(\d+)$/;
@@ -175,6 +190,65 @@ describe.each(['tap', 'eswitch'] as const)('receive-side scaling: %s', (represen
     expect(sorted(await places(used.value, allFlows))).toEqual(sorted(expectedBy(table)));
     await driver.setQueuePairs(1);
     expect(new Set((await places(used.value, allFlows)).values())).toEqual(new Set([0]));
+  });
+
+  /** Answers each flow with another queue. */
+  async function answerFlows(pairOf: (flow: number) => number): Promise<void> {
+    const { driver, sender } = used.value;
+    for (let flow = 0; flow < FLOWS; flow++) {
+      const pair = pairOf(flow);
+      driver.ring(2 * pair + 1).collect();
+      await sender.postReceive(0, 1);
+      expect(await driver.transmit(pair, answerOf(flow))).toBe(true);
+    }
+    const counted = new Set<number>();
+    await until('all answers', PATIENCE_MS, () => {
+      for (const { frame } of sender.received(0)) {
+        const flow = FLOW_TEXT.exec(Buffer.from(frame).toString('latin1'))?.[1];
+        if (flow !== undefined) counted.add(Number(flow));
+      }
+      return counted.size === FLOWS;
+    });
+  }
+  const setAarfs = (state: string) =>
+    used.value.service.answer('modify', '-p', '1', 'device', '-aarfs', state);
+  const SUCCESS = { errno: 0, errstr: 'Success' };
+
+  test('aarfs: flows follow the queue that answers them, as soon as it does, also after a kill', async () => {
+    const { driver, service } = used.value;
+    await driver.setQueuePairs(PAIRS);
+    expect(await setAarfs('enable')).toEqual(SUCCESS);
+    for (const step of [1, 3]) {
+      const pairOf = (flow: number) => (flow * step + 1) % PAIRS;
+      await answerFlows(pairOf);
+      expect(sorted(await places(used.value, allFlows))).toEqual(
+        allFlows.map((_, flow) => [flow, pairOf(flow)]),
+      );
+    }
+    const { pid } = service.killEmu();
+    await service.recovered(pid);
+    expect((await service.query(1)).aarfs).toBe('enabled');
+    const pairOf = (flow: number) => (flow >> 2) % PAIRS;
+    await answerFlows(pairOf);
+    expect(sorted(await places(used.value, allFlows))).toEqual(
+      allFlows.map((_, flow) => [flow, pairOf(flow)]),
+    );
+  });
+
+  test('aarfs: switched off the eswitch goes by the sender’s pair, a TAP follows flows all the same', async () => {
+    const { driver, service } = used.value;
+    expect(await setAarfs('disable')).toEqual(SUCCESS);
+    expect((await service.query(1)).aarfs).toBe('disabled');
+    const pairOf = (flow: number) => (flow + 2) % PAIRS;
+    await answerFlows(pairOf);
+    expect(sorted(await places(used.value, allFlows))).toEqual(
+      allFlows.map((_, flow) => [flow, representor === 'tap' ? pairOf(flow) : 0]),
+    );
+    expect(await setAarfs('enable')).toEqual(SUCCESS);
+    await driver.setSteering({ ...STEERING, table: [2] }, PAIRS);
+    await answerFlows(pairOf);
+    const found = await places(used.value, allFlows);
+    expect(new Set(found.values()), 'what the driver says goes before').toEqual(new Set([2]));
   });
 
   endsCleanly(used);

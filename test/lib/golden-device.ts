@@ -71,6 +71,7 @@ async function uploaded(): Promise<readonly Entry[]> {
       dropsFrom: 3,
       moderation: { periodMode: 'event', period: 8, maxCount: 32 },
       dim: true,
+      aarfs: true,
       hashTypes: 0x3f,
       mtuPending: false,
       changes: [{ requestId: '7d0a8c5e-3', warning: 'DEV_NOT_FUNCTIONAL' }],

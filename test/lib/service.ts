@@ -77,6 +77,7 @@ export interface QueriedDevice {
   readonly ctrl_mac: string;
   readonly ctrl_mq: string;
   readonly max_queue_pairs: string;
+  readonly aarfs: string;
   readonly dim: string;
   readonly rss_max_key_size: string;
   readonly supported_hash_types: string;

@@ -139,11 +139,22 @@ describe('modify device, at once', () => {
     [{ dstPort: 80 }, 'OPT_NOT_SUPPORTED'],
     [{ rxDmaQNum: 1 }, 'OPT_NOT_SUPPORTED'],
     [{ dim: 'enable' as const, netDim: 'disable' as const }, '-22'],
-    [{ aarfs: 'enable' as const }, 'OPT_NOT_SUPPORTED'],
     [{}, '-22'],
   ])('%o is refused', (options, name) => {
     expect(refused(options, running)).toBe(name);
   });
+
+  it.each(['enable', 'disable'] as const)(
+    'aarfs %s: at once, with a driver or without, of a PF only',
+    (state) => {
+      const change = { shape: {}, aarfs: state === 'enable' };
+      for (const device of [idle, running]) {
+        for (const kind of [FunctionKind.STATIC_PF, FunctionKind.HOTPLUG_PF])
+          expect(planModify({ aarfs: state }, { ...device, kind }, site)).toEqual(change);
+        expect(refused({ aarfs: state }, { ...device, kind: FunctionKind.VF })).toBe('OPT_NOT_SUPPORTED');
+      }
+    },
+  );
 
   it('receive modes need a driver that agreed to set them', () => {
     const driverFeatures = OFFERED & ~featureMask([N.CTRL_RX]);

@@ -12,7 +12,7 @@
  *   I2  an option without effect here is refused, never ignored.
  *
  * Limits
- *   Not here: flow steering, the original's destination port rule and DMA queues.
+ *   Not here: the original's destination port rule and DMA queues.
  */
 import {
   DeviceStatus,
@@ -96,6 +96,8 @@ export interface DeviceChange {
   readonly countDrops?: boolean;
   /** For the next driver: dynamic moderation of interrupts. */
   readonly dim?: boolean;
+  /** Whether the switch follows the device's flows. */
+  readonly aarfs?: boolean;
   /** Moderation of interrupts of receive queues; null ends it. */
   readonly moderation?: QueueModeration | null;
   /** Carried out, and answered with this. */
@@ -104,7 +106,7 @@ export interface DeviceChange {
 
 const INVALID_ARGUMENT: Failure = { errno: -22, errstr: 'Invalid argument' };
 /** Options whose effect does not exist here. */
-const UNSUPPORTED: readonly DeviceOption[] = ['dstPort', 'rxDmaQNum', 'aarfs'];
+const UNSUPPORTED: readonly DeviceOption[] = ['dstPort', 'rxDmaQNum'];
 
 /** Plans a change of one device, or says which rule the options break. */
 export function planModify(
@@ -113,6 +115,7 @@ export function planModify(
   site: ModifySite,
 ): DeviceChange | Failure {
   if (Object.keys(options).length === 0) return INVALID_ARGUMENT;
+  if (options.aarfs !== undefined && device.kind === FunctionKind.VF) return failure('OPT_NOT_SUPPORTED');
   if (UNSUPPORTED.some((option) => options[option] !== undefined)) return failure('OPT_NOT_SUPPORTED');
   const shape = shapeOf(options, device, site);
   if (isFailure(shape)) return shape;
@@ -228,6 +231,7 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
   const dim = options.dim ?? options.netDim;
   if (options.netDim !== undefined && options.netDim !== dim) return INVALID_ARGUMENT;
   if (dim !== undefined) live.dim = dim === 'enable';
+  if (options.aarfs !== undefined) live.aarfs = options.aarfs === 'enable';
   if (options.packetCounter !== undefined) live.countSizes = options.packetCounter === 'enable';
   if (options.dropCounter !== undefined) live.countDrops = options.dropCounter === 'enable';
   return live;

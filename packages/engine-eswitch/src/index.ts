@@ -12,6 +12,7 @@
 
 export * from './diagnostic-ports.js';
 export * from './eswitch.js';
+export * from './flow-table.js';
 export * from './limits.js';
 export * from './station-table.js';
 export * from './switch-domain.js';

@@ -18,6 +18,15 @@ export const STATIONS_PER_PORT_MAX = 1024;
 /** Seconds without a frame after which a station is forgotten: what IEEE 802.1Q recommends. */
 export const AGEING_SECONDS = 300;
 
+/**
+ * Flows remembered of a function that asks for it (aarfs): as many as the kernel remembers of a TAP. A power of two; 10
+ * bytes each.
+ */
+export const FLOWS_MAX = 4096;
+
+/** Seconds without a frame of the function after which a flow is no longer followed. */
+export const FLOW_AGEING_SECONDS = 30;
+
 /** Number of the port to the outside: the last. */
 export const UPLINK_PORT = PORTS_MAX - 1;
 

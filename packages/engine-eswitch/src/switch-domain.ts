@@ -6,8 +6,10 @@
  *   the switch decides where it goes, and it is copied from the sender's chain straight into a chain of each
  *   receiver's ring. Nothing is queued in between and no lock is needed. Receivers that were touched are shown their
  *   frames once per burst (flush).
- *   The transmit queue pair chooses the receive queue, so the frames of a flow stay in order, unless the receiver's
- *   driver chooses by the hash of the flow (RSS). A frame larger than the receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
+ *   The transmit queue pair chooses the receive queue, so the frames of a flow stay in order; what comes in through the
+ *   uplink has none, and is spread by the hash of its flow. A function can have its flows followed (aarfs): what it sends
+ *   is noted, and the answer goes to the pair that sent. Before all of this goes what the receiver's driver says (RSS). A
+ *   frame larger than the receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
  *
  * Parties
  *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
@@ -24,6 +26,7 @@
  */
 import {
   counterOfRefusal,
+  FlowHash,
   FRAME_BYTES_MAX,
   type FramePort,
   HASHED_BYTES_MAX,
@@ -33,8 +36,9 @@ import {
   Segmenter,
 } from '@virtnet/engine-virtio-net';
 import { type DeviceRing, PrivateMemory, type QueueLedger } from '@virtnet/engine-virtqueue';
-import { Errno, GsoType, NetHeader, NetHeaderFlag, QueueCounter } from '@virtnet/wire';
+import { Errno, GsoType, HashReport, HashType, NetHeader, NetHeaderFlag, QueueCounter } from '@virtnet/wire';
 import { Eswitch, type EswitchOptions, Verdict } from './eswitch.js';
+import { FlowTable } from './flow-table.js';
 import { BURST_CREDIT, UPLINK_PORT } from './limits.js';
 import { SwitchedFrame } from './switched-frame.js';
 import type { SwitchedReceiveQueue } from './switched-receive-queue.js';
@@ -56,6 +60,8 @@ interface Receivers {
   rss: RssSettings | null;
   /** The same, ready for use; made when the first frame comes. */
   steering: ReceiveSteering | null;
+  /** With which pairs the function answered; null: its flows are not followed. */
+  flows: FlowTable | null;
 }
 
 /** What send() answers for each verdict that is no destination. */
@@ -67,6 +73,26 @@ REFUSALS[-Verdict.BAD_SOURCE] = refusal(QueueCounter.DROP_NOT_SWITCHED);
 
 const NO_DESTINATION = REFUSALS[-Verdict.NO_DESTINATION]!;
 const FULL = -Errno.EAGAIN;
+
+/** Addresses and ports as the frame has them; extension headers change nothing. */
+const FLOW_TYPES =
+  HashType.IPV4 | HashType.TCPV4 | HashType.UDPV4 | HashType.IPV6 | HashType.TCPV6 | HashType.UDPV6;
+const FLOW_KEY_BYTES = 40;
+/** Tells flows of the same addresses and ports under different protocols apart. */
+const REPORT_FACTOR = 0x9e37_79b1 | 0;
+const NO_FLOW = 0;
+/** Instead of a pair: the frame comes from none. */
+const ANY_PAIR = -1;
+
+/** A key that follows from 32 bits nobody can guess. */
+function flowKey(seed: number): number[] {
+  let state = seed | 0;
+  return Array.from({ length: FLOW_KEY_BYTES }, () => {
+    state = (state + 0x6d2b_79f5) | 0;
+    const mixed = Math.imul(state ^ (state >>> 15), 0x2c1b_3c6d);
+    return (mixed ^ (mixed >>> 12)) >>> 24;
+  });
+}
 
 /** Who receives the frames of `pair` where nobody else decides; null: nobody. */
 function receiverOf({ active }: Receivers, pair: number): SwitchedReceiveQueue | null {
@@ -87,13 +113,16 @@ export class SwitchDomain {
   readonly #segmentMemory: PrivateMemory;
   readonly #frame = new SwitchedFrame();
   readonly #segment = new SwitchedFrame();
-  /** First bytes of the frame that is steered. */
-  readonly #steered = new PrivateMemory(HASHED_BYTES_MAX);
+  /** First bytes of the frame whose flow matters. */
+  readonly #head = new PrivateMemory(HASHED_BYTES_MAX);
+  readonly #flowHash: FlowHash;
+  #now = 0;
   #uplink: FramePort | null = null;
   #credit = BURST_CREDIT;
 
   constructor(options: DomainOptions) {
     this.eswitch = new Eswitch(options);
+    this.#flowHash = new FlowHash({ types: FLOW_TYPES, key: flowKey(options.seed) });
     this.#settled = options.settled;
     this.#segmentMemory = options.segment ?? new PrivateMemory(FRAME_BYTES_MAX);
     this.#segmenter = new Segmenter(this.#segmentMemory.u8);
@@ -105,7 +134,14 @@ export class SwitchDomain {
     receivers.all[pair] = queue;
     receivers.rss = queue.rss;
     receivers.steering = null;
+    receivers.flows = queue.follows ? (receivers.flows ?? new FlowTable()) : null;
     this.#steer(receivers);
+  }
+
+  /** Tells the time in whole seconds, from any beginning, never backwards: stations and flows age. */
+  tick(seconds: number): void {
+    this.#now = seconds;
+    this.eswitch.tick(seconds);
   }
 
   /** Takes a receive queue out; its driver has been shown everything by then. */
@@ -142,7 +178,7 @@ export class SwitchDomain {
   receive(memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): void {
     const frame = this.#frame;
     frame.fromMemory(memory, offset, bytes, header);
-    this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, 0, frame);
+    this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, ANY_PAIR, frame);
   }
 
   /** A frame in private memory is for the function at `port`, wherever it came from; false when nobody receives it. */
@@ -157,6 +193,8 @@ export class SwitchDomain {
     if (this.#credit <= 0) return FULL;
     const frame = this.#frame;
     frame.fromRing(ring, header, frameOffset);
+    const flows = this.#followedOf(port);
+    if (flows !== null) this.#note(flows, pair, frame);
     return this.#forward(this.eswitch.decide(port, frame.head), port, pair, frame);
   }
 
@@ -172,6 +210,7 @@ export class SwitchDomain {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
     const frame = this.#frame;
+    const flows = this.#followedOf(port);
     for (let i = 0; i < count; i++) {
       if (this.#credit <= 0) return i;
       const bytes = lengths[i]! - frameOffset;
@@ -179,6 +218,7 @@ export class SwitchDomain {
       const verdict = this.eswitch.decide(port, frame.head);
       // The uplink takes frames out of rings only.
       if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return i;
+      if (flows !== null) this.#note(flows, pair, frame);
       const sent = this.#forward(verdict, port, pair, frame);
       if (sent < 0) ledger.dropPlain(i, counterOfRefusal(sent));
       else ledger.completePlain(i, bytes, 0);
@@ -247,8 +287,7 @@ export class SwitchDomain {
     if (port !== UPLINK_PORT) {
       const receivers = this.#ports[port];
       if (receivers === undefined) return false;
-      const { rss } = receivers;
-      const queue = rss === null ? receiverOf(receivers, pair) : this.#steeredTo(rss, receivers, frame);
+      const queue = this.#receiverOf(receivers, pair, frame);
       if (queue !== null) this.#deliver(queue, frame);
       return queue !== null;
     }
@@ -261,8 +300,39 @@ export class SwitchDomain {
   /** Who receives a frame by the driver's choice; null: a queue that is not worked now. */
   #steeredTo(rss: RssSettings, receivers: Receivers, frame: SwitchedFrame): SwitchedReceiveQueue | null {
     receivers.steering ??= new ReceiveSteering(rss);
-    const length = frame.read(this.#steered);
-    return receivers.all[receivers.steering.pairOf(this.#steered.u8, length)] ?? null;
+    const length = frame.read(this.#head);
+    return receivers.all[receivers.steering.pairOf(this.#head.u8, length)] ?? null;
+  }
+
+  #receiverOf(receivers: Receivers, pair: number, frame: SwitchedFrame): SwitchedReceiveQueue | null {
+    const { rss, flows, active, all } = receivers;
+    if (rss !== null) return this.#steeredTo(rss, receivers, frame);
+    if (active.length < 2 || (flows === null && pair !== ANY_PAIR))
+      return receiverOf(receivers, Math.max(pair, 0));
+    const flow = this.#flowOf(frame, false);
+    const answered = flows === null || flow === NO_FLOW ? -1 : flows.find(flow, this.#now);
+    const queue = answered < 0 ? null : all[answered];
+    if (queue?.active === true) return queue;
+    return receiverOf(receivers, pair === ANY_PAIR ? flow >>> 0 : pair);
+  }
+
+  /** Where it is noted how a function answers; null where that does not matter. */
+  #followedOf(port: number): FlowTable | null {
+    const sender = this.#ports[port];
+    return sender === undefined || sender.rss !== null || sender.active.length < 2 ? null : sender.flows;
+  }
+
+  #note(flows: FlowTable, pair: number, frame: SwitchedFrame): void {
+    const flow = this.#flowOf(frame, true);
+    if (flow !== NO_FLOW) flows.note(flow, pair, this.#now);
+  }
+
+  /** What the frame's flow, or, reversed, that of its answer, is known by; NO_FLOW when it is of none. */
+  #flowOf(frame: SwitchedFrame, reversed: boolean): number {
+    const hash = this.#flowHash;
+    hash.calculate(this.#head.u8, frame.read(this.#head), reversed);
+    if (hash.report === HashReport.NONE) return NO_FLOW;
+    return hash.value ^ Math.imul(hash.report, REPORT_FACTOR) || 1;
   }
 
   #deliver(queue: SwitchedReceiveQueue, frame: SwitchedFrame): void {
@@ -302,7 +372,7 @@ export class SwitchDomain {
   #receivers(port: number): Receivers {
     let receivers = this.#ports[port];
     if (receivers === undefined) {
-      receivers = { all: [], active: [], rss: null, steering: null };
+      receivers = { all: [], active: [], rss: null, steering: null, flows: null };
       this.#ports[port] = receivers;
       this.eswitch.add(port);
     }

@@ -55,6 +55,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly hash?: HashSettings | null;
   /** Which queue of the function a frame goes to, the same for all of them; default the one of the sender's pair. */
   readonly rss?: RssSettings | null;
+  /** Without `rss`, frames of a flow go to the pair that answered it last; the same for all queues of the function. */
+  readonly follows?: boolean;
   /** What the owner knows the queue by. */
   readonly slot: number;
 }
@@ -69,6 +71,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly slot: number;
   readonly active: boolean;
   readonly rss: RssSettings | null;
+  readonly follows: boolean;
   readonly offloads: ReceiveOffloads;
   /** Every frame is wanted: nobody need know what it is. */
   readonly wantsAll: boolean;
@@ -95,6 +98,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.slot = options.slot;
     this.active = options.active;
     this.rss = options.rss ?? null;
+    this.follows = options.follows === true;
     this.offloads = new ReceiveOffloads(options.features);
     this.#header = new ReceiveHeader(options.features, options.mtu, options.hash ?? null);
     this.#linkUp = options.linkUp;

@@ -141,6 +141,23 @@ describe('RSS-1 RSS-3 hash of a frame', () => {
     expect(hashOf(frame, HashType.TCPV6)).toEqual(plain);
   });
 
+  it('reversed it is the hash of the answer', () => {
+    const turned = ([source, from, target, to]: Vector): Vector => [target, to, source, from, 0, 0];
+    const hash = new FlowHash({ types: HASH_TYPES, key: KEY });
+    const reversed = (frame: Uint8Array) => {
+      hash.calculate(frame, frame.length, true);
+      return [hash.value >>> 0, hash.report];
+    };
+    for (const vector of IPV4)
+      for (const shape of [{}, { protocol: UDP }, { protocol: ICMP }, { fragment: 1 }])
+        expect(reversed(ipv4(turned(vector), shape))).toEqual(hashOf(ipv4(vector, shape)));
+    for (const vector of IPV6)
+      for (const protocol of [TCP, UDP, ICMP])
+        expect(reversed(ipv6(turned(vector), protocol))).toEqual(hashOf(ipv6(vector, protocol)));
+    hash.calculate(ipv4(four), HASHED_BYTES_MAX);
+    expect(hash.value >>> 0, 'and the next is not, unless it is asked for').toBe(four[5]);
+  });
+
   it('what is no IP, or is cut off, has no hash; ports that are cut off do not count', () => {
     expect(hashOf(ethernet(0x0806, new Array(46).fill(1)))).toEqual([0, HashReport.NONE]);
     const frame = ipv4(four);

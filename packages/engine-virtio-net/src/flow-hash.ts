@@ -56,14 +56,19 @@ export class FlowHash {
   readonly #types: number;
   readonly #toeplitz: Toeplitz;
   readonly #input = new Uint8Array(INPUT_BYTES_MAX);
+  #reversed = false;
 
   constructor({ types, key }: HashSettings) {
     this.#types = types;
     this.#toeplitz = new Toeplitz(key);
   }
 
-  /** Works out the hash of a frame whose first `length` bytes (HASHED_BYTES_MAX are enough) are in `frame`. */
-  calculate(frame: Uint8Array, length: number): void {
+  /**
+   * Works out the hash of a frame whose first `length` bytes (HASHED_BYTES_MAX are enough) are in `frame`; `reversed`:
+   * the hash of its answer, whose addresses and ports are the other way round.
+   */
+  calculate(frame: Uint8Array, length: number, reversed = false): void {
+    this.#reversed = reversed;
     this.value = 0;
     this.report = HashReport.NONE;
     if (this.#types === 0 || length < Ethernet.HEADER_BYTES + 2 * Ethernet.TAG_BYTES) return;
@@ -143,8 +148,22 @@ export class FlowHash {
   }
 
   #finish(bytes: number, report: HashReport): void {
+    if (this.#reversed) {
+      const addressBytes = bytes < 2 * ADDRESS6_BYTES ? ADDRESS4_BYTES : ADDRESS6_BYTES;
+      exchange(this.#input, 0, addressBytes);
+      if (bytes > 2 * addressBytes) exchange(this.#input, 2 * addressBytes, PORTS_BYTES / 2);
+    }
     this.value = this.#toeplitz.hash(this.#input, bytes);
     this.report = report;
+  }
+}
+
+/** Exchanges `count` bytes from `at` on with those behind them. */
+function exchange(bytes: Uint8Array, at: number, count: number): void {
+  for (let i = at; i < at + count; i++) {
+    const byte = bytes[i]!;
+    bytes[i] = bytes[i + count]!;
+    bytes[i + count] = byte;
   }
 }
 

@@ -135,13 +135,18 @@ export function addModify(program: Command, collect: (params: ModifyRequest) => 
     .option('-b, --rx_dma_q_num <RX_DMA_Q_NUM>', 'not supported', integer)
     .addOption(onOff('--drop_counter <STATE>', 'count frames that find no buffer (with a driver)'))
     .addOption(onOff('--packet_counter <STATE>', 'count received frames by size (with a driver)'))
-    .addOption(onOff('--aarfs_config <STATE>', 'not supported'))
-    .addOption(onOff('--dim_config <STATE>', 'not supported'))
-    .addOption(onOff('--net_dim_config <STATE>', 'not supported'))
+    .addOption(
+      onOff(
+        '--aarfs_config <STATE>',
+        'let received frames follow the queue their flow is answered with (PFs)',
+      ),
+    )
+    .addOption(onOff('--dim_config <STATE>', 'moderate interrupts dynamically (no driver)'))
+    .addOption(onOff('--net_dim_config <STATE>', 'older name of -dim'))
     .action((typed: TypedDeviceOptions) => collect({ ...chosen(), device: deviceOptions(typed) }));
   modify
     .command('queue')
-    .description('change the moderation of interrupts: not supported')
+    .description('change the moderation of interrupts')
     .usage('[-h] -e {event,cqe} -n PERIOD -c MAX_COUNT')
     .addOption(
       new Option('-e, --period_mode <PERIOD_MODE>', 'what restarts the period')

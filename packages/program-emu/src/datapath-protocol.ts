@@ -60,6 +60,8 @@ export interface QueueConfig {
    * automatic. The same object as long as nothing in it changes.
    */
   readonly rss: RssSettings | null;
+  /** Whether frames from the switch go to the pair that answered their flow last, where `rss` is null. */
+  readonly follows: boolean;
   /** How interrupts are moderated; null: not at all. The same object as long as nothing in it changes. */
   readonly moderation: Moderation | 'dynamic' | null;
   /** Interrupt once when attached: a kick or an interrupt may have been lost before. */

@@ -88,7 +88,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     sfRdmaDevice: plan.sfRdmaDevice,
     sfCrossMkey: plan.sfCrossMkey,
     sfVhcaId: plan.sfVhcaId,
-    aarfs: false,
+    aarfs: host.settings.aarfs,
     dim: host.settings.dim,
     pciDeviceId: VIRTIO_NET_MODERN,
     pciVendorId: VIRTIO_VENDOR,

@@ -31,6 +31,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     countSizes: false,
     hash: null,
     rss: null,
+    follows: false,
     moderation: null,
     signalAtOnce: false,
     ...change,

@@ -87,6 +87,7 @@ describe('device record', () => {
     ['moderation', { settings: { ...INITIAL_SETTINGS, moderation: { periodMode: 'x' } } }],
     ['hashTypes', { settings: { ...INITIAL_SETTINGS, hashTypes: 512 } }],
     ['dim', { settings: { ...INITIAL_SETTINGS, dim: 1 } }],
+    ['aarfs', { settings: { ...INITIAL_SETTINGS, aarfs: 'enabled' } }],
     ['mtuPending', { settings: { ...INITIAL_SETTINGS, mtuPending: 'no' } }],
     ['changes', { settings: { ...INITIAL_SETTINGS, changes: [{ requestId: 1, warning: null }] } }],
     ['linkUp', { linkUp: 'yes' }],

@@ -29,6 +29,8 @@ export interface DeviceSettings {
   readonly moderation: QueueModeration | null;
   /** Dynamic moderation of the interrupts of receive queues. */
   readonly dim: boolean;
+  /** The switch follows its flows. */
+  readonly aarfs: boolean;
   /** Types of hashes a driver may enable. */
   readonly hashTypes: number;
   /** The representor has not got the device's MTU yet. */
@@ -42,6 +44,7 @@ export const INITIAL_SETTINGS: DeviceSettings = {
   dropsFrom: null,
   moderation: null,
   dim: false,
+  aarfs: false,
   hashTypes: HASH_TYPES,
   mtuPending: false,
   changes: [],
@@ -71,15 +74,17 @@ export function restoreSettings(saved: unknown): DeviceSettings | string {
   if (typeof saved !== 'object' || saved === null) return 'settings are not an object';
   const fields = saved as Record<string, unknown>;
   const { speedMbps, countSizes, dropsFrom, mtuPending, changes } = fields;
-  const { moderation = null, dim = false, hashTypes = HASH_TYPES } = fields; // absent in a record of before there was any
+  // Absent in a record of before there was any:
+  const { moderation = null, dim = false, aarfs = false, hashTypes = HASH_TYPES } = fields;
   if (speedMbps !== null && !isCount(speedMbps, SPEED_MAX)) return 'speedMbps is no speed';
   if (typeof countSizes !== 'boolean') return 'countSizes is not a boolean';
   if (dropsFrom !== null && !isCount(dropsFrom, Number.MAX_SAFE_INTEGER)) return 'dropsFrom is no count';
   if (moderation !== null && !isQueueModeration(moderation)) return 'moderation is none';
   if (typeof dim !== 'boolean') return 'dim is not a boolean';
+  if (typeof aarfs !== 'boolean') return 'aarfs is not a boolean';
   if (!isCount(hashTypes, HASH_TYPES)) return 'hashTypes are none';
   if (typeof mtuPending !== 'boolean') return 'mtuPending is not a boolean';
   if (!Array.isArray(changes) || changes.length > CHANGES_REMEMBERED || !changes.every(isChange))
     return 'changes are not a list of commands';
-  return { speedMbps, countSizes, dropsFrom, moderation, dim, hashTypes, mtuPending, changes };
+  return { speedMbps, countSizes, dropsFrom, moderation, dim, aarfs, hashTypes, mtuPending, changes };
 }

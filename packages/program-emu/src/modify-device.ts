@@ -143,6 +143,7 @@ function applyLive(host: DeviceHost, change: DeviceChange): (() => unknown)[] {
   if (change.countDrops !== undefined)
     set(host, { dropsFrom: change.countDrops ? framesWithoutBuffer(host) : null });
   if (change.dim !== undefined) set(host, { dim: change.dim });
+  if (change.aarfs !== undefined) set(host, { aarfs: change.aarfs });
   if (change.moderation !== undefined) set(host, { moderation: change.moderation });
   if (change.status === 'needs-reset' && host.fn.needsReset()) configChanged = true;
   if (configChanged) shows.push(host.configChange());

@@ -153,6 +153,7 @@ export class QueueState {
       countSizes: receive && this.#parts.settings().countSizes,
       hash: receive ? net.hashSettings() : null,
       rss: receive || switched === null ? net.rssSettings() : null,
+      follows: receive && switched !== null && this.#parts.settings().aarfs,
       moderation: this.moderation(queue),
       signalAtOnce: this.continuing,
     };

@@ -45,6 +45,7 @@ const LOOP_DOMAIN = -1;
 /** A function with a TAP whose driver steers has one for itself; that of device n is this minus n. */
 const STEERED_DOMAIN = -2;
 const MS_PER_SECOND = 1000;
+const secondsNow = (): number => Math.floor(performance.now() / MS_PER_SECOND);
 
 interface Domain {
   readonly switch: SwitchDomain;
@@ -82,7 +83,7 @@ export class Switching {
     options: Omit<QueueOptions, 'port'>,
   ): SwitchedQueue {
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes, hash, rss } = config;
+    const { active, countSizes, hash, rss, follows } = config;
     const receive = { ...options, active, filter, countSizes, hash };
     const pair = config.queue >> 1;
     if (switched.mode === 'sink' || switched.mode === 'source') {
@@ -101,7 +102,7 @@ export class Switching {
       const queue = new TransmitQueue({ ...options, port: new Port(domain.switch, port, pair) });
       return { queue, domain: domain.switch };
     }
-    const queue = new SwitchedReceiveQueue({ ...receive, rss, slot });
+    const queue = new SwitchedReceiveQueue({ ...receive, rss, follows, slot });
     domain.switch.attach(port, pair, queue);
     return { queue, domain: null };
   }
@@ -157,8 +158,8 @@ export class Switching {
   /** Lets silent stations age; called now and then. */
   tick(): void {
     if (this.#domains.size === 0) return;
-    const seconds = Math.floor(performance.now() / MS_PER_SECOND);
-    for (const domain of this.#domains.values()) domain.switch.eswitch.tick(seconds);
+    const seconds = secondsNow();
+    for (const domain of this.#domains.values()) domain.switch.tick(seconds);
   }
 
   #diagnosticPort({ mode, frameBytes }: SwitchedConfig): FramePort {
@@ -188,6 +189,7 @@ export class Switching {
         segment: this.#scratch.segment,
         settled: (queue) => this.#settled(queue.slot),
       });
+      made.tick(secondsNow());
       domain = { switch: made, ports: [], uplink: null };
       this.#domains.set(number, domain);
     }

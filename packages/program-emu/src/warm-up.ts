@@ -154,6 +154,7 @@ function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, 
     countSizes: false,
     hash: null,
     rss: null,
+    follows: false,
     moderation: null,
     signalAtOnce: false,
   });

@@ -3,6 +3,7 @@ import {
   SinkPort,
   SourcePort,
   SwitchDomain,
+  type SwitchedReceiveOptions,
   SwitchedReceiveQueue,
   SwitchPort,
 } from '@virtnet/engine-eswitch';
@@ -11,6 +12,7 @@ import { type DeviceRing, GuestMemory, isRing, openRing } from '@virtnet/engine-
 import {
   DescriptorFlag,
   featureMask,
+  HashType,
   initialRingPosition,
   PackedFlag,
   queueBlock,
@@ -57,9 +59,11 @@ abstract class LeastDriver {
         flags,
         next: 0,
       });
-      // From 02:…:01, to 02:…:02.
+      // From 02:…:01, to 02:…:02, IPv4.
       if (!write)
-        new Uint8Array(memory, Number(address) + HEADER_BYTES).set([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
+        new Uint8Array(memory, Number(address) + HEADER_BYTES).set([
+          ...[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45],
+        ]);
     }
   }
 
@@ -180,17 +184,28 @@ describe.each(['split', 'packed'] as const)('moving frames allocates nothing: %s
     });
   });
 
-  it('from one function to another', () => {
+  it.each<[string, Partial<SwitchedReceiveOptions>]>([
+    ['', {}],
+    [', which steers', { rss: { types: HashType.IPV4, key: [1, 2, 3], table: [1], unclassified: 0 } }],
+    [', whose flows are followed', { follows: true }],
+  ])('from one function to another%s', (_, options) => {
     new Uint8Array(memory).fill(0);
     const [sender, receiver] = [make(0, false), make(1, true)];
     const domain = new SwitchDomain({ seed: 1, settled: () => {} });
-    const receive = new SwitchedReceiveQueue({
-      ...ringOf(receiver, packed),
-      active: true,
-      filter: null,
-      slot: 1,
-    });
-    domain.attach(1, 0, receive);
+    const open = (driver: LeastDriver) =>
+      new SwitchedReceiveQueue({
+        ...ringOf(driver, packed),
+        active: true,
+        filter: null,
+        slot: 1,
+        ...options,
+      });
+    const receive = open(receiver);
+    const answered = open(make(2, true));
+    for (const pair of [0, 1]) {
+      domain.attach(1, pair, receive);
+      domain.attach(0, pair, answered);
+    }
     const transmit = new TransmitQueue({ ...ringOf(sender, packed), port: new SwitchPort(domain, 0, 0) });
     expectNoGrowth(() => {
       sender.offer();

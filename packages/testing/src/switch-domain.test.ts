@@ -19,12 +19,7 @@ import { describe, expect, it } from 'vitest';
 import { checksumHeader, decodeHeader, fold, netHeader, shapeFrame, wordSum } from './net-fixture.js';
 import type { UsedChain } from './ring-driver.js';
 import { openSplitRing } from './split-ring-fixture.js';
-import {
-  type FunctionOptions,
-  SwitchedPair as Pair,
-  type SwitchedPair,
-  switchFixture,
-} from './switch-fixture.js';
+import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
 
 const { GUEST_CSUM, GUEST_TSO4, CSUM, HOST_TSO4 } = NetFeature;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
@@ -114,86 +109,6 @@ describe('eswitch between functions', () => {
     expect(view.getUint32(NET_HEADER_HASH_AT.value, true)).toBe(0x323e8fc2);
     expect(view.getUint16(NET_HEADER_HASH_AT.report, true)).toBe(HashReport.IPV4);
     expect(frames(c)).toEqual([sent]);
-  });
-
-  describe('RSS-2 where the receiver’s driver steers', () => {
-    const key = [...Buffer.from(HASH_KEY, 'hex')];
-    const rss = { types: HashType.IPV4, key, table: [0, 1, 1, 0], unclassified: 1 };
-    const setup = (options: FunctionOptions = {}) => {
-      const fixture = switchFixture({}, { rss, ...options });
-      const [a, first] = fixture.pairs as [SwitchedPair, SwitchedPair];
-      const second = new Pair(1, { rss, pair: 1, ...options });
-      second.open(fixture.domain);
-      for (const pair of [first, second]) pair.post(8, 2048);
-      return { ...fixture, a, first, second };
-    };
-    /** Published hashes of these addresses end in binary 10, 10, 10 and 01. */
-    const FLOWS = [
-      [66, 9, 149, 187, 161, 142, 100, 80],
-      [199, 92, 111, 2, 65, 69, 140, 83],
-      [38, 27, 205, 30, 209, 142, 163, 6],
-      [153, 39, 163, 191, 202, 188, 127, 2],
-    ];
-    const flow = (addresses: readonly number[], seed: number): Uint8Array => {
-      const bytes = frame(0, null, 100, seed);
-      bytes.set([8, 0, 0x45], 12);
-      bytes.set(addresses, 26);
-      return bytes;
-    };
-
-    it('frames go where its table says, in bursts and one by one, whatever pair sends', () => {
-      const table = [0, 0, 1, 0];
-      const { a, first, second, turn } = setup({ rss: { ...rss, table, unclassified: 0 } });
-      const sent = FLOWS.map(flow);
-      for (const bytes of sent) a.send(bytes);
-      turn(a);
-      expect([frames(first), frames(second)]).toEqual([[sent[3]], sent.slice(0, 3)]);
-      for (const bytes of sent) a.send(bytes, netHeader({}), [30, 20]);
-      turn(a);
-      expect([frames(first), frames(second)]).toEqual([[sent[3]], sent.slice(0, 3)]);
-    });
-
-    it('a frame without a hash goes to the queue for such frames', () => {
-      const { a, first, second, turn } = setup();
-      const bytes = flow(FLOWS[0]!, 1);
-      bytes[12] = 9; // no IP
-      a.send(bytes);
-      turn(a);
-      expect([frames(first), frames(second)]).toEqual([[], [bytes]]);
-    });
-
-    it('CVQ-7 a frame for a queue that is not worked is the sender’s drop', () => {
-      const { a, first, domain, turn } = setup();
-      domain.detach(1, 1);
-      a.send(flow(FLOWS[0]!, 1));
-      turn(a);
-      expect(frames(first)).toEqual([]);
-      expect(a.countTransmit(QueueCounter.DROP_NO_DESTINATION)).toBe(1);
-    });
-
-    it('the queue that was attached last says how; without a table the sender’s pair decides again', () => {
-      const { a, first, second, domain, turn } = setup();
-      const automatic = new Pair(1, { pair: 1 });
-      automatic.open(domain);
-      a.send(flow(FLOWS[0]!, 1));
-      turn(a);
-      expect([frames(first).length, frames(second).length]).toEqual([1, 0]);
-    });
-
-    it('any frame, of any length and any bytes, arrives in a queue that is named', () => {
-      const { a, first, second, turn } = setup();
-      fc.assert(
-        fc.property(fc.uint8Array({ minLength: 14, maxLength: 300 }), fc.boolean(), (bytes, apart) => {
-          bytes.set([...BROADCAST, ...macOf(0)]);
-          for (const pair of [first, second]) pair.post(1, 2048);
-          a.send(bytes, netHeader({}), apart ? [bytes.length >> 1] : []);
-          turn(a);
-          expect([...frames(first), ...frames(second)]).toEqual([bytes]);
-          a.transmitter.collect();
-        }),
-        { numRuns: 200 },
-      );
-    });
   });
 
   it('a receiver without buffers loses its copy, counted, and nobody waits for it', () => {

@@ -37,6 +37,7 @@ export interface FunctionOptions {
   readonly hash?: HashSettings;
   /** How the driver steers. */
   readonly rss?: RssSettings;
+  readonly follows?: boolean;
   /** The queue pair; functions of one port with different pairs share nothing but the port. */
   readonly pair?: number;
   /** Shared with others, as guests' memory is in one arena; absent: memory of its own. */
@@ -101,6 +102,7 @@ export class SwitchedPair {
       filter: options.filter === undefined ? null : new ReceiveFilter(filterState(options.filter)),
       hash: options.hash ?? null,
       rss: options.rss ?? null,
+      follows: options.follows ?? false,
       slot: port,
     });
     this.receive.resume();

@@ -84,6 +84,7 @@ export class WorkerFixture {
       countSizes: false,
       hash: null,
       rss: null,
+      follows: false,
       moderation: null,
       signalAtOnce: false,
       ...change,
