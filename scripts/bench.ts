@@ -14,12 +14,13 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
   recovery   A numbered stream of one packet a millisecond runs through the representor to DPDK's virtio-user and back,
              while the active emulator is killed with SIGKILL again and again (--kills, default 100), each time with a
              warm standby behind it. Prints the pauses the stream saw (min, median, p99, max in ms), and what was lost
-             or repeated on each queue.
+             or repeated on each queue. Then the same kill (20 times at most) with 1, 64 and 256 functions, each with a
+             driver that has a frame waiting: for how long nobody worked each of them.
   churn      Clients that use a function over vfio-user are killed with SIGKILL (--kills, default 10000, some 10 minutes);
              prints how many descriptors and mappings emulator and keeper hold meanwhile. They must not grow.
   update     The service is moved onto its own version (--moves, default 20) with one device, and with sixteen, under
-             numbered streams both ways. Prints for how long nobody worked a device (min, median, p99, max in ms), and
-             how many frames were lost or repeated.
+             numbered streams both ways, and 5 times at most with 64 and 256. Prints for how long nobody worked a device
+             (min, median, p99, max in ms), and how many frames of the streams were lost or repeated.
   scale      Every function there can be in one instance: 1008 VFs on --pfs static PFs (1 to 31, default 4), and hotplug
              PFs to 31 PFs in all, 15 at most. Prints how long they take to be made, removed, listed, queried,
              taken over (--kills, default 20, with a stream through one of them) and started again, and what

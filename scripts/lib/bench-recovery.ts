@@ -1,40 +1,78 @@
 /**
- * bench-recovery.ts: how long a stream pauses when the active emulator is killed, and what it loses.
+ * bench-recovery.ts: how long a stream pauses when the active emulator is killed, and what it loses; then for how long
+ * each of many functions is worked by nobody.
  *
- * Theory  kill-stream.ts
+ * Theory  kill-stream.ts, many-devices.ts
  */
 import { writeFileSync } from 'node:fs';
 import { seed } from '../../test/lib/random.ts';
 import { Scene } from '../../test/lib/scene.ts';
 import { Service } from '../../test/lib/service.ts';
-import type { Summary } from '../../test/lib/stream-analysis.ts';
+import { type Summary, summarise } from '../../test/lib/stream-analysis.ts';
 import type { BenchOptions } from '../bench.ts';
 import { STREAM_MAC, STREAM_QUEUE_SIZE, type StreamDamage, streamThroughKills } from './kill-stream.ts';
+import { ManyDevices } from './many-devices.ts';
 
-/** The promise: see docs/promises.md. */
+/** The promises: see docs/promises.md. */
 const MEDIAN_MS_MAX = 20;
 const PAUSE_MS_MAX = 200;
+/** How many times as long as the only function one of many may wait (p99 of either). */
+const MANY_FACTOR_MAX = 2;
 
-interface Report extends StreamDamage {
+const DEVICES = [1, 64, 256] as const;
+const MANY_KILLS_MAX = 20;
+const MANY_HEADING = `
+kill -9 of the active emulator: nobody works each of many functions for (ms)
+
+devices   kills     min  median     p99     max
+`;
+
+interface ManyRow {
+  readonly devices: number;
+  readonly kills: number;
+  /** From the kill until the device took a frame that its driver made available then; of every function and kill. */
+  readonly pausesMs: Summary;
+}
+
+interface StreamReport extends StreamDamage {
   readonly seed: number;
   readonly holds: boolean;
 }
 
 export async function run(options: BenchOptions): Promise<number> {
+  const stream = await onStage((scene) => measure(scene, options.kills));
+  process.stdout.write(table(stream));
+  const many: ManyRow[] = [];
+  process.stdout.write(MANY_HEADING);
+  for (const devices of DEVICES) {
+    const row = await onStage((scene) =>
+      measureMany(scene, devices, Math.min(options.kills, MANY_KILLS_MAX)),
+    );
+    process.stdout.write(manyLine(row));
+    many.push(row);
+  }
+  const most = MANY_FACTOR_MAX * many[0]!.pausesMs.p99;
+  const even = many.every(({ pausesMs }) => pausesMs.p99 <= most);
+  process.stdout.write(
+    `promise (p99 of many at most ${MANY_FACTOR_MAX} times that of one): ${even ? 'holds' : 'BROKEN'}\n`,
+  );
+  const holds = stream.holds && even;
+  const json = `${JSON.stringify({ ...stream, many, holds })}\n`;
+  if (options.json === '-') process.stdout.write(json);
+  else if (options.json !== null) writeFileSync(options.json, json);
+  return holds ? 0 : 1;
+}
+
+async function onStage<T>(action: (scene: Scene) => Promise<T>): Promise<T> {
   const scene = await Scene.open();
   try {
-    const report = await measure(scene, options.kills);
-    process.stdout.write(table(report));
-    const json = `${JSON.stringify(report)}\n`;
-    if (options.json === '-') process.stdout.write(json);
-    else if (options.json !== null) writeFileSync(options.json, json);
-    return report.holds ? 0 : 1;
+    return await action(scene);
   } finally {
     for (const problem of await scene.end()) process.stderr.write(`${problem}\n`);
   }
 }
 
-async function measure(scene: Scene, count: number): Promise<Report> {
+async function measure(scene: Scene, count: number): Promise<StreamReport> {
   const service = await Service.start(scene);
   const device = await service.hotplug({ mac: STREAM_MAC, queues: 3, queueSize: STREAM_QUEUE_SIZE });
   const damage = await streamThroughKills(scene, service, device, count);
@@ -44,16 +82,33 @@ async function measure(scene: Scene, count: number): Promise<Report> {
   return { seed, ...damage, holds };
 }
 
-function table(report: Report): string {
+async function measureMany(scene: Scene, devices: number, kills: number): Promise<ManyRow> {
+  const many = await ManyDevices.start(await Service.start(scene), devices);
+  const pauses: number[] = [];
+  for (let kill = 0; kill < kills; kill++) {
+    await many.exercise();
+    pauses.push(...(await many.kill()));
+  }
+  await many.close();
+  return { devices, kills, pausesMs: summarise(pauses) };
+}
+
+function columns({ min, median, p99, max }: Summary): string {
+  return [min, median, p99, max].map((value) => value.toFixed(1).padStart(8)).join('');
+}
+
+function manyLine({ devices, kills, pausesMs }: ManyRow): string {
+  return `${`${devices}`.padStart(7)}${`${kills}`.padStart(8)}${columns(pausesMs)}\n`;
+}
+
+function table(report: StreamReport): string {
   const { pausesMs, takeoversMs, missing } = report;
-  const line = ({ min, median, p99, max }: Summary): string =>
-    [min, median, p99, max].map((value) => value.toFixed(1).padStart(8)).join('');
   return [
     `kill -9 of the active emulator, ${report.kills} times (seed ${report.seed})`,
     '',
     '                      min  median     p99     max   (ms)',
-    `pause of stream ${line(pausesMs)}`,
-    ...(takeoversMs === null ? [] : [`takeover itself ${line(takeoversMs)}`]),
+    `pause of stream ${columns(pausesMs)}`,
+    ...(takeoversMs === null ? [] : [`takeover itself ${columns(takeoversMs)}`]),
     `longest pause without a kill: ${report.quietPauseMs.toFixed(1)} ms`,
     `packets: ${report.sent} sent, ${report.lost} lost, ${report.repeated} repeated`,
     `missing: ${missing.receiveQueue} on the receive queue, ${missing.transmitQueue} on the transmit queue (less than 0: repeated)`,

@@ -25,7 +25,8 @@ const IOVA = 0x1_0000_0000n;
 export class BoundFunction {
   readonly client: VfioUserClient;
   readonly memory: DriverMemory;
-  readonly #poller: Poller;
+  /** Null when it is another's. */
+  readonly #poller: Poller | null;
   readonly #mapping: SharedMapping;
   readonly #fd: number;
   #driver: VirtioNetDriver | null = null;
@@ -33,7 +34,7 @@ export class BoundFunction {
   private constructor(
     client: VfioUserClient,
     memory: DriverMemory,
-    poller: Poller,
+    poller: Poller | null,
     mapping: SharedMapping,
     fd: number,
   ) {
@@ -44,10 +45,13 @@ export class BoundFunction {
     this.#fd = fd;
   }
 
-  /** Connects and maps memory; no driver yet. `timeoutMs`: how long an answer may take. */
-  static async open(socket: string, timeoutMs?: number): Promise<BoundFunction> {
-    const poller = new Poller();
-    poller.start();
+  /**
+   * Connects and maps memory; no driver yet. `timeoutMs`: how long an answer may take; `shared`: a poller for many
+   * functions, which its owner stops.
+   */
+  static async open(socket: string, timeoutMs?: number, shared?: Poller): Promise<BoundFunction> {
+    const poller = shared ?? new Poller();
+    if (shared === undefined) poller.start();
     const fd = memfdCreate('guest', MEMORY_BYTES);
     const mapping = sharedMapping(fd, MEMORY_BYTES);
     if (typeof mapping === 'number') throw new Error(`mmap: errno ${-mapping}`);
@@ -57,11 +61,11 @@ export class BoundFunction {
         ...(timeoutMs === undefined ? {} : { timeoutMs }),
       });
       const memory = new DriverMemory({ sizeBytes: MEMORY_BYTES, iova: IOVA, buffer: mapping.buffer });
-      const fn = new BoundFunction(client, memory, poller, mapping, fd);
+      const fn = new BoundFunction(client, memory, shared === undefined ? poller : null, mapping, fd);
       await fn.map();
       return fn;
     } catch (error) {
-      await poller.stop();
+      if (shared === undefined) await poller.stop();
       mapping.close();
       close(fd);
       throw error;
@@ -97,7 +101,7 @@ export class BoundFunction {
 
   async close(): Promise<void> {
     this.client.close();
-    await this.#poller.stop();
+    await this.#poller?.stop();
     this.#mapping.close();
     close(this.#fd);
   }

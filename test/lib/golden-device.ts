@@ -13,7 +13,7 @@ import {
   StatePageHeader,
   statePageSize,
 } from '@virtnet/wire';
-import { tryRecord } from '../../packages/program-emu/dist/device-factory.js';
+import { tryRecord } from '../../packages/program-emu/dist/device-engines.js';
 import { dmaRangeRecord } from '../../packages/program-emu/dist/device-memory.js';
 import { decodeDeviceRecord, RECORD_SCHEMA } from '../../packages/program-emu/dist/device-record.js';
 import { Mirror } from '../../packages/program-emu/dist/mirror.js';

@@ -31,6 +31,7 @@ export const QUARANTINE_DEATHS = 2;
 /** Stands for a switch domain where suspects are given a worker; no uplink port has this number. */
 export const SUSPECTS_DOMAIN = -1;
 
+const QUEUE_COUNT = StatePageHeader.at.queueCount / 4;
 const SUSPICIONS = StatePageHeader.at.suspicions / 4;
 const UNDER_WAY = StatePageHeader.at.requestUnderWay / 4;
 const OWNER = StatePageHeader.at.ownerPid / 4;
@@ -56,13 +57,17 @@ export function own(page: ArrayBuffer, pid: number): void {
   headerOf(page)[OWNER] = pid;
 }
 
-/** Reads the marks of a state page and takes them away; null when there are none. */
+/**
+ * Reads the marks of a state page and takes them away; null when there are none. Blocks of queues that the function
+ * does not have are not looked at: that would give each of them memory.
+ */
 export function takeMarks(page: ArrayBuffer): Marks | null {
   const header = headerOf(page);
   const request = header[UNDER_WAY] !== 0;
   header[UNDER_WAY] = 0;
   const queues: number[] = [];
-  const blocks = Math.floor((page.byteLength - STATE_PAGE_HEADER_BYTES) / QUEUE_BLOCK_BYTES);
+  const room = Math.floor((page.byteLength - STATE_PAGE_HEADER_BYTES) / QUEUE_BLOCK_BYTES);
+  const blocks = Math.min(room, header[QUEUE_COUNT]!);
   for (let queue = 0; queue < blocks; queue++) {
     const { words } = queueBlock(page, queue);
     if (words[QueueWord.UNDER_WORK] === 0) continue;

@@ -16,10 +16,22 @@ describe('mailbox', () => {
     const { sender, receiver, end } = pair();
     for (let i = 0; i < 100; i++) sender.post(i);
     const seen: number[] = [];
-    receiver.drainMessages((m) => seen.push(m));
-    receiver.drainMessages((m) => seen.push(m));
+    receiver.drainMessages((m) => seen.push(m), Number.POSITIVE_INFINITY);
+    receiver.drainMessages((m) => seen.push(m), Number.POSITIVE_INFINITY);
     expect(seen).toEqual(Array.from({ length: 100 }, (_, i) => i));
     expect(receiver.pending).toBe(false);
+    end();
+  });
+
+  it('hands over so many messages at once and no more; the others keep it awake', () => {
+    const { sender, receiver, end } = pair();
+    for (let i = 0; i < 5; i++) sender.post(i);
+    const seen: number[] = [];
+    receiver.drainMessages((m) => seen.push(m), 3);
+    expect(seen).toEqual([0, 1, 2]);
+    expect([receiver.pending, receiver.goToSleep()]).toEqual([true, false]);
+    receiver.drainMessages((m) => seen.push(m), 3);
+    expect([seen.length, receiver.pending]).toEqual([5, false]);
     end();
   });
 
@@ -39,7 +51,7 @@ describe('mailbox', () => {
     sender.post(1);
     expect(wakes()).toBe(0);
     expect(receiver.goToSleep()).toBe(false);
-    receiver.drainMessages(() => {});
+    receiver.drainMessages(() => {}, Number.POSITIVE_INFINITY);
     expect(receiver.goToSleep()).toBe(true);
     sender.ring(7);
     expect(wakes()).toBe(1);

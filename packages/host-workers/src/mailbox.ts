@@ -105,10 +105,10 @@ export class MailboxReceiver<Message> {
     return Atomics.load(control, Word.MAIL) !== this.#mailSeen || Atomics.load(control, Word.DOORBELL) === 1;
   }
 
-  /** Hands every waiting message to `handle`. */
-  drainMessages(handle: (message: Message) => void): void {
+  /** Hands the waiting messages to `handle`, `most` of them at most; the others are still pending. */
+  drainMessages(handle: (message: Message) => void, most: number): void {
     const posted = Atomics.load(this.#control, Word.MAIL);
-    while (this.#mailSeen !== posted) {
+    for (let left = most; this.#mailSeen !== posted && left > 0; left--) {
       const entry = receiveMessageOnPort(this.#port);
       if (entry === undefined) return;
       this.#mailSeen = (this.#mailSeen + 1) | 0;

@@ -17,7 +17,7 @@ import { hotplugFeatures, supportedFeatures } from '@virtnet/engine-virtio-net';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
 import { getMtu, getSpeed, interfaceExists, supportsUso } from '@virtnet/host-linux';
 import { featureMask, NetFeature } from '@virtnet/wire';
-import type { HostServices } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 
 /** Where frames are swallowed or made up for each queue, a driver would steer in vain. */
 const NOT_STEERED: readonly (RepresentorKind | null)[] = ['sink', 'source'];

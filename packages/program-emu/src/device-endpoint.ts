@@ -24,7 +24,8 @@ import {
 } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
 import { DeviceAccess } from './device-access.js';
-import type { DeviceHost, HostServices } from './device-host.js';
+import type { DeviceHost } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 import type { AppliedRequest } from './device-record.js';
 import { shelfNames } from './shelf-names.js';
 

@@ -5,70 +5,23 @@ import {
   type RepresentorKind,
   VIRT_QUEUES_MAX,
 } from '@virtnet/engine-control';
-import { type SriovRole, VirtioPciFunction } from '@virtnet/engine-pci';
-import { NetDevice } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
 import { Errno, STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader, statePageSize } from '@virtnet/wire';
-import { DeviceHost, type HostServices } from './device-host.js';
+import { functionEngines, prepareEngines } from './device-engines.js';
+import { DeviceHost } from './device-host.js';
 import { DeviceInterrupts } from './device-interrupts.js';
 import { DeviceMemory } from './device-memory.js';
-import { type DeviceRecord, decodeDeviceRecord } from './device-record.js';
-import { type DeviceSettings, INITIAL_SETTINGS } from './device-settings.js';
+import type { HostServices } from './device-parts.js';
+import type { DeviceRecord } from './device-record.js';
+import { INITIAL_SETTINGS } from './device-settings.js';
 import { DeviceTaps } from './device-taps.js';
-import { type DeviceMirror, mapPage, type PageMapping } from './mirror.js';
+import type { DeviceMirror } from './mirror.js';
+import { mapPage, type PageMapping } from './page-mapping.js';
 import { statePageProblem } from './state-page-check.js';
 
 /** PCI address with its domain, as sockets are named. */
 export function pciAddress(bdf: string): string {
   return `0000:${bdf}`;
-}
-
-const PCI_CLASS_ETHERNET = 0x020000;
-
-function netDevice(plan: DevicePlan, { speedMbps, hashTypes }: DeviceSettings): NetDevice {
-  return new NetDevice({
-    mac: plan.mac,
-    mtu: plan.mtu,
-    maxQueuePairs: plan.queuePairs,
-    maxQueueSize: plan.queueSize,
-    speedMbps,
-    offeredFeatures: BigInt(plan.features),
-    hashTypes,
-  });
-}
-
-function pciFunction(plan: DevicePlan, device: NetDevice, page: PageMapping): VirtioPciFunction {
-  const words = new Uint32Array(page.buffer, 0, StatePageHeader.sizeBytes / 4);
-  const cell = (at: number) => ({
-    get: () => words[at / 4]! & 0xff,
-    set: (value: number) => {
-      words[at / 4] = value;
-    },
-  });
-  return new VirtioPciFunction({
-    device,
-    classCode: PCI_CLASS_ETHERNET,
-    msixVectors: plan.msixVectors,
-    ...sriovOf(plan),
-    isr: cell(StatePageHeader.at.isr),
-    generation: cell(StatePageHeader.at.configGeneration),
-  });
-}
-
-/** The engines of a function with this plan, as nobody has touched them, over the page it has. */
-export function functionEngines(
-  plan: DevicePlan,
-  settings: DeviceSettings,
-  page: PageMapping,
-): { readonly net: NetDevice; readonly fn: VirtioPciFunction } {
-  const net = netDevice(plan, settings);
-  return { net, fn: pciFunction(plan, net, page) };
-}
-
-/** A static PF and its VFs are on the adapter that has SR-IOV. */
-function sriovOf({ kind, vfsMax, firstVfOffset }: DevicePlan): { readonly sriov?: SriovRole } {
-  if (kind === FunctionKind.VF) return { sriov: { kind: 'vf' } };
-  return kind === FunctionKind.STATIC_PF ? { sriov: { kind: 'pf', totalVfs: vfsMax, firstVfOffset } } : {};
 }
 
 /** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. A VF has no INTx. */
@@ -174,21 +127,6 @@ export function buildDevice(
   );
 }
 
-/** Builds a function from a record and forgets it; what is wrong when that cannot be done. `page` is only read. */
-export function tryRecord(
-  { plan, settings, net: netState, pci }: DeviceRecord,
-  page: PageMapping,
-): string | null {
-  try {
-    const copy = { ...page, buffer: page.buffer.slice(0, StatePageHeader.sizeBytes) };
-    const { net, fn } = functionEngines(plan, settings, copy);
-    const problems = [...net.restore(netState), ...fn.restore(pci)];
-    return problems.length === 0 ? null : problems.join('; ');
-  } catch (error) {
-    return error instanceof Error ? error.message : String(error);
-  }
-}
-
 export interface RestoredDevice {
   readonly host: DeviceHost;
   readonly record: DeviceRecord;
@@ -207,14 +145,13 @@ export function restoreDevice(mirror: DeviceMirror, services: HostServices): Res
 }
 
 function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
-  if (mirror.record === null) return 'no record';
-  const record = decodeDeviceRecord(mirror.record);
-  if (typeof record === 'string') return record;
+  const prepared = mirror.prepared ?? prepareEngines(mirror);
+  if (typeof prepared === 'string') return prepared;
+  const { record, net, fn } = prepared;
   const { plan } = record;
-  if (plan.vuid !== mirror.vuid) return `record of another device: ${plan.vuid}`;
   const { page } = mirror;
-  if (page === null || page.buffer.byteLength < statePageSize(plan.queueCount)) return 'no state page';
-  const pageProblem = statePageProblem(page.buffer);
+  if (page === null) return 'no state page';
+  const pageProblem = statePageProblem(page.buffer); // its owner wrote it until the end
   if (pageProblem !== null) return pageProblem;
   const { representor } = record;
   const { taps } = mirror;
@@ -222,11 +159,6 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
     representor === 'tap' ? Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1) : [];
   if (tapFds[0] === -1) return 'the first queue of the representor is missing';
   if (mirror.listenerFd < 0) return 'no listening socket';
-  const { net, fn } = functionEngines(plan, record.settings, page);
-  const netProblems = net.restore(record.net);
-  if (netProblems.length > 0) return netProblems.join('; ');
-  const pciProblems = fn.restore(record.pci);
-  if (pciProblems.length > 0) return pciProblems.join('; ');
   const unknown = [...taps.values()].filter((fd) => !tapFds.includes(fd));
   const interrupts = interruptsOf(plan);
   for (const [key, fd] of mirror.irqs) {

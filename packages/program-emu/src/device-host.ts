@@ -31,13 +31,13 @@ import {
 } from '@virtnet/engine-recovery';
 import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
 import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
-import { close, eventfdDrain, type Poller, type Watch } from '@virtnet/host-linux';
+import { close, eventfdDrain, type Watch } from '@virtnet/host-linux';
 import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
 import { ControlQueue } from './control-queue.js';
-import type { DatapathPort } from './datapath.js';
 import type { SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import { type DeviceMemory, dmaRangeRecord } from './device-memory.js';
+import { type DeviceParts, type DeviceShape, type HostServices, switchedConfig } from './device-parts.js';
 import { DeviceQueues } from './device-queues.js';
 import {
   type AppliedRequest,
@@ -47,58 +47,14 @@ import {
   RECORD_SCHEMA,
 } from './device-record.js';
 import type { DeviceSettings } from './device-settings.js';
-import type { DeviceStore } from './device-store.js';
 import type { DeviceTaps } from './device-taps.js';
-import type { PageMapping } from './mirror.js';
+import type { PageMapping } from './page-mapping.js';
 import { QueueState } from './queue-state.js';
 import { shelfNames } from './shelf-names.js';
-
-export interface DeviceParts {
-  readonly plan: DevicePlan;
-  readonly settings: DeviceSettings;
-  readonly requestId: string;
-  readonly fn: VirtioPciFunction;
-  readonly net: NetDevice;
-  readonly page: PageMapping;
-  /** What stands for the function on the host; `taps` are none unless it is a TAP. */
-  readonly representor: RepresentorKind;
-  readonly taps: DeviceTaps;
-  readonly memory: DeviceMemory;
-  readonly interrupts: DeviceInterrupts;
-  readonly kicks: Map<number, number>;
-  readonly health: DeviceHealth;
-}
-
-export interface HostServices {
-  readonly datapath: DatapathPort;
-  readonly poller: Poller;
-  readonly store: DeviceStore;
-  /** Size of the frames a function gives whose representor is a source. */
-  readonly sourceFrameBytes: number;
-  /** Tells of something an operator should see. */
-  log(level: 'info' | 'warn' | 'error', message: string, facts?: Record<string, unknown>): void;
-}
 
 const textEncoder = new TextEncoder();
 const EMPTY = new Uint8Array(0);
 let nextDeviceNumber = 1;
-
-/** How the workers are told; null: there is a TAP. The functions of one uplink port are one switch domain. */
-function switchedConfig(
-  representor: RepresentorKind,
-  { uplinkPort }: DevicePlan,
-  frameBytes: number,
-): SwitchedConfig | null {
-  return representor === 'tap' ? null : { mode: representor, domain: uplinkPort, frameBytes };
-}
-
-/** What an operator can give another shape while no driver holds the function. */
-export interface DeviceShape {
-  readonly plan: DevicePlan;
-  readonly fn: VirtioPciFunction;
-  readonly net: NetDevice;
-  readonly interrupts: DeviceInterrupts;
-}
 
 export class DeviceHost {
   readonly requestId: string;
@@ -223,11 +179,15 @@ export class DeviceHost {
 
   async #continue(): Promise<void> {
     this.state.continuing = true;
-    const attached = this.reconcile(false);
+    this.#reconcileTaps();
+    const working = this.#reconcileData(false);
     for (const { index, vector } of this.interrupts.entries()) {
       if (index === IrqIndex.MSIX || index === IrqIndex.INTX) this.interrupts.fire(index, vector);
     }
-    await attached;
+    await Promise.resolve(); // whoever takes many functions over gives the rings of all of them to the workers first
+    const stopping = this.#reconcileControl(false);
+    if (stopping !== null) await stopping;
+    await working;
     this.state.continuing = false;
   }
 
@@ -496,11 +456,16 @@ export class DeviceHost {
 
   /** Brings TAP, control queue and workers in line with what is wanted now. */
   async reconcile(memoryChanged: boolean): Promise<void> {
+    this.#reconcileTaps();
+    const stopping = this.#reconcileControl(memoryChanged);
+    if (stopping !== null) await stopping;
+    await this.#reconcileData(memoryChanged);
+  }
+
+  #reconcileTaps(): void {
     const ready = this.state.driverReady;
     this.taps.applyOffloads(ready ? this.net.receiveOffloads() : 0n);
     this.taps.setCarrier(ready && this.net.linkUp);
-    await this.#reconcileControl(memoryChanged);
-    await this.#reconcileData(memoryChanged);
   }
 
   async #reconcileData(memoryChanged: boolean): Promise<void> {
@@ -519,16 +484,17 @@ export class DeviceHost {
     );
   }
 
-  async #reconcileControl(memoryChanged: boolean): Promise<void> {
+  /** Null when there is nothing to wait for: what follows is then done at once. */
+  #reconcileControl(memoryChanged: boolean): Promise<void> | null {
     const { state } = this;
     if (!state.controlWanted || this.#paused) {
-      if (this.#control.open) await this.#control.stop();
+      const stopping = this.#control.open ? this.#control.stop() : null;
       this.#watchControlKicks(-1);
-      return;
+      return stopping;
     }
     const index = state.controlIndex;
     this.#watchControlKicks(state.kicks.get(index) ?? -1);
-    if (this.#control.open && !memoryChanged) return;
+    if (this.#control.open && !memoryChanged) return null;
     if (!this.#control.open) state.prepare(index);
     const queue = this.fn.queues[index]!;
     const features = this.fn.driverFeatures;
@@ -545,6 +511,7 @@ export class DeviceHost {
       state.block(index),
       new GuestMemory(this.memory.views()),
     );
+    return null;
   }
 
   #watchControlKicks(fd: number): void {

@@ -3,8 +3,8 @@
  *
  * Theory
  *   The device says for each queue what its configuration should be now, or that it should not run. `reconcile`
- *   compares with what the workers were told last and posts the differences; calls are carried out one after the
- *   other. So a reset, a changed vector, other memory or a takeover all take the same road.
+ *   compares with what the workers were told last and posts the differences, at once unless a former call is not
+ *   finished; calls are carried out one after the other. So a reset, a changed vector, other memory or a takeover all take the same road.
  *
  * Invariants
  *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
@@ -87,12 +87,11 @@ export class DeviceQueues {
     memoryChanged: boolean,
     beforeAttach: (queue: number) => void,
   ): Promise<void> {
-    this.#turns++;
-    const turn = this.#chain
-      .then(() => this.#apply(count, wanted, memoryChanged, beforeAttach))
-      .finally(() => {
-        this.#turns--;
-      });
+    const alone = this.#turns++ === 0;
+    const apply = () => this.#apply(count, wanted, memoryChanged, beforeAttach);
+    const turn = (alone ? apply() : this.#chain.then(apply)).finally(() => {
+      this.#turns--;
+    });
     this.#chain = turn.catch(() => undefined);
     return turn;
   }

@@ -1,6 +1,13 @@
 import { decodeRecord, encodeRecord } from '@virtnet/engine-recovery';
 import { close, eventfd, eventfdDrain, ftruncate, memfdCreate, send } from '@virtnet/host-linux';
-import { DeviceStatus, featureMask, NetFeature, VirtioFeature, VirtioPciCommon } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  featureMask,
+  NetFeature,
+  StatePageHeader,
+  VirtioFeature,
+  VirtioPciCommon,
+} from '@virtnet/wire';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { restoreDevice } from './device-factory.js';
@@ -101,6 +108,35 @@ describe('takeover of a function', () => {
         .collect()
         .map(({ written }) => numberOf(written)),
     ).toEqual([9]);
+  });
+
+  it('what a standby made ahead changes nothing of the page, is what takes over, and is worth nothing after another record', async () => {
+    await transmit(first, 1);
+    const { buffer } = first.host.page;
+    const header = new Uint32Array(buffer, 0, StatePageHeader.sizeBytes / 4);
+    header[StatePageHeader.at.isr / 4] = 3;
+    header[StatePageHeader.at.configGeneration / 4] = 77;
+    const mirror = world.mirrored();
+    const asItWas = Buffer.from(buffer.slice(0));
+    mirror.prepare();
+    expect(Buffer.from(buffer).equals(asItWas)).toBe(true);
+    const { prepared, record } = mirror;
+    expect(prepared).not.toBeNull();
+    mirror.put('record', Uint8Array.of(1), -1);
+    expect(mirror.prepared).toBeNull();
+    mirror.prepare();
+    expect(mirror.prepared).toBeNull();
+    mirror.put('record', record!, -1);
+    mirror.prepare();
+    const engines = mirror.prepared;
+    expect(engines).not.toBe(prepared);
+    await transmit(first, 2);
+    await first.host.destroy();
+    const device = await takeOver(mirror);
+    expect(device.host.fn).toBe(engines?.fn);
+    expect([device.host.fn.driverFeatures, device.host.state.position(1)]).toEqual([FEATURES, 2]);
+    await transmit(device, 3);
+    expect(driver.ring(1).collect()).toHaveLength(3);
   });
 
   it('what was not committed is not there: the request that made it will be worked again', async () => {

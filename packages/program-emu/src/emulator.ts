@@ -39,7 +39,8 @@ import { Errno, StatePageHeader } from '@virtnet/wire';
 import type { Datapath } from './datapath.js';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { pciAddress, restoreDevice } from './device-factory.js';
-import type { DeviceHost, HostServices } from './device-host.js';
+import type { DeviceHost } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 import { DeviceStore } from './device-store.js';
 import { Handover } from './handover.js';
 import { checkMirror } from './handover-check.js';
@@ -88,6 +89,10 @@ interface Restored {
 }
 
 const ROUND_MS_DIGITS = 3;
+/** A device that comes about, or that a driver brings up, is recorded several times within this time. */
+const PREPARE_AFTER_MS = 50;
+/** For how long other events wait meanwhile. */
+const PREPARE_MS = 3;
 
 export class Emulator {
   readonly devices = new Map<string, Device>();
@@ -123,6 +128,9 @@ export class Emulator {
   #reserve: boolean;
   readonly #handover: Handover;
   readonly #suspects: Suspects<Restored>;
+  #preparing: NodeJS.Timeout | undefined;
+  /** What the keeper told at first was prepared. */
+  #prepared = false;
   /** Nobody is held back any more. */
   #settled: Promise<void> = Promise.resolve();
 
@@ -171,9 +179,11 @@ export class Emulator {
     return this.#reserve;
   }
 
-  /** A standby is ready when it holds the whole mirror and its loops are compiled. */
+  /** A standby is ready when it holds the whole mirror, has prepared it, and its loops are compiled. */
   get ready(): boolean {
-    return this.#role === 'active' ? this.#promotion === null : this.#mirrored && this.#warm;
+    return this.#role === 'active'
+      ? this.#promotion === null
+      : this.#mirrored && this.#warm && this.#prepared;
   }
 
   /** Resolves when a promotion that is under way is over, and every device it takes over is here. */
@@ -199,10 +209,14 @@ export class Emulator {
       this.#log.info({ reason }, 'state keeper lost');
     });
     this.#shelf.subscribe({
-      onEntry: (name, blob, fd) => this.#mirror.put(name, blob, fd),
+      onEntry: (name, blob, fd) => {
+        this.#mirror.put(name, blob, fd);
+        this.#prepareIn(PREPARE_AFTER_MS);
+      },
       onDelete: (name) => this.#mirror.delete(name),
       onSynced: (holderPid) => {
         this.#mirrored = true;
+        this.#prepareIn(0);
         this.#owners.synced(holderPid);
       },
       onLeaseHeld: (holderPid) => this.#owners.hold(holderPid),
@@ -214,6 +228,23 @@ export class Emulator {
     });
     if (!this.#reserve) this.#owners.arm();
     this.#shelf.start();
+  }
+
+  /** While it stands by: makes ahead what a takeover needs, a device at a time, records that change often now and then. */
+  #prepareIn(delayMs: number): void {
+    if (this.#preparing !== undefined || this.#role === 'active') return;
+    this.#preparing = setTimeout(() => {
+      this.#preparing = undefined;
+      if (this.#role === 'active') return;
+      const endMs = performance.now() + PREPARE_MS;
+      let more = true;
+      while (more && performance.now() < endMs) {
+        this.beat();
+        more = this.#mirror.prepareNext();
+      }
+      if (more) this.#prepareIn(0);
+      else this.#prepared ||= this.#mirrored;
+    }, delayMs);
   }
 
   async #warmUp(): Promise<void> {
@@ -308,6 +339,7 @@ export class Emulator {
     this.#uplinks.stop();
     if (remove) await this.removeAll();
     this.#owners.close();
+    clearTimeout(this.#preparing);
     this.#suspects.close();
     this.unplugged.close();
     this.#mirror.close();

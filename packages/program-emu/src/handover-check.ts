@@ -6,7 +6,7 @@
  *   world: what would stop the real thing stops this. The features a device offers, and so those its driver has
  *   negotiated, must be among those this build has.
  */
-import { tryRecord } from './device-factory.js';
+import { tryRecord } from './device-engines.js';
 import { decodeDeviceRecord } from './device-record.js';
 import type { DeviceMirror } from './mirror.js';
 import { statePageProblem } from './state-page-check.js';

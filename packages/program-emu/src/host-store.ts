@@ -8,7 +8,7 @@ import {
   serialiseHost,
 } from '@virtnet/engine-control';
 import { readText, replaceText } from '@virtnet/host-ipc';
-import type { HostServices } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 
 export class HostStore {
   readonly #path: string;

@@ -93,6 +93,17 @@ describe('mirror', () => {
     device!.close();
   });
 
+  it('devices with a new record are prepared one at a time; what cannot be is not held against anybody', () => {
+    for (const name of ['A', 'B', 'C']) mirror.put(`dev/${name}/record`, Uint8Array.of(1), -1);
+    mirror.delete('dev/B/record');
+    expect([mirror.prepareNext(), mirror.prepareNext(), mirror.prepareNext()]).toEqual([true, false, false]);
+    mirror.put('dev/A/record', Uint8Array.of(2), -1);
+    mirror.put('dev/C/record', Uint8Array.of(2), -1);
+    mirror.takeOne('A');
+    expect([mirror.prepareNext(), mirror.prepareNext()]).toEqual([false, false]);
+    expect(mirror.get('C')?.prepared).toBeNull();
+  });
+
   it('delete closes and unmaps what the name stood for', () => {
     const parts = ['listener', 'connection', 'tap/0', 'irq/2/0', 'kick/0'];
     mirror.put('dev/A/record', Uint8Array.of(1), -1);

@@ -4,7 +4,8 @@
  * Theory
  *   The state keeper sends a subscriber its whole shelf and then every change. The mirror files each descriptor and
  *   record under its device and maps guest memory and state page at once, so that taking over later costs no system
- *   call per region.
+ *   call per region. What can be made of a record alone is made ahead, one device at a time when its owner says so
+ *   (device-engines.ts).
  *
  * Ownership
  *   Every descriptor received belongs to the mirror until `take` hands a device over or `close` drops it.
@@ -17,33 +18,15 @@
  * Limits  DEVICES_MAX devices; the regions of each as device-memory.ts bounds them.
  */
 import type { Arena } from '@virtnet/host-linux';
-import { close, fileSize, sharedMapping } from '@virtnet/host-linux';
-import { statePageSize } from '@virtnet/wire';
+import { close } from '@virtnet/host-linux';
+import { type PreparedEngines, prepareEngines } from './device-engines.js';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
+import { mapPage, type PageMapping } from './page-mapping.js';
 import { parsePoolName, parseShelfName, parseUnplugged } from './shelf-names.js';
 
-/** A mapped state page. */
-export interface PageMapping {
-  readonly fd: number;
-  readonly address: bigint;
-  readonly buffer: ArrayBuffer;
-  close(): void;
-}
-
-/** Largest state page believed: 65,536 queue blocks. */
-const PAGE_BYTES_MAX = statePageSize(65_536);
 /** Requests remembered of those that left no device. */
 const UNPLUGGED_MAX = 256;
-
-/** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
-export function mapPage(fd: number): PageMapping | null {
-  const bytes = fileSize(fd);
-  if (bytes <= 0 || bytes > PAGE_BYTES_MAX) return null;
-  const mapping = sharedMapping(fd, bytes);
-  if (typeof mapping === 'number') return null;
-  return { fd, address: mapping.address, buffer: mapping.buffer, close: () => mapping.close() };
-}
 
 /** Everything held of one device. */
 export class DeviceMirror {
@@ -57,6 +40,8 @@ export class DeviceMirror {
   readonly irqs = new Map<string, number>();
   readonly memory: DeviceMemory;
   readonly vuid: string;
+  /** Made of `record` and `page` as they are; null: not made, or of former ones. */
+  prepared: PreparedEngines | null = null;
 
   constructor(vuid: string, arena: Arena) {
     this.vuid = vuid;
@@ -69,6 +54,7 @@ export class DeviceMirror {
     switch (kind) {
       case 'record':
         this.record = blob.slice();
+        this.prepared = null;
         return fd < 0;
       case 'page': {
         const page = fd < 0 ? null : mapPage(fd);
@@ -105,6 +91,7 @@ export class DeviceMirror {
     switch (kind) {
       case 'record':
         this.record = null;
+        this.prepared = null;
         break;
       case 'page':
         this.#dropPage();
@@ -131,6 +118,16 @@ export class DeviceMirror {
           this.memory.release(region);
           break;
         }
+    }
+  }
+
+  /** Makes ahead what can be made of the record; what cannot be is told by who takes the device over. */
+  prepare(): void {
+    try {
+      const engines = prepareEngines(this);
+      this.prepared = typeof engines === 'string' ? null : engines;
+    } catch {
+      this.prepared = null;
     }
   }
 
@@ -169,6 +166,7 @@ export class DeviceMirror {
   }
 
   #dropPage(): void {
+    this.prepared = null;
     if (this.page === null) return;
     this.page.close();
     close(this.page.fd);
@@ -203,6 +201,8 @@ function dropFd<K>(table: Map<K, number>, key: K): void {
 export class Mirror {
   readonly #arena: Arena;
   readonly #devices = new Map<string, DeviceMirror>();
+  /** Devices whose record or page is newer than what was prepared of them. */
+  readonly #stale = new Set<DeviceMirror>();
   /** Requests to unplug a device that were carried out. Bounded by who puts them (unplugged.ts), and UNPLUGGED_MAX. */
   readonly unplugged = new Set<string>();
   /** Queues of the pool's representors, by name and pair. */
@@ -231,6 +231,7 @@ export class Mirror {
     }
     if (device !== undefined && place !== null && device.put(place.part, blob, fd)) {
       this.#devices.set(place.vuid, device);
+      if (device.prepared === null) this.#stale.add(device);
       return;
     }
     const requestId = parseUnplugged(name);
@@ -263,7 +264,17 @@ export class Mirror {
     if (place.part === 'record' || device.isEmpty) {
       device.close();
       this.#devices.delete(place.vuid);
+      this.#stale.delete(device);
     }
+  }
+
+  /** Prepares one device whose record is new; whether there are more of them. */
+  prepareNext(): boolean {
+    const [device] = this.#stale;
+    if (device === undefined) return false;
+    this.#stale.delete(device);
+    device.prepare();
+    return this.#stale.size > 0;
   }
 
   get(vuid: string): DeviceMirror | undefined {
@@ -279,6 +290,7 @@ export class Mirror {
   takeOne(vuid: string): DeviceMirror | null {
     const device = this.#devices.get(vuid) ?? null;
     this.#devices.delete(vuid);
+    if (device !== null) this.#stale.delete(device);
     return device;
   }
 
@@ -286,6 +298,7 @@ export class Mirror {
   take(): DeviceMirror[] {
     const devices = [...this.#devices.values()];
     this.#devices.clear();
+    this.#stale.clear();
     return devices;
   }
 

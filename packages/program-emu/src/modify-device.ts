@@ -33,7 +33,8 @@ import {
   VirtioPciCommon,
 } from '@virtnet/wire';
 import { framesWithoutBuffer } from './device-counters.js';
-import { functionEngines, interruptsOf } from './device-factory.js';
+import { functionEngines } from './device-engines.js';
+import { interruptsOf } from './device-factory.js';
 import type { DeviceHost } from './device-host.js';
 import { type DeviceSettings, rememberChange } from './device-settings.js';
 import { shelfNames } from './shelf-names.js';

@@ -35,7 +35,7 @@ import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import type { DeviceRecord } from './device-record.js';
 import type { DeviceSettings } from './device-settings.js';
 import type { DeviceTaps } from './device-taps.js';
-import type { PageMapping } from './mirror.js';
+import type { PageMapping } from './page-mapping.js';
 
 export interface QueueStateParts {
   readonly fn: VirtioPciFunction;

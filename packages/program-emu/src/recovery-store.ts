@@ -29,7 +29,7 @@ import {
   writeRecovery,
 } from '@virtnet/engine-control';
 import { readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
-import type { HostServices } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 
 /** A plan is 700 bytes of JSON. */
 const DEVICES_BYTES_MAX = 4 * 1024 * 1024;

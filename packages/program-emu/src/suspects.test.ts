@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import { acquit, suspicionsOf, takeMarks } from '@virtnet/engine-recovery';
 import { close, ftruncate } from '@virtnet/host-linux';
 import {
@@ -121,6 +122,14 @@ describe('who is suspected of a death', () => {
       false,
     ]);
     expect(takeMarks(device.host.page.buffer)).toBeNull();
+  });
+
+  it('blocks of queues that the function does not have are not looked at: they would get memory', () => {
+    const { fd, buffer } = device.host.page;
+    const { blocks } = statSync(`/proc/self/fd/${fd}`);
+    queueBlock(buffer, TRANSMIT).words[QueueWord.UNDER_WORK] = 1;
+    expect(takeMarks(buffer)).toEqual({ queues: [TRANSMIT], request: false });
+    expect(statSync(`/proc/self/fd/${fd}`).blocks).toBe(blocks);
   });
 
   it('a second crash: held back, then in quarantine; a reset gives another chance, and one more death is the last', async () => {

@@ -19,7 +19,7 @@
  */
 import { acquit, findSuspects, type Suspicion, sentence, suspicionsOf } from '@virtnet/engine-recovery';
 import { close } from '@virtnet/host-linux';
-import type { HostServices } from './device-host.js';
+import type { HostServices } from './device-parts.js';
 import type { DeviceMirror } from './mirror.js';
 import type { Device } from './served-device.js';
 

@@ -20,14 +20,15 @@ const IOVECS = FRAME_SEGMENTS_MAX + 2;
 /** 64 KiB of GSO payload, Ethernet header, two VLAN tags and the frame header, rounded up. */
 const SCRATCH_BYTES = 66 * 1024;
 
+// Of the thread and not of a port: a frame is sent or received in one go, and many thousand queues are cheap then.
 const scratch = new NativeBuffer(SCRATCH_BYTES);
+const vector = new IoVector(IOVECS);
+/** The header at an address of its own: a small array of the engine's may move. */
+const privateHeader = new NativeBuffer(NetHeader.sizeBytes);
 
 export class TapPort implements FramePort {
   readonly overflow = scratch.u8;
   readonly #fd: number;
-  readonly #vector = new IoVector(IOVECS);
-  /** The header at an address of its own: a small array of the engine's may move. */
-  readonly #header = new NativeBuffer(NetHeader.sizeBytes);
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -35,25 +36,24 @@ export class TapPort implements FramePort {
 
   /** Writes one frame; bytes written, header included, or -errno. */
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
-    this.#header.u8.set(header);
+    privateHeader.u8.set(header);
     const count = this.#fill(ring, 0, ring.readableCount, frameOffset);
-    return writev(this.#fd, this.#vector, count);
+    return writev(this.#fd, vector, count);
   }
 
   /** Reads one frame; bytes of header and frame, possibly more than the chain holds, or -errno. */
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     const first = ring.readableCount;
     const count = this.#fill(ring, first, first + ring.writableCount, frameOffset);
-    this.#vector.set(count, scratch.address, SCRATCH_BYTES);
-    const bytes = readv(this.#fd, this.#vector, count + 1);
-    if (bytes >= NetHeader.sizeBytes) header.set(this.#header.u8.subarray(0, NetHeader.sizeBytes));
+    vector.set(count, scratch.address, SCRATCH_BYTES);
+    const bytes = readv(this.#fd, vector, count + 1);
+    if (bytes >= NetHeader.sizeBytes) header.set(privateHeader.u8.subarray(0, NetHeader.sizeBytes));
     return bytes;
   }
 
   /** Header first, then segments `from`..`to` without their first `skip` bytes; the number of vector entries. */
   #fill(ring: DeviceRing, from: number, to: number, skip: number): number {
-    const vector = this.#vector;
-    vector.set(0, this.#header.address, NetHeader.sizeBytes);
+    vector.set(0, privateHeader.address, NetHeader.sizeBytes);
     let count = 1;
     let left = skip;
     for (let i = from; i < to; i++) {

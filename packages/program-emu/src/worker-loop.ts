@@ -85,6 +85,8 @@ const TOKEN_SHIFT = 2;
 const EVENT_LOOK_TURNS = 8;
 /** Turns between two looks at the clock. */
 const CLOCK_LOOK_TURNS = 256;
+/** What main says is heard between two turns, so that queues are worked while others are still being told of. */
+const MESSAGES_A_TURN = 8;
 const NO_SLOT = -1;
 
 /** What of a queue the loop needs; a reader of a TAP can do it too. */
@@ -206,7 +208,7 @@ export class WorkerLoop {
       this.#lane.beat();
       if (this.#mailbox.pending) {
         this.drainMailbox();
-        continue;
+        if (this.#stopped) return;
       }
       if (!this.awake) {
         this.#settlePending();
@@ -261,7 +263,7 @@ export class WorkerLoop {
   }
 
   drainMailbox(): void {
-    this.#mailbox.drainMessages((message) => this.handle(message));
+    this.#mailbox.drainMessages((message) => this.handle(message), MESSAGES_A_TURN);
     this.#mailbox.drainDoorbells((slot) => this.#kicked(slot));
   }
 

@@ -9,7 +9,7 @@ import {
   VirtioFeature,
 } from '@virtnet/wire';
 import type { QueueConfig, WorkerMessage } from '../datapath-protocol.js';
-import { mapPage, type PageMapping } from '../mirror.js';
+import { mapPage, type PageMapping } from '../page-mapping.js';
 import { pairOfSockets } from './test-device.js';
 import { TestMemory, TestRing } from './test-ring.js';
 

@@ -1,7 +1,7 @@
 /** objects.ts: what the kernel holds for a device: its socket, its memory, its events, its representor. */
 import type { FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing } from '@virtnet/engine-virtqueue';
-import { Errno, NetHeader, statePageSize } from '@virtnet/wire';
+import { Errno, NetHeader, StatePageHeader, statePageSize } from '@virtnet/wire';
 import type { DriverMemory } from '../driver-memory.js';
 import { SimHandle, SimObject, type SimProcess, type SimWorld } from './world.js';
 
@@ -67,8 +67,15 @@ export class EventObject extends Watched {
   }
 }
 
+const QUEUES = 2;
+
 export class PageObject extends SimObject {
-  readonly page = new ArrayBuffer(statePageSize(2));
+  readonly page = new ArrayBuffer(statePageSize(QUEUES));
+
+  constructor(name: string) {
+    super(name);
+    new DataView(this.page).setUint32(StatePageHeader.at.queueCount, QUEUES, true);
+  }
 }
 
 export class MemoryObject extends SimObject {
