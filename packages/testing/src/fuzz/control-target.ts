@@ -34,6 +34,8 @@ const PROFILE = {
   hashTypes: HASH_TYPES,
 };
 const COMMANDS_MAX = 24;
+/** With one more of the longest command they fit the driver's memory, however they are cut. */
+const BYTES_MAX = 128 * 1024;
 const COMMANDS_PER_CLASS = 6;
 const DATA_BYTES = [0, 1, 2, 4, 6, 8, 12, 20, 392, 776, 66_000] as const;
 const Saw = { ACK: 1, CHANGE: 2, FILTER: 3, NO_FEATURES: 4, STEERED: 5 } as const;
@@ -69,13 +71,14 @@ function dataOf(input: FuzzInput): Uint8Array {
   return data;
 }
 
-function command(device: NetDevice, chains: ChainFixture, input: FuzzInput, watch: FuzzWatch): void {
+/** Sends one command; its bytes. */
+function command(device: NetDevice, chains: ChainFixture, input: FuzzInput, watch: FuzzWatch): number {
   const kind = input.u8() < 224 ? input.pick(Object.values(ControlClass)) : input.u8();
   const header = Uint8Array.of(kind, input.u8() < 224 ? input.u8() % COMMANDS_PER_CLASS : input.u8());
   const steers = kind === ControlClass.MQ && header[1] === ControlMq.RSS_CONFIG && input.u8() < 224;
   const request = new Uint8Array([...header, ...(steers ? steeringOf(input) : dataOf(input))]);
   const cut = input.u8() === 255 ? request.subarray(0, input.u8() % 3) : request;
-  if (!chains.take({ readable: split(cut, input), writable: [input.u8() % 12] })) return;
+  if (!chains.take({ readable: split(cut, input), writable: [input.u8() % 12] })) return cut.length;
   const { ring } = chains;
   const taken = new Uint8Array(ring.readableBytes);
   ring.gather(0, taken, 0, taken.length);
@@ -90,6 +93,7 @@ function command(device: NetDevice, chains: ChainFixture, input: FuzzInput, watc
     throw new FuzzFailure(`refused command ${header.join('.')} changed something`);
   const answer = new Uint8Array([...(extra ?? []), ack]);
   chains.give(ring.scatter(0, answer, 0, Math.min(answer.length, ring.writableBytes)));
+  return cut.length;
 }
 
 function checkState(device: NetDevice, input: FuzzInput, watch: FuzzWatch): void {
@@ -138,7 +142,9 @@ export function controlTarget(): FuzzTarget {
       device.acceptFeatures(features);
       const chains = new ChainFixture(guarded);
       try {
-        for (let i = 0; i < COMMANDS_MAX && input.left > 0; i++) command(device, chains, input, watch);
+        let bytes = 0;
+        for (let i = 0; i < COMMANDS_MAX && bytes < BYTES_MAX && input.left > 0; i++)
+          bytes += command(device, chains, input, watch);
         checkState(device, input, watch);
       } finally {
         guarded.check();
