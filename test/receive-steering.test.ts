@@ -154,7 +154,7 @@ describe.each(['tap', 'eswitch'] as const)('receive-side scaling: %s', (represen
     expect(new Set(found.values())).toEqual(new Set([0]));
   });
 
-  test('every flow goes where the table says, before a kill of the emulator and after it', async () => {
+  test('every flow goes where the table says, before a kill of the emulator, after it, and after an update', async () => {
     const { driver, service } = used.value;
     await driver.setSteering(STEERING, PAIRS);
     const expected = sorted(expectedBy(TABLE));
@@ -162,6 +162,8 @@ describe.each(['tap', 'eswitch'] as const)('receive-side scaling: %s', (represen
     expect(sorted(await places(used.value, allFlows))).toEqual(expected);
     const { pid } = service.killEmu();
     await service.recovered(pid);
+    expect(sorted(await places(used.value, allFlows))).toEqual(expected);
+    expect((await service.virtnet('restart')).stdout).toBe('SUCCESS\n');
     expect(sorted(await places(used.value, allFlows))).toEqual(expected);
     expect((await service.query(1)).ctrl_mq).toBe(String(PAIRS));
   });

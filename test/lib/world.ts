@@ -3,6 +3,7 @@
  *
  *   guest 10.77.0.2 -- virtio_net -- QEMU -- vhost-user -- vfe-vhostd -- vfio-user -- emulator -- representor -- bridge 10.77.0.1
  */
+import { featureMask } from '@virtnet/wire';
 import { Guest, type GuestOptions } from './guest.ts';
 import type { Scene } from './scene.ts';
 import { type Hotplugged, Service } from './service.ts';
@@ -17,6 +18,8 @@ export const BRIDGE = 'br0';
 export interface WorldOptions {
   readonly queuePairs?: number;
   readonly queueSize?: number;
+  /** Bits the function offers besides those it does anyway. */
+  readonly features?: readonly number[];
   /** Who listens on the vhost-user socket: QEMU (vfe-vhostd --client) or vfe-vhostd. */
   readonly vhostServer?: 'qemu' | 'backend';
   readonly guest?: Partial<GuestOptions>;
@@ -55,7 +58,13 @@ export class World {
     const service = await Service.start(scene);
     await scene.net.bridge(BRIDGE, `${HOST_ADDRESS}/24`);
     const queues = 2 * (options.queuePairs ?? 1) + 1;
-    const device = await service.hotplug({ mac: MAC, queues, queueSize: options.queueSize ?? 256 });
+    const addFeatures = featureMask(options.features ?? []);
+    const device = await service.hotplug({
+      mac: MAC,
+      queues,
+      queueSize: options.queueSize ?? 256,
+      addFeatures,
+    });
     await scene.net.enslave(device.sf_rep_net_device, BRIDGE);
     if (options.vfioUser !== true) {
       if (options.keeper === true) await service.startVhostdKeeper();
