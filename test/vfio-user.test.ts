@@ -145,5 +145,19 @@ describe('Linux guest that steers (RSS)', () => {
     300_000,
   );
 
+  test('kill -9 of the emulator, three times under traffic > one frame per queue at most', async () => {
+    const { ends, guest, service, bridgeMac } = used.value;
+    await guest.run('/usr/bin/ethtool -X eth0 weight 1 1');
+    const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7111);
+    const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7112);
+    const kills = await killDuring(service, { count: 3, random: randomNumbers(seed) }, async (going) => {
+      while (going()) await sleep(20);
+    });
+    const [down, up] = [await toGuest(), await fromGuest()];
+    expect(kills).toHaveLength(3);
+    for (const { report } of [down, up])
+      expect(report.lost.length + report.duplicated.length).toBeLessThanOrEqual(PAIRS * kills.length);
+  }, 240_000);
+
   endsCleanly(used);
 });
