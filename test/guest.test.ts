@@ -1,4 +1,5 @@
 /** A Linux guest in QEMU with its own virtio_net driver, over vhost-user. */
+import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
 import { pinnedNode } from '../scripts/lib/paths.ts';
 import { HostCapture } from './lib/capture.ts';
@@ -14,6 +15,10 @@ import { GUEST_ADDRESS, HOST_ADDRESS, MAC, World } from './lib/world.ts';
 const DRIVER_READY = '0xf';
 const TRANSFER_BYTES = 16 * 1024 * 1024;
 const QUEUE_PAIRS = 4;
+const JUMBO_MTU = 9000;
+const RINGS = [VirtioFeature.RING_PACKED, NetFeature.MRG_RXBUF];
+/** VIRTNET_TEST_JUMBO_MIB changes it; the guest keeps it in memory. */
+const JUMBO_BYTES = Number(process.env.VIRTNET_TEST_JUMBO_MIB ?? 64) * 1024 * 1024;
 
 /** Descriptors returned so far, by queue; the control queue is QEMU's. */
 async function completed(service: Service): Promise<number[]> {
@@ -220,6 +225,34 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     expect(await events()).toMatchObject({ carrierChanges: 2, resets: [] });
     expect((await service.query()).status.value).toBe(DRIVER_READY);
   }, 120_000);
+
+  endsCleanly(used);
+});
+
+describe('Linux guest, packed rings, mergeable buffers, MTU 9000', () => {
+  const used = useScene(async (scene) => {
+    const world = await World.open(scene, {
+      mtu: JUMBO_MTU,
+      features: RINGS,
+      guest: {
+        deviceOptions: `packed=on,mrg_rxbuf=on,host_mtu=${JUMBO_MTU}`,
+        memoryMegabytes: 512 + 2 * (JUMBO_BYTES >> 20),
+      },
+    });
+    await world.bootGuest();
+    return world;
+  });
+
+  test(`${JUMBO_BYTES >> 20} MiB each way arrive as they were sent, over the rings that were asked for`, async () => {
+    const { ends, guest, service } = used.value;
+    expect(await guest.run('cat /sys/class/net/eth0/mtu')).toBe(`${JUMBO_MTU}`);
+    const negotiated = BigInt((await service.query()).driver_feature.value ?? 0);
+    expect(negotiated & featureMask(RINGS)).toBe(featureMask(RINGS));
+    const host = await TransferHost.start(ends, HOST_ADDRESS, JUMBO_BYTES);
+    for (const result of [await host.toGuest(), await host.fromGuest()])
+      expect(isIntact(result, JUMBO_BYTES), JSON.stringify(result)).toBe(true);
+    await host.end();
+  }, 900_000);
 
   endsCleanly(used);
 });

@@ -20,6 +20,8 @@ export interface WorldOptions {
   readonly queueSize?: number;
   /** Bits the function offers besides those it does anyway. */
   readonly features?: readonly number[];
+  /** Of the function, its representor and the bridge; default 1500. */
+  readonly mtu?: number;
   /** Who listens on the vhost-user socket: QEMU (vfe-vhostd --client) or vfe-vhostd. */
   readonly vhostServer?: 'qemu' | 'backend';
   readonly guest?: Partial<GuestOptions>;
@@ -58,14 +60,16 @@ export class World {
     const service = await Service.start(scene);
     await scene.net.bridge(BRIDGE, `${HOST_ADDRESS}/24`);
     const queues = 2 * (options.queuePairs ?? 1) + 1;
-    const addFeatures = featureMask(options.features ?? []);
+    const { mtu, queueSize = 256 } = options;
     const device = await service.hotplug({
       mac: MAC,
       queues,
-      queueSize: options.queueSize ?? 256,
-      addFeatures,
+      queueSize,
+      addFeatures: featureMask(options.features ?? []),
+      ...(mtu === undefined ? {} : { mtu }),
     });
     await scene.net.enslave(device.sf_rep_net_device, BRIDGE);
+    if (mtu !== undefined) await scene.net.ip(`link set ${BRIDGE} mtu ${mtu}`);
     if (options.vfioUser !== true) {
       if (options.keeper === true) await service.startVhostdKeeper();
       await service.startVhostd((options.vhostServer ?? 'qemu') === 'qemu' ? 'client' : 'server');

@@ -122,6 +122,8 @@ describe('takeover of a function', () => {
     expect(Buffer.from(buffer).equals(asItWas)).toBe(true);
     const { prepared, record } = mirror;
     expect(prepared).not.toBeNull();
+    mirror.put('record', Uint8Array.from(record!), -1);
+    expect(mirror.prepared).toBe(prepared);
     mirror.put('record', Uint8Array.of(1), -1);
     expect(mirror.prepared).toBeNull();
     mirror.prepare();

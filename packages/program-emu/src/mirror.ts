@@ -53,8 +53,9 @@ export class DeviceMirror {
     const [kind, first, second] = part.split('/');
     switch (kind) {
       case 'record':
+        // Its owner says it again before it hands the device over.
+        if (this.record === null || !Buffer.from(this.record).equals(blob)) this.prepared = null;
         this.record = blob.slice();
-        this.prepared = null;
         return fd < 0;
       case 'page': {
         const page = fd < 0 ? null : mapPage(fd);
