@@ -82,6 +82,8 @@ export type WorkerMessage =
   /** The TAP that is the uplink of a switch domain; -1: it has none. */
   | { readonly kind: 'uplink'; readonly domain: number; readonly fd: number }
   | { readonly kind: 'sync'; readonly id: number }
+  /** To be carried out in this order. */
+  | { readonly kind: 'several'; readonly messages: readonly WorkerMessage[] }
   | { readonly kind: 'stop' };
 
 export type WorkerReport =

@@ -12,11 +12,11 @@
  *   I1  messages to one worker are carried out in order.
  *   I2  a slot number is not given to another queue before its worker confirmed the former one's detachment.
  *
- * Limits  DOORBELLS_MAX slots per worker; WORKER_ANSWER_MS to answer, after which the process is no longer believed
- *         and ends (a successor takes its devices over).
+ * Limits  DOORBELLS_MAX slots per worker; WORKER_ANSWER_MS to answer, after which it is watched for as long again: if it
+ *         takes no turn, although it could, the process is no longer believed and ends (a successor takes its devices).
  */
 import type { Arena } from '@virtnet/host-linux';
-import { closeAll, eventfd, eventfdSignal } from '@virtnet/host-linux';
+import { closeAll, eventfd, eventfdSignal, processorWaitMs } from '@virtnet/host-linux';
 import { DOORBELLS_MAX, LongRuns, MailboxSender } from '@virtnet/host-workers';
 import { MAIN_LANE } from '@virtnet/wire';
 import type {
@@ -49,10 +49,25 @@ export interface Place {
 
 interface WorkerState {
   readonly mailbox: MailboxSender<WorkerMessage>;
+  /** Not sent yet: what belongs together is one message, which is much cheaper. */
+  readonly outbox: WorkerMessage[];
   readonly slots: (Slot | null)[];
   readonly free: number[];
   pairs: number;
   ready: boolean;
+}
+
+/** What tells a worker that stands still from one that is not let run. */
+export interface WorkerAccount {
+  readonly heartbeat: number;
+  /** Of all threads of the process. */
+  readonly processorWaitMs: number;
+}
+
+/** Whether a worker did nothing in WORKER_ANSWER_MS that nobody kept it from. */
+export function isStuck(before: WorkerAccount, now: WorkerAccount): boolean {
+  const keptMs = now.processorWaitMs - before.processorWaitMs;
+  return now.heartbeat === before.heartbeat && keptMs < WORKER_ANSWER_MS / 2;
 }
 
 /** A worker failed: the process cannot go on. */
@@ -70,7 +85,7 @@ export class Datapath {
   readonly #workers: WorkerState[] = [];
   readonly #runs: LongRuns<WorkerStart>;
   readonly #wakeFds: readonly number[];
-  readonly #pending = new Map<number, { resolve: () => void; timer: NodeJS.Timeout }>();
+  readonly #pending = new Map<number, { readonly resolve: () => void; timer: NodeJS.Timeout }>();
   readonly #dirty = new Set<number>();
   /** Worker of each switch domain, for good. */
   readonly #domains = new Map<number, number>();
@@ -112,6 +127,7 @@ export class Datapath {
         mailbox: new MailboxSender<WorkerMessage>(run.port, run.control, () =>
           eventfdSignal(wakeFds[run.index]!),
         ),
+        outbox: [],
         slots: [],
         free: [],
         pairs: 0,
@@ -183,21 +199,32 @@ export class Datapath {
     this.#workers[place.worker]!.mailbox.ring(place.slot);
   }
 
-  /** Resolves when everything posted so far has been carried out. */
+  /** Sends what was told since the last time, and resolves when everything has been carried out. */
   async settle(): Promise<void> {
     const waits: Promise<void>[] = [];
     for (const worker of this.#dirty) {
       const id = this.#nextSync++;
       waits.push(
         new Promise((resolve) => {
-          const timer = setTimeout(this.#onTimeout, WORKER_ANSWER_MS);
+          const timer = setTimeout(() => this.#overdue(worker, id, null), WORKER_ANSWER_MS);
           this.#pending.set(id, { resolve, timer });
         }),
       );
-      this.#workers[worker]!.mailbox.post({ kind: 'sync', id });
+      const { mailbox, outbox } = this.#workers[worker]!;
+      mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'sync', id }] });
     }
     this.#dirty.clear();
     await Promise.all(waits);
+  }
+
+  /** It is believed for as long as it takes turns, or as its process does not get the processors that it wants. */
+  #overdue(worker: number, id: number, before: WorkerAccount | null): void {
+    const waiting = this.#pending.get(id);
+    if (waiting === undefined) return;
+    const { heartbeat } = this.#workers[worker]!.mailbox;
+    const now = { heartbeat, processorWaitMs: processorWaitMs(process.pid) };
+    if (before !== null && isStuck(before, now)) this.#onTimeout();
+    else waiting.timer = setTimeout(() => this.#overdue(worker, id, now), WORKER_ANSWER_MS);
   }
 
   async stop(): Promise<void> {
@@ -209,7 +236,8 @@ export class Datapath {
 
   /** Makes a TAP the uplink of a switch domain; -1: none. */
   uplink(domain: number, fd: number): void {
-    this.#post(this.#workerOf(domain), { kind: 'uplink', domain, fd });
+    const { mailbox, outbox } = this.#workers[this.#workerOf(domain)]!;
+    mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'uplink', domain, fd }] });
   }
 
   #workerOf(domain: number): number {
@@ -230,7 +258,7 @@ export class Datapath {
   }
 
   #post(worker: number, message: WorkerMessage): void {
-    this.#workers[worker]!.mailbox.post(message);
+    this.#workers[worker]!.outbox.push(message);
     this.#dirty.add(worker);
   }
 

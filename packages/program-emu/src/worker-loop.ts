@@ -86,7 +86,7 @@ const EVENT_LOOK_TURNS = 8;
 /** Turns between two looks at the clock. */
 const CLOCK_LOOK_TURNS = 256;
 /** What main says is heard between two turns, so that queues are worked while others are still being told of. */
-const MESSAGES_A_TURN = 8;
+const MESSAGES_A_TURN = 4;
 const NO_SLOT = -1;
 
 /** What of a queue the loop needs; a reader of a TAP can do it too. */
@@ -287,6 +287,9 @@ export class WorkerLoop {
         break;
       case 'sync':
         this.#report({ kind: 'synced', id: message.id });
+        break;
+      case 'several':
+        for (const each of message.messages) this.handle(each);
         break;
       case 'stop':
         this.#stopped = true;
