@@ -7,18 +7,22 @@ const USAGE = `Usage: scripts/chaos [--seed N] [--minutes M] [--events N] [--onl
 Starts the service, vfe-vhostd and vfe-vhostd-ha in a network namespace of their own, with a function driven over
 vfio-user, one driven by DPDK's virtio-user over vhost-user, and numbered streams both ways through each, a packet a
 millisecond. Then, in an order that the seed decides, processes are killed, stopped, restarted and updated, functions
-and VFs made and removed, clients killed. After each event: everybody is there again, and nobody else; every function
-is there, with its representor and no other (those of removed VFs stay for the next ones); every stream moves; no driver
-was disconnected. In the end: what was lost or repeated is what the events may cost, and descriptors and mappings are
-what they were in the beginning. Frames that the kernel dropped before a full representor, or testpmd before a full
-ring, are counted apart and not judged; nor is the length of a pause.
+and VFs made, modified and removed, clients killed. The next event does not wait for a standby that is still starting,
+unless it needs one: an emulator that is killed too early is a row of its own, with the pause of a cold start. After each
+event: everybody is there again, and an emulator serves; every function is there, as modify has made it, with its
+representor and no other (those of removed VFs stay for the next ones); every stream moves; no driver was disconnected.
+After every 50 events, and in the end: descriptors and mappings are no more than in the beginning, and the programs that
+run are the same. In the end: what was lost or repeated is what the events may cost, whoever dropped it; and no stream
+paused for longer than the bound of the event before. A bound is exceeded only by what the machine itself shows: its
+longest pause without an event, and the time in which somebody waited for a processor (/proc/pressure/cpu); three times
+the bound is too long in any case.
 
   --seed N      the order of events (default: one that is printed)
   --minutes M   no event begins after that time (default 10)
   --events N    nor more than so many
   --only WORDS  only events with one of these words in their names, comma between them
 
-Prints each event, and a table of them with the pauses of the streams. Needs root, or the Debian packages of DPDK and
+Prints each event, a table of them with the pauses of the streams and their bounds, and the events a minute. Needs root, or the Debian packages of DPDK and
 tcpdump and a user who may use them.
 
 Exit code: 0 all was well, 1 not (and the seed is printed again), 2 wrong usage.

@@ -1,12 +1,13 @@
 /**
- * chaos-events.ts: what can happen, how often, and how many frames of a queue it may cost.
+ * chaos-events.ts: what can happen, how often, how many frames of a queue it may cost, and for how long a stream may pause.
  */
 import { install } from '../../test/lib/builds.ts';
 import { signalPid } from '../../test/lib/processes.ts';
 import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import type { ProcessRole } from '../../test/lib/service.ts';
-import { update } from '../../test/lib/updates.ts';
+import { settled, update } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
+import { deviceOf } from './chaos-observer.ts';
 import { type ChaosStage, gone } from './chaos-stage.ts';
 import { pinnedNode } from './paths.ts';
 
@@ -16,6 +17,12 @@ export interface ChaosEvent {
   readonly weight: number;
   /** Frames that each queue may lose or repeat. */
   readonly frames: number;
+  /** The longest pause of a stream, on a machine that lets everybody run at once. */
+  readonly pauseMs: number;
+  /** Waits for a warm standby before. Otherwise it may happen while one is only starting. */
+  readonly warm?: boolean;
+  /** When no standby is there yet, streams pause until an emulator has started: a row of its own in the table. */
+  readonly cold?: boolean;
   happen(stage: ChaosStage, random: () => number): Promise<void>;
 }
 
@@ -25,6 +32,18 @@ const BETWEEN_MS = 1_000;
 const STOPPED_MS = 300;
 const CLIENT_MS = 150;
 const VFS_MAX = 3;
+/** Streams do not notice: the pause of a machine that schedules them. */
+const UNNOTICED_MS = 500;
+/** A standby takes over. */
+const TAKEOVER_MS = 1_500;
+/** Somebody who is stopped is found, and a standby takes over. */
+const FOUND_MS = 3_000;
+/** Processes start from nothing. */
+export const START_MS = 10_000;
+const MTU_MIN = 1_280;
+const MTU_CHOICES = 700;
+const PERIOD_US_MAX = 200;
+const COUNT_MAX = 16;
 
 function kill(stage: ChaosStage, role: ProcessRole): Promise<unknown> {
   const pid = stage.service.runningPid(role);
@@ -51,6 +70,7 @@ const both =
       return; // it has gone its own way
     }
     await gone(pid);
+    await stage.settled(); // whoever starts now is not who was killed
   };
 
 async function unplugOrPlug(stage: ChaosStage): Promise<void> {
@@ -90,7 +110,7 @@ const overADeath =
     const asked = ask(stage, random);
     asked.catch(() => {}); // awaited below
     await sleep(random() * 200);
-    stage.service.killEmu();
+    await gone(stage.service.killEmu().pid);
     await asked;
   };
 
@@ -99,53 +119,127 @@ async function killVhostd(stage: ChaosStage): Promise<void> {
   await stage.service.startVhostd('server');
 }
 
-async function killClient({ service, scene, target }: ChaosStage, random: () => number): Promise<void> {
+async function killClient(
+  { service, scene, target, observer }: ChaosStage,
+  random: () => number,
+): Promise<void> {
   const socket = service.socket(target.bdf);
   const client = scene.processes.start([pinnedNode, CLIENT_PROGRAM, socket], { name: 'vfio-user client' });
   if (random() < 0.5) await client.printed(/bound/, PATIENCE_MS);
   else await sleep(random() * CLIENT_MS);
   signalPid(client.pid, 'SIGKILL');
   await client.exited;
-  const bare = async () =>
-    (await service.answer<{ devices: { enabled_queues: string }[] }>('query', '-u', target.vuid)).devices[0]
-      ?.enabled_queues === '0';
+  const params = { ...deviceOf(target.vuid), brief: false, queue: null };
+  const bare = async () => {
+    const { devices } = await observer.ask<{ devices: { enabled_queues: string }[] }>('query', params);
+    return devices[0]?.enabled_queues === '0';
+  };
   await until('the function of a killed client is let go', PATIENCE_MS, bare);
 }
 
+/** Another address or MTU of the function without a driver, or another moderation of one under streams. */
+async function modify(stage: ChaosStage, random: () => number): Promise<void> {
+  const { observer, settings, target, driven } = stage;
+  const below = (limit: number) => Math.floor(random() * limit);
+  const ask = async (vuid: string, what: Record<string, unknown>) => {
+    const answer = await observer.ask<{ errno: number }>('modify', { ...deviceOf(vuid), ...what });
+    if (answer.errno !== 0) throw new Error(`modify ${JSON.stringify(what)}: ${JSON.stringify(answer)}`);
+  };
+  const choice = below(3);
+  if (choice === 0) {
+    const mac = `0C:C4:7A:FF:23:${below(256).toString(16).toUpperCase().padStart(2, '0')}`;
+    await ask(target.vuid, { device: { mac } });
+    settings.mac = mac;
+  } else if (choice === 1) {
+    const mtu = MTU_MIN + below(MTU_CHOICES);
+    await ask(target.vuid, { device: { mtu } });
+    settings.mtu = mtu;
+  } else {
+    const [period, maxCount] = [1 + below(PERIOD_US_MAX), 1 + below(COUNT_MAX)];
+    await ask(driven.vuid, { queueOptions: { periodMode: 'event', period, maxCount } });
+    settings.period = period;
+    settings.maxCount = maxCount;
+  }
+}
+
 export const chaosEvents: readonly ChaosEvent[] = [
-  { name: 'kill emulator', weight: 20, frames: 1, happen: async (stage) => void (await kill(stage, 'emu')) },
+  {
+    name: 'kill emulator',
+    weight: 20,
+    frames: 1,
+    pauseMs: TAKEOVER_MS,
+    cold: true,
+    happen: async (stage) => void (await kill(stage, 'emu')),
+  },
   {
     name: 'kill standby',
     weight: 6,
     frames: 0,
+    pauseMs: UNNOTICED_MS,
     happen: async (stage) => void (await kill(stage, 'emu-standby')),
   },
-  { name: 'kill keeper', weight: 8, frames: 0, happen: async (stage) => void (await kill(stage, 'ha')) },
+  {
+    name: 'kill keeper',
+    weight: 8,
+    frames: 0,
+    pauseMs: UNNOTICED_MS,
+    async happen(stage) {
+      await kill(stage, 'ha');
+      await stage.settled(); // what is changed before the next keeper has everything may be undone by a death
+    },
+  },
   {
     name: 'kill controller',
     weight: 5,
     frames: 1,
+    pauseMs: TAKEOVER_MS,
     async happen(stage) {
       await kill(stage, 'controller');
       await startController(stage);
     },
   },
-  { name: 'kill emulator, keeper', weight: 5, frames: 1, happen: both('emu', 'ha') },
-  { name: 'kill keeper, emulator', weight: 5, frames: 1, happen: both('ha', 'emu') },
-  { name: 'kill emulator, standby', weight: 5, frames: 2, happen: both('emu', 'emu-standby') },
+  {
+    name: 'kill emulator, keeper',
+    weight: 5,
+    frames: 1,
+    pauseMs: START_MS,
+    warm: true,
+    happen: both('emu', 'ha'),
+  },
+  {
+    name: 'kill keeper, emulator',
+    weight: 5,
+    frames: 1,
+    pauseMs: START_MS,
+    warm: true,
+    happen: both('ha', 'emu'),
+  },
+  {
+    name: 'kill emulator, standby',
+    weight: 5,
+    frames: 2,
+    pauseMs: START_MS,
+    warm: true,
+    happen: both('emu', 'emu-standby'),
+  },
   {
     name: 'kill everything',
     weight: 4,
     frames: 1,
+    pauseMs: START_MS,
+    warm: true,
     async happen(stage) {
       await stage.manager.killGroup();
       await startController(stage);
+      await stage.settled();
     },
   },
   {
     name: 'stop emulator',
     weight: 5,
     frames: 1,
+    pauseMs: FOUND_MS,
+    warm: true,
     async happen({ service }) {
       const pid = service.runningPid('emu');
       signalPid(pid, 'SIGSTOP');
@@ -156,6 +250,8 @@ export const chaosEvents: readonly ChaosEvent[] = [
     name: 'stop standby',
     weight: 3,
     frames: 0,
+    pauseMs: UNNOTICED_MS,
+    warm: true,
     async happen({ service }) {
       const pid = service.runningPid('emu-standby');
       signalPid(pid, 'SIGSTOP');
@@ -166,16 +262,20 @@ export const chaosEvents: readonly ChaosEvent[] = [
     name: 'stop keeper',
     weight: 3,
     frames: 0,
+    pauseMs: UNNOTICED_MS,
+    warm: true,
     async happen({ service }) {
       const pid = service.runningPid('ha');
       signalPid(pid, 'SIGSTOP');
       await gone(pid);
+      await settled(service);
     },
   },
   {
     name: 'stop controller for a while',
     weight: 3,
     frames: 0,
+    pauseMs: UNNOTICED_MS,
     async happen({ service }, random) {
       const pid = service.runningPid('controller');
       signalPid(pid, 'SIGSTOP');
@@ -183,33 +283,61 @@ export const chaosEvents: readonly ChaosEvent[] = [
       signalPid(pid, 'SIGCONT');
     },
   },
-  { name: 'kill vfe-vhostd', weight: 10, frames: 0, happen: killVhostd },
+  { name: 'kill vfe-vhostd', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: killVhostd },
   {
     name: 'kill vfe-vhostd-ha',
     weight: 5,
     frames: 0,
+    pauseMs: UNNOTICED_MS,
     happen: ({ service }) => service.replaceVhostdKeeper(),
   },
   {
     name: 'kill vfe-vhostd, emulator',
     weight: 5,
     frames: 1,
+    pauseMs: TAKEOVER_MS,
+    warm: true,
     async happen(stage, random) {
       const killed = killVhostd(stage);
       await sleep(random() * BETWEEN_MS);
-      stage.service.killEmu();
+      await gone(stage.service.killEmu().pid);
       await killed;
     },
   },
-  { name: 'kill a client', weight: 6, frames: 0, happen: killClient },
-  { name: 'plug or unplug', weight: 6, frames: 0, happen: unplugOrPlug },
-  { name: 'plug or unplug over a death', weight: 4, frames: 1, happen: overADeath(unplugOrPlug) },
-  { name: 'VFs', weight: 5, frames: 0, happen: changeVfs },
-  { name: 'VFs over a death', weight: 3, frames: 1, happen: overADeath(changeVfs) },
+  { name: 'kill a client', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: killClient },
+  { name: 'modify', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: modify },
+  {
+    name: 'modify over a death',
+    weight: 3,
+    frames: 1,
+    pauseMs: TAKEOVER_MS,
+    warm: true,
+    happen: overADeath(modify),
+  },
+  { name: 'plug or unplug', weight: 12, frames: 0, pauseMs: UNNOTICED_MS, happen: unplugOrPlug },
+  {
+    name: 'plug or unplug over a death',
+    weight: 4,
+    frames: 1,
+    pauseMs: TAKEOVER_MS,
+    warm: true,
+    happen: overADeath(unplugOrPlug),
+  },
+  { name: 'VFs', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: changeVfs },
+  {
+    name: 'VFs over a death',
+    weight: 3,
+    frames: 1,
+    pauseMs: TAKEOVER_MS,
+    warm: true,
+    happen: overADeath(changeVfs),
+  },
   {
     name: 'restart',
     weight: 2,
     frames: 0,
+    pauseMs: FOUND_MS,
+    warm: true,
     async happen({ service }) {
       const { stdout } = await service.virtnet('restart');
       if (stdout !== 'SUCCESS\n') throw new Error(`restart: ${stdout}`);
@@ -219,6 +347,8 @@ export const chaosEvents: readonly ChaosEvent[] = [
     name: 'update',
     weight: 3,
     frames: 0,
+    pauseMs: FOUND_MS,
+    warm: true,
     async happen({ service, builds }) {
       const running = JSON.stringify(await service.answer('version'));
       install(service, builds[running.includes('"Original Controller":"v0.2.0"') ? 1 : 0]!);

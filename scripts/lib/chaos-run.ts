@@ -3,23 +3,44 @@
  *
  * Theory
  *   The seed decides the events and every random number in them, not when each is over; so it repeats a run as well as
- *   real processes can be repeated. A pause, and a frame that was lost or came twice, is charged to the event before it.
+ *   real processes can be repeated. A pause is charged to the event before it. What is judged at the end says
+ *   chaos-verdict.ts.
+ *
+ *   After every AUDIT_EVERY events, and at the end, the functions are made those of the beginning, and descriptors,
+ *   mappings and programs are compared with it.
  */
+import { loadavg } from 'node:os';
 import { randomNumbers } from '../../test/lib/random.ts';
 import { Scene } from '../../test/lib/scene.ts';
-import { longestPause, type StreamReport, summarise } from '../../test/lib/stream-analysis.ts';
+import { type StreamReport, summarise } from '../../test/lib/stream-analysis.ts';
 import { wallClockUs } from '../../test/lib/stream-packet.ts';
-import { sleep } from '../../test/lib/waiting.ts';
+import { sleep, until } from '../../test/lib/waiting.ts';
 import type { ChaosOptions } from '../chaos.ts';
-import { type ChaosEvent, chaosEvents, fillPool } from './chaos-events.ts';
+import { type ChaosEvent, chaosEvents, fillPool, START_MS } from './chaos-events.ts';
+import { processorWaitUs } from './chaos-observer.ts';
 import { ChaosStage, type Traffic } from './chaos-stage.ts';
+import {
+  CALM_MS,
+  calmPause,
+  type Happened,
+  losses,
+  type Moment,
+  type Paused,
+  pausesOf,
+  tooLong,
+} from './chaos-verdict.ts';
 
-const GAP_MS_MAX = 300;
+const GAP_MS_MAX = 100;
+const AUDIT_EVERY = 50;
+const AUDIT_MS = 30_000;
+/** Width of the names. */
+const NAME = 34;
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
-interface Happened {
-  readonly event: ChaosEvent;
-  readonly atUs: number;
+/** What the service holds and consists of. */
+interface Account {
+  readonly holdings: ReturnType<ChaosStage['holdings']>;
+  readonly programs: string;
 }
 
 export async function run(options: ChaosOptions): Promise<number> {
@@ -29,14 +50,20 @@ export async function run(options: ChaosOptions): Promise<number> {
   const happened: Happened[] = [];
   try {
     const stage = await ChaosStage.open(scene);
+    await sleep(CALM_MS);
+    const began = performance.now();
     try {
       await events(stage, options, happened);
     } catch (error) {
-      problems.push(`after ${happened.at(-1)?.event.name ?? 'the start'}: ${messageOf(error)}`);
+      problems.push(`after ${happened.at(-1)?.name ?? 'the start'}: ${messageOf(error)}`);
     }
+    const minutes = (performance.now() - began) / 60_000;
+    const end: Moment = { atUs: wallClockUs(), waitedUs: processorWaitUs() };
     const traffic = await stage.finish();
-    say(table(happened, traffic));
-    problems.push(...losses(happened, traffic));
+    const pauses = pausesOf(happened, traffic, end);
+    say(table(pauses, traffic));
+    say(`${(happened.length / minutes).toFixed(0)} events a minute, load ${loadavg()[0]!.toFixed(1)}`);
+    problems.push(...losses(happened, traffic), ...tooLong(pauses, calmPause(happened, traffic)));
   } catch (error) {
     problems.push(messageOf(error));
   }
@@ -55,28 +82,51 @@ async function events(stage: ChaosStage, options: ChaosOptions, happened: Happen
   const random = randomNumbers(options.seed);
   const end = performance.now() + options.minutes * 60_000;
   // Whoever serves in the beginning has not taken over yet, and holds less.
+  happened.push(moment(chaosEvents[0]!, true));
   stage.service.killEmu();
-  happened.push({ event: chaosEvents[0]!, atUs: wallClockUs() });
+  await stage.settled();
   await stage.check();
   await fillPool(stage);
-  const before = stage.holdings();
+  const before: Account = { holdings: stage.holdings(), programs: stage.observer.programs() };
   while (performance.now() < end && happened.length < options.events) {
     await sleep(random() * GAP_MS_MAX);
     const event = choose(random(), chosen(options.only));
+    if (event.warm === true) await stage.settled();
+    const standby = event.cold !== true || (await stage.observer.standbyWarm());
     const started = performance.now();
-    happened.push({ event, atUs: wallClockUs() });
+    const next = moment(event, standby);
+    happened.push(next);
     await event.happen(stage, random);
     await stage.check();
     say(
-      `${`${happened.length}`.padStart(5)}  ${event.name.padEnd(30)}${seconds(performance.now() - started)} s`,
+      `${`${happened.length}`.padStart(5)}  ${next.name.padEnd(NAME)}${seconds(performance.now() - started)} s`,
     );
+    if (happened.length % AUDIT_EVERY === 0) await audit(stage, before);
   }
+  await audit(stage, before);
+}
+
+function moment(event: ChaosEvent, standby: boolean): Happened {
+  const name = standby ? event.name : `${event.name}, no standby yet`;
+  const pauseMs = standby ? event.pauseMs : START_MS;
+  return { name, event, pauseMs, atUs: wallClockUs(), waitedUs: processorWaitUs() };
+}
+
+/** With the functions of the beginning nobody holds more than then, and the same programs run. */
+async function audit(stage: ChaosStage, before: Account): Promise<void> {
   await tidy(stage);
-  const after = stage.holdings();
-  for (const role of ['emu', 'ha'] as const)
-    for (const what of ['descriptors', 'sharedMappings'] as const)
-      if (after[role][what] > before[role][what])
-        throw new Error(`${role} holds ${after[role][what]} ${what} instead of ${before[role][what]}`);
+  await stage.settled();
+  await until('nothing is left over', AUDIT_MS, () => {
+    const after = stage.holdings();
+    for (const role of ['emu', 'ha'] as const)
+      for (const what of ['descriptors', 'sharedMappings'] as const) {
+        const [now, then] = [after[role][what], before.holdings[role][what]];
+        if (now > then) throw new Error(`${role} holds ${now} ${what} instead of ${then}`);
+      }
+    const programs = stage.observer.programs();
+    if (programs !== before.programs) throw new Error(`programs: ${programs}, before ${before.programs}`);
+    return true;
+  });
 }
 
 /** Back to the functions of the beginning. */
@@ -103,34 +153,13 @@ function choose(point: number, events: readonly ChaosEvent[]): ChaosEvent {
   return events[0]!;
 }
 
-/** What the streams lost beyond what the events may cost them. */
-function losses(happened: readonly Happened[], traffic: readonly Traffic[]): string[] {
-  const frames = happened.reduce((sum, { event }) => sum + event.frames, 0);
-  return traffic.flatMap(({ name, report, dropped, queues }) => {
-    const damaged = report.lost.length + report.duplicated.length - dropped;
-    const found: string[] = [];
-    if (damaged > frames * queues)
-      found.push(`${name}: ${damaged} frames lost or repeated, ${frames * queues} allowed`);
-    if (report.reordered > 0) found.push(`${name}: ${report.reordered} frames out of order`);
-    if (report.received === 0) found.push(`${name}: nothing arrived`);
-    return found;
-  });
-}
-
-function table(happened: readonly Happened[], traffic: readonly Traffic[]): string {
-  const rows = chaosEvents.flatMap(({ name }) => {
-    const windows = happened.flatMap(({ event, atUs }, index) =>
-      event.name === name ? [{ from: atUs, to: happened[index + 1]?.atUs ?? Number.POSITIVE_INFINITY }] : [],
-    );
-    if (windows.length === 0) return [];
-    const pauses = windows.flatMap(({ from, to }) =>
-      traffic.map(
-        ({ arrivals }) =>
-          longestPause(arrivals, ({ arrivedUs }) => arrivedUs >= from && arrivedUs < to)?.pauseMs ?? 0,
-      ),
-    );
-    const { median, max } = summarise(pauses);
-    return [`${name.padEnd(30)}${`${windows.length}`.padStart(6)}${ms(median)}${ms(max)}`];
+function table(paused: readonly Paused[], traffic: readonly Traffic[]): string {
+  const names = [...new Set(paused.map(({ happened }) => happened.name))].sort();
+  const rows = names.map((name) => {
+    const those = paused.filter(({ happened }) => happened.name === name);
+    const { median, max } = summarise(those.flatMap(({ pausesMs }) => pausesMs));
+    const bound = those[0]!.happened.pauseMs;
+    return `${name.padEnd(NAME)}${`${those.length}`.padStart(6)}${ms(median)}${ms(max)}${ms(bound)}`;
   });
   const streams = traffic.map(
     ({ name, report, dropped }) =>
@@ -138,12 +167,12 @@ function table(happened: readonly Happened[], traffic: readonly Traffic[]): stri
   );
   return [
     '',
-    `${'event'.padEnd(30)}${'times'.padStart(6)}${'pause ms, median'.padStart(18)}${'max'.padStart(18)}`,
+    `${'event'.padEnd(NAME)}${'times'.padStart(6)}${'pause ms, median'.padStart(18)}${'max'.padStart(18)}${'bound'.padStart(18)}`,
     ...rows,
     '',
     `${'stream'.padEnd(30)}${['sent', 'lost', 'repeated', 'order', 'dropped'].map((word) => word.padStart(10)).join('')}`,
     ...streams,
-    '(dropped: of those lost, by the kernel before a full representor, and by testpmd before a full ring)',
+    '(dropped: of those lost, by the kernel before a full representor, and by testpmd; they count like the others)',
     '',
   ].join('\n');
 }

@@ -8,7 +8,7 @@
  *   A service manager of the tests keeps descriptors, as systemd does, and restarts nobody by itself: an event that ends
  *   the controller starts it again. The stage knows what there should be at any time; `check` compares.
  */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { makeBuild } from '../../test/lib/builds.ts';
 import { HostCapture } from '../../test/lib/capture.ts';
 import { udpPayload } from '../../test/lib/pcap.ts';
@@ -23,6 +23,7 @@ import { HostStream, SPACING_US } from '../../test/lib/streams.ts';
 import { Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
 import { settled } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
+import { deviceOf, type LinkFacts, Observer } from './chaos-observer.ts';
 import { program } from './paths.ts';
 
 const FIRMWARE = [
@@ -38,6 +39,10 @@ const QUEUE_SIZE = 256;
 const PATIENCE_MS = 60_000;
 const READ_MS = 20;
 const SETTLE_MS = 500;
+/** Frames that a representor keeps while nobody takes them: those of a minute, so that no pause makes the kernel drop any. */
+const REPRESENTOR_FRAMES = 60_000;
+/** How often, a millisecond apart, testpmd offers a frame to a ring that is full before it drops the frame. */
+const OFFERS = 60_000;
 const ROLES: readonly ProcessRole[] = ['controller', 'emu', 'emu-standby', 'ha'];
 const REPRESENTOR = /^en\d+f\d+pf\d+sf\d+$/;
 const mac = (last: number) => `0C:C4:7A:FF:22:${last}`;
@@ -48,12 +53,28 @@ interface Listed {
   readonly sf_rep_net_device: string;
 }
 
+/** What `modify` has set, and what has to be found after every event. */
+export interface Settings {
+  /** Of the function for clients that are killed. */
+  mac: string;
+  mtu: number;
+  /** Of the interrupts of the function under streams, microseconds and frames. */
+  period: number;
+  maxCount: number;
+}
+
+interface Queried {
+  readonly mac: string;
+  readonly mtu: string;
+  readonly 'enabled-queues-info'?: readonly { rq_cq_period?: string; rq_cq_max_count?: string }[];
+}
+
 /** One stream through a function. */
 export interface Traffic {
   readonly name: string;
   readonly arrivals: readonly Arrival[];
   readonly report: StreamReport;
-  /** Of those lost: dropped by others, in front of a full queue (the kernel) or ring (testpmd). */
+  /** Of those lost: dropped by others, in front of a full queue (the kernel) or ring (testpmd); a loss like any other. */
   readonly dropped: number;
   /** Queues a frame of it passes. */
   readonly queues: number;
@@ -71,6 +92,9 @@ export class ChaosStage {
   vfs = 0;
   /** Representors that VFs have, or left behind: they stay, in a pool, for the VFs that come after them. */
   readonly #ofVfs = new Set<string>();
+  readonly observer: Observer;
+  readonly settings: Settings;
+  readonly driven: Hotplugged;
   readonly #pump: Pump;
   readonly #vhost: Hotplugged;
   readonly #testpmd: Testpmd;
@@ -85,6 +109,7 @@ export class ChaosStage {
     manager: FakeServiceManager;
     builds: readonly string[];
     target: Hotplugged;
+    driven: Hotplugged;
     pump: Pump;
     vhost: Hotplugged;
     testpmd: Testpmd;
@@ -92,12 +117,16 @@ export class ChaosStage {
     capture: HostCapture;
     links: ReadonlyMap<string, string>;
     vuids: readonly string[];
+    observer: Observer;
   }) {
     this.scene = parts.scene;
     this.service = parts.service;
     this.manager = parts.manager;
     this.builds = parts.builds;
     this.target = parts.target;
+    this.driven = parts.driven;
+    this.settings = { mac: parts.target.mac, mtu: 1500, period: 0, maxCount: 0 };
+    this.observer = parts.observer;
     this.#pump = parts.pump;
     this.#vhost = parts.vhost;
     this.#testpmd = parts.testpmd;
@@ -133,6 +162,8 @@ export class ChaosStage {
     const driven = await service.hotplug({ mac: mac(93), queueSize: QUEUE_SIZE });
     const vhost = await service.hotplug({ mac: mac(94), queueSize: QUEUE_SIZE });
     const target = await service.hotplug({ mac: mac(95), queueSize: QUEUE_SIZE });
+    for (const { sf_rep_net_device: name } of [driven, vhost])
+      await net.ip(`link set ${name} txqueuelen ${REPRESENTOR_FRAMES}`);
     const pump = await Pump.start(scene, service, driven, PATIENCE_MS);
 
     const representor = vhost.sf_rep_net_device;
@@ -147,19 +178,22 @@ export class ChaosStage {
     await service.addVhost(vhost.bdf, path);
     const devices = [virtioUser({ path, queueSize: QUEUE_SIZE, mac: vhost.mac })];
     const testpmd = await Testpmd.start({ processes, net, directory, devices });
-    await testpmd.forward('io');
+    await testpmd.command(`set burst tx delay 1000 retry ${OFFERS}`);
+    await testpmd.forward('io retry');
     const filter = ['udp', 'dst', 'port', `${PORT}`];
     const capture = await HostCapture.start(scene, representor, filter, { direction: 'in' });
     const to = [PEER_ADDRESS, `${PORT}`, `${SPACING_US}`, '64'];
     const sender = await HostStream.start(processes, net, ['send', ...to]);
 
     await settled(service);
+    const observer = new Observer(scene, service);
+    scene.atEnd(async () => observer.close());
     const links = new Map<string, string>();
-    for (const { sf_rep_net_device: name } of [driven, vhost, target])
-      links.set(name, await linkFacts(scene, name));
-    const vuids = (await listed(service)).map(({ vuid }) => vuid);
-    const parts = { scene, service, manager, builds, target, pump, vhost, testpmd, sender, capture };
-    return new ChaosStage({ ...parts, links, vuids });
+    const there = await observer.links();
+    for (const { sf_rep_net_device: name } of [driven, vhost, target]) links.set(name, factsOf(there, name));
+    const vuids = (await listed(observer)).map(({ vuid }) => vuid);
+    const parts = { scene, service, manager, builds, target, driven, pump, vhost, testpmd, sender, capture };
+    return new ChaosStage({ ...parts, links, vuids, observer });
   }
 
   get roles(): readonly ProcessRole[] {
@@ -174,12 +208,16 @@ export class ChaosStage {
     return mac(96);
   }
 
-  /** Waits until everybody is there, and throws when something is not as it should be. */
+  /**
+   * Waits until everybody is there and an emulator serves, and throws when something is not as it should be. Whether the
+   * standby could take over already is not waited for: whatever needs that waits for it.
+   */
   async check(): Promise<void> {
-    const { scene, service } = this;
-    await settled(service);
+    const { service, observer } = this;
+    await until('an emulator that serves', PATIENCE_MS, () => observer.serves());
     for (const role of ROLES) await until(`${role} runs`, PATIENCE_MS, () => service.pid(role) !== null);
-    const devices = await listed(service);
+    const before = this.#positions();
+    const devices = await until('the list', PATIENCE_MS, () => listed(observer));
     const expected = new Set([...this.#vuids, ...(this.extra === null ? [] : [this.extra.vuid])]);
     const vfs = devices.filter(({ function_type }) => function_type === 'VF');
     const others = devices.filter(({ function_type }) => function_type !== 'VF').map(({ vuid }) => vuid);
@@ -190,14 +228,21 @@ export class ChaosStage {
     if (vfs.length !== this.vfs) throw new Error(`${vfs.length} VFs instead of ${this.vfs}`);
     for (const { sf_rep_net_device: name } of vfs) this.#ofVfs.add(name);
     const wanted = new Set([...devices.map(({ sf_rep_net_device: name }) => name), ...this.#ofVfs]);
-    await this.#representors([...wanted].sort());
+    const there = await this.#representors([...wanted].sort());
     for (const [name, facts] of this.#links) {
-      const now = await linkFacts(scene, name);
+      const now = factsOf(there, name);
       if (now !== facts) throw new Error(`the link of ${name} changed: ${facts}, now ${now}`);
     }
-    const log = readFileSync(scene.path('vhostd.log'), 'utf8');
-    if (log.includes('frontend disconnected')) throw new Error('a virtual machine was disconnected');
-    await this.#moves();
+    await this.#configured(there);
+    if (observer.disconnected()) throw new Error('a virtual machine was disconnected');
+    await until('every stream moves', PATIENCE_MS, () =>
+      this.#positions().every((now, index) => now > before[index]!),
+    );
+  }
+
+  /** Waits for a standby that could take over at once. */
+  settled(): Promise<void> {
+    return settled(this.service);
   }
 
   /** What emulator and keepers hold; comparable while the same functions are there. */
@@ -209,18 +254,18 @@ export class ChaosStage {
   async finish(): Promise<readonly Traffic[]> {
     const { report: driven, dropped: drivenDropped } = await this.#finishPump();
     const sent = Number((await this.#sender.finish()).split(' ')[0]);
-    const received = () => receivedFrom(this.scene, this.#vhost.sf_rep_net_device);
+    const counters = () => this.observer.counters().get(this.#vhost.sf_rep_net_device);
     await until('the last frames', PATIENCE_MS, async () => {
-      const before = await received();
+      const before = counters()?.received;
       await sleep(SETTLE_MS);
-      return (await received()) === before;
+      return counters()?.received === before;
     });
     const arrivals = (await this.#capture.finish()).flatMap(({ bytes, timeUs }): Arrival[] => {
       const packet = readStreamPacket(udpPayload(bytes) ?? Buffer.alloc(0));
       return packet === null ? [] : [{ ...packet, arrivedUs: timeUs }];
     });
     const { rxPackets, txPackets } = await this.#testpmd.statistics();
-    const dropped = (await droppedAt(this.scene, this.#vhost.sf_rep_net_device)) + rxPackets - txPackets;
+    const dropped = (counters()?.dropped ?? 0) + rxPackets - txPackets;
     await this.#testpmd.quit();
     const { atDriver, atHost } = this.#pump.arrivals;
     return [
@@ -242,33 +287,35 @@ export class ChaosStage {
     return { report, dropped };
   }
 
-  async #representors(wanted: readonly string[]): Promise<void> {
+  async #representors(wanted: readonly string[]): Promise<ReadonlyMap<string, LinkFacts>> {
     let there: string[] = [];
     const look = async () => {
-      const names = (await this.scene.net.links()).map(({ ifname }) => ifname);
-      there = names.filter((name) => REPRESENTOR.test(name)).sort();
-      return there.join() === wanted.join();
+      const links = await this.observer.links();
+      there = [...links.keys()].filter((name) => REPRESENTOR.test(name)).sort();
+      return there.join() === wanted.join() ? links : null;
     };
-    await until('the representors', PATIENCE_MS, look).catch(() => {
+    return until('the representors', PATIENCE_MS, look).catch(() => {
       throw new Error(`representors: there are ${there.join(', ')} instead of ${wanted.join(', ')}`);
     });
   }
 
-  /** Each stream brings something new. */
-  async #moves(): Promise<void> {
-    const positions = async () => [
-      this.#pump.received,
-      await receivedFrom(this.scene, this.#pumpDevice),
-      await receivedFrom(this.scene, this.#vhost.sf_rep_net_device),
-    ];
-    const before = await positions();
-    await until('every stream moves', PATIENCE_MS, async () =>
-      (await positions()).every((now, index) => now > before[index]!),
-    );
+  /** The functions, and the representor, are as `modify` has made them. */
+  async #configured(links: ReadonlyMap<string, LinkFacts>): Promise<void> {
+    const { mac, mtu, period, maxCount } = this.settings;
+    const wanted = `${mac} ${mtu} ${mtu} ${period} ${maxCount}`;
+    const target = await queried(this.observer, this.target.vuid);
+    const queue = (await queried(this.observer, this.driven.vuid))['enabled-queues-info']?.[0];
+    const representor = links.get(this.target.sf_rep_net_device)?.mtu;
+    const moderation = `${queue?.rq_cq_period} ${queue?.rq_cq_max_count}`;
+    const found = `${target.mac} ${target.mtu} ${representor} ${moderation}`;
+    if (found !== wanted) throw new Error(`modify has set ${wanted}, there is ${found}`);
   }
 
-  get #pumpDevice(): string {
-    return [...this.#links.keys()][0]!;
+  /** How far each stream is. */
+  #positions(): number[] {
+    const counters = this.observer.counters();
+    const from = ({ sf_rep_net_device: name }: Hotplugged) => counters.get(name)?.received ?? 0;
+    return [this.#pump.received, from(this.driven), from(this.#vhost)];
   }
 }
 
@@ -277,32 +324,19 @@ export function gone(pid: number): Promise<unknown> {
   return until(`the end of ${pid}`, PATIENCE_MS, () => !isRunning(pid), 1);
 }
 
-async function listed(service: Service): Promise<readonly Listed[]> {
-  return (await service.answer<{ devices: Listed[] }>('list')).devices;
+async function listed(observer: Observer): Promise<readonly Listed[]> {
+  return (await observer.ask<{ devices: Listed[] }>('list', {})).devices;
 }
 
-interface LinkJson {
-  readonly ifindex: number;
-  readonly carrier_changes: number;
-  readonly stats64: { readonly rx: { readonly packets: number }; readonly tx: { readonly dropped: number } };
+/** One device, as `virtnet query` shows it. */
+async function queried(observer: Observer, vuid: string): Promise<Queried> {
+  const params = { ...deviceOf(vuid), brief: false, queue: null };
+  const ask = async () => (await observer.ask<{ devices?: Queried[] }>('query', params)).devices?.[0];
+  return until(`${vuid} is there`, PATIENCE_MS, ask);
 }
 
-async function link(scene: Scene, name: string): Promise<LinkJson> {
-  const [found] = JSON.parse(await scene.net.ip(`-j -d -s link show dev ${name}`)) as LinkJson[];
-  if (found === undefined) throw new Error(`no link ${name}`);
-  return found;
-}
-
-async function linkFacts(scene: Scene, name: string): Promise<string> {
-  const { ifindex, carrier_changes } = await link(scene, name);
-  return `number ${ifindex}, ${carrier_changes} carrier changes`;
-}
-
-/** Frames that came from the function. */
-async function receivedFrom(scene: Scene, name: string): Promise<number> {
-  return (await link(scene, name)).stats64.rx.packets;
-}
-
-async function droppedAt(scene: Scene, name: string): Promise<number> {
-  return (await link(scene, name)).stats64.tx.dropped;
+function factsOf(links: ReadonlyMap<string, LinkFacts>, name: string): string {
+  const link = links.get(name);
+  if (link === undefined) throw new Error(`no link ${name}`);
+  return `number ${link.ifindex}, ${link.carrier_changes} carrier changes`;
 }

@@ -178,10 +178,7 @@ export class Service {
       { name: 'vfe-vhostd', env: { VIRTNET_ROOT: this.root }, log: this.scene.path('vhostd.log') },
     );
     this.#vhostd = vhostd;
-    await until('vfe-vhostd', READY_TIMEOUT_MS, async () => {
-      if (vhostd.exit !== null) throw new Error(`vfe-vhostd ended: ${vhostd.tail}`);
-      return (await this.vhostCli('version')).code === 0;
-    });
+    await vhostd.printed(/^ready$/m, READY_TIMEOUT_MS);
     return vhostd;
   }
 
