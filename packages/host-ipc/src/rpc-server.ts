@@ -42,6 +42,8 @@ const PRIVATE_SOCKET_MODE = 0o600;
 /** A request that was sent just before the end of new connections arrives within so much. */
 const DRAIN_QUIET_MS = 50;
 const DRAIN_LOOK_MS = 10;
+/** ZeroMQ's own thread writes the last answers, and has to get a processor for that. */
+const DRAIN_WRITE_MS = 100;
 
 /** One handler for each message that `R` answers. */
 export type Handlers<R extends Role> = {
@@ -125,10 +127,15 @@ export class RpcServer {
    */
   async drain(): Promise<void> {
     await this.#socket.unbind(`ipc://${this.#path}`);
-    while (this.#inProgress > 0 || performance.now() - this.#lastRequestMs < DRAIN_QUIET_MS)
-      await new Promise((resolve) => setTimeout(resolve, DRAIN_LOOK_MS));
-    await this.#sender.flush();
-    await new Promise((resolve) => setTimeout(resolve, DRAIN_LOOK_MS)); // ZeroMQ's own thread writes them
+    const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+    let requests: number;
+    do {
+      requests = this.#counters.requests;
+      while (this.#inProgress > 0 || performance.now() - this.#lastRequestMs < DRAIN_QUIET_MS)
+        await pause(DRAIN_LOOK_MS);
+      await this.#sender.flush();
+      await pause(DRAIN_WRITE_MS);
+    } while (requests !== this.#counters.requests);
   }
 
   /** Takes new connections again. */
