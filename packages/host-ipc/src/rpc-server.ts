@@ -16,7 +16,7 @@
  *
  * Limits  REQUESTS_IN_PROGRESS_MAX, REPLIES_QUEUED_MAX.
  */
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, renameSync, rmSync } from 'node:fs';
 import { Errno } from '@virtnet/wire';
 import { Router } from 'zeromq';
 import {
@@ -44,6 +44,11 @@ const DRAIN_QUIET_MS = 50;
 const DRAIN_LOOK_MS = 10;
 /** ZeroMQ's own thread writes the last answers, and has to get a processor for that. */
 const DRAIN_WRITE_MS = 100;
+
+/** Where a socket is whose owner takes no new connections. */
+function drainedName(path: string): string {
+  return `${path}.drained`;
+}
 
 /** One handler for each message that `R` answers. */
 export type Handlers<R extends Role> = {
@@ -102,6 +107,7 @@ export class RpcServer {
     warmUpChecks(answered);
     const largest = Math.max(...answered.map((name) => catalogue[name].requestBytesMax));
     const socket = new Router({ linger: LINGER_MS, maxMessageSize: largest + ENVELOPE_BYTES_MAX });
+    rmSync(drainedName(path), { force: true }); // of a former program of this process
     try {
       await socket.bind(`ipc://${path}`);
       chmodSync(path, PRIVATE_SOCKET_MODE);
@@ -123,10 +129,11 @@ export class RpcServer {
 
   /**
    * Takes no new connections; resolves when what came over the others is answered and nothing more came for a moment.
-   * Whoever connects meanwhile finds nobody, and tries again.
+   * Whoever connects meanwhile finds nobody, and tries again. The socket only gets another name: to unbind it would
+   * end the connections whose requests are not answered yet.
    */
   async drain(): Promise<void> {
-    await this.#socket.unbind(`ipc://${this.#path}`);
+    renameSync(this.#path, drainedName(this.#path));
     const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
     let requests: number;
     do {
@@ -139,9 +146,8 @@ export class RpcServer {
   }
 
   /** Takes new connections again. */
-  async undrain(): Promise<void> {
-    await this.#socket.bind(`ipc://${this.#path}`);
-    chmodSync(this.#path, PRIVATE_SOCKET_MODE);
+  undrain(): void {
+    renameSync(drainedName(this.#path), this.#path);
   }
 
   /** Stops receiving, delivers replies that are already made, closes the socket and removes its file. */
@@ -150,7 +156,7 @@ export class RpcServer {
     this.#closed = true;
     await this.#sender.flush();
     this.#socket.close();
-    rmSync(this.#path, { force: true });
+    for (const path of [this.#path, drainedName(this.#path)]) rmSync(path, { force: true });
     await this.#loop;
   }
 

@@ -142,6 +142,33 @@ describe('rpc server', () => {
     );
   });
 
+  it('drained: what it works on is answered, who comes meanwhile is served when it takes connections again', async () => {
+    const done = Promise.withResolvers<void>();
+    let begun = 0;
+    const server = await bind({
+      'ha.status': async () => {
+        begun += 1;
+        await done.promise;
+        return status;
+      },
+    });
+    const early = client().call('ha.status', {});
+    await eventually('it works', () => begun === 1);
+    let drained = false;
+    const draining = server.drain().then(() => {
+      drained = true;
+    });
+    const late = client().call('ha.status', {});
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect([begun, drained]).toEqual([1, false]);
+    done.resolve();
+    expect(await early).toEqual(status);
+    await draining;
+    expect(begun).toBe(1);
+    server.undrain();
+    expect(await late).toEqual(status);
+  });
+
   it('past its limit of requests in progress it says EBUSY, and goes on when they are done', async () => {
     const gate = Promise.withResolvers<void>();
     const server = await bind({

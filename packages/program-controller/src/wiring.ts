@@ -123,7 +123,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
     try {
       return becomeController(build, ownArguments(logLevel, options.emu), own, store);
     } catch (error) {
-      await rpc.undrain();
+      rpc.undrain();
       throw error;
     }
   };
