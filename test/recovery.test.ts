@@ -1,4 +1,7 @@
 /** The active emulator is killed at random instants; whoever drives the device must not notice more than a pause. */
+import { readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
+import { Nice, setThreadRealtime } from '@virtnet/host-linux';
 import { ControlRx, featureMask, NetFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
@@ -60,6 +63,22 @@ async function stage(scene: Scene): Promise<Stage> {
 
 describe('kill -9 of the emulator, driver over vfio-user', () => {
   const used = useScene(stage);
+
+  test('only who stands by waits in real time; after the takeover nobody goes on like that', async () => {
+    const { service } = used.value;
+    const policies = () => ['emu', 'emu-standby', 'ha'].map((role) => policyOf(service.runningPid(role)));
+    const standingBy = [OTHER, mayBeRealtime() ? FIFO : OTHER, OTHER];
+    expect(policies()).toEqual(standingBy);
+    const { pid } = service.killEmu();
+    await service.recovered(pid);
+    expect(policies()).toEqual(standingBy);
+    expect(getPriority(service.runningPid('emu'))).toBe(Nice.PREFERRED);
+
+    const keeper = service.runningPid('ha');
+    process.kill(keeper, 'SIGKILL');
+    const isSo = () => ![null, keeper].includes(service.pid('ha')) && `${policies()}` === `${standingBy}`;
+    await until('the standby waits in real time again', KILL_MS_MAX, isSo);
+  });
 
   test(
     'while functions are probed and given up > every probe finishes, and its frames pass',
@@ -258,6 +277,24 @@ describe('kill -9 of the emulator, Linux guest', () => {
 
   endsCleanly(used);
 });
+
+const OTHER = 0;
+const FIFO = 1;
+const POLICY_FIELD = 41;
+
+/** Scheduling policy of a process's first thread. */
+function policyOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const COMMAND_FIELDS = 2;
+  return Number(stat.slice(stat.lastIndexOf(') ') + 2).split(' ')[POLICY_FIELD - COMMAND_FIELDS - 1]);
+}
+
+/** Whether this machine lets root run anything in real time. */
+function mayBeRealtime(): boolean {
+  const may = setThreadRealtime(process.pid, true) === 0;
+  setThreadRealtime(process.pid, false);
+  return may;
+}
 
 const UDP_PAYLOAD_AT = 42;
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Owners } from './owners.js';
 
 /** Owners whose world is a list of what happened. */
-function owners() {
+function owners({ armed = true } = {}) {
   const happened: string[] = [];
   const die = new Map<number, () => void>();
   const made = new Owners({
@@ -11,11 +11,11 @@ function owners() {
       die.set(pid, onDied);
       return { kill: () => happened.push(`kill ${pid}`), close: () => die.delete(pid) };
     },
-    bury: (pid) => happened.push(`bury ${pid}`),
+    bury: (pid, alone) => happened.push(`bury ${pid}${alone ? ', the only one' : ''}`),
     nowMs: () => 5,
     onAlone: (deadAt) => happened.push(`alone ${deadAt}`),
   });
-  made.arm();
+  if (armed) made.arm();
   return { made, happened, dies: (pid: number) => die.get(pid)?.() };
 }
 
@@ -24,9 +24,9 @@ describe('owners', () => {
     const { made, happened, dies } = owners();
     made.hold(7);
     dies(7);
-    expect(happened).toEqual(['bury 7']);
+    expect(happened).toEqual(['bury 7, the only one']);
     made.lost(7);
-    expect(happened).toEqual(['bury 7', 'alone 5']);
+    expect(happened).toEqual(['bury 7, the only one', 'alone 5']);
   });
 
   it('that a connection of the owner ended before it died says nothing of its last words', () => {
@@ -34,11 +34,11 @@ describe('owners', () => {
     made.hold(7);
     made.lost(7); // it connects again, which nobody has heard yet
     dies(7);
-    expect(happened).toEqual(['bury 7']);
+    expect(happened).toEqual(['bury 7, the only one']);
     made.hold(7); // now it is heard
-    expect(happened).toEqual(['bury 7']);
+    expect(happened).toEqual(['bury 7, the only one']);
     made.lost(7);
-    expect(happened).toEqual(['bury 7', 'alone 5']);
+    expect(happened).toEqual(['bury 7, the only one', 'alone 5']);
   });
 
   it('of two owners one that is gone takes the other with it', () => {
@@ -51,5 +51,12 @@ describe('owners', () => {
     dies(7);
     made.lost(7);
     expect(happened).toEqual(['bury 8', 'kill 7', 'bury 7', 'alone 5']);
+  });
+
+  it('whoever does not take over by itself is not alone when its owner dies', () => {
+    const { made, happened, dies } = owners({ armed: false });
+    made.hold(7);
+    dies(7);
+    expect(happened).toEqual(['bury 7']);
   });
 });

@@ -29,8 +29,11 @@ export interface OwnersPorts {
   readonly ownPid: number;
   /** Calls `onDied` once when `pid` is dead, never inside the call; null when it is dead already. */
   watch(pid: number, onDied: () => void): WatchedProcess | null;
-  /** Asks the keeper to take what dead process `pid` left, and to tell that it is lost. */
-  bury(pid: number): void;
+  /**
+   * Asks the keeper to take what dead process `pid` left, and to tell that it is lost. `alone`: as soon as that is told
+   * `onAlone` is called, unless it turns out that somebody else is an owner.
+   */
+  bury(pid: number, alone: boolean): void;
   nowMs(): number;
   /** `deadAt`: when the first of the owners was seen dead. */
   onAlone(deadAt: number): void;
@@ -130,7 +133,7 @@ export class Owners {
     if (owner === undefined || owner.deadAt !== null) return;
     owner.deadAt = this.#ports.nowMs();
     owner.told = false; // of a connection before its last, perhaps
-    this.#ports.bury(pid);
+    this.#ports.bury(pid, this.#armed && this.#owners.size === 1);
     this.#look();
   }
 

@@ -245,6 +245,35 @@ describe('shelf channel', () => {
     expect(heard.held.has('missed')).toBe(true);
   });
 
+  it('a standby buries the writer and asks for the lease in one breath: it is told all, then that the lease is lost, then granted', async () => {
+    serve();
+    const standby = connected();
+    const heard = await listener(standby);
+    const script = fileURLToPath(new URL('./shelf-writer.fixture.ts', import.meta.url));
+    const child = spawn(process.execPath, [script, root.file('ha.sock'), '3', 'stop'], { stdio: 'inherit' });
+    ends.push(() => child.kill('SIGKILL'));
+    await eventually('all is heard', () => heard.heard.at(-1) === '+n/2', 10_000);
+    standby.bury(child.pid as number);
+    expect(await standby.lease(() => {})).toBe(0);
+    expect(heard.heard.at(-1)).toBe(`lost ${child.pid}`);
+  });
+
+  it('a request for the lease is withdrawn when its connection is lost: it subscribes again', async () => {
+    const first = serve();
+    const standby = connected();
+    const heard = await listener(standby);
+    expect(standby.keeperPid).toBe(pid);
+    const granted = standby.lease(() => {});
+    first.close();
+    standby.once('lost', () => standby.withdraw());
+    expect(await granted).toBe(-Errno.ENOTCONN);
+    expect(standby.keeperPid).toBeNull();
+    heard.heard.length = 0;
+    const second = serve();
+    await eventually('synced again', () => heard.heard.includes('synced null'));
+    expect(second.status()).toMatchObject({ leaseHolderPid: null, subscribers: 1 });
+  });
+
   it('a refused transaction changes nothing, is told, and the writer goes on', async () => {
     const server = serve({ limits: { entriesMax: 2, blobBytesMax: 1000 } });
     const w = await writer();

@@ -90,6 +90,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   readonly #path: string;
   readonly #poller: Poller;
   #fd = -1;
+  #keeperPid = 0;
   #watch: Watch | null = null;
   #timer: NodeJS.Timeout | undefined;
   #delayMs = RECONNECT_FIRST_MS;
@@ -112,6 +113,11 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   get connected(): boolean {
     return this.#fd >= 0;
+  }
+
+  /** The keeper's process while it is connected. */
+  get keeperPid(): number | null {
+    return this.connected ? this.#keeperPid : null;
   }
 
   /** Connects now if the keeper is there, else as soon as it is; also again, when the connection has just been lost. */
@@ -152,6 +158,14 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     const { promise } = this.#leasePromise;
     this.#takeLease(adopt);
     return promise;
+  }
+
+  /**
+   * Takes back a request for the lease that was not granted before its connection was lost: it subscribes again. To be
+   * called before there is another connection.
+   */
+  withdraw(): void {
+    this.#upload = null;
   }
 
   /**
@@ -223,12 +237,13 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     const peer = peerCredentials(fd);
     const ours = typeof peer === 'object' && (peer.uid === 0 || peer.uid === process.getuid?.());
     const watch = ours ? this.#poller.watch(fd, { readable: true }, () => this.#read()) : -Errno.EPERM;
-    if (typeof watch === 'number') {
+    if (typeof watch === 'number' || typeof peer === 'number') {
       close(fd);
       return false;
     }
     setSendBuffer(fd, SHELF_SEND_BUFFER_BYTES);
     this.#fd = fd;
+    this.#keeperPid = peer.pid;
     this.#watch = watch;
     this.#reset = false;
     return true;

@@ -55,6 +55,8 @@ export interface ShelfServerOptions {
   readonly limits?: ShelfLimits;
   /** Told of every change, after it was applied. */
   readonly observer?: ShelfObserver;
+  /** Does what takes long and nobody waits for: tells a new subscriber everything. */
+  readonly meanwhile?: (work: () => void) => void;
 }
 
 export interface ShelfServerStatus extends DeskStatus {
@@ -76,17 +78,18 @@ export class ShelfServer {
     this.#log = options.log;
     this.#listener = listener;
     this.#path = options.path;
-    const { limits, observer, expectUpload = false } = options;
+    const { limits, observer, expectUpload = false, meanwhile = (work) => work() } = options;
     this.#desk = new ShelfDesk<SharedFd, ShelfConnection>(
       {
         send: (connections, message) => {
           const encoded = mustEncode(message);
           for (const connection of connections) connection.send(encoded);
         },
-        sendShelf: (connection, entries) => {
-          connection.outbox.startSnapshot(entries);
-          connection.flush();
-        },
+        sendShelf: (connection, entries) =>
+          meanwhile(() => {
+            connection.outbox.startSnapshot(entries);
+            connection.flush();
+          }),
         readAll: (connection) => connection.readAll(),
         bury: (connection) => connection.bury(),
         hasPeer: ({ handle }) => handle !== null && !isPeerGone(handle.fd),

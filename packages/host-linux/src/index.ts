@@ -47,6 +47,7 @@ export * from './progress.js';
 export * from './progress-beat.js';
 export * from './reply-ring.js';
 export * from './request-peeker.js';
+export * from './scheduling.js';
 export * from './service-manager.js';
 export {
   accept,

@@ -1,26 +1,20 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { getPriority } from 'node:os';
 import { Errno } from '@virtnet/wire';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { runChild } from './child.fixture.js';
 import {
-  getThreadAffinity,
   isAlive,
   kill,
-  Nice,
   openDescriptorCount,
   processorWaitMs,
   readProcessStat,
-  setProcessNice,
-  setThreadAffinity,
   setThreadName,
 } from './process.js';
+import { getThreadAffinity, setThreadAffinity } from './scheduling.js';
 
 const ABSENT_PID = 2 ** 22 + 1;
-/** A nice value that anybody may give. */
-const LATER = 5;
 
 describe('process name', () => {
   it('shows in ps, whole in the arguments and cut to 15 bytes as the command', async () => {
@@ -39,62 +33,6 @@ describe('process name', () => {
     expect(readFileSync('/proc/thread-self/comm', 'utf8')).toBe('worker-1\n');
     expect(setThreadName('a\0b')).toBe(-Errno.EINVAL);
     setThreadName(own.trim());
-  });
-});
-
-describe('precedence', () => {
-  it("of a process > V8's helper threads do not have it", async () => {
-    const end = await runChild(`
-      import { readdirSync, readFileSync } from 'node:fs';
-      import { Nice, setProcessNice } from '@virtnet/host-linux';
-      const permitted = setProcessNice(Nice.PREFERRED);
-      const task = '/proc/self/task';
-      const threads = readdirSync(task).map((tid) => ({
-        helps: readFileSync(task + '/' + tid + '/comm', 'utf8').includes('V8Worker'),
-        nice: Number(readFileSync(task + '/' + tid + '/stat', 'utf8').split(') ')[1].split(' ')[16]),
-      }));
-      console.log(JSON.stringify({ permitted, threads }));`);
-    const { permitted, threads } = JSON.parse(end.output) as {
-      permitted: boolean;
-      threads: { helps: boolean; nice: number }[];
-    };
-    expect(threads.filter(({ helps }) => helps).length).toBeGreaterThan(0);
-    for (const { helps, nice } of threads) {
-      if (helps) expect(nice).toBeGreaterThanOrEqual(Nice.ORDINARY);
-      else if (permitted) expect(nice).toBe(Nice.PREFERRED);
-    }
-  });
-
-  it('can be taken from another process, which may be gone', async () => {
-    const other = spawn('sleep', ['60']);
-    const gone = new Promise((resolve) => other.on('exit', resolve));
-    try {
-      expect(setProcessNice(LATER, other.pid)).toBe(true);
-      expect(getPriority(other.pid)).toBe(LATER);
-    } finally {
-      other.kill('SIGKILL');
-    }
-    await gone;
-    expect(setProcessNice(LATER, ABSENT_PID)).toBe(false);
-  });
-});
-
-describe('thread affinity', () => {
-  const all = getThreadAffinity() as number[];
-  afterEach(() => expect(setThreadAffinity(all)).toBe(0));
-
-  it('is what was set, until set back', () => {
-    expect(all.length).toBeGreaterThan(0);
-    expect(setThreadAffinity([all[0]!])).toBe(0);
-    expect(getThreadAffinity()).toEqual([all[0]]);
-  });
-
-  it('to no existing processor is -EINVAL and changes nothing', () => {
-    expect(setThreadAffinity([])).toBe(-Errno.EINVAL);
-    expect(setThreadAffinity([1023])).toBe(-Errno.EINVAL);
-    expect(setThreadAffinity([1024])).toBe(-Errno.EINVAL);
-    expect(setThreadAffinity([-1])).toBe(-Errno.EINVAL);
-    expect(getThreadAffinity()).toEqual(all);
   });
 });
 

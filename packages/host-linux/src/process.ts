@@ -1,9 +1,8 @@
-/** process.ts: names, signals and the state of processes; where threads run. */
+/** process.ts: names, signals and the state of processes. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { getPriority, setPriority } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
-import { CPU_SET_PROCESSORS, Errno, PR_SET_NAME } from '@virtnet/wire';
-import { declare, NativeBuffer, orErrno } from './libc.js';
+import { Errno, PR_SET_NAME } from '@virtnet/wire';
+import { declare, orErrno } from './libc.js';
 
 /** prctl: ps shows a thread's own name, which Node sets for workers to something else. */
 const nativePrctl = declare<(option: number, name: string, a: number, b: number, c: number) => number>(
@@ -13,18 +12,6 @@ const nativePrctl = declare<(option: number, name: string, a: number, b: number,
 );
 /** kill: process.kill throws, and takes 0 and negative numbers for groups. */
 const nativeKill = declare<(pid: number, signal: number) => number>('kill', 'int', ['int', 'int']);
-/** sched_setaffinity, sched_getaffinity: datapath threads are pinned to the cores the operator gave. */
-const nativeSetAffinity = declare<(tid: number, bytes: number, mask: number) => number>(
-  'sched_setaffinity',
-  'int',
-  ['int', 'size_t', 'uintptr_t'],
-);
-const nativeGetAffinity = declare<(tid: number, bytes: number, mask: number) => number>(
-  'sched_getaffinity',
-  'int',
-  ['int', 'size_t', 'uintptr_t'],
-);
-
 /** waitpid: children that a former program of this process started (exec keeps them) are nobody else's to reap. */
 const nativeWaitpid = declare<(pid: number, status: number, options: number) => number>('waitpid', 'int', [
   'int',
@@ -32,8 +19,6 @@ const nativeWaitpid = declare<(pid: number, status: number, options: number) => 
   'int',
 ]);
 const WNOHANG = 1;
-
-const processors = new NativeBuffer(CPU_SET_PROCESSORS / 8);
 
 /** Names this process for ps and /proc: the command line as far as it has room, and the main thread's name. */
 export function setProcessName(name: string): number {
@@ -45,28 +30,6 @@ export function setProcessName(name: string): number {
 export function setThreadName(name: string): number {
   if (name.includes('\0')) return -Errno.EINVAL;
   return orErrno(nativePrctl(PR_SET_NAME, name, 0, 0, 0));
-}
-
-/** Binds the calling thread to `cpus` (processor numbers). Returns 0, -EINVAL when none of them exists, or -errno. */
-export function setThreadAffinity(cpus: readonly number[]): number {
-  processors.u8.fill(0);
-  for (const cpu of cpus) {
-    if (!Number.isInteger(cpu) || cpu < 0 || cpu >= CPU_SET_PROCESSORS) return -Errno.EINVAL;
-    processors.u8[cpu >> 3]! |= 1 << (cpu & 7);
-  }
-  return orErrno(nativeSetAffinity(0, CPU_SET_PROCESSORS / 8, processors.address));
-}
-
-/** Processor numbers the calling thread may run on, or -errno. */
-export function getThreadAffinity(): number[] | number {
-  processors.u8.fill(0);
-  const result = orErrno(nativeGetAffinity(0, CPU_SET_PROCESSORS / 8, processors.address));
-  if (result < 0) return result;
-  const cpus: number[] = [];
-  for (let cpu = 0; cpu < CPU_SET_PROCESSORS; cpu++) {
-    if ((processors.u8[cpu >> 3]! & (1 << (cpu & 7))) !== 0) cpus.push(cpu);
-  }
-  return cpus;
 }
 
 /** Sends `signal` to one process; `pid` must be positive. Returns 0, -ESRCH, -EPERM or -EINVAL. */
@@ -152,53 +115,4 @@ export function processorWaitMs(pid: number): number {
     // it, or one of its threads, ended meanwhile
   }
   return waitedNs / NANOSECONDS_PER_MS;
-}
-
-/** Nice value of processes whose pauses guests would feel, of one that only prepares for its turn, and of the dying. */
-export const Nice = { PREFERRED: -10, ORDINARY: 0, LAST: 19 } as const;
-
-/** Threads on which V8 compiles while others go on: those others must not wait for them. */
-const HELPER_THREAD = /V8Worker/;
-
-/**
- * Sets the nice value of every thread of a process, by default this one; those that Node made itself included, except
- * that V8's helpers never go before ordinary threads. False when that is not permitted (going down needs CAP_SYS_NICE),
- * or when the process is gone.
- */
-export function setProcessNice(nice: number, pid: number | 'self' = 'self'): boolean {
-  try {
-    for (const tid of readdirSync(`/proc/${pid}/task`)) {
-      const helps = nice < Nice.ORDINARY && HELPER_THREAD.test(threadName(pid, tid));
-      setThreadNice(Number(tid), helps ? Nice.ORDINARY : nice);
-    }
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** The nice value of a process's first thread; null when the process is gone. */
-export function processNice(pid: number): number | null {
-  try {
-    return getPriority(pid);
-  } catch {
-    return null;
-  }
-}
-
-function threadName(pid: number | 'self', tid: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/task/${tid}/comm`, 'latin1');
-  } catch {
-    return ''; // it ended meanwhile
-  }
-}
-
-/** The same for one thread, which may have ended; with a process id, for its first thread. Throws when not permitted. */
-export function setThreadNice(tid: number, nice: number): void {
-  try {
-    setPriority(tid, nice);
-  } catch (error) {
-    if ((error as { info?: { code?: string } }).info?.code !== 'ESRCH') throw error;
-  }
 }

@@ -248,7 +248,7 @@ export class Child {
     });
     this.#process = child;
     this.#pid = child.pid ?? 0;
-    if (this.spec.prepares) setProcessNice(Nice.ORDINARY, this.#pid);
+    if (this.spec.prepares) setProcessNice(Nice.LATER, this.#pid);
     child.on('exit', (code, signal) => {
       this.#log.info({ childPid: this.#pid, code, signal }, 'exited');
       this.#exit = { code, signal };

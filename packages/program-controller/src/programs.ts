@@ -7,10 +7,25 @@ export type ProgramKind = 'ha' | 'emu';
  */
 const COLLECTS_ALONE = '--single-threaded-gc';
 
+/**
+ * One thread compiles beside the others, not four: right after a takeover much code becomes hot at once, and what its
+ * compilation takes of the processors it takes from the takeover, and from the guests.
+ */
+const COMPILES_WITH_ONE = '--v8-pool-size=1';
+
+/**
+ * An emulator makes most of its objects when it takes devices over, and keeps them. Heaps as small as V8 begins with would be
+ * full just then: marking them stops a thread for 15 ms, each scavenge for 1 to 5. In MiB, of each thread.
+ */
+const HEAP_WITH_ROOM = ['--min-semi-space-size=16', '--initial-heap-size=128'];
+
+/** It tidies its heap up when it chooses to (before it stands by), not because V8 finds it idle. */
+const TIDIES_WHEN_IT_WANTS = ['--no-memory-reducer', '--expose-gc'];
+
 /** Node flags of each program; the emulator's datapath threads share its process and so its flags. */
 export const nodeFlags: Readonly<Record<ProgramKind, readonly string[]>> = {
-  ha: ['--no-warnings', COLLECTS_ALONE],
-  emu: ['--no-warnings', COLLECTS_ALONE],
+  ha: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE],
+  emu: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE, ...HEAP_WITH_ROOM, ...TIDIES_WHEN_IT_WANTS],
 };
 
 export const programNames: Readonly<Record<ProgramKind, string>> = {

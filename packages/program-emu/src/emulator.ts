@@ -25,15 +25,7 @@ import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
 import { Owners, own, takeMarks } from '@virtnet/engine-recovery';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
-import {
-  type Arena,
-  GROUP_MAX,
-  Nice,
-  type Poller,
-  removeInterfaces,
-  setProcessNice,
-  setThreadNice,
-} from '@virtnet/host-linux';
+import { type Arena, GROUP_MAX, type Poller, removeInterfaces } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
 import type { Datapath } from './datapath.js';
@@ -47,6 +39,7 @@ import { checkMirror } from './handover-check.js';
 import { type DeviceMirror, Mirror } from './mirror.js';
 import { finishChange } from './modify-device.js';
 import { ownerPorts } from './owner-watch.js';
+import { Precedence } from './precedence.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { SfPool } from './sf-pool.js';
@@ -117,11 +110,14 @@ export class Emulator {
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
-  /** It goes before ordinary processes; null: not asked for yet; false: that is not permitted. */
-  #ahead: boolean | null = null;
+  readonly #precedence = new Precedence();
   #rehearsalFault: string | null = null;
   #takeoverMs: number | null = null;
   #promotion: Promise<void> | null = null;
+  /** The keeper was asked for the lease. */
+  #leased: Promise<number> | null = null;
+  /** Resolved when every device is here: before that there is nothing to upload. */
+  readonly #restored = Promise.withResolvers<void>();
   /** Who works the devices while this one stands by. */
   readonly #owners: Owners;
   /** It takes over only when it is told to. */
@@ -147,12 +143,17 @@ export class Emulator {
     this.#mirror = new Mirror(parts.arena);
     this.#owners = new Owners(
       ownerPorts(parts.poller, parts.progressFd, {
-        bury: (pid) => void this.#shelf.bury(pid),
+        bury: (pid, alone) => this.#bury(pid, alone),
         onAlone: (deadAt) => this.#takeOver(deadAt),
       }),
     );
     this.#reserve = parts.reserve;
-    this.#handover = new Handover(parts.shelf, (mirror) => this.#serve(mirror), this.devices);
+    this.#handover = new Handover(
+      parts.shelf,
+      (mirror) => this.#serve(mirror),
+      this.devices,
+      this.#precedence,
+    );
     this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());
     this.#uplinkTaps = new UplinkTaps((level, message, facts) => this.#log[level](facts, message));
     const store = new DeviceStore(this.#shelf, (errno) =>
@@ -206,6 +207,11 @@ export class Emulator {
     this.#shelf.on('refused', (errno) => this.#log.error({ errno }, 'the state keeper refused a change'));
     this.#shelf.on('lost', (reason) => {
       this.#owners.unheard();
+      if (this.#role === 'standby' && this.#leased !== null) {
+        this.#leased = null;
+        this.#shelf.withdraw();
+      }
+      if (this.#role === 'standby') this.#precedence.aside(); // everything is told anew
       this.#log.info({ reason }, 'state keeper lost');
     });
     this.#shelf.subscribe({
@@ -236,22 +242,25 @@ export class Emulator {
     this.#preparing = setTimeout(() => {
       this.#preparing = undefined;
       if (this.#role === 'active') return;
-      const endMs = performance.now() + PREPARE_MS;
       let more = true;
-      while (more && performance.now() < endMs) {
-        this.beat();
-        more = this.#mirror.prepareNext();
-      }
+      this.#precedence.meanwhile(() => {
+        const endMs = performance.now() + PREPARE_MS;
+        while (more && performance.now() < endMs) {
+          this.beat();
+          more = this.#mirror.prepareNext();
+        }
+      });
       if (more) this.#prepareIn(0);
       else this.#prepared ||= this.#mirrored;
+      this.#standByIfReady();
     }, delayMs);
   }
 
   async #warmUp(): Promise<void> {
     await this.#datapath.ready;
     if (this.#urgent) {
-      this.#goAhead();
       this.#warm = true;
+      this.#standByIfReady();
       return;
     }
     const rounds = await rehearse(this.arena, this.services, this.replyRing);
@@ -260,20 +269,19 @@ export class Emulator {
       this.#log.error({ reason: rounds.stack }, 'the rehearsal of a takeover failed');
       this.#rehearsalFault = rounds.message;
     }
-    this.#goAhead();
     this.#warm = true;
+    this.#standByIfReady();
   }
 
-  /** From now on a pause of this process may be a pause of every guest: its threads go before ordinary ones. */
-  #goAhead(): void {
-    if (this.#ahead !== null) return;
-    this.#ahead = setProcessNice(Nice.PREFERRED);
-    if (!this.#ahead) this.#log.debug('no precedence over other processes (CAP_SYS_NICE)');
+  #standByIfReady(): void {
+    if (this.#role !== 'standby' || !this.ready || this.#precedence.standsBy) return;
+    // Much was made, once: whoever runs in real time must not be stopped by its traces for a tenth of a second.
+    globalThis.gc?.();
+    this.#standBy();
   }
 
-  /** While guests' packets flow already and only paper is left to do, this thread stands in nobody's way. */
-  #letPass(others: boolean): void {
-    if (this.#ahead === true) setThreadNice(process.pid, others ? Nice.ORDINARY : Nice.PREFERRED);
+  #standBy(): void {
+    if (!this.#precedence.standBy()) this.#log.debug('no precedence over other processes (CAP_SYS_NICE)');
   }
 
   /**
@@ -298,14 +306,16 @@ export class Emulator {
 
   /** Devices and records that a handover to this process would meet, and what stands in its way. */
   check(supportedFeatures: bigint): string[] {
-    const problems = checkMirror(this.#mirror.all(), supportedFeatures, this.beat);
+    const problems = this.#precedence.meanwhile(() =>
+      checkMirror(this.#mirror.all(), supportedFeatures, this.beat),
+    );
     if (this.#rehearsalFault !== null) problems.unshift(`self-test: ${this.#rehearsalFault}`);
     return problems;
   }
 
   /** Takes a device over that its owner is about to lend; resolves to how long nobody worked it, in milliseconds. */
   borrow(vuid: string): Promise<number> {
-    this.#goAhead();
+    this.#standBy();
     return this.#handover.borrow(vuid);
   }
 
@@ -401,19 +411,16 @@ export class Emulator {
   /** `told`: the keeper has said already that it told everything the former active process sent. */
   async #becomeActive(reason: PromotionReason, since: number, told: boolean): Promise<void> {
     this.#role = 'active';
-    this.#goAhead();
+    this.#standBy();
     this.#owners.close();
-    const restoring = Promise.withResolvers<void>();
     // Whoever has just lost the keeper may lack what was said since: what it knows comes before its grant.
     if (!told) this.#shelf.start();
-    const leased = this.#shelf.lease(async () => {
-      await restoring.promise; // before that there is nothing to upload
-      this.#upload();
-    });
+    const leased = this.#askLease();
     // Also of one that took this upon itself: the controller may have promoted another in the same instant.
     if ((await leased) === -Errno.EBUSY) {
       this.#role = 'standby';
       this.#promotion = null;
+      this.#leased = null;
       throw new Error('another emulator is active');
     }
     this.#uplinkTaps.serve(this.#datapath);
@@ -425,8 +432,9 @@ export class Emulator {
     const restored = used.flatMap((mirror) => this.#restore(mirror, this.#suspects.heldBack(mirror)) ?? []);
     await Promise.all(restored.map(({ attached }) => attached));
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
+    this.#precedence.worked();
     for (const each of restored) await this.#resume(each, reason);
-    this.#letPass(true);
+    this.#precedence.served();
     this.#settled = this.#suspects.settle(restored, !told);
     for (const mirror of mirrors) {
       if (used.includes(mirror)) continue;
@@ -439,7 +447,7 @@ export class Emulator {
     }
     for (const { plan } of this.#hosts()) this.pool.drop(plan.representor);
     if (reason === 'crash') this.#removeStaleSockets();
-    restoring.resolve();
+    this.#restored.resolve();
     this.#uplinks.start();
     const lease = await leased;
     if (lease < 0) this.#log.warn({ errno: -lease }, 'serving without the state keeper for now');
@@ -447,8 +455,24 @@ export class Emulator {
       this.#log.warn({ devices: this.devices.size, takeoverMs: this.#takeoverMs }, 'took over');
     }
     await this.onActive(reason);
-    this.#letPass(false);
+    this.#precedence.settled();
     this.#promotion = null;
+  }
+
+  #askLease(): Promise<number> {
+    this.#leased ??= this.#shelf.lease(async () => {
+      await this.#restored.promise;
+      this.#upload();
+    });
+    return this.#leased;
+  }
+
+  /** Asks for the lease in the same breath if nobody else can be in the way: the keeper then answers both at once. */
+  #bury(pid: number, alone: boolean): void {
+    const { keeperPid } = this.#shelf;
+    if (alone) this.#precedence.hurry(keeperPid);
+    this.#shelf.bury(pid);
+    if (alone && this.#mirrored && this.#role === 'standby' && keeperPid !== null) void this.#askLease();
   }
 
   /** Becomes active by itself. Where another one is already, this one, which fits nothing any more, ends (unhandled). */

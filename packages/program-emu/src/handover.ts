@@ -27,6 +27,7 @@ import { RpcError, type ShelfClient } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
 import { encodeNote, pausedAt } from './handover-note.js';
 import type { DeviceMirror, Mirror } from './mirror.js';
+import type { Precedence } from './precedence.js';
 import type { Device } from './served-device.js';
 import { parseShelfName, shelfNames } from './shelf-names.js';
 
@@ -53,16 +54,18 @@ export type Serve = (mirror: DeviceMirror) => Promise<(() => Promise<void>) | nu
 export class Handover {
   readonly #shelf: ShelfClient;
   readonly #serve: Serve;
+  readonly #precedence: Precedence;
   readonly #devices: ReadonlyMap<string, Device> & { delete(vuid: string): boolean };
   /** Announced or lent; at most one a device, until it was asked for and is here. */
   readonly #coming = new Map<string, Coming>();
   /** What was lent, and to whom. */
   readonly #lent = new Map<string, number>();
 
-  constructor(shelf: ShelfClient, serve: Serve, devices: Map<string, Device>) {
+  constructor(shelf: ShelfClient, serve: Serve, devices: Map<string, Device>, precedence: Precedence) {
     this.#shelf = shelf;
     this.#serve = serve;
     this.#devices = devices;
+    this.#precedence = precedence;
   }
 
   /** Lender: moves `device` to process `pid`. */
@@ -70,12 +73,15 @@ export class Handover {
     const { vuid } = host;
     if (!this.#shelf.connected) throw new RpcError(-Errno.EAGAIN, 'the state keeper is away');
     await endpoint.detach();
+    const { keeperPid } = this.#shelf;
+    this.#precedence.hurry(keeperPid);
     const pausedMs = monotonicMs();
     await host.pause();
     const sent = this.#shelf.lend(shelfNames.device(vuid), pid, encodeNote(pausedMs));
     if (sent < 0) throw new Error(`${vuid} was given up and could not be lent: errno ${-sent}`); // I2
     this.#lent.set(vuid, pid);
     this.#devices.delete(vuid);
+    this.#precedence.worked();
     host.relinquish();
     endpoint.relinquish();
   }

@@ -45,8 +45,8 @@ function watchProcess(
   const die = () => {
     if (died) return;
     died = true;
-    letOthersPass(pid);
     onDied();
+    letOthersPass(pid);
   };
   const watch = poller.watch(pidfd, { readable: true }, () => {
     if (typeof watch !== 'number') watch.close(); // it stays readable

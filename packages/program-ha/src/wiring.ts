@@ -24,6 +24,7 @@ import {
   setCloseOnExec,
   setProcessName,
   setProcessNice,
+  setThreadNice,
 } from '@virtnet/host-linux';
 import { LastWord } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
@@ -46,6 +47,15 @@ const CONTROLLERS: KeeperIdentity = {
   ipc: (paths) => paths.haIpc,
 };
 
+function behindOthers(work: () => void): void {
+  setThreadNice(process.pid, Nice.LATER);
+  try {
+    work();
+  } finally {
+    setThreadNice(process.pid, Nice.PREFERRED);
+  }
+}
+
 /** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
 export async function serve(options: HaOptions, identity = CONTROLLERS): Promise<void> {
   const { program } = identity;
@@ -55,7 +65,7 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
     progress.page.lastWord = LastWord.EXCEPTION;
   });
   progress.begin();
-  setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
+  const preferred = setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living
   const log = createLogger(program, options.logLevel);
   const paths = virtnetPaths();
   const socket = identity.socket(paths);
@@ -72,6 +82,7 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
     log,
     expectUpload: options.expectUpload,
     ...(store === null ? {} : { observer: store }),
+    ...(preferred ? { meanwhile: behindOthers } : {}),
   });
   if (typeof shelf === 'number') throw new Error(`cannot listen at ${socket}: errno ${-shelf}`);
   store?.attach(() => shelf.entries());

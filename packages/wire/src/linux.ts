@@ -272,5 +272,9 @@ export const PollDescriptor = layout('PollDescriptor', 8, { fd: i32, events: u16
 export const PollEvent = { IN: 0x1, OUT: 0x4, ERR: 0x8, HUP: 0x10, RDHUP: 0x2000 } as const;
 /** Processors a default cpu_set_t has room for. */
 export const CPU_SET_PROCESSORS = 1024;
+/** Scheduling policies (linux/sched.h), and the flag that keeps children and threads from inheriting one. */
+export const SchedulingPolicy = { OTHER: 0, FIFO: 1, RESET_ON_FORK: 0x4000_0000 } as const;
+/** struct sched_param: the priority. */
+export const SCHED_PARAM_BYTES = 4;
 /** sysconf names of glibc. */
 export const SC_PAGESIZE = 30;
