@@ -22,6 +22,8 @@ import { configure, fullShape, functionsOf, plugAll, type Shape, setVfs } from '
 
 const IDLE_S = 10;
 const SETTLE_MS = 3_000;
+/** Heaps are tidied up some seconds after much has been made. */
+const REST_MS = 15_000;
 const SETTLE_TIMEOUT_MS = 120_000;
 const QUESTIONS = 7;
 const ROLES = ['controller', 'emu', 'emu-standby', 'ha'] as const;
@@ -94,6 +96,7 @@ async function measure(scene: Scene, shape: Shape, kills: number): Promise<Repor
   const residentKib = resident(service);
   const grown = ROLES.reduce((sum, role) => sum + residentKib[role] - residentBeforeKib[role], 0);
   note('resident memory for each VF', grown / KIB_PER_MIB / vfs, 'MiB', 1);
+  await sleep(REST_MS);
   note('processor time, nobody asks anything', 100 * (await idle(service)), '%', 2);
 
   const listMs = await asked(service, 'list');
@@ -110,6 +113,7 @@ async function measure(scene: Scene, shape: Shape, kills: number): Promise<Repor
     damage = await streamThroughKills(scene, service, streamed, kills);
     note(`pause of a stream, ${kills} kills: median`, damage.pausesMs.median, 'ms');
     note(`pause of a stream, ${kills} kills: p99`, damage.pausesMs.p99, 'ms', 20);
+    note('longest pause of it without a kill', damage.quietPauseMs, 'ms');
     note('packets of it lost or repeated', damage.lost + damage.repeated, '', 2 * kills);
   }
   const moving = await timed(() => succeed(service, 'restart'));

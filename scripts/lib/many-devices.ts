@@ -4,8 +4,8 @@
  * Theory
  *   The functions are hotplug PFs as long as the default configuration has ports for them, and VFs of static PFs beyond
  *   that. Every driver is packages/testing's, over vfio-user, in this process.
- *   What a guest would feel of a takeover: right after the kill every driver makes a frame available, without a
- *   notification, for nobody would hear it; a function's pause ends when the frame comes back. The rings are looked at
+ *   What a guest would feel of a takeover: right after the kill every driver makes a frame available, and notifies the
+ *   device by its register, which the successor answers; a function's pause ends when the frame comes back. The rings are looked at
  *   every LOOK_MS: that is the resolution, and leaves the processors to the service.
  */
 import { Poller } from '@virtnet/host-linux';
@@ -66,12 +66,14 @@ export class ManyDevices {
   async kill(): Promise<number[]> {
     const since = performance.now();
     const { pid } = this.#service.killEmu();
+    const notified: Promise<unknown>[] = [];
     for (const { driver } of this.#functions) {
       const ring = driver.ring(TRANSMIT_QUEUE);
       if (ring.add({ readable: [HEADER, FRAME] }) < 0) throw new Error('a transmit queue is full');
-      ring.publish();
+      if (ring.publish()) notified.push(driver.pci.notify(TRANSMIT_QUEUE));
     }
     const pauses = await this.#pauses(since);
+    await Promise.all(notified);
     await this.#service.recovered(pid);
     return pauses;
   }
