@@ -66,7 +66,8 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
 
   test('only who stands by waits in real time; after the takeover nobody goes on like that', async () => {
     const { service } = used.value;
-    const policies = () => ['emu', 'emu-standby', 'ha'].map((role) => policyOf(service.runningPid(role)));
+    const policies = () =>
+      (['emu', 'emu-standby', 'ha'] as const).map((role) => policyOf(service.runningPid(role)));
     const standingBy = [OTHER, mayBeRealtime() ? FIFO : OTHER, OTHER];
     expect(policies()).toEqual(standingBy);
     const { pid } = service.killEmu();
