@@ -143,8 +143,16 @@ describe('virtnet-host', () => {
     });
   });
 
+  it.each(['modprobe vfio vfio_pci', 'modprobe -v vfio-pci'])('%s: is there already', async (line) => {
+    const { code, out } = await run(line);
+    expect(JSON.parse(out)).toEqual(SUCCESS);
+    expect(code).toBe(0);
+  });
+
   it.each([
     'modprobe e1000',
+    'modprobe vfio_pci virtio_net',
+    'modprobe -r vfio_pci',
     'ethtool vnet15s00f0',
     'ethtool -S vnet15s00f0',
     'ethtool -L vnet15s00f0 rx 4',

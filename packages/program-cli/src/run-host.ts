@@ -17,6 +17,7 @@ import {
   type PciFilter,
   type PciRow,
   parsePciFilter,
+  SUCCESS,
 } from '@virtnet/engine-control';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import type { Ask } from './controller.js';
@@ -31,7 +32,9 @@ const EIO = 5;
 const NO_DEVICE: ChannelsAnswer = { errno: -19, errstr: 'No such device' };
 
 /** Names of the one module that is the virtio-net driver here. */
-const MODULES: readonly string[] = ['virtio_net', 'virtio_pci'];
+const DRIVER_MODULES: readonly string[] = ['virtio_net', 'virtio_pci'];
+/** Modules of the other driver, which every host has. */
+const LOADED_MODULES: readonly string[] = ['vfio', 'vfio_pci'];
 
 type Task =
   | { readonly kind: 'lspci'; readonly options: LspciOptions }
@@ -42,6 +45,7 @@ type Task =
       readonly device: string;
       readonly combined: number | null;
     }
+  | { readonly kind: 'nothing' }
   | { readonly kind: 'unsupported' };
 
 interface LspciFlags {
@@ -114,19 +118,21 @@ function buildProgram(collect: (task: Task) => void): Command {
   program
     .command('modprobe')
     .description('load the virtio-net driver, which then binds every function that is free; or unload it')
-    .usage('[-h] [-r] [-v] virtio_net')
+    .usage('[-h] [-r] [-v] MODULE [MODULE ...]')
     .option('-r', 'unload it')
     .option('-v', 'accepted')
-    .argument('<MODULE>', 'virtio_net or virtio_pci, which are one driver here')
-    .action((module: string, { r }: { r?: true }) =>
-      collect(
-        MODULES.includes(module.replace('-', '_'))
-          ? act('modprobe', { value: r === true ? 0 : 1 })
-          : { kind: 'unsupported' },
-      ),
-    );
+    .argument('<MODULE...>', 'virtio_net or virtio_pci, which are one driver here; vfio, vfio_pci')
+    .action((modules: string[], { r }: { r?: true }) => collect(modprobeTask(modules, r === true)));
   addEthtool(program, collect);
   return program;
+}
+
+function modprobeTask(modules: readonly string[], remove: boolean): Task {
+  const names = modules.map((module) => module.replaceAll('-', '_'));
+  if (names.every((name) => DRIVER_MODULES.includes(name))) return act('modprobe', { value: remove ? 0 : 1 });
+  return !remove && names.every((name) => LOADED_MODULES.includes(name))
+    ? { kind: 'nothing' }
+    : { kind: 'unsupported' };
 }
 
 interface EthtoolFlags {
@@ -209,6 +215,10 @@ async function runTask(task: Task, io: Io, ask: Ask, driver: DriverPort): Promis
   if (task.kind === 'unsupported') {
     printJson(io, failure('OPT_NOT_SUPPORTED'));
     return EXIT_FAILURE;
+  }
+  if (task.kind === 'nothing') {
+    printJson(io, SUCCESS);
+    return 0;
   }
   if (task.kind === 'ethtool') return runEthtool(task, io, driver);
   const verbose = task.kind === 'lspci' && task.options.verbose === true;
