@@ -218,7 +218,7 @@ describe.for(settings)(
           signalPid(testpmd.child.pid, 'SIGKILL');
           await testpmd.child.exited;
           await until('stopped rings', 30_000, async () => (await service.query()).enabled_queues === '0');
-          held.push({ emu: service.holdings('emu'), ha: service.holdings('ha') });
+          held.push(await service.settledHoldings());
         }
         expect(held[2]).toEqual(held[0]);
         const testpmd = await start();

@@ -117,7 +117,7 @@ describe('Linux guest, QEMU connects (vfe-vhostd listens)', () => {
         30_000,
         async () => (await service.query()).enabled_queues === '0',
       );
-      holdings.push({ emu: service.holdings('emu'), ha: service.holdings('ha') });
+      holdings.push(await service.settledHoldings());
       await world.bootGuest();
     }
     expect(holdings[2]).toEqual(holdings[0]);

@@ -138,7 +138,7 @@ describe('vfio-user socket', () => {
     const { service, socket } = used.value;
     const { processes } = used.scene;
     const random = randomNumbers(seed);
-    const before = { emu: service.holdings('emu'), ha: service.holdings('ha') };
+    const before = await service.settledHoldings();
     for (let round = 0; round < CLIENT_KILLS; round++) {
       const client = processes.start([pinnedNode, CLIENT_PROGRAM, socket], { name: 'vfio-user client' });
       // Half of them die while they connect and probe.

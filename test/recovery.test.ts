@@ -100,7 +100,7 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
         await fn.close();
         probes += 1;
       };
-      const bare = service.holdings('ha');
+      const { ha: bare } = await service.settledHoldings();
       await probe();
       // The representor has a queue more for each pair that a driver ever enabled.
       const queues = 1;

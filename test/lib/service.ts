@@ -20,17 +20,19 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { program, repository } from '../../scripts/lib/paths.ts';
 import { type Child, isRunning, type Output, signalPid } from './processes.ts';
 import type { Scene } from './scene.ts';
 import { wallClockUs } from './stream-packet.ts';
-import { until } from './waiting.ts';
+import { sleep, until } from './waiting.ts';
 
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 30_000;
 const COMMAND_TIMEOUT_MS = 120_000; // `virtnet restart` waits for the end of the move
 const RECOVERY_TIMEOUT_MS = 60_000;
 const STATUS_DEADLINE_MS = 2_000;
+const SETTLED_MS = 500;
 /** USER_HZ, the unit of times in /proc. */
 const CLOCK_TICKS_PER_SECOND = 100;
 
@@ -338,6 +340,22 @@ export class Service {
       descriptors: readdirSync(`/proc/${pid}/fd`).length,
       sharedMappings: [...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^\S+ ..[-x]s /gm)].length,
     };
+  }
+
+  /**
+   * What both owners of guests' things hold once it stays the same for {@link SETTLED_MS}:
+   * a client that has just closed its socket is let go of some milliseconds later.
+   */
+  async settledHoldings(timeoutMs = 30_000): Promise<Readonly<Record<'emu' | 'ha', Holdings>>> {
+    const deadline = Date.now() + timeoutMs;
+    let held = { emu: this.holdings('emu'), ha: this.holdings('ha') };
+    for (let since = Date.now(); Date.now() - since < SETTLED_MS; await sleep(20)) {
+      const now = { emu: this.holdings('emu'), ha: this.holdings('ha') };
+      if (isDeepStrictEqual(now, held)) continue;
+      if (Date.now() > deadline) throw new Error('the service never stops taking and letting go of things');
+      [held, since] = [now, Date.now()];
+    }
+    return held;
   }
 
   /** Ends the service as `kill <controller>` does. Throws when it leaves something behind. */
