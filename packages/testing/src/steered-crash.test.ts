@@ -31,8 +31,12 @@ interface Outcome {
 }
 
 /** Reads `count` frames out of a TAP, with a crash after each of `lives` steps. */
-function run(crashes: CrashPoints, count: number, lives: readonly number[]): Outcome {
-  const pairs = [0, 1].map((pair) => new SwitchedPair(0, { pair, rss: RSS, queueSize: 8 }));
+const run = (packed: boolean, crashes: CrashPoints, count: number, lives: readonly number[]): Outcome =>
+  crashes.watched(() => runWatched(packed, crashes, count, lives));
+
+function runWatched(packed: boolean, crashes: CrashPoints, count: number, lives: readonly number[]): Outcome {
+  const options = { packed, rss: RSS, queueSize: 8, memoryBytes: 1 << 16 };
+  const pairs = [0, 1].map((pair) => new SwitchedPair(0, { ...options, pair }));
   const memory = new PrivateMemory(2048);
   const left = [...lives];
   const arrived: number[][] = [[], []];
@@ -84,13 +88,10 @@ function run(crashes: CrashPoints, count: number, lives: readonly number[]): Out
   return { arrived, crashed };
 }
 
-/** Where each frame belongs: as it arrives when nothing happens. */
-const undisturbed = new CrashPoints();
 const FRAMES = 12;
-const expected = run(undisturbed, FRAMES, []).arrived;
 
 /** Every frame in its queue, in order, none twice, and no more missing than crashes. */
-function expectAlmostWhole({ arrived, crashed }: Outcome): number {
+function expectAlmostWhole({ arrived, crashed }: Outcome, expected: Outcome['arrived']): number {
   arrived.forEach((numbers, queue) => {
     expect(numbers).toEqual(expected[queue]!.filter((number) => numbers.includes(number)));
   });
@@ -99,7 +100,12 @@ function expectAlmostWhole({ arrived, crashed }: Outcome): number {
   return missing;
 }
 
-describe('crash and recovery of a TAP whose driver steers', () => {
+describe.each(['split', 'packed'] as const)('crash and recovery of a TAP whose driver steers: %s', (ring) => {
+  const packed = ring === 'packed';
+  const undisturbed = new CrashPoints();
+  /** Where each frame belongs: as it arrives when nothing happens. */
+  const expected = run(packed, undisturbed, FRAMES, []).arrived;
+
   it('without a crash every frame arrives, in both queues', () => {
     expect(expected.flat().toSorted((a, b) => a - b)).toEqual(Array.from({ length: FRAMES }, (_, i) => i));
     expect(expected.every((numbers) => numbers.length > 1)).toBe(true);
@@ -110,9 +116,9 @@ describe('crash and recovery of a TAP whose driver steers', () => {
     expect(steps).toBeGreaterThan(100);
     let missing = 0;
     for (let at = 0; at < steps; at++) {
-      const outcome = run(new CrashPoints(), FRAMES, [at]);
+      const outcome = run(packed, new CrashPoints(), FRAMES, [at]);
       expect(outcome.crashed, `step ${at}`).toBe(1);
-      missing += expectAlmostWhole(outcome);
+      missing += expectAlmostWhole(outcome, expected);
     }
     expect(missing, 'some steps lie between reading and remembering').toBeGreaterThan(0);
   });
@@ -120,7 +126,7 @@ describe('crash and recovery of a TAP whose driver steers', () => {
   it('any number of crashes in a row costs at most a frame each', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 0, max: 80 }), { maxLength: 8 }), (lives) => {
-        expectAlmostWhole(run(new CrashPoints(), FRAMES, lives));
+        expectAlmostWhole(run(packed, new CrashPoints(), FRAMES, lives), expected);
       }),
       { numRuns: 150 },
     );

@@ -1,26 +1,47 @@
 /** A crash between any two steps of the eswitch: both rings continue, and at most the frame in flight is repeated. */
 import { LoopPort, SwitchDomain } from '@virtnet/engine-eswitch';
-import { QueueWord } from '@virtnet/wire';
+import { NetFeature, QueueWord } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Crash, CrashPoints } from './crash-points.js';
 import { shapeFrame } from './net-fixture.js';
-import { SwitchedPair } from './switch-fixture.js';
+import { packedPosition } from './packed-ring-fixture.js';
+import type { UsedChain } from './ring-driver.js';
+import { SplitDriver } from './split-driver.js';
+import { type FunctionOptions, SwitchedPair } from './switch-fixture.js';
 
 const HEADER = 12;
 const QUEUE_SIZE = 8;
+const MEMORY_BYTES = 1 << 16;
+const FRAMES = 10;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+/** Buffers of which a frame needs two. */
+const MERGED_BYTES = 60;
 
 /** Frame numbers survive in the last byte of the source address. */
 const frameOf = (number: number) =>
   shapeFrame({ destination: BROADCAST, seed: number, payloadBytes: 20 }).bytes;
 
-/** Where frames go. */
-type Way =
-  /** Through the switch, to two others, frame by frame. */
-  | 'switch'
-  /** Back to the driver that sent them, in bursts. */
-  | 'loop';
+type Ring = 'split' | 'packed';
+
+interface Way {
+  readonly name: string;
+  readonly from: Ring;
+  /** One function each; 'back': to the driver that sent them, in bursts. */
+  readonly to: readonly Ring[] | 'back';
+  /** Receivers have mergeable buffers, too small for a frame. */
+  readonly merged?: boolean;
+  /** Senders have the header in a buffer of its own, so that no frame goes the short way. */
+  readonly parts?: boolean;
+}
+
+const BOTH = ['split', 'packed'] as const;
+const WAYS: readonly Way[] = BOTH.flatMap((from): Way[] => [
+  { name: `${from}, to a split and a packed ring`, from, to: BOTH },
+  { name: `${from} in several buffers, to a split and a packed ring`, from, to: BOTH, parts: true },
+  { name: `${from}, to mergeable buffers of either ring`, from, to: BOTH, merged: true },
+  { name: `${from}, back to where it came from`, from, to: 'back' },
+]);
 
 interface Outcome {
   /** Numbers each receiver got, in order. */
@@ -29,20 +50,64 @@ interface Outcome {
   readonly completed: number;
 }
 
+/** A function whose rings wrap while the test runs. */
+const functionAt = (port: number, ring: Ring, features: readonly number[] = []): SwitchedPair => {
+  const start = ring === 'packed' ? packedPosition(QUEUE_SIZE - 3, 0) : 65_533;
+  const shape: FunctionOptions = {
+    packed: ring === 'packed',
+    queueSize: QUEUE_SIZE,
+    memoryBytes: MEMORY_BYTES,
+  };
+  return new SwitchedPair(port, { ...shape, start, features });
+};
+
+/** Everything completed is visible: of a split ring the used index says so, of a packed ring both halves do. */
+function expectVisible({ receiver, blocks }: SwitchedPair): void {
+  const position = blocks[0].words[QueueWord.POSITION]!;
+  if (receiver instanceof SplitDriver) expect(receiver.usedIndex).toBe(position);
+  else expect(position >>> 16).toBe(position & 0xffff);
+}
+
+/** Numbers of the frames in what came back; each is there as a whole, in as many buffers as its header says. */
+function numbersIn(used: readonly UsedChain[], merged: boolean): number[] {
+  const numbers: number[] = [];
+  for (let at = 0; at < used.length; ) {
+    const buffers = merged ? used[at]!.written[10]! : 1;
+    const parts = used.slice(at, at + buffers);
+    expect(parts.length, 'a frame is visible as a whole').toBe(buffers);
+    const bytes = parts.flatMap(({ written, lengthBytes }) => [...written.subarray(0, lengthBytes)]);
+    const frame = Uint8Array.from(bytes.slice(HEADER));
+    const number = frame[11]!;
+    expect(frame).toEqual(frameOf(number));
+    numbers.push(number);
+    at += buffers;
+  }
+  return numbers;
+}
+
 /** Sends `frames` frames, with a crash after each of `lives` steps. */
-function run(
+function run(way: Way, crashes: CrashPoints, frames: number, lives: readonly number[], budget: number) {
+  return crashes.watched(() => runWatched(way, crashes, frames, lives, budget));
+}
+
+function runWatched(
   way: Way,
   crashes: CrashPoints,
   frames: number,
   lives: readonly number[],
   budget: number,
 ): Outcome {
-  const options = { queueSize: QUEUE_SIZE };
-  // Receivers have room for what is sent and for what is repeated, or it would be dropped.
-  const sender = new SwitchedPair(0, options);
-  const receivers = way === 'loop' ? [sender] : [new SwitchedPair(1, options), new SwitchedPair(2, options)];
+  const { from, to, merged = false } = way;
+  const sender = functionAt(0, from);
+  const receivers =
+    to === 'back'
+      ? [sender]
+      : to.map((ring, i) => functionAt(i + 1, ring, merged ? [NetFeature.MRG_RXBUF] : []));
   const pairs = new Set([sender, ...receivers]);
-  const makePort = way === 'loop' ? (to: SwitchDomain) => new LoopPort(to, 0, 0) : undefined;
+  const makePort = to === 'back' ? (domain: SwitchDomain) => new LoopPort(domain, 0, 0) : undefined;
+  // Receivers have room for what is sent and for what is repeated, or it would be dropped.
+  const atOnce = way.parts === true || merged ? 1 : QUEUE_SIZE / 2;
+  const parts = way.parts === true ? [30] : [];
   const left = [...lives];
   const arrived: number[][] = receivers.map(() => []);
   let posted = 0;
@@ -56,16 +121,22 @@ function run(
   };
   rearm();
   for (let idle = 0; idle < 3; ) {
-    while (posted < frames && posted - completed < QUEUE_SIZE / 2 && sender.send(frameOf(posted)) >= 0)
+    while (
+      posted < frames &&
+      posted - completed < atOnce &&
+      sender.send(frameOf(posted), undefined, parts) >= 0
+    )
       posted++;
-    for (const receiver of receivers) {
-      while (receiver.receiver.add({ writable: [1600] }) >= 0);
-      receiver.receiver.publish();
+    for (const { receiver } of receivers) {
+      while (receiver.add({ writable: [merged ? MERGED_BYTES : 1600] }) >= 0);
+      receiver.publish();
     }
     try {
       if (domain === null) {
-        domain = new SwitchDomain({ seed: 1, settled: () => {} });
-        for (const pair of pairs) pair.open(domain, crashes, makePort);
+        const made: SwitchDomain = new SwitchDomain({ seed: 1, settled: () => {} });
+        for (const pair of pairs) pair.open(made, crashes, makePort);
+        domain = made;
+        for (const pair of receivers) expectVisible(pair);
       }
       domain.begin();
       idle = sender.transmit.poll(budget) === 0 ? idle + 1 : 0;
@@ -77,17 +148,14 @@ function run(
       domain = null;
       rearm();
       for (const { blocks, receiver } of receivers) {
+        if (!(receiver instanceof SplitDriver)) continue;
         const behind = (blocks[0].words[QueueWord.POSITION]! - receiver.usedIndex) & 0xffff;
         expect(behind, 'the used index never runs ahead of the position').toBeLessThanOrEqual(QUEUE_SIZE);
       }
     }
     completed += sender.transmitter.collect().length;
     receivers.forEach((receiver, i) => {
-      for (const { written, lengthBytes } of receiver.collect()) {
-        const frame = written.subarray(HEADER, lengthBytes);
-        expect(frame).toEqual(frameOf(frame[11]!));
-        arrived[i]!.push(frame[11]!);
-      }
+      arrived[i]!.push(...numbersIn(receiver.collect(), merged));
     });
   }
   return { arrived, crashed, completed };
@@ -105,17 +173,17 @@ function expectWhole({ arrived, crashed, completed }: Outcome, frames: number): 
   return arrived.flat().length - arrived.length * frames;
 }
 
-describe.each(['switch', 'loop'] as const)('crash and recovery of the eswitch: %s', (way) => {
+describe.each(WAYS)('crash and recovery of the eswitch: $name', (way) => {
   it('a crash at any step repeats at most one frame for each receiver and loses none', () => {
     const undisturbed = new CrashPoints();
-    expectWhole(run(way, undisturbed, 10, [], 3), 10);
+    expectWhole(run(way, undisturbed, FRAMES, [], 3), FRAMES);
     const { steps } = undisturbed;
     expect(steps).toBeGreaterThan(200);
     let repeated = 0;
     for (let at = 0; at < steps; at++) {
-      const outcome = run(way, new CrashPoints(), 10, [at], 3);
+      const outcome = run(way, new CrashPoints(), FRAMES, [at], 3);
       expect(outcome.crashed, `step ${at}`).toBe(1);
-      repeated += expectWhole(outcome, 10);
+      repeated += expectWhole(outcome, FRAMES);
     }
     expect(repeated, 'some steps lie between delivering and remembering it').toBeGreaterThan(0);
   });
@@ -124,9 +192,9 @@ describe.each(['switch', 'loop'] as const)('crash and recovery of the eswitch: %
     const lives = fc.array(fc.integer({ min: 0, max: 150 }), { maxLength: 10 });
     fc.assert(
       fc.property(lives, fc.integer({ min: 1, max: 8 }), (steps, budget) => {
-        expectWhole(run(way, new CrashPoints(), 20, steps, budget), 20);
+        expectWhole(run(way, new CrashPoints(), 2 * FRAMES, steps, budget), 2 * FRAMES);
       }),
-      { numRuns: 150 },
+      { numRuns: 100 },
     );
   });
 });

@@ -18,6 +18,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { checksumHeader, decodeHeader, fold, netHeader, shapeFrame, wordSum } from './net-fixture.js';
 import type { UsedChain } from './ring-driver.js';
+import type { SplitDriver } from './split-driver.js';
 import { openSplitRing } from './split-ring-fixture.js';
 import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
 
@@ -329,7 +330,9 @@ describe('diagnostic ports', () => {
     for (let i = 0; i < 20; i++) a.send(frame(0, null, 1400, i));
     expect(turn(a)).toBe(20);
     expect(a.countTransmit(QueueCounter.FRAMES)).toBe(20);
-    const ring = openSplitRing(a.receiver, new GuestMemory([a.memory.region]), { position: 0 });
+    const ring = openSplitRing(a.receiver as SplitDriver, new GuestMemory([a.memory.region]), {
+      position: 0,
+    });
     if (!(ring instanceof SplitRing)) throw new Error('the ring does not open');
     const queue = new ReceiveQueue({
       ring,

@@ -8,22 +8,32 @@ import {
   type RssSettings,
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
+import {
+  type DeviceRing,
+  GuestMemory,
+  isRing,
+  type MemoryRegion,
+  openRing,
+  resumePosition,
+} from '@virtnet/engine-virtqueue';
 import {
   featureMask,
+  initialRingPosition,
   type QueueBlock,
   type QueueCounter,
+  QueueWord,
   queueBlock,
   statePageSize,
   VirtioFeature,
 } from '@virtnet/wire';
 import { DriverMemory } from './driver-memory.js';
 import { filterState, netHeader } from './net-fixture.js';
+import { PackedDriver } from './packed-driver.js';
 import type { UsedChain } from './ring-driver.js';
 import { SplitDriver } from './split-driver.js';
-import { openSplitRing } from './split-ring-fixture.js';
 
 const MEMORY_BYTES = 1 << 20;
+const CHAIN_SEGMENTS_MAX = 64;
 
 export interface FunctionOptions {
   readonly features?: readonly number[];
@@ -33,6 +43,11 @@ export interface FunctionOptions {
   readonly filter?: Partial<ReceiveFilterState>;
   readonly mtu?: number;
   readonly queueSize?: number;
+  /** The function's rings are packed ones. */
+  readonly packed?: boolean;
+  /** Where both rings begin; default where new ones do. */
+  readonly start?: number;
+  readonly memoryBytes?: number;
   /** Hashes that received frames carry. */
   readonly hash?: HashSettings;
   /** How the driver steers. */
@@ -48,14 +63,19 @@ export interface FunctionOptions {
 interface Wrap {
   ring(ring: DeviceRing): DeviceRing;
   block(block: QueueBlock): QueueBlock;
+  memory(regions: readonly MemoryRegion[]): GuestMemory;
 }
-const PLAIN: Wrap = { ring: (ring) => ring, block: (block) => block };
+const PLAIN: Wrap = {
+  ring: (ring) => ring,
+  block: (block) => block,
+  memory: (regions) => new GuestMemory(regions),
+};
 
 /** One queue pair of a function: its drivers, its state page, and the queues that work it now. */
 export class SwitchedPair {
   readonly memory: DriverMemory;
-  readonly receiver: SplitDriver;
-  readonly transmitter: SplitDriver;
+  readonly receiver: SplitDriver | PackedDriver;
+  readonly transmitter: SplitDriver | PackedDriver;
   readonly blocks: readonly [QueueBlock, QueueBlock];
   readonly options: FunctionOptions;
   readonly port: number;
@@ -63,27 +83,47 @@ export class SwitchedPair {
   transmit!: TransmitQueue;
 
   constructor(port: number, options: FunctionOptions) {
-    const { arena, arenaOffset = 0, queueSize = 64 } = options;
+    const { arena, arenaOffset = 0, queueSize = 64, packed = false } = options;
+    const start = options.start ?? initialRingPosition(packed);
     this.port = port;
     this.options = options;
     this.memory = new DriverMemory({
-      sizeBytes: MEMORY_BYTES,
+      sizeBytes: options.memoryBytes ?? MEMORY_BYTES,
       ...(arena === undefined ? {} : { buffer: arena, byteOffset: arenaOffset }),
     });
-    this.receiver = new SplitDriver({ memory: this.memory, queueSize });
-    this.transmitter = new SplitDriver({ memory: this.memory, queueSize });
+    const { memory } = this;
+    const driver = () =>
+      packed
+        ? new PackedDriver({ memory, queueSize, startPosition: start })
+        : new SplitDriver({ memory, queueSize, startIndex: start });
+    this.receiver = driver();
+    this.transmitter = driver();
     const page = new ArrayBuffer(statePageSize(2));
     this.blocks = [queueBlock(page, 0), queueBlock(page, 1)];
+    for (const { words } of this.blocks) words.set([start, start], QueueWord.POSITION);
   }
 
   /** Opens the queues where the state page says, as a worker does. `makePort`: where frames go instead of the switch. */
   open(domain: SwitchDomain, wrap = PLAIN, makePort?: (domain: SwitchDomain) => FramePort): void {
     const { options, port } = this;
     const { pair = 0 } = options;
-    const memory = new GuestMemory([this.memory.region]);
-    const ring = (driver: SplitDriver, block: QueueBlock): DeviceRing => {
-      const opened = openSplitRing(driver, memory, { position: block.words[0]! });
-      if (!(opened instanceof SplitRing)) throw new Error(opened.code);
+    const memory = wrap.memory([this.memory.region]);
+    const blocks = this.blocks.map((block) => wrap.block(block));
+    const ring = (driver: SplitDriver | PackedDriver, block: QueueBlock): DeviceRing => {
+      const opened = openRing({
+        packed: options.packed === true,
+        queueSize: driver.queueSize,
+        memory,
+        descriptorAddress: driver.descriptorAddress,
+        driverAddress: driver.driverAddress,
+        deviceAddress: driver.deviceAddress,
+        indirect: true,
+        eventIdx: driver.eventIdx,
+        position: resumePosition(block),
+        chainSegmentsMax: CHAIN_SEGMENTS_MAX,
+        journal: block.journal,
+      });
+      if (!isRing(opened)) throw new Error(opened.code);
       return wrap.ring(opened);
     };
     const shared = {
@@ -96,8 +136,8 @@ export class SwitchedPair {
     };
     this.receive = new SwitchedReceiveQueue({
       ...shared,
-      ring: ring(this.receiver, this.blocks[0]),
-      block: wrap.block(this.blocks[0]),
+      ring: ring(this.receiver, blocks[0]!),
+      block: blocks[0]!,
       active: options.active ?? true,
       filter: options.filter === undefined ? null : new ReceiveFilter(filterState(options.filter)),
       hash: options.hash ?? null,
@@ -109,8 +149,8 @@ export class SwitchedPair {
     domain.attach(port, pair, this.receive);
     this.transmit = new TransmitQueue({
       ...shared,
-      ring: ring(this.transmitter, this.blocks[1]),
-      block: wrap.block(this.blocks[1]),
+      ring: ring(this.transmitter, blocks[1]!),
+      block: blocks[1]!,
       port: makePort?.(domain) ?? new SwitchPort(domain, port, pair),
     });
     this.transmit.resume();
