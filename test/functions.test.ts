@@ -29,6 +29,7 @@ interface Listed {
   readonly mtu: string;
   readonly enabled_vfs: string;
   readonly num_msix: string;
+  readonly num_queues: string;
   readonly max_queue_pairs: string;
   readonly msix_num_pool_size: number;
   readonly qp_pool_size: number;
@@ -149,6 +150,76 @@ describe('functions by configuration', () => {
     expect(await change(2, '-qp', 1)).toBe(0);
     expect(await change(3, '-qp', 33)).toBe(0);
     expect(await pool()).toEqual([12, 70]);
+  });
+
+  test('a VF without vectors or queue pairs > no driver can use it, over kill -9 and restarts, until it has them again', async () => {
+    const { service } = used.value;
+    const warning = {
+      errno: -1044,
+      errstr: "Warning - this device won't function, don't try to probe with virtio driver",
+    };
+    const share = async (...option: string[]) => {
+      const { stdout, code } = await service.virtnet(
+        '--json',
+        'modify',
+        '-p',
+        '1',
+        '-v',
+        '1',
+        'device',
+        ...option,
+      );
+      return [JSON.parse(stdout), code];
+    };
+    const seen = async () => {
+      const devices = await listed();
+      const pf = devices.find(({ pci_bdf }) => pci_bdf === PF1);
+      const vf = devices.find(({ vuid }) => vuid.endsWith('F3VF2'))!;
+      const shown = [
+        vf.num_msix,
+        vf.num_queues,
+        vf.max_queue_pairs,
+        pf?.msix_num_pool_size,
+        pf?.qp_pool_size,
+      ];
+      const { stdout } = await service.host('lspci', '-v', '-s', vf.pci_bdf);
+      return { shown, msix: /MSI-X/.test(stdout), bdf: vf.pci_bdf };
+    };
+    /** Whether a driver comes up that begins as any does. */
+    const works = async (bdf: string) => {
+      expect(await host('bind', bdf, 'vfio-pci')).toEqual(SUCCESS);
+      const fn = await BoundFunction.open(service.socket(bdf));
+      const outcome = await fn.start().then(
+        () => 'started',
+        (error: Error) => error.message,
+      );
+      await fn.close();
+      await until('the function is let go', PATIENCE_MS, async () => {
+        const answer = (await host('unbind', bdf, 'vfio-pci')) as { errno: number };
+        return answer.errno === 0;
+      });
+      return outcome;
+    };
+    const away = { shown: ['0', '0', '0', 32, 32], msix: false };
+    expect(await share('-n', '0')).toEqual([warning, 1]);
+    expect(await seen()).toMatchObject(away);
+    const { bdf } = await seen();
+    expect(await works(bdf)).toMatch(/FEATURES_OK|features/);
+    await service.recovered(service.killEmu().pid);
+    expect(await seen()).toMatchObject(away);
+    expect(await works(bdf)).toMatch(/FEATURES_OK|features/);
+    await service.stop();
+    await service.startAgain();
+    expect(await seen()).toMatchObject(away);
+    expect(await share('-n', '10')).toEqual([SUCCESS, 0]);
+    expect(await seen()).toMatchObject({ shown: ['10', '9', '4', 22, 28], msix: true });
+    expect(await works(bdf)).toBe('started');
+    expect(await share('-qp', '0')).toEqual([warning, 1]);
+    expect(await seen()).toMatchObject({ shown: ['10', '0', '0', 22, 32], msix: true });
+    expect(await works(bdf)).toMatch(/FEATURES_OK|features/);
+    expect(await share('-n', '32')).toEqual([SUCCESS, 0]);
+    expect(await share('-qp', '32')).toEqual([SUCCESS, 0]);
+    expect(await seen()).toMatchObject({ shown: ['32', '65', '32', 0, 0], msix: true });
   });
 
   test('a driver works a VF; the host resets it', async () => {

@@ -5,6 +5,8 @@
  *   A few numbers are chosen; every name and every other number follows from them. A plan is plain JSON, so that it
  *   can be saved with the device. What was saved is not trusted: `restorePlan` checks the chosen values against their
  *   ranges and against one another, and derives the rest anew.
+ *   A VF may have given all of its vectors or queue pairs back to the pool of its PF. Then it has no virtqueues, and no
+ *   driver can use it until it is given a share again.
  *
  * Invariants
  *   I1  two plans of one controller differ in VUID, PCI address and representor when they differ in (kind, place),
@@ -34,6 +36,7 @@ import {
   VIRT_QUEUES_MAX,
   VIRT_QUEUES_MIN,
 } from './limits.js';
+import { isFunctional } from './vf-pool.js';
 
 /** What is chosen for a new function. */
 export interface DeviceChoice {
@@ -71,7 +74,7 @@ export interface DevicePlan extends DeviceChoice {
   readonly vuid: string;
   readonly ibDevicePciAddress: string;
   readonly uplinkPort: 0 | 1;
-  /** Virtqueues, control queue included. */
+  /** Virtqueues, control queue included; 0 of a VF that has no share of its PF's vectors or queue pairs. */
   readonly queueCount: number;
   readonly representor: string;
   readonly pciVhcaId: number;
@@ -116,7 +119,7 @@ export function completePlan(choice: DeviceChoice, uplinkPort: 0 | 1): DevicePla
     vuid: vuidOf(choice),
     ibDevicePciAddress: identity.uplinkPciAddress(uplinkPort),
     uplinkPort,
-    queueCount: virtQueueCount(choice.queuePairs),
+    queueCount: isFunctional(choice) ? virtQueueCount(choice.queuePairs) : 0,
     representor: identity.representorName(uplinkPort, sfNum),
     pciVhcaId: vfId === null ? identity.pciVhcaId(pfId) : identity.vfVhcaId(address),
     sfVhcaId: identity.sfVhcaId(sfNum),
@@ -137,7 +140,10 @@ function vuidOf({ kind, pfId, vfId, switchPort }: DeviceChoice): string {
 }
 
 /** The numbers by which a kind of function is known, each in its range and all of them in agreement. */
-function placeProblem({ kind, pfId, vfId, switchPort, address, sfNum }: DeviceChoice): string | null {
+function placeProblem(choice: DeviceChoice): string | null {
+  const { kind, pfId, vfId, switchPort, address, sfNum } = choice;
+  if (kind !== FunctionKind.VF && !isFunctional(choice))
+    return 'only a VF can have no msixVectors or no queuePairs';
   const { bus, device, fn } = identity.addressOf(address);
   switch (kind) {
     case FunctionKind.STATIC_PF:
@@ -176,9 +182,9 @@ const CHECKS: { readonly [K in keyof DeviceChoice]: (value: unknown) => boolean 
   ibDevice: (value) => typeof value === 'string' && identity.uplinkPort(value) !== null,
   mac: (value) => typeof value === 'string' && isStationMac(value),
   mtu: (value) => isWithin(value, MTU_MIN, MTU_MAX),
-  queuePairs: (value) => isQueuePairCount(value, VIRT_QUEUES_MAX),
+  queuePairs: (value) => value === 0 || isQueuePairCount(value, VIRT_QUEUES_MAX),
   queueSize: isQueueSize,
-  msixVectors: (value) => isWithin(value, MSIX_VECTORS_MIN, MSIX_VECTORS_MAX),
+  msixVectors: (value) => value === 0 || isWithin(value, MSIX_VECTORS_MIN, MSIX_VECTORS_MAX),
   features: (value) => typeof value === 'string' && parseFeatures(value) !== null,
 };
 

@@ -8,6 +8,7 @@ import {
   freshHost,
   HOST_DRIVERS,
   type HostState,
+  isHeld,
   LOG_LINES_MAX,
   loadVirtioNet,
   logged,
@@ -65,6 +66,8 @@ describe('the host', () => {
     expect(errno(bindDriver(bound, functions, VF.bdf, 'vfio-pci', NOW))).toBe(-16);
     expect(errno(unbindDriver(bound, functions, PF.bdf, 'vfio-pci', NOW))).toBe(-19);
     expect(errno(unbindDriver(bound, [PF, { ...VF, inUse: true }], VF.bdf, 'vfio-pci', NOW))).toBe(-16);
+    expect([isHeld(bound, { ...VF, inUse: true }), isHeld(bound, VF)]).toEqual([true, false]);
+    expect(isHeld(freshHost(NOW), { ...VF, inUse: true })).toBe(false);
     expect(state(unbindDriver(bound, functions, VF.bdf, 'vfio-pci', NOW)).drivers).toEqual({});
   });
 

@@ -185,6 +185,11 @@ export function setAutoprobe(
   return logged({ ...state, noAutoprobe }, now, `pci 0000:${pf.bdf}: sriov_drivers_autoprobe ${value}`);
 }
 
+/** Whether the host cannot let go of a function: vfio-pci has given it to somebody, who holds it open. */
+export function isHeld(state: HostState, { bdf, inUse }: HostFunction): boolean {
+  return inUse && state.drivers[bdf] === 'vfio-pci';
+}
+
 /**
  * `echo <bdf> > drivers/<driver>/unbind`: a PF loses its VFs with its driver. Refused while somebody holds the
  * function through vfio-pci; virtio-pci lets go of it.
@@ -199,7 +204,7 @@ export function unbindDriver(
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
   if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
-  if (driver === 'vfio-pci' && found.inUse) return failures.EBUSY;
+  if (isHeld(state, found)) return failures.EBUSY;
   return released(state, found.bdf, driver, now);
 }
 

@@ -94,6 +94,13 @@ describe('modify device, for the next driver', () => {
   it.each([{ msixNum: 0 }, { maxQueuePairs: 0 }])('%o is carried out, with a warning', (options) => {
     expect(planModify(options, vf, vfSite)).toMatchObject({ warning: 'DEV_NOT_FUNCTIONAL' });
   });
+
+  it('a VF without a share is warned of when its share changes, until it has both again', () => {
+    const none = { ...vf, share: { msixVectors: 0, queuePairs: 0 } };
+    expect(planModify({ mtu: 1400 }, none, vfSite)).toEqual({ shape: { mtu: 1400 } });
+    expect(planModify({ maxQueuePairs: 2 }, none, vfSite)).toMatchObject({ warning: 'DEV_NOT_FUNCTIONAL' });
+    expect(planModify({ msixNum: 6 }, none, vfSite)).toEqual({ shape: { msixVectors: 6, queuePairs: 2 } });
+  });
 });
 
 describe('modify device, at once', () => {

@@ -134,7 +134,8 @@ export function planModify(
   if (!started && needsDriver.some((option) => option !== undefined)) return failure('DEV_NOT_START');
   if (live.rxMode !== undefined && !hasFeature(device.driverFeatures, NetFeature.CTRL_RX))
     return failure('SF_RX_MODE_SET');
-  const warning = shareWarning({ ...device.share, ...shape });
+  const sharesAnew = shape.msixVectors !== undefined || shape.queuePairs !== undefined;
+  const warning = sharesAnew ? shareWarning({ ...device.share, ...shape }) : null;
   return { shape, ...live, ...(warning === null ? {} : { warning }) };
 }
 

@@ -105,7 +105,7 @@ describe('recovery file', () => {
     { mac: 5 },
     { sf_num: 2000 },
     { sf_num: 3000.5 },
-    { mq: 0 },
+    { mq: 1 },
     { mq: 1e9 },
     { mq: 4 },
     { bdf_raw: -1 },
@@ -122,6 +122,30 @@ describe('recovery file', () => {
   ])('%j in the file of another function, or out of range: a sentence', (wrong) => {
     const file = { ...(JSON.parse(writeRecovery(vf)) as object), ...wrong };
     expect(readRecovery(JSON.stringify(file), vf.vuid)).toEqual(expect.any(String));
+  });
+
+  it('of a VF without a share says so; no PF can be without queues', () => {
+    const none = restorePlan({ ...vf, msixVectors: 0, queuePairs: 0 });
+    if (typeof none === 'string') throw new Error(none);
+    expect(none.queueCount).toBe(0);
+    const text = writeRecovery(none);
+    expect(JSON.parse(text)).toMatchObject({ function_type: 'vf', mq: 0 });
+    const recovery = read(text, vf.vuid);
+    expect(recovery.queuePairs).toBe(0);
+    expect(recoveredPlan(vf, recovery, none, [])).toEqual(none);
+    for (const pf of [staticPf, hotplug]) {
+      const file = { ...(JSON.parse(writeRecovery(pf)) as object), mq: 0 };
+      expect(readRecovery(JSON.stringify(file), pf.vuid)).toBe('mq is out of range');
+      for (const without of [{ msixVectors: 0 }, { queuePairs: 0 }])
+        expect(restorePlan({ ...pf, ...without })).toBe('only a VF can have no msixVectors or no queuePairs');
+    }
+  });
+
+  it('vectors and pairs of a VF are kept each by itself', () => {
+    const half = restorePlan({ ...vf, msixVectors: 0, queuePairs: 3 });
+    if (typeof half === 'string') throw new Error(half);
+    expect([half.queueCount, read(writeRecovery(half), vf.vuid).queuePairs]).toEqual([0, 3]);
+    expect(recoveredPlan(vf, read(writeRecovery(half), vf.vuid), half, [])).toEqual(half);
   });
 
   it('a file copied to another function’s name is refused', () => {

@@ -12,7 +12,13 @@
  *
  * Limits  RECOVERY_BYTES_MAX.
  */
-import { type DevicePlan, isQueuePairCount, isStationAddress, isWithin } from './device-plan.js';
+import {
+  type DevicePlan,
+  isQueuePairCount,
+  isStationAddress,
+  isWithin,
+  virtQueueCount,
+} from './device-plan.js';
 import { FunctionKind } from './facts.js';
 import { parseMac } from './format.js';
 import {
@@ -55,7 +61,10 @@ export interface Recovery {
   readonly queuePairs: number;
 }
 
-/** The text of a function's recovery file. `mq` counts as the guide's example does: virtqueues, 3 for one pair. */
+/**
+ * The text of a function's recovery file. `mq` counts as the guide's example does: virtqueues, 3 for one pair. It is 0
+ * without any pair, which only a VF can be.
+ */
 export function writeRecovery(plan: DevicePlan): string {
   const { ibDevice, pfId, vfId, kind, bdf, mac, sfNum } = plan;
   const address = parseBdf(bdf)!;
@@ -69,7 +78,7 @@ export function writeRecovery(plan: DevicePlan): string {
     mac: mac.toLowerCase(),
     pf_num: numberOf(plan),
     sf_num: sfNum,
-    mq: plan.queueCount,
+    mq: plan.queuePairs === 0 ? 0 : virtQueueCount(plan.queuePairs),
   };
   return `${JSON.stringify(file, null, 2)}\n`;
 }
@@ -116,7 +125,7 @@ export function readRecovery(text: string, vuid: string): Recovery | string {
     address: file.bdf_raw as number,
     mac: (file.mac as string).toUpperCase(),
     sfNum: file.sf_num as number,
-    queuePairs: ((file.mq as number) - 1) >> 1,
+    queuePairs: (file.mq as number) >> 1,
   };
   return isNameOf(recovery, vuid) ? recovery : `of another function than ${vuid}`;
 }
@@ -151,9 +160,10 @@ function wrongKey(file: Readonly<Record<string, unknown>>, kind: FunctionKind): 
     ['sf_num', isWithin(file.sf_num, sfFirst, sfLast)],
     [
       'mq',
-      isWithin(file.mq, 3, VIRT_QUEUES_MAX) &&
-        ((file.mq as number) & 1) === 1 &&
-        isQueuePairCount(((file.mq as number) - 1) >> 1, VIRT_QUEUES_MAX),
+      (isVf && file.mq === 0) ||
+        (isWithin(file.mq, 3, VIRT_QUEUES_MAX) &&
+          (file.mq & 1) === 1 &&
+          isQueuePairCount(file.mq >> 1, VIRT_QUEUES_MAX)),
     ],
   ];
   const known = new Set([...checks.map(([name]) => name), 'function_type', 'device_type']);

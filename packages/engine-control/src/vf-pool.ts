@@ -74,7 +74,12 @@ function isAvailable(wanted: number, has: number, free: number, most: number): b
   return Number.isInteger(wanted) && wanted >= 0 && wanted <= most && wanted - has <= free;
 }
 
+/** Whether a driver can use a function with this share. */
+export function isFunctional({ msixVectors, queuePairs }: VfShare): boolean {
+  return msixVectors > 0 && queuePairs > 0;
+}
+
 /** What a share without function is answered with: it is carried out, and this says what follows. */
-export function shareWarning({ msixVectors, queuePairs }: VfShare): ControlErrorName | null {
-  return msixVectors === 0 || queuePairs === 0 ? 'DEV_NOT_FUNCTIONAL' : null;
+export function shareWarning(share: VfShare): ControlErrorName | null {
+  return isFunctional(share) ? null : 'DEV_NOT_FUNCTIONAL';
 }

@@ -65,7 +65,7 @@ export function layOutBars(queueCount: number, configBytes: number, vectors: num
     VirtioPciCommon.sizeBytes,
     1,
     configBytes,
-    queueCount * NOTIFY_MULTIPLIER,
+    Math.max(1, queueCount) * NOTIFY_MULTIPLIER, // without queues, too, a driver finds all structures
   ]);
   const [common, isr, device, notify] = virtio.structures as [Structure, Structure, Structure, Structure];
   const bars: Bar[] = [{ index: VIRTIO_BAR, sizeBytes: virtio.sizeBytes, is64Bit: true }];

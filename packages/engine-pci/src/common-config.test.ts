@@ -53,6 +53,19 @@ describe('common configuration: features', () => {
     }
   });
 
+  it('G12 without queues no features are agreed on, after a reset neither', () => {
+    const bench = new Bench({ queueCount: 0, msixVectors: 0 });
+    for (const _ of [1, 2]) {
+      bench.status(UP_TO_DRIVER);
+      bench.features(AGREED);
+      const [refused] = bench.status(UP_TO_READY);
+      expect(refused).toMatchObject({ kind: 'features-refused', problems: ['the device has no queues'] });
+      expect([bench.read('deviceStatus', 1), bench.read('queueCount')]).toEqual([UP_TO_DRIVER, 0]);
+      expect([bench.read('queueSize'), bench.fn.restore(bench.fn.save())]).toEqual([0, []]);
+      bench.status(0);
+    }
+  });
+
   it('G12 features cannot change before DRIVER or after FEATURES_OK', () => {
     const bench = new Bench();
     bench.features(AGREED);

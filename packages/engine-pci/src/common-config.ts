@@ -10,6 +10,8 @@
  *   addresses and size of an enabled queue    Prohibited to change; writes are ignored.
  *   enabling before FEATURES_OK               Prohibited; the rings' format is not known yet.
  *
+ * A device without any queue cannot be used: it agrees to no features, so that every driver lets go of it.
+ *
  * Invariants
  *   I1  driverFeatures changes only between DRIVER and FEATURES_OK, and after FEATURES_OK it was accepted by the device.
  *   I2  a queue is enabled only with a valid size and three addresses.
@@ -90,6 +92,7 @@ export class CommonConfig {
 
   /** Why these features cannot be agreed on; empty when they can. */
   featureProblems(features: bigint): readonly string[] {
+    if (this.queues.length === 0) return ['the device has no queues'];
     const notOffered = features & ~this.#device.offeredFeatures;
     if (notOffered !== 0n) return [`not offered: 0x${notOffered.toString(16)}`];
     if (!hasFeature(features, VirtioFeature.VERSION_1)) return ['VERSION_1 is missing'];

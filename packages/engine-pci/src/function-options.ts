@@ -48,7 +48,7 @@ export function privateCell(): CellPort {
 export function checkOptions({ device, msixVectors }: FunctionOptions): void {
   if (msixVectors !== 0 && !(msixVectors >= VECTORS_MIN && msixVectors <= VECTORS_MAX))
     throw new RangeError(`${msixVectors} MSI-X vectors`);
-  if (!(device.queueCount >= 1 && device.queueCount <= QUEUE_COUNT_MAX))
+  if (!(device.queueCount >= 0 && device.queueCount <= QUEUE_COUNT_MAX))
     throw new RangeError(`${device.queueCount} queues`);
   if (!isQueueSize(device.queueSizeMax, QUEUE_SIZE_MAX, false))
     throw new RangeError(`queue size ${device.queueSizeMax}`);

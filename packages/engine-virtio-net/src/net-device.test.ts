@@ -21,13 +21,14 @@ const config = (device: NetDevice) => NetConfig.decode(viewOf(device.readConfig(
 const MAC = [0x0c, 0xc4, 0x7a, 0xff, 0x22, 0x93];
 
 describe('network device: profile', () => {
-  it('NET-1 refuses an MTU outside 68..65535 and queue pairs outside 1..32767', () => {
+  it('NET-1 refuses an MTU outside 68..65535 and queue pairs outside 1..32767, but for none at all', () => {
     for (const mtu of [68, 1280, 65_535]) expect(profileProblems({ ...PROFILE, mtu })).toEqual([]);
     for (const mtu of [0, 67, 65_536, 1500.5, Number.NaN])
       expect(profileProblems({ ...PROFILE, mtu })).toHaveLength(1);
-    for (const maxQueuePairs of [0, -1, 32_768, 1.5])
+    for (const maxQueuePairs of [-1, 32_768, 1.5])
       expect(profileProblems({ ...PROFILE, maxQueuePairs })).toHaveLength(1);
-    expect(profileProblems({ ...PROFILE, maxQueuePairs: 32_767 })).toEqual([]);
+    for (const maxQueuePairs of [0, 32_767])
+      expect(profileProblems({ ...PROFILE, maxQueuePairs })).toEqual([]);
   });
 
   it('refuses addresses no interface has, sizes that are no power of two, impossible speeds', () => {
@@ -186,6 +187,12 @@ describe('network device: queues', () => {
     expect(new NetDevice(PROFILE).queueCount).toBe(7);
     const offeredFeatures = withoutOrphans(PROFILE.offeredFeatures & ~featureMask([NetFeature.CTRL_VQ]));
     expect(new NetDevice({ ...PROFILE, offeredFeatures }).queueCount).toBe(6);
+  });
+
+  it('without any pair there is no queue, and the state is saved and restored', () => {
+    const none = new NetDevice({ ...PROFILE, maxQueuePairs: 0 });
+    expect(none.queueCount).toBe(0);
+    expect(none.restore(none.save())).toEqual([]);
   });
 
   it('CVQ-6 after agreement and after reset one pair is in use', () => {

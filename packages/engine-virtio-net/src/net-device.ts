@@ -115,6 +115,7 @@ export class NetDevice {
   }
 
   get queueCount(): number {
+    if (this.profile.maxQueuePairs === 0) return 0;
     const control = hasFeature(this.offeredFeatures, NetFeature.CTRL_VQ) ? 1 : 0;
     return this.profile.maxQueuePairs * QUEUES_PER_PAIR + control;
   }

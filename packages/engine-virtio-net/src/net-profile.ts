@@ -19,6 +19,7 @@ export interface NetProfile {
   readonly mac: string;
   /** Largest packet in bytes, Ethernet header excluded. */
   readonly mtu: number;
+  /** 0: the device has no queues at all, and no driver can use it. */
   readonly maxQueuePairs: number;
   /** Entries; a power of two. */
   readonly maxQueueSize: number;
@@ -42,7 +43,7 @@ export function profileProblems(profile: NetProfile): string[] {
   if (mac === null || !isStationMac(mac)) problems.push(`mac ${profile.mac}`);
   if (!within(profile.mtu, MTU_MIN_BYTES, MTU_MAX_BYTES)) problems.push(`mtu ${profile.mtu}`);
   const pairsMax = Math.min(QUEUE_PAIRS_MAX, Math.floor((QUEUE_COUNT_MAX - 1) / QUEUES_PER_PAIR));
-  if (!within(profile.maxQueuePairs, QUEUE_PAIRS_MIN, pairsMax))
+  if (profile.maxQueuePairs !== 0 && !within(profile.maxQueuePairs, QUEUE_PAIRS_MIN, pairsMax))
     problems.push(`${profile.maxQueuePairs} queue pairs`);
   const size = profile.maxQueueSize;
   if (!within(size, 1, QUEUE_SIZE_MAX) || (size & (size - 1)) !== 0) problems.push(`queue size ${size}`);

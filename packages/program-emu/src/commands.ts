@@ -141,7 +141,8 @@ export class Commands {
       const outcome = await modifyDevices(request, place);
       const changed = this.#provision.plans.filter((plan) => !before.has(plan));
       const saved = changed.length === 0 || (await this.#provision.save(changed));
-      return saved || isFailure(outcome) ? outcome : failure('REC_FILE_CREATE');
+      const warned = outcome.errno === failure('DEV_NOT_FUNCTIONAL').errno; // carried out all the same
+      return saved || (isFailure(outcome) && !warned) ? outcome : failure('REC_FILE_CREATE');
     });
   }
 
@@ -195,6 +196,7 @@ export class Commands {
     const found = planUnplug(request, devices.map(identityOf));
     if (isFailure(found)) return found;
     const device = devices.find(({ host }) => host.vuid === found.device.vuid)!;
+    if (this.#host.keeps(device.host.plan.bdf)) return failure('DEV_UNPLUG_NOT_READY');
     await this.#recovery.forget([device.host.vuid]);
     await unmakeDevice(this.#emulator, device, request.requestId);
     this.#host.forget(device.host.plan.bdf);

@@ -11,7 +11,7 @@
  *   I1  preparing changes no byte of the page.
  *   I2  what was prepared from a record is thrown away with it (mirror.ts).
  */
-import { type DevicePlan, FunctionKind } from '@virtnet/engine-control';
+import { type DevicePlan, FunctionKind, isFunctional } from '@virtnet/engine-control';
 import { type SriovRole, VirtioPciFunction } from '@virtnet/engine-pci';
 import { NetDevice } from '@virtnet/engine-virtio-net';
 import { StatePageHeader, statePageSize } from '@virtnet/wire';
@@ -26,7 +26,7 @@ function netDevice(plan: DevicePlan, { speedMbps, hashTypes }: DeviceSettings): 
   return new NetDevice({
     mac: plan.mac,
     mtu: plan.mtu,
-    maxQueuePairs: plan.queuePairs,
+    maxQueuePairs: isFunctional(plan) ? plan.queuePairs : 0,
     maxQueueSize: plan.queueSize,
     speedMbps,
     offeredFeatures: BigInt(plan.features),

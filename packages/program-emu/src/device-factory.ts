@@ -14,7 +14,7 @@ import { DeviceMemory } from './device-memory.js';
 import type { HostServices } from './device-parts.js';
 import type { DeviceRecord } from './device-record.js';
 import { INITIAL_SETTINGS } from './device-settings.js';
-import { DeviceTaps } from './device-taps.js';
+import { DeviceTaps, tapQueueCount } from './device-taps.js';
 import type { DeviceMirror } from './mirror.js';
 import { mapPage, type PageMapping } from './page-mapping.js';
 import { statePageProblem } from './state-page-check.js';
@@ -156,7 +156,9 @@ function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDe
   const { representor } = record;
   const { taps } = mirror;
   const tapFds =
-    representor === 'tap' ? Array.from({ length: plan.queuePairs }, (_, pair) => taps.get(pair) ?? -1) : [];
+    representor === 'tap'
+      ? Array.from({ length: tapQueueCount(plan.queuePairs) }, (_, pair) => taps.get(pair) ?? -1)
+      : [];
   if (tapFds[0] === -1) return 'the first queue of the representor is missing';
   if (mirror.listenerFd < 0) return 'no listening socket';
   const unknown = [...taps.values()].filter((fd) => !tapFds.includes(fd));

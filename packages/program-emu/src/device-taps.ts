@@ -10,13 +10,19 @@
  *
  * Invariants
  *   I1  TUNSETOFFLOAD follows what the driver accepted, never what was offered; it is applied again on adoption.
- *   I2  queue 0 stays attached always: a TAP without an attached queue would lose its place in the steering.
+ *   I2  queue 0 stays attached always: a TAP without an attached queue would lose its place in the steering. It is
+ *       there for a function without queue pairs as well.
  *   I3  after `close` no setting is made any more: the numbers may mean other files.
  */
 import { close, openTap, setCarrier, setOffload, setQueueAttached } from '@virtnet/host-linux';
 import { Errno, hasFeature, NetFeature, TunOffload } from '@virtnet/wire';
 
 const NO_TAP = -1;
+
+/** Queues the representor of a function with `pairs` queue pairs may have (I2). */
+export function tapQueueCount(pairs: number): number {
+  return Math.max(1, pairs);
+}
 
 /** Offloads of a TAP that suit the driver's features: what the driver can receive. */
 export function tapOffloads(features: bigint): number {
@@ -58,18 +64,16 @@ export class DeviceTaps {
 
   /** The representor of a function that has no TAP: nothing to set. */
   static none(name: string, pairs: number): DeviceTaps {
-    const taps = new DeviceTaps(
-      name,
-      Array.from({ length: pairs }, () => NO_TAP),
-    );
+    const taps = new DeviceTaps(name, filled([], pairs));
     taps.#closed = true;
     return taps;
   }
 
   /** Over the queues of a TAP that a former function left. Those that are too many are closed. */
   static reuse(name: string, fds: readonly number[], pairs: number): DeviceTaps {
-    for (const fd of fds.slice(pairs)) if (fd >= 0) close(fd);
-    const taps = new DeviceTaps(name, filled(fds.slice(0, pairs), pairs));
+    const most = tapQueueCount(pairs);
+    for (const fd of fds.slice(most)) if (fd >= 0) close(fd);
+    const taps = new DeviceTaps(name, filled(fds, pairs));
     taps.setCarrier(false);
     return taps;
   }
@@ -117,10 +121,11 @@ export class DeviceTaps {
    * it has too many, detached and the caller's to close.
    */
   resize(pairs: number): readonly number[] {
-    const leaving = this.fds.slice(pairs).filter((fd) => fd >= 0);
-    if (leaving.length > 0) this.steer((pair) => pair < pairs && this.#attached[pair] !== false);
-    this.fds = filled(this.fds.slice(0, pairs), pairs);
-    this.#attached = Array.from({ length: pairs }, (_, pair) => this.#attached[pair] ?? null);
+    const most = tapQueueCount(pairs);
+    const leaving = this.fds.slice(most).filter((fd) => fd >= 0);
+    if (leaving.length > 0) this.steer((pair) => pair < most && this.#attached[pair] !== false);
+    this.fds = filled(this.fds, pairs);
+    this.#attached = this.fds.map((_, pair) => this.#attached[pair] ?? null);
     return leaving;
   }
 
@@ -143,5 +148,5 @@ export class DeviceTaps {
 }
 
 function filled(fds: readonly number[], pairs: number): number[] {
-  return Array.from({ length: pairs }, (_, pair) => fds[pair] ?? NO_TAP);
+  return Array.from({ length: tapQueueCount(pairs) }, (_, pair) => fds[pair] ?? NO_TAP);
 }

@@ -19,6 +19,7 @@ import {
   type HostRequest,
   type HostState,
   isFailure,
+  isHeld,
   isHostDriver,
   type JsonObject,
   loadVirtioNet,
@@ -129,6 +130,16 @@ export class HostCommands {
   /** A function appeared. */
   plugged(bdf: string): void {
     this.#probe(({ host }) => host.plan.bdf === bdf);
+  }
+
+  /** Whether the host keeps a function that is to be unplugged, which it logs. */
+  keeps(bdf: string): boolean {
+    const found = findFunction(this.#seen(), bdf);
+    if (isFailure(found) || !isHeld(this.#state, found)) return false;
+    this.#change(
+      logged(this.#state, Date.now(), `vfio-pci 0000:${bdf}: not removed, somebody holds it open`),
+    );
+    return true;
   }
 
   /** A function that is no more, or another one now. */

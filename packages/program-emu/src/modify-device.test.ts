@@ -1,4 +1,4 @@
-import { type DeviceChange, isFailure } from '@virtnet/engine-control';
+import { type DeviceChange, FunctionKind, isFailure } from '@virtnet/engine-control';
 import { close, eventfdDrain, send } from '@virtnet/host-linux';
 import { DeviceStatus, featureMask, NetConfig, NetFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -169,6 +169,70 @@ describe('a change of a function', () => {
     ]);
     close(mirror.listenerFd);
     device = new TestDevice(next.host, device.network);
+  });
+
+  describe('of a VF’s share', () => {
+    const VF = {
+      ...{ kind: FunctionKind.VF, pfId: 0, vfId: 1, switchPort: null, address: 0x1405, sfNum: 3001 },
+    };
+    const UP_TO_DRIVER = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER;
+    const none = { msixVectors: 0, queuePairs: 0 };
+    beforeEach(async () => {
+      await device.end();
+      world.shelf.clear();
+      device = world.device(testPlan(VF));
+      host = device.host;
+      host.upload();
+      world.services.store.put(host, `dev/${host.vuid}/listener`, new Uint8Array(0), memory.fd);
+    });
+
+    /** What a driver comes to that goes on although the function agrees to nothing. */
+    const tried = async () => {
+      const attempt = new TestDriver({ ...clientOf(device), dmaMap: async () => 0 });
+      await attempt.negotiate(FEATURES);
+      await attempt.register('deviceStatus', 1, UP_TO_DRIVER | DeviceStatus.DRIVER_OK);
+      await host.reconcile(false);
+      const status = await attempt.status();
+      await attempt.register('deviceStatus', 1, 0);
+      return status;
+    };
+
+    it.each([
+      { shape: none, vectors: 0, pairs: 0 },
+      { shape: { queuePairs: 0 }, vectors: 6, pairs: 0 },
+      { shape: { msixVectors: 0 }, vectors: 0, pairs: 2 },
+    ])('to %o takes the function away from every driver, and its representor stays', async (given) => {
+      const [tap] = host.taps.fds;
+      expect(await change({ shape: given.shape, warning: 'DEV_NOT_FUNCTIONAL' }, 'away')).toBe(null);
+      expect(deviceFacts(host, ALONE)).toMatchObject({
+        msixVectors: given.vectors,
+        queuePairsMax: given.pairs,
+        queueCount: 0,
+        status: 0,
+      });
+      expect(host.fn.capabilities.msix === null).toBe(given.vectors === 0);
+      expect(await tried()).toBe(UP_TO_DRIVER);
+      expect(changedBefore(host, 'away')).toBe('DEV_NOT_FUNCTIONAL');
+      expect(host.taps.fds[0]).toBe(tap);
+    });
+
+    it('to nothing survives the function’s process; given back, a driver works it', async () => {
+      await change({ shape: none, warning: 'DEV_NOT_FUNCTIONAL' });
+      const mirror = world.mirrored();
+      await host.destroy();
+      const { network } = device;
+      const { device: next } = world.restored(mirror);
+      host = next.host;
+      close(mirror.listenerFd);
+      device = new TestDevice(host, network);
+      expect(deviceFacts(host, ALONE)).toMatchObject({ msixVectors: 0, queuePairsMax: 0, queueCount: 0 });
+      expect(await tried()).toBe(UP_TO_DRIVER);
+      expect(await change({ shape: { msixVectors: 6, queuePairs: 2 } })).toBe(null);
+      await load([0, 1, 2]);
+      expect(host.fn.status).toBe(0xf);
+      await receive(frame(1));
+      expect(host.state.block(0).counters[QueueCounter.FRAMES]).toBe(1);
+    });
   });
 
   it('of the MTU is finished by a successor: what is recorded is shown to the representor', async () => {

@@ -120,7 +120,7 @@ function reshape(
   engines.net.setUplink(net.uplink);
   const pairs = taps.fds.length;
   const leaving = taps.resize(plan.queuePairs);
-  for (let pair = plan.queuePairs; pair < pairs; pair++) host.drop(shelfNames.tap(vuid, pair));
+  for (let pair = taps.fds.length; pair < pairs; pair++) host.drop(shelfNames.tap(vuid, pair));
   const interrupts = plan.msixVectors === before.msixVectors ? host.interrupts : interruptsOf(plan);
   new Uint32Array(page.buffer)[StatePageHeader.at.queueCount / 4] = plan.queueCount;
   host.settings = settings;
