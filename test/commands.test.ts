@@ -1,12 +1,9 @@
 /** The command line on a service that runs: what is modified, guest and representor show; what is counted, is so. */
 import type { VirtioNetDriver } from '@virtnet/testing';
 import { NetFeature, NetStatus, VirtioFeature } from '@virtnet/wire';
-import { beforeAll, describe, expect, test } from 'vitest';
-import { program } from '../scripts/lib/paths.ts';
-import { shapeOf } from './lib/answer-shape.ts';
+import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
-import { GUIDE_EXAMPLES, GUIDE_RECIPES } from './lib/guide-examples.ts';
 import { UDP_PROGRAM } from './lib/programs.ts';
 import { parseAnswer, Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -29,14 +26,14 @@ interface Answer {
 const used = useScene(async (scene) => {
   const service = await Service.start(scene);
   const { net } = scene;
-  const hotplugged = await service.virtnet(...words(GUIDE_EXAMPLES[0]!.command));
+  await service.hotplug({ mac: MAC });
   await net.quiet(REPRESENTOR);
   await net.ip(`addr add ${HOST_ADDRESS}/24 dev ${REPRESENTOR}`);
   await net.ip(`link set ${REPRESENTOR} up`);
   await net.ip(`neigh add ${GUEST_ADDRESS} lladdr ${MAC} dev ${REPRESENTOR}`);
   const fn = await BoundFunction.open(service.socket('15:00.0'));
   scene.atEnd(() => fn.close());
-  return { service, fn, hotplugged };
+  return { service, fn };
 });
 
 /** The words behind `virtnet`. */
@@ -318,55 +315,7 @@ describe('modify device', () => {
   }
 });
 
-describe('the guide’s commands, as typed', () => {
-  beforeAll(async () => {
-    expect(await modify('-l', '1', '-dc', 'disable')).toEqual(SUCCESS);
-  });
-
-  /** What this version answers beside what the guide shows: see docs/compatibility.md. */
-  const MORE: Readonly<Record<string, readonly string[]>> = {
-    'virtnet health -p 0 show': [
-      'recovery O',
-      'recovery.last_cause T',
-      'recovery.last_pause_ms N',
-      'recovery.max_pause_ms N',
-      'recovery.error T',
-    ],
-  };
-  const runnable = GUIDE_EXAMPLES.filter(({ command }) => !/hotplug|unplug/.test(command));
-
-  test.for(runnable)('$command', async ({ command, parameters, shape }) => {
-    const { code, stdout, stderr } = await used.value.service.virtnet(...words(command));
-    expect([code, stderr]).toEqual([0, '']);
-    if (parameters !== null) expect(stdout.split('\n')[0]).toBe(parameters);
-    expect(shapeOf(parseAnswer(stdout))).toEqual([...shape.trim().split('\n'), ...(MORE[command] ?? [])]);
-    const json = await used.value.service.virtnet('--json', ...words(command));
-    expect(shapeOf(JSON.parse(json.stdout))).toEqual(shapeOf(parseAnswer(stdout)));
-  });
-
-  test.for(GUIDE_RECIPES)('$line', async ({ line, finds }) => {
-    expect(await modify('-dc', 'enable')).toEqual(SUCCESS); // one of them looks for its counter
-    const { service } = used.value;
-    const found = await used.scene.net.output(
-      ['bash', '-c', `virtnet() { ${program('virtnet')} "$@"; }; ${line}`],
-      { env: { VIRTNET_ROOT: service.root } },
-    );
-    expect([found.code, found.stderr]).toEqual([0, '']);
-    expect(found.stdout).toContain(finds);
-  });
-
-  test('hotplug and unplug', async () => {
-    const { service, hotplugged } = used.value;
-    const [first, second] = GUIDE_EXAMPLES;
-    expect(shapeOf(parseAnswer(hotplugged.stdout))).toEqual(first!.shape.trim().split('\n'));
-    const more = await service.virtnet(...words(second!.command));
-    expect(shapeOf(parseAnswer(more.stdout))).toEqual(second!.shape.trim().split('\n'));
-    const unplug = GUIDE_EXAMPLES.find(({ command }) => command.includes('unplug'))!;
-    const { stdout } = await service.virtnet('unplug', '-p', '1');
-    expect(stdout.split('\n')[0]).toBe("{'id': '0x1'}"); // the line the guide shows for another device
-    expect(shapeOf(parseAnswer(stdout))).toEqual(unplug.shape.trim().split('\n'));
-  });
-
+describe('debug', () => {
   test('debug shows every process of the service', async () => {
     const { service } = used.value;
     const { processes } = await service.answer<{

@@ -239,6 +239,25 @@ export class Service {
     return parseAnswer(stdout) as T;
   }
 
+  /** What the controller answers to a request, as the command lines ask it. */
+  async ask<T>(command: string, params: object): Promise<T> {
+    const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
+    const client = new RpcClient(join(this.root, 'run/virtnet/controller.ipc'));
+    try {
+      const request = { command, params } as Parameters<typeof client.call<'cli.request'>>[1];
+      return (await client.call('cli.request', request)).answer as T;
+    } finally {
+      client.close();
+    }
+  }
+
+  /** Unloads the host's virtio-net driver; resolves when its process is gone. */
+  async unloadDriver(): Promise<void> {
+    await this.host('modprobe', '-r', 'virtio_net');
+    const lock = join(this.root, 'run/vfe/driver.ipc');
+    await until('the end of the host’s driver', STOP_TIMEOUT_MS, () => !existsSync(lock));
+  }
+
   /** `virtnet query -p <pf>`: the device, with its queues. */
   async query(pf = 0): Promise<QueriedDevice> {
     const { devices } = await this.answer<{ devices: QueriedDevice[] }>('query', '-p', `${pf}`);

@@ -17,7 +17,7 @@
  * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; entries for functions that can exist.
  */
 import { type Failure, isFailure } from './errors.js';
-import { addressOf, formatBdf, parseBdf, rawBdf } from './identity.js';
+import { addressOf, formatBdf, netdevName, parseBdf, rawBdf } from './identity.js';
 import { VFS_MAX } from './limits.js';
 
 /** Drivers a function can be bound to here. */
@@ -136,7 +136,9 @@ export function bindDriver(
 
 function bound(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
   const drivers = { ...state.drivers, [bdf]: driver };
-  return logged({ ...state, drivers }, now, `${driver} 0000:${bdf}: bound`);
+  const what =
+    driver === 'virtio-pci' ? `virtio_net 0000:${bdf} ${netdevName(bdf)}` : `${driver} 0000:${bdf}`;
+  return logged({ ...state, drivers }, now, `${what}: bound`);
 }
 
 /** The driver meets functions that are new to it: it takes those that are free. `state` itself when it takes none. */

@@ -11,6 +11,7 @@ import {
   isHotplugBus,
   isVfAddress,
   isVuid,
+  netdevName,
   parseBdf,
   pciVhcaId,
   rawBdf,
@@ -59,6 +60,11 @@ describe('PCI address', () => {
     expect(rawBdf(parseBdf('e1:01.3')!)).toBe(57611);
     expect(rawBdf(parseBdf('68:00.0')!)).toBe(26624);
   });
+});
+
+it('an interface is named by its function, within what Linux allows', () => {
+  expect(netdevName('14:00.2')).toBe('vnet14s00f2');
+  expect(netdevName('ff:1f.7').length).toBeLessThanOrEqual(15);
 });
 
 const NONE = { staticPfs: 0, vfsPerPf: 0 };

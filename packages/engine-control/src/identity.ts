@@ -75,6 +75,11 @@ export function parseBdf(text: string): PciAddress | null {
   return { bus: Number.parseInt(bus, 16), device: Number.parseInt(device, 16), fn: Number.parseInt(fn, 16) };
 }
 
+/** Name of the host's network interface of the function at `bus:device.function`, at most 11 bytes: `vnet14s00f2`. */
+export function netdevName(bdf: string): string {
+  return `vnet${bdf.replace(':', 's').replace('.', 'f')}`;
+}
+
 /** The 16 bits `bus << 8 | device << 3 | function` that recovery files hold. */
 export function rawBdf({ bus, device, fn }: PciAddress): number {
   return (bus << 8) | (device << 3) | fn;

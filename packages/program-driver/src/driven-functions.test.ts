@@ -5,7 +5,7 @@ import { virtnetPaths } from '@virtnet/host-ipc';
 import { Poller } from '@virtnet/host-linux';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { DrivenFunctions, netdevName } from './driven-functions.js';
+import { DrivenFunctions } from './driven-functions.js';
 
 let directory: string;
 let poller: Poller;
@@ -29,11 +29,6 @@ afterEach(async () => {
 
 const write = (state: Partial<HostState>) =>
   writeFileSync(hostState, serialiseHost({ ...freshHost(0), ...state }));
-
-test('an interface is named by its function, within what Linux allows', () => {
-  expect(netdevName('14:00.2')).toBe('vnet14s00f2');
-  expect(netdevName('ff:1f.7').length).toBeLessThanOrEqual(15);
-});
 
 test('a host without a state has nothing to drive', async () => {
   expect(await driven.follow()).toEqual([]);

@@ -15,7 +15,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { type BindFailure, HostNetdev, SerialQueue } from '@virtnet/driver-virtio-net';
-import { HOST_STATE_BYTES_MAX, restoreHost } from '@virtnet/engine-control';
+import { HOST_STATE_BYTES_MAX, netdevName, restoreHost } from '@virtnet/engine-control';
 import { type Logger, readText, type VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
 
@@ -32,11 +32,6 @@ export interface Driven {
   readonly bdf: string;
   readonly netdev: string | null;
   readonly failure: BindFailure | null;
-}
-
-/** Name of the interface of the function at `bus:device.function`, at most 11 bytes: `vnet14s00f2`. */
-export function netdevName(bdf: string): string {
-  return `vnet${bdf.replace(':', 's').replace('.', 'f')}`;
 }
 
 export class DrivenFunctions {
