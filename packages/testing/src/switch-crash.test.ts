@@ -173,7 +173,10 @@ function expectWhole({ arrived, crashed, completed }: Outcome, frames: number): 
   return arrived.flat().length - arrived.length * frames;
 }
 
-describe.each(WAYS)('crash and recovery of the eswitch: $name', (way) => {
+/** Some seconds of a processor, and a busy machine may have little of it. */
+const TEST_MS = 120_000;
+
+describe.each(WAYS)('crash and recovery of the eswitch: $name', { timeout: TEST_MS }, (way) => {
   it('a crash at any step repeats at most one frame for each receiver and loses none', () => {
     const undisturbed = new CrashPoints();
     expectWhole(run(way, undisturbed, FRAMES, [], 3), FRAMES);
