@@ -6,7 +6,7 @@ export default defineConfig({
   test: {
     root: import.meta.dirname,
     setupFiles: ['../vitest.seed.ts'],
-    include: ['structure.test.ts', 'golden.test.ts', 'lib/*.test.ts'],
+    include: ['structure.test.ts', 'golden.test.ts', 'error-rows.test.ts', 'lib/*.test.ts'],
     pool: 'forks',
   },
 });

@@ -3,38 +3,22 @@
  * sockets say is the same, and is what the commands have made of it, whatever their order and however often the service
  * starts anew.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  assign,
   DEFAULT_CONF,
   type HotplugRequest,
-  initialFirmwareStore,
   isVuid,
   type ModifyRequest,
   outcomeOf,
-  powerCycledFirmwareStore,
   type RecoveryEvent,
   readRecovery,
   recoveryBdf,
-  recoveryDeleted,
 } from '@virtnet/engine-control';
-import {
-  type Logger,
-  ShelfClient,
-  type VirtnetPaths,
-  virtnetPaths,
-  writeFirmwareStore,
-} from '@virtnet/host-ipc';
-import { Arena, Poller } from '@virtnet/host-linux';
 import { PciExtendedCapability, PciHeader, PciSriov, VIRTIO_PCI_VENDOR_ID, viewOf } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { Commands } from './commands.js';
-import type { Datapath } from './datapath.js';
-import { Emulator } from './emulator.js';
-import { InlineDatapath } from './test-support/inline-datapath.js';
+import { TestService } from './test-support/test-service.js';
 
 const STATIC_PFS = 2;
 const PORTS = 3;
@@ -80,7 +64,6 @@ interface Outcome {
   readonly [key: string]: unknown;
 }
 
-const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} } as unknown as Logger;
 const hex = (value: number) => value.toString(16).toUpperCase().padStart(2, '0');
 const goodMac = fc.nat(0xffff).map((number) => `0C:C4:7A:FF:${hex(number >> 8)}:${hex(number & 0xff)}`);
 const anyMac = fc.oneof(
@@ -139,72 +122,21 @@ const typed: fc.Arbitrary<Typed> = fc.oneof(
   },
 );
 
-class Service {
-  readonly #root = mkdtempSync(join(tmpdir(), 'virtnet-'));
-  readonly #poller = new Poller();
-  readonly #arena = Arena.reserve(2 ** 32);
-  readonly paths: VirtnetPaths;
-  commands!: Commands;
-  #emulator!: Emulator;
-  #datapath!: InlineDatapath;
-
-  constructor() {
-    this.paths = virtnetPaths(this.#root);
-    this.#poller.start();
-    const assigned = assign(initialFirmwareStore(), [
+function newService(): TestService {
+  return new TestService({
+    firmware: [
       `VIRTIO_NET_EMULATION_NUM_PF=${STATIC_PFS}`,
       `PCI_SWITCH_EMULATION_NUM_PORT=${PORTS}`,
       `VIRTIO_NET_EMULATION_NUM_VF=${VFS}`,
       ...['VIRTIO_NET_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'SRIOV_EN=1'],
       ...['PF_BAR2_ENABLE=0', 'PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64'],
       ...['VIRTIO_NET_EMULATION_NUM_MSIX=64', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=16'],
-    ]);
-    if ('problem' in assigned) throw new Error(assigned.problem);
-    const problem = writeFirmwareStore(
-      this.paths.fwconfig,
-      recoveryDeleted(powerCycledFirmwareStore(assigned.store)),
-    );
-    if (problem !== null) throw new Error(problem.problem);
-  }
-
-  async start(): Promise<void> {
-    this.#datapath = new InlineDatapath(this.#arena);
-    const software = { ...DEFAULT_CONF.software, representor: 'sink' as const };
-    this.#emulator = new Emulator({
-      arena: this.#arena,
-      poller: this.#poller,
-      datapath: this.#datapath as unknown as Datapath,
-      shelf: new ShelfClient({ path: this.paths.haSocket, poller: this.#poller }),
-      replyRing: null,
-      paths: this.paths,
-      log: silent,
-      conf: {
-        ...DEFAULT_CONF,
-        software,
-        static_pf: { ...DEFAULT_CONF.static_pf, mac_base: '02:00:00:00:01:00' },
-        vf: { ...DEFAULT_CONF.vf, mac_base: '02:00:00:00:02:00' },
-      },
-      reserve: false,
-      urgent: true,
-      progressFd: null,
-      beat: () => {},
-    });
-    this.commands = new Commands(this.#emulator);
-    this.#emulator.onActive = (reason) => this.commands.provision(reason);
-    await this.#emulator.promote('first');
-  }
-
-  /** Ends as a service does that nobody keeps the devices for. */
-  async stop(): Promise<void> {
-    await this.#emulator.shutdown(true);
-    this.#datapath.close();
-  }
-
-  async close(): Promise<void> {
-    await this.stop();
-    await this.#poller.stop();
-    rmSync(this.#root, { recursive: true, force: true });
-  }
+    ],
+    conf: {
+      static_pf: { ...DEFAULT_CONF.static_pf, mac_base: '02:00:00:00:01:00' },
+      vf: { ...DEFAULT_CONF.vf, mac_base: '02:00:00:00:02:00' },
+    },
+  });
 }
 
 /** What a sequence of commands should have made. */
@@ -214,9 +146,9 @@ class Model {
   /** The last command that changes devices by its id, to be asked again. */
   #last: (() => Promise<Outcome>) | null = null;
   #lastAnswer: Outcome | null = null;
-  readonly #service: Service;
+  readonly #service: TestService;
 
-  constructor(service: Service) {
+  constructor(service: TestService) {
     this.#service = service;
   }
 
@@ -426,7 +358,7 @@ const rowOf = ({ vuid, pci_bdf, mac, mtu, function_type, pf_id, vf_id, parent_pf
   mtu: Number(mtu),
 });
 const devicesOf = (answer: unknown): readonly Shown[] => (answer as { devices: readonly Shown[] }).devices;
-const listed = ({ commands }: Service): Row[] => devicesOf(commands.list()).map(rowOf);
+const listed = ({ commands }: TestService): Row[] => devicesOf(commands.list()).map(rowOf);
 const sorted = <T>(rows: readonly T[], key: (row: T) => string): T[] =>
   [...rows].sort((a, b) => (key(a) < key(b) ? -1 : 1));
 
@@ -442,7 +374,7 @@ function numVfs(config: Uint8Array): number {
 }
 
 /** Everything that can be seen is what the model says. */
-async function look(service: Service, { functions }: Model): Promise<void> {
+async function look(service: TestService, { functions }: Model): Promise<void> {
   const expected = sorted(
     [...functions].map(([vuid, { driver: _, ...row }]) => ({ vuid, ...row })),
     ({ vuid }) => vuid,
@@ -516,7 +448,7 @@ describe('commands of any kind in any order', { timeout: TEST_MS }, () => {
   it('list, query, recovery files, sockets and the host agree with one another and with what was asked for', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(typed, { minLength: 1, maxLength: 14 }), async (commands) => {
-        const service = new Service();
+        const service = newService();
         try {
           await service.start();
           const model = new Model(service);

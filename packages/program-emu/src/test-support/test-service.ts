@@ -1,0 +1,95 @@
+/**
+ * test-service.ts: an emulator with everything around it but processes, threads and TAPs: its commands, on files of its
+ * own, as often started anew as a test likes. No keeper keeps anything: what a start finds are the files.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  assign,
+  DEFAULT_CONF,
+  initialFirmwareStore,
+  powerCycledFirmwareStore,
+  recoveryDeleted,
+  resetFirmwareStore,
+  type VirtnetConf,
+} from '@virtnet/engine-control';
+import {
+  type Logger,
+  ShelfClient,
+  type VirtnetPaths,
+  virtnetPaths,
+  writeFirmwareStore,
+} from '@virtnet/host-ipc';
+import { Arena, Poller } from '@virtnet/host-linux';
+import { Commands } from '../commands.js';
+import type { Datapath } from '../datapath.js';
+import { Emulator } from '../emulator.js';
+import { InlineDatapath } from './inline-datapath.js';
+
+const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} } as unknown as Logger;
+
+export interface TestServiceOptions {
+  /** Assignments over the firmware's values at first, as `virtnet-mlxconfig s` takes them. */
+  readonly firmware: readonly string[];
+  /** After `virtnet-mlxconfig reset`: the assignments are over the factory's values. */
+  readonly reset?: boolean;
+  readonly conf?: Partial<VirtnetConf>;
+}
+
+export class TestService {
+  readonly poller = new Poller();
+  readonly paths: VirtnetPaths;
+  commands!: Commands;
+  readonly #root = mkdtempSync(join(tmpdir(), 'virtnet-'));
+  readonly #arena = Arena.reserve(2 ** 32);
+  readonly #conf: VirtnetConf;
+  #emulator!: Emulator;
+  #datapath!: InlineDatapath;
+
+  constructor({ firmware, reset = false, conf = {} }: TestServiceOptions) {
+    const software = { ...DEFAULT_CONF.software, representor: 'sink' as const };
+    this.#conf = { ...DEFAULT_CONF, software, ...conf };
+    this.paths = virtnetPaths(this.#root);
+    this.poller.start();
+    const first = initialFirmwareStore();
+    const assigned = assign(reset ? resetFirmwareStore(first) : first, firmware);
+    if ('problem' in assigned) throw new Error(assigned.problem);
+    const store = recoveryDeleted(powerCycledFirmwareStore(assigned.store));
+    const problem = writeFirmwareStore(this.paths.fwconfig, store);
+    if (problem !== null) throw new Error(problem.problem);
+  }
+
+  async start(): Promise<void> {
+    this.#datapath = new InlineDatapath(this.#arena);
+    this.#emulator = new Emulator({
+      arena: this.#arena,
+      poller: this.poller,
+      datapath: this.#datapath as unknown as Datapath,
+      shelf: new ShelfClient({ path: this.paths.haSocket, poller: this.poller }),
+      replyRing: null,
+      paths: this.paths,
+      log: silent,
+      conf: this.#conf,
+      reserve: false,
+      urgent: true,
+      progressFd: null,
+      beat: () => {},
+    });
+    this.commands = new Commands(this.#emulator);
+    this.#emulator.onActive = (reason) => this.commands.provision(reason);
+    await this.#emulator.promote('first');
+  }
+
+  /** Ends as a service does that nobody keeps the devices for. */
+  async stop(): Promise<void> {
+    await this.#emulator.shutdown(true);
+    this.#datapath.close();
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
+    await this.poller.stop();
+    rmSync(this.#root, { recursive: true, force: true });
+  }
+}
