@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { CONF_BYTES_MAX, confProblemText, judgeConf, restoreConf, serialiseConf } from './conf.js';
+import {
+  CONF_BYTES_MAX,
+  confNoteText,
+  confProblemText,
+  judgeConf,
+  restoreConf,
+  serialiseConf,
+} from './conf.js';
 import { DEFAULT_CONF } from './conf-keys.js';
 import { factoryValues } from './firmware-entries.js';
 
@@ -56,8 +63,17 @@ describe('virtnet.conf', () => {
     ).toMatchObject({ is_lag: 1 });
   });
 
-  it('takes both packed virtqueues and mergeable buffers, which the original excludes together', () => {
-    expect(confOf('{ "packed_vq": 1, "mrg_rxbuf": 1 }')).toMatchObject({ packed_vq: 1, mrg_rxbuf: 1 });
+  it('takes both packed virtqueues and mergeable buffers, and notes that the original does not', () => {
+    const text = '{ "mrg_rxbuf": 1,\n  "packed_vq": 1 }';
+    const judged = judgeConf(text, { firmware: null });
+    if ('problems' in judged) throw new Error(text);
+    expect(judged.conf).toMatchObject({ packed_vq: 1, mrg_rxbuf: 1 });
+    expect(judged.notes.map((note) => confNoteText('virtnet.conf', note))).toEqual([
+      'virtnet.conf:2:16: packed_vq: note: the original excludes mrg_rxbuf, and refuses this file; here devices ' +
+        'offer both. Remedy: set one of the two to 0 if the original shall take the file, too.',
+    ]);
+    for (const one of ['{ "packed_vq": 1, "mrg_rxbuf": 0 }', '{ "mrg_rxbuf": 1 }', '{}'])
+      expect(judgeConf(one, { firmware: null })).toMatchObject({ notes: [] });
   });
 });
 

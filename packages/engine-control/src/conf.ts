@@ -11,11 +11,12 @@
  *
  * Invariants
  *   I1  a VirtnetConf that comes out of here has passed the schema.
- *   I2  every problem names a place in the file, the key, what is wrong and what to do.
+ *   I2  every problem names a place in the file, the key, what is wrong and what to do; so does every note about what
+ *       is accepted here and would be refused by the original.
  *
  * Limits
  *   CONF_BYTES_MAX, PROBLEMS_MAX. The original excludes packed_vq and mrg_rxbuf together; here both may be on, since
- *   the virtqueues support it. A comma behind the last key is accepted: the guide's example of LAG has one.
+ *   the virtqueues support it, and a note says so. A comma behind the last key is accepted: the guide's example of LAG has one.
  */
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import { CONF_KEYS, type ConfEntry, confSchema, type VirtnetConf, withDefaults } from './conf-keys.js';
@@ -41,11 +42,17 @@ export interface ConfSurroundings {
   readonly firmware: FirmwareValues | null;
 }
 
+/** A configuration that can be started with, and what should be known of it. */
+export interface JudgedConf {
+  readonly conf: VirtnetConf;
+  readonly notes: readonly ConfProblem[];
+}
+
 /** The configuration in `text`, or all that is wrong with it in the order of the text. Never throws. */
 export function judgeConf(
   text: string,
   surroundings: ConfSurroundings,
-): { readonly conf: VirtnetConf } | { readonly problems: readonly ConfProblem[] } {
+): JudgedConf | { readonly problems: readonly ConfProblem[] } {
   if (text.length > CONF_BYTES_MAX)
     return { problems: [whole(`larger than ${CONF_BYTES_MAX} bytes`, 'write only the keys you need')] };
   const read = readJson(text);
@@ -59,13 +66,14 @@ export function judgeConf(
   const value = plainValue(node) as { readonly [key: string]: unknown };
   const found = schemaProblems(node, value);
   if (found.length === 0) found.push(...conflicts(node, withDefaults(value), surroundings));
-  if (found.length === 0) return { conf: withDefaults(value) };
+  const placed = (all: readonly Found[]) =>
+    all.map(({ at, ...problem }): ConfProblem => ({ ...placeOf(text, at), ...problem }));
+  if (found.length === 0) {
+    const conf = withDefaults(value);
+    return { conf, notes: placed(moreThanTheOriginal(node, conf)) };
+  }
   found.sort((a, b) => a.at - b.at);
-  return {
-    problems: found
-      .slice(0, PROBLEMS_MAX)
-      .map(({ at, ...problem }) => ({ ...placeOf(text, at), ...problem })),
-  };
+  return { problems: placed(found.slice(0, PROBLEMS_MAX)) };
 }
 
 function whole(problem: string, remedy: string): ConfProblem {
@@ -75,6 +83,11 @@ function whole(problem: string, remedy: string): ConfProblem {
 /** `virtnet.conf:3:12: vf.mac_base: …. Remedy: ….` */
 export function confProblemText(file: string, { line, column, key, problem, remedy }: ConfProblem): string {
   return `${file}:${line}:${column}: ${key === '' ? '' : `${key}: `}${problem}. Remedy: ${remedy}.`;
+}
+
+/** `virtnet.conf:3:12: packed_vq: note: …. Remedy: ….` */
+export function confNoteText(file: string, note: ConfProblem): string {
+  return confProblemText(file, { ...note, problem: `note: ${note.problem}` });
 }
 
 /** The snapshot of a configuration that is in effect. */
@@ -255,6 +268,22 @@ function conflicts(root: JsonNode, conf: VirtnetConf, { firmware }: ConfSurround
     add([group, 'features'], `${nameOfBit(lack.bit)} needs ${needed}`, 'add its bit');
   }
   return found;
+}
+
+/** What is accepted here and would stop the original. */
+function moreThanTheOriginal(
+  root: JsonNode,
+  { packed_vq: packed, mrg_rxbuf: mergeable }: VirtnetConf,
+): Found[] {
+  if (packed !== 1 || mergeable !== 1) return [];
+  return [
+    {
+      at: nodeAt(root, ['packed_vq'])!.at,
+      key: 'packed_vq',
+      problem: 'the original excludes mrg_rxbuf, and refuses this file; here devices offer both',
+      remedy: 'set one of the two to 0 if the original shall take the file, too',
+    },
+  ];
 }
 
 function nameOfBit(bit: number): string {

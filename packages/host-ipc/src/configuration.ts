@@ -9,6 +9,7 @@
 import { DEFAULT_CONF, type VirtnetConf } from '@virtnet/engine-control';
 import {
   CONF_BYTES_MAX,
+  confNoteText,
   confProblemText,
   judgeConf,
   restoreConf,
@@ -20,8 +21,10 @@ import { readText, replaceText } from './text-file.js';
 
 export { virtnetPaths } from './paths.js';
 
-/** A configuration, or what is wrong with the file: lines to print. */
-export type ConfVerdict = { readonly conf: VirtnetConf } | { readonly problems: readonly string[] };
+/** A configuration and notes about the file, or what is wrong with it: lines to print. */
+export type ConfVerdict =
+  | { readonly conf: VirtnetConf; readonly notes: readonly string[] }
+  | { readonly problems: readonly string[] };
 
 /**
  * Judges the configuration file, by default virtnet.conf in its place, which need not exist; any other has to. Never
@@ -31,12 +34,14 @@ export function readConf(paths: Pick<VirtnetPaths, 'conf' | 'fwconfig'>, file = 
   try {
     const text = readText(file, CONF_BYTES_MAX);
     if (text === null)
-      return file === paths.conf ? { conf: DEFAULT_CONF } : { problems: [`${file}: there is no such file`] };
+      return file === paths.conf
+        ? { conf: DEFAULT_CONF, notes: [] }
+        : { problems: [`${file}: there is no such file`] };
     const firmware = readFirmwareStore(paths.fwconfig);
     // One that cannot be read is reported by whoever needs its values.
     const judged = judgeConf(text, { firmware: 'store' in firmware ? firmware.store.current : null });
     return 'conf' in judged
-      ? judged
+      ? { conf: judged.conf, notes: judged.notes.map((note) => confNoteText(file, note)) }
       : { problems: judged.problems.map((problem) => confProblemText(file, problem)) };
   } catch (error) {
     return { problems: [error instanceof Error ? error.message : String(error)] };

@@ -11,15 +11,17 @@ export async function runValidate(file: string | null, json: boolean, io: Io): P
   const { readConf, virtnetPaths } = await import('@virtnet/host-ipc/configuration');
   let path = file ?? '';
   let problems: readonly string[] = [];
+  let notes: readonly string[] = [];
   try {
     const paths = virtnetPaths(undefined, { create: false });
     path = file ?? paths.conf;
     const verdict = readConf(paths, path);
     if ('problems' in verdict) problems = verdict.problems;
+    else notes = verdict.notes;
   } catch (error) {
     problems = [error instanceof Error ? error.message : String(error)];
   }
-  const lines = problems.length === 0 ? [`${path} is valid`] : problems;
+  const lines = problems.length === 0 ? [...notes, `${path} is valid`] : problems;
   if (json) io.out(`${JSON.stringify(lines.length === 1 ? lines[0] : lines, null, 2)}\n`);
   else for (const line of lines) io.out(`${line}\n`);
   return problems.length === 0 ? 0 : EXIT_FAILURE;

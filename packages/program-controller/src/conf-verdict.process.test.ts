@@ -72,6 +72,15 @@ it.each(GOOD)('%s: valid, and the service starts', { timeout: 90_000 }, async (_
   expect(service.stderr).not.toContain('Remedy');
 });
 
+it('what only the original refuses: valid, with the same note from both', { timeout: 90_000 }, async () => {
+  const service = prepared('{ "packed_vq": 1, "mrg_rxbuf": 1 }');
+  const { status, lines } = validate(service);
+  expect([status, lines.length, lines[1]]).toEqual([0, 2, `${service.paths.conf} is valid`]);
+  expect(lines[0]).toContain(`${service.paths.conf}:1:16: packed_vq: note: `);
+  await service.start();
+  expect(service.stderr).toContain(`virtio_net_controller: ${lines[0]}\n`);
+});
+
 it.each(BAD)(
   '%s: refused by both with the same lines and exit code',
   { timeout: 90_000 },

@@ -66,6 +66,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
     lock.release();
     return 1;
   }
+  for (const note of verdict.notes) process.stderr.write(`${PROGRAM}: ${note}\n`);
   const ended = Promise.withResolvers<string>();
   const lost = Promise.withResolvers<'devices lost'>();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
