@@ -13,7 +13,8 @@
  *       where the place is the number of a static PF, the switch port of a hotplug PF, PF and VF number of a VF.
  */
 
-import { FunctionKind } from './facts.js';
+import { VIRTIO_ID_NET, VIRTIO_PCI_DEVICE_ID_BASE, VIRTIO_PCI_VENDOR_ID } from '@virtnet/wire';
+import { FunctionKind, type PciSubsystem } from './facts.js';
 import { parseFeatures } from './feature-names.js';
 import { hexLower, parseMac } from './format.js';
 import * as identity from './identity.js';
@@ -38,8 +39,8 @@ import {
 } from './limits.js';
 import { isFunctional } from './vf-pool.js';
 
-/** What is chosen for a new function. */
-export interface DeviceChoice {
+/** What is chosen for a new function. Its subsystem ids are the firmware's. */
+export interface DeviceChoice extends PciSubsystem {
   readonly kind: FunctionKind;
   /** Number of the PF; of the parent when the function is a VF. */
   readonly pfId: number;
@@ -186,10 +187,18 @@ const CHECKS: { readonly [K in keyof DeviceChoice]: (value: unknown) => boolean 
   queueSize: isQueueSize,
   msixVectors: (value) => value === 0 || isWithin(value, MSIX_VECTORS_MIN, MSIX_VECTORS_MAX),
   features: (value) => typeof value === 'string' && parseFeatures(value) !== null,
+  subsystemVendorId: (value) => isWithin(value, 0, 0xffff),
+  subsystemId: (value) => isWithin(value, 0, 0xffff),
 };
 
 /** Of a function that can have no VFs, and of plans saved before there were any. */
 export const NO_VFS = { vfsMax: 0, firstVfOffset: 0 } as const;
+
+/** Of plans saved before the firmware decided about it: the ids of a modern virtio network card. */
+const VIRTIO_SUBSYSTEM: PciSubsystem = {
+  subsystemVendorId: VIRTIO_PCI_VENDOR_ID,
+  subsystemId: VIRTIO_PCI_DEVICE_ID_BASE + VIRTIO_ID_NET,
+};
 
 function isStationMac(text: string): boolean {
   const bytes = parseMac(text);
@@ -199,7 +208,7 @@ function isStationMac(text: string): boolean {
 /** The plan that was saved as JSON, or a sentence that says what is wrong with it. Never throws. */
 export function restorePlan(saved: unknown): DevicePlan | string {
   if (typeof saved !== 'object' || saved === null) return 'the plan is not an object';
-  const fields: Record<string, unknown> = { ...NO_VFS, ...saved };
+  const fields: Record<string, unknown> = { ...NO_VFS, ...VIRTIO_SUBSYSTEM, ...saved };
   for (const [name, isRight] of Object.entries(CHECKS))
     if (!isRight(fields[name])) return `${name} of the plan is out of range`;
   const names = Object.keys(CHECKS) as (keyof DeviceChoice)[];

@@ -35,6 +35,12 @@ export interface DeviceIdentity {
   readonly sfNum: number;
 }
 
+/** Subsystem ids of a function's PCI header, 16 bits each. */
+export interface PciSubsystem {
+  readonly subsystemVendorId: number;
+  readonly subsystemId: number;
+}
+
 /** Vectors and queue pairs a PF keeps for its VFs. */
 export interface VfPool {
   readonly msixFree: number;

@@ -15,6 +15,8 @@
  *   The guide also bounds all functions of one host to 256, which its own examples of 504 and 1008 VFs exceed; that
  *   bound is not applied. One store serves both ports of the adapter.
  */
+
+import type { PciSubsystem } from './facts.js';
 import {
   FIRMWARE_NAMES,
   type FirmwareEntryName,
@@ -232,6 +234,8 @@ export interface FirmwareLimits {
   readonly virtQueuesMax: number;
   /** SFs for all devices, one each; null when the configuration does not count them. */
   readonly sfsMax: number | null;
+  /** How every function presents itself. */
+  readonly subsystem: PciSubsystem;
 }
 
 /** Limits that follow from the current values. */
@@ -251,6 +255,10 @@ export function firmwareLimits(v: FirmwareValues): FirmwareLimits {
     vfMsixVectors: vfVectors(v),
     virtQueuesMax: Math.max(0, Math.min(VIRT_QUEUES_MAX, msixVectors - 1)),
     sfsMax: v.PER_PF_NUM_SF === 1 ? v.PF_TOTAL_SF : null,
+    subsystem: {
+      subsystemVendorId: v.VIRTIO_NET_EMU_SUBSYSTEM_VENDOR_ID,
+      subsystemId: v.VIRTIO_NET_EMULATION_SUBSYSTEM_ID,
+    },
   };
 }
 

@@ -92,10 +92,8 @@ export const FIRMWARE_ENTRIES = {
   INTERNAL_CPU_ESWITCH_MANAGER: stored(words(OWNERS, 0, 'who manages the switch')),
   NUM_OF_PF: stored(number(4, 2, 2, 'native PFs')),
   HIDE_PORT2_PF: stored(bool(0, 'the native PF of port 2 is hidden')),
-  VIRTIO_NET_EMULATION_SUBSYSTEM_ID: stored(number(16, VIRTIO_NET_SUBSYSTEM, 0xffff, 'PCI subsystem id')),
-  VIRTIO_NET_EMU_SUBSYSTEM_VENDOR_ID: stored(
-    number(16, VIRTIO_SUBSYSTEM_VENDOR, 0xffff, 'PCI subsystem vendor'),
-  ),
+  VIRTIO_NET_EMULATION_SUBSYSTEM_ID: number(16, VIRTIO_NET_SUBSYSTEM, 0xffff, 'PCI subsystem id'),
+  VIRTIO_NET_EMU_SUBSYSTEM_VENDOR_ID: number(16, VIRTIO_SUBSYSTEM_VENDOR, 0xffff, 'PCI subsystem vendor'),
   VIRTIO_NET_EMULATION_PF_PCI_LAYOUT: { ...words(LAYOUTS, 0, 'transitional PFs do not exist here'), max: 0 },
   VIRTIO_NET_EMULATION_VF_PCI_LAYOUT: { ...words(LAYOUTS, 0, 'transitional VFs do not exist here'), max: 0 },
   VIRTIO_EMULATION_HOTPLUG_TRANS: { ...bool(0, 'transitional hotplug PFs do not exist here'), max: 0 },

@@ -126,6 +126,7 @@ function ownChoice(
     queueSize: request.queueSize,
     msixVectors: limits.msixVectors,
     features: hexLower(features),
+    ...limits.subsystem,
   };
 }
 

@@ -18,9 +18,11 @@ import {
   PciSriov,
   PciStatus,
   SriovControl,
+  VIRTIO_PCI_VENDOR_ID,
   VirtioPciCap,
   VirtioPciCapType,
 } from '@virtnet/wire';
+import type { PciSubsystem } from './facts.js';
 
 /** Capabilities followed at most: a list that loops ends. */
 const CAPABILITIES_MAX = 48;
@@ -32,13 +34,27 @@ const VIRTIO_STRUCTURES: Readonly<Record<number, string>> = {
   [VirtioPciCapType.PCI]: '<unknown>',
 };
 
+const MELLANOX_VENDOR_ID = 0x15b3;
+/** Vendors that lspci would find in its database. */
+const VENDOR_NAMES: Readonly<Record<number, string>> = {
+  [VIRTIO_PCI_VENDOR_ID]: 'Red Hat, Inc.',
+  [MELLANOX_VENDOR_ID]: 'Mellanox Technologies',
+};
+
+function subsystem({ subsystemVendorId, subsystemId }: PciSubsystem, numeric: boolean): string {
+  const [vendor, device] = [hex(subsystemVendorId, 4), hex(subsystemId, 4)];
+  if (numeric) return `${vendor}:${device}`;
+  const name = VENDOR_NAMES[subsystemVendorId];
+  return name === undefined ? `Device ${vendor}:${device}` : `${name} Device ${device}`;
+}
+
 /** The lines below a function's row; `driver` is empty when it has none. */
-export function verboseLines(config: Uint8Array, driver: string): string[] {
+export function verboseLines(config: Uint8Array, driver: string, numeric = false): string[] {
   if (config.byteLength < PCI_CONFIG_BYTES) return [];
   const view = new DataView(config.buffer, config.byteOffset, config.byteLength);
   const header = PciHeader.decode(view);
   return [
-    `Subsystem: Red Hat, Inc. Device ${hex(header.subsystemId, 4)}`,
+    `Subsystem: ${subsystem(header, numeric)}`,
     `Control: ${flags(header.command, CONTROL_FLAGS)}`,
     `Status: ${flags(header.status, STATUS_FLAGS)}`,
     ...(header.interruptPin === 0

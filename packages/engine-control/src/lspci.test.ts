@@ -1,3 +1,4 @@
+import { PCI_CONFIG_BYTES, PciHeader } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { lspciLines, type PciRow, parsePciFilter } from './lspci.js';
@@ -25,6 +26,19 @@ describe('lspci', () => {
       '15:00.0 0200: 1af4:1041 (rev 01)',
       '16:00.0 0200: 1af4:1000',
     ]);
+  });
+
+  it.each([
+    [0x1af4, 0x1041, 'Red Hat, Inc. Device 1041', '1af4:1041'],
+    [0x15b3, 0x42, 'Mellanox Technologies Device 0042', '15b3:0042'],
+    [0xabcd, 0x1, 'Device abcd:0001', 'abcd:0001'],
+  ])('-v names the subsystem %i:%i, with -n in numbers', (vendor, id, words, numbers) => {
+    const config = new Uint8Array(PCI_CONFIG_BYTES);
+    new DataView(config.buffer).setUint16(PciHeader.at.subsystemVendorId, vendor, true);
+    new DataView(config.buffer).setUint16(PciHeader.at.subsystemId, id, true);
+    const subsystem = (numeric: boolean) =>
+      lspciLines([row('15:00.0', { config })], { numeric, filter: null, verbose: true })[1];
+    expect([subsystem(false), subsystem(true)]).toEqual([`\tSubsystem: ${words}`, `\tSubsystem: ${numbers}`]);
   });
 
   it('orders rows by address and drops what has none', () => {

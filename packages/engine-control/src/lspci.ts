@@ -70,7 +70,8 @@ export function lspciLines(
       const at = domain === true ? `0000:${row.bdf}` : row.bdf;
       const line = `${at} ${numeric ? numbers(row) : words(row)}${revision(row)}`;
       const driver = row.driver ?? '';
-      if (verbose === true) return [line, ...verboseLines(row.config ?? new Uint8Array(0), driver), ''];
+      if (verbose === true)
+        return [line, ...verboseLines(row.config ?? new Uint8Array(0), driver, numeric), ''];
       return kernel === true && driver !== '' ? [line, `\tKernel driver in use: ${driver}`] : [line];
     });
 }

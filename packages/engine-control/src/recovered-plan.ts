@@ -74,6 +74,7 @@ export function recoveredHotplug(
     queueSize: QUEUE_SIZE_DEFAULT,
     msixVectors: limits.msixVectors,
     features: hexLower(site.defaultFeatures),
+    ...limits.subsystem,
   });
   return typeof fresh === 'string' ? fresh : recoveredPlan(fresh, recovery, saved, existing);
 }

@@ -160,6 +160,7 @@ function finish(
       queueSize,
       msixVectors,
       features: hexLower(features),
+      ...limits.subsystem,
     },
     port,
   );

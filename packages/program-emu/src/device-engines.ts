@@ -46,6 +46,8 @@ function pciFunction(plan: DevicePlan, device: NetDevice, page: PageMapping): Vi
     device,
     classCode: PCI_CLASS_ETHERNET,
     msixVectors: plan.msixVectors,
+    subsystemVendorId: plan.subsystemVendorId,
+    subsystemId: plan.subsystemId,
     ...sriovOf(plan),
     isr: cell(StatePageHeader.at.isr),
     generation: cell(StatePageHeader.at.configGeneration),
