@@ -23,6 +23,10 @@ import { TestService } from './test-support/test-service.js';
 const STATIC_PFS = 2;
 const PORTS = 3;
 const VFS = 3;
+/** What each VF has at first. */
+const SHARE = { msix: 16, pairs: 7 };
+/** Carried out, and the VF does not function. */
+const NOT_FUNCTIONAL = -1044;
 const MTU = 1500;
 /** Some seconds of a processor, and a busy machine may have little of it. */
 const TEST_MS = 120_000;
@@ -44,6 +48,12 @@ type Typed =
       readonly mac: string | null;
       readonly mtu: number | null;
     }
+  | {
+      readonly verb: 'share';
+      readonly which: number;
+      readonly option: 'msixNum' | 'maxQueuePairs';
+      readonly value: number;
+    }
   | { readonly verb: 'bind' | 'unbind' | 'flr'; readonly which: number }
   | { readonly verb: 'warm-reboot' | 'power-cycle' | 'restart' | 'again' };
 
@@ -55,6 +65,8 @@ interface Expected {
   readonly bdf: string;
   mac: string;
   mtu: number;
+  /** Of a VF: its part of what its PF's VFs have. */
+  share: { readonly msix: number; readonly pairs: number } | null;
   driver: string;
 }
 type Kind = Parameters<typeof outcomeOf>[1];
@@ -100,6 +112,15 @@ const typed: fc.Arbitrary<Typed> = fc.oneof(
       which,
       mac: fc.option(anyMac, { nil: null }),
       mtu: fc.option(anyMtu, { nil: null }),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      verb: fc.constant('share' as const),
+      which,
+      option: fc.constantFrom('msixNum' as const, 'maxQueuePairs' as const),
+      value: fc.constantFrom(0, 0, 1, 2, 4, 5, 7, 8, 10, 14, 16, 20, 28, 40, 1000, -1),
     }),
   },
   {
@@ -170,6 +191,8 @@ class Model {
         return this.#sriov(command.which, command.count);
       case 'modify':
         return this.#modify(command);
+      case 'share':
+        return this.#share(command);
       case 'bind':
       case 'unbind':
       case 'flr':
@@ -194,7 +217,8 @@ class Model {
 
   async #asked(ask: () => Promise<unknown>): Promise<Outcome> {
     const answer = (await ask()) as Outcome;
-    this.#last = answer.errno === 0 ? (ask as () => Promise<Outcome>) : null;
+    const done = answer.errno === 0 || answer.errno === NOT_FUNCTIONAL;
+    this.#last = done ? (ask as () => Promise<Outcome>) : null;
     this.#lastAnswer = answer;
     return answer;
   }
@@ -224,7 +248,8 @@ class Model {
     if (answer.errno !== 0) return;
     const { vuid, bdf, id } = answer as unknown as { vuid: string; bdf: string; id: number };
     expect(this.functions.has(vuid)).toBe(false);
-    this.functions.set(vuid, { kind: 'hotplug PF', pfId: id, vfId: null, bdf, mac, mtu, driver: '' });
+    const place = { pfId: id, vfId: null, bdf, share: null };
+    this.functions.set(vuid, { kind: 'hotplug PF', ...place, mac, mtu, driver: '' });
   }
 
   async #unplug(number: number): Promise<void> {
@@ -255,7 +280,42 @@ class Model {
     // Where VFs are and what their addresses are follows from the configuration; that all are there is what counts.
     const rows = listed(this.#service).filter(({ kind, pfId }) => kind === 'VF' && pfId === found.pfId);
     expect(rows.map(({ vfId }) => vfId)).toEqual(Array.from({ length: count }, (_, vfId) => vfId));
-    for (const { vuid, ...row } of rows) this.functions.set(vuid, { ...row, driver: '' });
+    for (const { vuid, ...row } of rows) {
+      expect(row.share).toEqual(SHARE);
+      this.functions.set(vuid, { ...row, driver: '' });
+    }
+  }
+
+  async #share({ which: number, option, value }: Extract<Typed, { verb: 'share' }>): Promise<void> {
+    const [vuid, found] = this.#chosen(number);
+    if (found === null || (found.share === null && option === 'maxQueuePairs')) return;
+    const request: ModifyRequest & { readonly requestId: string } = {
+      ...{ requestId: `s${this.#requests++}`, all: false, pf: null, vf: null, vuid },
+      device: { [option]: value },
+    };
+    const answer = await this.#asked(() => this.#service.commands.modify(request));
+    const after = found.share === null ? null : this.#shareAfter(found.pfId, found.share, option, value);
+    if (after === null) {
+      expect(answer.errno).toBe(option === 'msixNum' ? -1010 : -1074);
+      return;
+    }
+    expect(answer.errno).toBe(after.msix === 0 || after.pairs === 0 ? NOT_FUNCTIONAL : 0);
+    found.share = after;
+  }
+
+  /** Null: there is not so much, or no VF can have it. */
+  #shareAfter(
+    pfId: number,
+    { msix, pairs }: typeof SHARE,
+    option: 'msixNum' | 'maxQueuePairs',
+    value: number,
+  ): typeof SHARE | null {
+    const free = poolOf(this, pfId);
+    if (option === 'maxQueuePairs')
+      return value >= 0 && value <= pairs + free.pairs ? { msix, pairs: value } : null;
+    const possible = value === 0 || (value >= 4 && value % 2 === 0);
+    if (!possible || value > msix + free.msix) return null;
+    return { msix: value, pairs: Math.min(value < 4 ? 0 : (value - 2) / 2, pairs + free.pairs) };
   }
 
   async #modify({ which: number, mac, mtu }: Extract<Typed, { verb: 'modify' }>): Promise<void> {
@@ -346,10 +406,37 @@ interface Shown {
   readonly vf_id?: number;
   readonly parent_pf_id?: number;
   readonly enabled_vfs: string;
+  readonly num_msix: string;
+  readonly num_queues: string;
+  readonly max_queue_pairs: string;
+  readonly msix_num_pool_size?: number;
+  readonly qp_pool_size?: number;
 }
 
-const rowOf = ({ vuid, pci_bdf, mac, mtu, function_type, pf_id, vf_id, parent_pf_id }: Shown): Row => ({
+/** What the VFs of a PF have left of what they had at first. */
+function poolOf({ functions }: Pick<Model, 'functions'>, pfId: number): typeof SHARE {
+  const left = { msix: 0, pairs: 0 };
+  for (const { share, ...each } of functions.values()) {
+    if (share === null || each.pfId !== pfId) continue;
+    left.msix += SHARE.msix - share.msix;
+    left.pairs += SHARE.pairs - share.pairs;
+  }
+  return left;
+}
+
+const rowOf = ({
   vuid,
+  pci_bdf,
+  mac,
+  mtu,
+  function_type,
+  pf_id,
+  vf_id,
+  parent_pf_id,
+  ...more
+}: Shown): Row => ({
+  vuid,
+  share: vf_id === undefined ? null : { msix: Number(more.num_msix), pairs: Number(more.max_queue_pairs) },
   kind: function_type,
   pfId: pf_id ?? parent_pf_id!,
   vfId: vf_id ?? null,
@@ -374,17 +461,26 @@ function numVfs(config: Uint8Array): number {
 }
 
 /** Everything that can be seen is what the model says. */
-async function look(service: TestService, { functions }: Model): Promise<void> {
+async function look(service: TestService, model: Model): Promise<void> {
+  const { functions } = model;
   const expected = sorted(
     [...functions].map(([vuid, { driver: _, ...row }]) => ({ vuid, ...row })),
     ({ vuid }) => vuid,
   );
   expect(sorted(listed(service), ({ vuid }) => vuid)).toEqual(expected);
+  for (const { function_type: kind, pf_id: pfId, ...shown } of devicesOf(service.commands.list())) {
+    const pool = { msix: shown.msix_num_pool_size, pairs: shown.qp_pool_size };
+    if (kind === 'static PF') expect(pool).toEqual(poolOf(model, pfId!));
+  }
   const query = { all: true, pf: null, vf: null, vuid: null, brief: true, queue: null };
   const queried = devicesOf(service.commands.query(query));
   expect(sorted(queried.map(rowOf), ({ vuid }) => vuid)).toEqual(expected);
-  for (const { vuid, enabled_vfs: enabled } of queried) {
-    const { kind, pfId } = functions.get(vuid)!;
+  for (const { vuid, enabled_vfs: enabled, ...shown } of queried) {
+    const { kind, pfId, share } = functions.get(vuid)!;
+    if (share !== null) {
+      const functional = share.msix > 0 && share.pairs > 0;
+      expect(Number(shown.num_queues)).toBe(functional ? 2 * share.pairs + 1 : 0);
+    }
     const vfs = [...functions.values()].filter((each) => each.kind === 'VF' && each.pfId === pfId);
     if (kind === 'static PF') expect(Number(enabled)).toBe(vfs.length);
   }
@@ -414,7 +510,8 @@ async function look(service: TestService, { functions }: Model): Promise<void> {
     expect(isVuid(vuid)).toBe(true);
     const recovery = readRecovery(readFileSync(join(service.paths.recovery, vuid), 'utf8'), vuid);
     if (typeof recovery === 'string') throw new Error(recovery);
-    const { mac, bdf, pfId, vfId } = functions.get(vuid)!;
+    const { mac, bdf, pfId, vfId, share } = functions.get(vuid)!;
+    if (share !== null) expect(recovery.queuePairs).toBe(share.pairs);
     expect({
       mac: recovery.mac,
       bdf: recoveryBdf(recovery),
@@ -437,6 +534,13 @@ const EVERYTHING: readonly Typed[] = [
     { verb: 'again' },
     { verb: 'sriov', which: 0, count: VFS },
     { verb: 'sriov', which: 0, count: 1 },
+    { verb: 'share', which: 3, option: 'msixNum', value: 0 },
+    { verb: 'again' },
+    { verb: 'share', which: 4, option: 'msixNum', value: 28 },
+    { verb: 'share', which: 5, option: 'maxQueuePairs', value: 0 },
+    { verb: 'restart' },
+    { verb: 'share', which: 3, option: 'maxQueuePairs', value: 2 },
+    { verb: 'share', which: 3, option: 'msixNum', value: 4 },
     { verb: 'modify', which: 0, mac: null, mtu: 1400 },
   ],
   ...[{ verb: 'bind', which: 0 }, { verb: 'flr', which: 0 }, { verb: 'restart' }],
