@@ -22,6 +22,8 @@ const FIRMWARE = [
 ];
 /** After a reset, when a PF has the factory's two vectors. */
 const HOTPLUG_ONLY = FIRMWARE.filter((value) => /EMULATION_ENABLE|NUM_PORT/.test(value));
+/** Less than a second each, and a busy machine may have little of a processor. */
+const TEST_MS = 60_000;
 const PF1_BDF = '14:00.3';
 const HOTPLUG_BDF = '15:00.0';
 const MAC = '0C:C4:7A:FF:22:93';
@@ -284,7 +286,7 @@ const GUARDS: readonly ControlErrorName[] = ['SNAP_DEV_MODIFY'];
 
 const names = (rows: Iterable<string>): string[] => [...rows].sort();
 
-describe('the table of errors', () => {
+describe('the table of errors', { timeout: TEST_MS }, () => {
   test.for(Object.entries(SCENARIOS))('%s', async ([name, scenario]) => {
     const scene = await furnished();
     const answers = typeof scenario === 'function' ? await scenario(scene) : await all(scene, scenario);
