@@ -7,6 +7,7 @@ const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench update [--moves N] [--json FILE]
        scripts/bench scale [--pfs N] [--kills N] [--json FILE]
        scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
+       scripts/bench hiccups [--cells LIST] [--seconds S] [--json FILE]
 
 Measures, and tells whether the promise holds. Sets up what is missing first; needs root, or the Debian packages of
 DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to read the results.
@@ -31,6 +32,10 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              ring (split, packed, and with mergeable buffers split-mrg, packed-mrg) and frames of 64, 512, 1500 and 9000
              bytes. Only rounds in which the machine was in the same state are compared. --cells chooses some cells:
              words of their names, comma between choices ("loop split 64,fill 1500"). All take some 15 minutes.
+  hiccups    How long a busy datapath thread takes from one poll of its queues to the next, under the load of some cells of
+             "datapath" (--cells, default "loop 64" and "switch packed 64") for S seconds each (default 10): median, p99,
+             p99.99 and the longest, and the reasons of those that took longest. Beside each, the same of a loop on the
+             same processor that does nothing but read the clock: what the machine itself takes.
 
 --json writes every single value to a file, '-' for stdout.
 
@@ -92,6 +97,12 @@ const COMMANDS = {
     options: ['--cells', '--rounds', '--seconds'],
     defaults: DEFAULTS,
     load: () => import('./lib/bench-datapath.ts'),
+  },
+  hiccups: {
+    needs: ALL,
+    options: ['--cells', '--seconds'],
+    defaults: { ...DEFAULTS, seconds: 10, cells: ['loop 64', 'switch packed 64'] },
+    load: () => import('./lib/bench-hiccups.ts'),
   },
 } as const;
 

@@ -45,7 +45,7 @@ const RATIO_MIN = 1;
 const MEAN_RATIO_MIN = 1.3;
 const STATES: readonly MachineState[] = ['near', 'far'];
 
-interface Cell {
+export interface Cell {
   readonly work: Case;
   readonly kind: Kind;
   readonly bytes: number;
@@ -58,14 +58,14 @@ interface CellReport {
   readonly rounds: readonly (MeasuredRound & { readonly discarded: Discard | null })[];
 }
 
-const nameOf = ({ work, kind, bytes }: Cell): string => `${work} ${kind.name} ${bytes}`;
+export const nameOf = ({ work, kind, bytes }: Cell): string => `${work} ${kind.name} ${bytes}`;
 
 const EVERY_CELL: readonly Cell[] = KINDS.flatMap((kind) =>
   CASES.flatMap((work) => SIZES.map((bytes) => ({ work, kind, bytes }))),
 );
 
 /** Cells whose names have all the words of one of `choices`; every cell when there are none. */
-function chosenCells(choices: readonly string[]): readonly Cell[] {
+export function chosenCells(choices: readonly string[]): readonly Cell[] {
   if (choices.length === 0) return EVERY_CELL;
   const wanted = choices.map((choice) => choice.trim().split(/ +/));
   return EVERY_CELL.filter((cell) => {
@@ -197,7 +197,7 @@ function lines({ cell, comparisons, discarded }: CellReport): string {
 }
 
 /** What the figures belong to. */
-function machine() {
+export function machine() {
   const dpdk = spawnSync('dpkg-query', ['--show', 'dpdk-dev'], { encoding: 'utf8' });
   return {
     date: new Date().toISOString(),

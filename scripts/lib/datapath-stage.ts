@@ -37,6 +37,8 @@ export interface StageOptions {
   readonly processors: readonly [number, number];
   /** How long of a round is measured. */
   readonly windowMs: number;
+  /** More of the environment of the service's processes. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 interface CaseWork {
@@ -152,7 +154,8 @@ export class DatapathStage {
     return this.#scene.end();
   }
 
-  async round(side: Side, pingPong: PingPong): Promise<MeasuredRound> {
+  /** `edge` is called where what is measured begins and ends. */
+  async round(side: Side, pingPong: PingPong, edge: () => void = () => {}): Promise<MeasuredRound> {
     const { driver, counts } = this.#case;
     this.#prefer(side);
     const before = await pingPong.measure();
@@ -165,7 +168,9 @@ export class DatapathStage {
     this.#warm.add(side);
 
     const first = await this.#sample(side);
+    edge();
     await sleep(this.#options.windowMs);
+    edge();
     const last = await this.#sample(side);
 
     await this.#driver.stop();
@@ -190,6 +195,22 @@ export class DatapathStage {
       frames: { driver: driverAfter - driverBefore, device: deviceAfter - deviceBefore },
       onTheWay: this.#case.ports * QUEUE_SIZE,
     };
+  }
+
+  /** Does something while the driver asks ports for frames that get none, and keeps its processor busy with that. */
+  async meanwhile<T>(action: () => Promise<T>): Promise<T> {
+    await this.#driver.command(`set portlist ${this.#driverPorts('dpdk').join(',')}`);
+    await this.#driver.forward('rxonly');
+    try {
+      return await action();
+    } finally {
+      await this.#driver.stop();
+    }
+  }
+
+  /** The process that works the functions of virtnet. */
+  get emulatorPid(): number {
+    return this.#service.runningPid('emu');
   }
 
   /**
@@ -331,10 +352,12 @@ const segmentsOf = (options: StageOptions): number => (isSegmented(options) ? SE
 const dpdkSocket = (scene: Scene, port: number): string => scene.path(`dpdk${port}.sock`);
 const virtnetSocket = (scene: Scene, port: number): string => scene.path(`virtnet${port}.sock`);
 
-async function startService(scene: Scene, { work, bytes, kind, processors }: StageOptions): Promise<Service> {
+async function startService(scene: Scene, options: StageOptions): Promise<Service> {
+  const { work, bytes, kind, processors, env = {} } = options;
   const { representor, ports } = CASES[work];
   const service = await Service.start(scene, {
     conf: { eth_vq_workers: 1, software: { representor, source_frame_bytes: bytes } },
+    env,
   });
   // dpa_core_start begins at 2, as on the original, and a small machine has no such processor.
   const emu = service.runningPid('emu');
