@@ -7,6 +7,7 @@ const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench update [--moves N] [--json FILE]
        scripts/bench scale [--pfs N] [--kills N] [--json FILE]
        scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
+       scripts/bench memory [--json FILE]
        scripts/bench hiccups [--cells LIST] [--seconds S] [--json FILE]
 
 Measures, and tells whether the promise holds. Sets up what is missing first; needs root, or the Debian packages of
@@ -36,6 +37,8 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              "datapath" (--cells, default "loop 64" and "switch packed 64") for S seconds each (default 10): median, p99,
              p99.99 and the longest, and the reasons of those that took longest. Beside each, the same of a loop on the
              same processor that does nothing but read the clock: what the machine itself takes.
+  memory     32 VFs have drivers of one queue pair each, then of all they have, and that three times. Prints what all processes
+             of the service hold more for each pair that a driver has set up and does not use.
 
 --json writes every single value to a file, '-' for stdout.
 
@@ -97,6 +100,12 @@ const COMMANDS = {
     options: ['--cells', '--rounds', '--seconds'],
     defaults: DEFAULTS,
     load: () => import('./lib/bench-datapath.ts'),
+  },
+  memory: {
+    needs: ['npm', 'build'],
+    options: [],
+    defaults: DEFAULTS,
+    load: () => import('./lib/bench-memory.ts'),
   },
   hiccups: {
     needs: ALL,

@@ -123,7 +123,8 @@ async function plug(service: Service, count: number): Promise<string[]> {
   return bdfs;
 }
 
-async function makeVfs(service: Service, count: number): Promise<string[]> {
+/** Makes `count` VFs, a multiple of STATIC_PFS, in a service that has none; their addresses. */
+export async function makeVfs(service: Service, count: number): Promise<string[]> {
   const shape = { staticPfs: STATIC_PFS, vfsPerPf: count / STATIC_PFS, hotplugPfs: 0 };
   await configure(service, shape);
   await setVfs(service, shape, shape.vfsPerPf);

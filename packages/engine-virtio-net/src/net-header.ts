@@ -70,6 +70,10 @@ const HEAD_BYTES = ETHERNET_BYTES + TAGS_MAX * Ethernet.TAG_BYTES;
 /** Bytes summed at a time; even, so that words stay aligned. */
 const CHECKSUM_CHUNK_BYTES = 2048;
 
+// Of the thread and not of a queue: they hold nothing between two calls, and an idle queue shall cost little.
+const head = new Uint8Array(HEAD_BYTES);
+const chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
+
 /** Size in bytes of the header in the driver's buffers (5.1.6.1): it follows from the features alone (failure F3). */
 export function headerBytes(features: bigint): number {
   if (hasFeature(features, NetFeature.HASH_REPORT)) return NET_HEADER_HASH_BYTES;
@@ -81,7 +85,7 @@ const isTag = (type: number): boolean => type === EtherType.VLAN || type === Eth
 const word = (bytes: Uint8Array, at: number): number => (bytes[at]! << 8) | bytes[at + 1]!;
 
 /** Bytes of VLAN tags at the start of a frame. */
-function tagBytes(head: Uint8Array): number {
+function tagBytes(): number {
   let bytes = 0;
   while (bytes < TAGS_MAX * Ethernet.TAG_BYTES && isTag(word(head, Ethernet.TYPE_AT + bytes))) {
     bytes += Ethernet.TAG_BYTES;
@@ -99,7 +103,6 @@ abstract class FrameHeader {
   protected readonly view: DataView;
   /** The same memory as words, the short way in and out of a ring. Both machines we run on are little-endian. */
   protected readonly words: Int32Array;
-  protected readonly head = new Uint8Array(HEAD_BYTES);
   /** Per GsoType: the IP versions it may come with. */
   readonly #families = new Uint8Array(Math.max(...Object.values(GsoType)) + 1);
   readonly #ecn: boolean;
@@ -131,8 +134,8 @@ abstract class FrameHeader {
     const excess = frameBytes - this.plainBytesMax;
     if (excess <= 0) return ACCEPT;
     if (excess > TAGS_MAX * Ethernet.TAG_BYTES) return DROP_MTU;
-    this.peek(ring, 0, this.head, HEAD_BYTES);
-    return excess <= tagBytes(this.head) ? ACCEPT : DROP_MTU;
+    this.peek(ring, 0, head, HEAD_BYTES);
+    return excess <= tagBytes() ? ACCEPT : DROP_MTU;
   }
 
   /** Whether the checksum the header asks for lies behind the Ethernet header and inside the frame (failure F8). */
@@ -144,7 +147,7 @@ abstract class FrameHeader {
 
   /** Judges a frame with GSO, whose checksum request is sound already, and works hdr_len out (failures F9, F10). */
   protected judgeGso(ring: DeviceRing, frameBytes: number): HeaderVerdict {
-    const { view, head } = this;
+    const { view } = this;
     const kind = this.bytes[GSO_TYPE]! & ~GSO_ECN;
     const families = kind < this.#families.length ? this.#families[kind]! : Family.NONE;
     const tcp = kind === GsoType.TCPV4 || kind === GsoType.TCPV6;
@@ -154,7 +157,7 @@ abstract class FrameHeader {
     if (view.getUint16(CSUM_OFFSET, true) !== (tcp ? Tcp.CHECKSUM_AT : Udp.CHECKSUM_AT)) return DROP_HEADER;
 
     if (this.peek(ring, 0, head, HEAD_BYTES) < HEAD_BYTES) return DROP_HEADER;
-    const network = ETHERNET_BYTES + tagBytes(head);
+    const network = ETHERNET_BYTES + tagBytes();
     const type = word(head, network - 2);
     const family = type === EtherType.IPV4 ? Family.V4 : type === EtherType.IPV6 ? Family.V6 : Family.NONE;
     if ((families & family) === 0) return DROP_HEADER;
@@ -238,7 +241,6 @@ export class TransmitHeader extends FrameHeader {
 /** The header of frames to the driver. */
 export class ReceiveHeader extends FrameHeader {
   readonly #checksum: boolean;
-  readonly #chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
   readonly #hash: FlowHash | null;
 
   /** `mtu` matters when the driver was told it (MTU negotiated), `hash` when it takes hashes (HASH_REPORT). */
@@ -287,7 +289,6 @@ export class ReceiveHeader extends FrameHeader {
   /** Puts the hash of the frame into the header. */
   #report(ring: DeviceRing, hash: FlowHash): void {
     const { view } = this;
-    const chunk = this.#chunk;
     hash.calculate(chunk, this.peek(ring, 0, chunk, HASHED_BYTES_MAX));
     view.setInt32(NET_HEADER_HASH_AT.value, hash.value, true);
     view.setUint16(NET_HEADER_HASH_AT.report, hash.report, true);
@@ -322,14 +323,13 @@ export class ReceiveHeader extends FrameHeader {
 
   /** The first bytes of the frame in the current chain, for a filter; valid until the next call. */
   headOf(ring: DeviceRing): Uint8Array {
-    this.peek(ring, 0, this.head, HEAD_BYTES);
-    return this.head;
+    this.peek(ring, 0, head, HEAD_BYTES);
+    return head;
   }
 
   /** Sums the frame from csumStart on and stores the result: the field holds the pseudo-header's sum already. */
   #completeChecksum(ring: DeviceRing, frameBytes: number): void {
-    const { view, head } = this;
-    const chunk = this.#chunk;
+    const { view } = this;
     const start = view.getUint16(CSUM_START, true);
     let sum = 0;
     for (let at = start; at < frameBytes; ) {

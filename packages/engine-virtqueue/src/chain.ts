@@ -3,7 +3,7 @@
  *
  * Theory
  *   A ring walks its descriptors and adds each buffer here. Adding translates the address, cuts the buffer where its
- *   memory is cut, and stores what follows from it in preallocated arrays. Everything later (system calls, copies)
+ *   memory is cut, and stores what follows from it in preallocated arrays (ring-room.ts). Everything later (system calls, copies)
  *   works on these arrays only, never on descriptors: what was judged is what is used.
  *   Usually one chain is current. A frame that is spread over several (mergeable receive buffers) has several, whose
  *   writable segments follow each other; `chainEnds` remembers where each ends.
@@ -18,6 +18,7 @@ import type { RingFaultCode } from './fault.js';
 import type { GuestMemory, MemoryPiece } from './guest-memory.js';
 import { COPY_LOOP_BYTES_MAX } from './limits.js';
 import { PlainChains } from './plain-chains.js';
+import { ChainRoom, type RingRooms } from './ring-room.js';
 
 const WORD_BYTES = 4;
 
@@ -36,17 +37,21 @@ export class Chain {
   protected readonly segmentsMax: number;
   /** Writable bytes up to the end of each current chain; kept when there are several. */
   protected readonly chainEnds: Uint32Array;
+  protected readonly room: ChainRoom;
 
   /** `answers`: where the ring's answers go (plain-chains.ts). */
-  constructor(memory: GuestMemory, segmentsMax: number, answers: Uint32Array) {
+  constructor(memory: GuestMemory, segmentsMax: number, answers: Uint32Array, rooms: RingRooms) {
+    const room = rooms.chainRoom ?? new ChainRoom(segmentsMax);
+    if (room.segmentsMax < segmentsMax) throw new RangeError(`room for ${room.segmentsMax} segments`);
     this.memory = memory;
-    this.plain = new PlainChains(answers);
+    this.plain = new PlainChains(answers, rooms.plainRoom);
     this.segmentsMax = segmentsMax;
-    this.segmentAddress = new Float64Array(segmentsMax);
-    this.segmentLength = new Uint32Array(segmentsMax);
-    this.segmentPiece = new Int32Array(segmentsMax);
-    this.segmentOffset = new Int32Array(segmentsMax);
-    this.chainEnds = new Uint32Array(segmentsMax);
+    this.room = room;
+    this.segmentAddress = room.segmentAddress;
+    this.segmentLength = room.segmentLength;
+    this.segmentPiece = room.segmentPiece;
+    this.segmentOffset = room.segmentOffset;
+    this.chainEnds = room.chainEnds;
   }
 
   /** How many of the current chains the first `writtenBytes` writable bytes lie in; at least 1. */

@@ -1,7 +1,8 @@
 /** What a packed ring is opened with. */
 import type { GuestMemory } from './guest-memory.js';
+import type { RingRooms } from './ring-room.js';
 
-export interface PackedRingConfig {
+export interface PackedRingConfig extends RingRooms {
   /** Entries: any number up to PACKED_QUEUE_SIZE_MAX. */
   readonly queueSize: number;
   readonly memory: GuestMemory;

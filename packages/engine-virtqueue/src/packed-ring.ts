@@ -58,7 +58,7 @@ import {
   type RingFaultCode,
   remedyForCode,
 } from './fault.js';
-import { SeamEntry, tableDefect } from './indirect-table.js';
+import { tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import type { PackedRingConfig } from './packed-config.js';
 import { lapOffset, passes } from './packed-position.js';
@@ -130,10 +130,7 @@ export class PackedRing extends Chain implements DeviceRing {
   #factB = 0;
   #factC = 0;
   #defect: IndirectDefect = 'empty';
-  readonly #seam = new SeamEntry();
   #extending = false;
-  /** For exchanges whose only purpose is their order. */
-  readonly #fence = new Int32Array(1);
 
   /** Opens the ring, or says what is wrong with its size, addresses or position. Writes nothing. */
   static open(config: PackedRingConfig): PackedRing | RingFault {
@@ -150,7 +147,7 @@ export class PackedRing extends Chain implements DeviceRing {
   }
 
   private constructor(config: PackedRingConfig, parts: RingParts) {
-    super(config.memory, config.chainSegmentsMax, config.journal);
+    super(config.memory, config.chainSegmentsMax, config.journal, config);
     this.queueSize = config.queueSize;
     this.#indirect = config.indirect;
     this.#tableWriteBit = config.readsOnly === true ? 0 : WRITE_BIT;
@@ -160,8 +157,8 @@ export class PackedRing extends Chain implements DeviceRing {
     this.#deviceEvent = parts.device.i32;
     this.#journal = config.journal;
     this.#journalMax = Math.floor(config.journal.length / JOURNAL_ENTRY_WORDS);
-    this.#ids = new Uint16Array(config.chainSegmentsMax);
-    this.#slots = new Uint16Array(config.chainSegmentsMax);
+    this.#ids = this.room.ids;
+    this.#slots = this.room.slots;
     this.#index = 0;
     this.#wrap = 1;
     this.#used = 0;
@@ -414,7 +411,7 @@ export class PackedRing extends Chain implements DeviceRing {
       if (!linked && (word & OWNER_BITS) !== wanted) break;
     }
     // What comes next may not be read before any of these flags: an exchange lets no load past it.
-    Atomics.exchange(this.#fence, 0, 0);
+    Atomics.exchange(this.room.fence, 0, 0);
     this.#ahead = ahead;
     this.#aheadWrap = wanted === AVAILABLE_1 ? 1 : 0;
     this.#waitingSlots = slots;
@@ -528,11 +525,11 @@ export class PackedRing extends Chain implements DeviceRing {
       let view = tableView;
       let at = tableOffset + offset;
       if (!whole) {
-        if (!this.#seam.fetch(memory, high, low, offset)) {
+        if (!this.room.seam.fetch(memory, high, low, offset)) {
           this.#setFacts(high, low, lengthBytes);
           return 'BUFFER_OUTSIDE_MEMORY';
         }
-        view = this.#seam.view;
+        view = this.room.seam.view;
         at = 0;
       }
       const entryLow = view.getInt32(at + ADDRESS_LOW * 4, true);

@@ -17,6 +17,7 @@
  * Limits  PLAIN_CHAINS_MAX chains.
  */
 import { PLAIN_CHAINS_MAX } from './limits.js';
+import { PlainRoom } from './ring-room.js';
 
 /** Words of an answer. */
 export const ANSWER_WORDS = 2;
@@ -24,11 +25,11 @@ const ANSWER_WORDS_SHIFT = 1;
 
 export class PlainChains {
   /** Index into memory.pieces, and offset in bytes inside that piece. */
-  readonly pieces = new Int32Array(PLAIN_CHAINS_MAX);
-  readonly offsets = new Int32Array(PLAIN_CHAINS_MAX);
-  readonly lengths = new Int32Array(PLAIN_CHAINS_MAX);
+  readonly pieces: Int32Array;
+  readonly offsets: Int32Array;
+  readonly lengths: Int32Array;
   /** First word of each answer. */
-  readonly ids = new Uint32Array(PLAIN_CHAINS_MAX);
+  readonly ids: Uint32Array;
   /** For what is read ahead of its use: without one the compiler leaves the reads out. It means nothing. */
   touched = 0;
   /** Where the answers go. */
@@ -40,8 +41,12 @@ export class PlainChains {
   #positionWrapsAt = PLAIN_CHAINS_MAX;
   #positionWrapped = 0;
 
-  constructor(answers: Uint32Array) {
+  constructor(answers: Uint32Array, room = new PlainRoom()) {
     this.answers = answers;
+    this.pieces = room.pieces;
+    this.offsets = room.offsets;
+    this.lengths = room.lengths;
+    this.ids = room.ids;
   }
 
   /** The ring's: chain 0 is answered at word `at`, and from chain `wrapsAt` on `less` words before where it would be. */

@@ -53,12 +53,13 @@ import {
   remedyForCode,
 } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
-import { SeamEntry, tableDefect } from './indirect-table.js';
+import { tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { needsEvent } from './notification.js';
 import { openParts, type RingParts } from './ring-parts.js';
+import type { RingRooms } from './ring-room.js';
 
-export interface SplitRingConfig {
+export interface SplitRingConfig extends RingRooms {
   /** Entries: a power of two, at most SPLIT_QUEUE_SIZE_MAX. */
   readonly queueSize: number;
   readonly memory: GuestMemory;
@@ -112,7 +113,6 @@ export class SplitRing extends Chain implements DeviceRing {
   #factB = 0;
   #factC = 0;
   #defect: IndirectDefect = 'empty';
-  readonly #seam = new SeamEntry();
   /** Heads of the current chains. */
   readonly #heads: Uint16Array;
   /** A chain is being added to others: what is wrong with it is found out, for good, when it is taken. */
@@ -133,7 +133,7 @@ export class SplitRing extends Chain implements DeviceRing {
 
   private constructor(config: SplitRingConfig, parts: RingParts) {
     const usedElements = parts.device.u32;
-    super(config.memory, config.chainSegmentsMax, usedElements);
+    super(config.memory, config.chainSegmentsMax, usedElements, config);
     this.queueSize = config.queueSize;
     this.#mask = config.queueSize - 1;
     this.#indirect = config.indirect;
@@ -144,7 +144,7 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#available = parts.driver.u16;
     this.#used = parts.device.u16;
     this.#usedElements = usedElements;
-    this.#heads = new Uint16Array(config.chainSegmentsMax);
+    this.#heads = this.room.ids;
     this.#position = config.position & INDEX_MASK;
     this.#seen = this.#position;
     this.#published = this.#position;
@@ -405,10 +405,10 @@ export class SplitRing extends Chain implements DeviceRing {
       let view = tableView;
       let at = tableOffset + index * ENTRY_BYTES;
       if (!whole) {
-        if (!this.#seam.fetch(memory, high, low, index * ENTRY_BYTES)) {
+        if (!this.room.seam.fetch(memory, high, low, index * ENTRY_BYTES)) {
           return this.#refuse('BUFFER_OUTSIDE_MEMORY', high, low, lengthBytes);
         }
-        view = this.#seam.view;
+        view = this.room.seam.view;
         at = 0;
       }
       const entryLow = view.getInt32(at + ADDRESS_LOW * 4, true);

@@ -35,10 +35,13 @@ import {
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import {
+  ChainRoom,
   GuestMemory,
   isRing,
   openRing,
+  PlainRoom,
   type RingFault,
+  type RingRooms,
   resumePosition,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
@@ -176,6 +179,11 @@ export class WorkerLoop {
   readonly #taps: (TapUse | null)[] = [];
   readonly #switching: Switching;
   readonly #uplinks: (Entry | null)[] = [];
+  /** Where the rings lay chains out: a poll sends from one ring, and receives into one at a time. */
+  readonly #transmitRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX), plainRoom: new PlainRoom() };
+  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX), plainRoom: new PlainRoom() };
+  /** Of rings that are given frames: what they have laid out stays until the next one comes. */
+  readonly #givenRooms = { chainRoom: this.#receiveRooms.chainRoom };
   readonly #pending = new PendingInterrupts<Entry>(this.#epoll, TokenKind.WAKE);
   readonly #sendPending = (entry: Entry) => this.#send(entry);
   #stopped = false;
@@ -410,6 +418,7 @@ export class WorkerLoop {
       position: resumePosition(block),
       chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,
       journal: block.journal,
+      ...this.#roomsOf(config),
     });
     if (!isRing(opened)) {
       this.#report({ kind: 'fault', slot, fault: opened });
@@ -447,6 +456,11 @@ export class WorkerLoop {
       this.#interrupt(entry); // for what another has done: nobody knows since when it waits
     }
     this.wake(slot);
+  }
+
+  #roomsOf({ direction, switched, rss }: QueueConfig): RingRooms {
+    if (direction === 'transmit') return this.#transmitRooms;
+    return switched === null && rss === null ? this.#receiveRooms : this.#givenRooms;
   }
 
   #tapQueue(

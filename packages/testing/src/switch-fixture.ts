@@ -9,11 +9,14 @@ import {
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
 import {
+  ChainRoom,
   type DeviceRing,
   GuestMemory,
   isRing,
   type MemoryRegion,
   openRing,
+  PlainRoom,
+  type RingRooms,
   resumePosition,
 } from '@virtnet/engine-virtqueue';
 import {
@@ -34,6 +37,13 @@ import { SplitDriver } from './split-driver.js';
 
 const MEMORY_BYTES = 1 << 20;
 const CHAIN_SEGMENTS_MAX = 64;
+
+/** As a worker has them: all rings that are sent from share a room, and all that are received into. */
+const TRANSMIT_ROOMS: RingRooms = {
+  chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX),
+  plainRoom: new PlainRoom(),
+};
+const RECEIVE_ROOMS: RingRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX) };
 
 export interface FunctionOptions {
   readonly features?: readonly number[];
@@ -122,6 +132,7 @@ export class SwitchedPair {
         position: resumePosition(block),
         chainSegmentsMax: CHAIN_SEGMENTS_MAX,
         journal: block.journal,
+        ...(driver === this.transmitter ? TRANSMIT_ROOMS : RECEIVE_ROOMS),
       });
       if (!isRing(opened)) throw new Error(opened.code);
       return wrap.ring(opened);

@@ -17,9 +17,11 @@
  */
 import { FRAME_BYTES_MAX, ReceiveQueue, SpreadReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
 import {
+  ChainRoom,
   type DeviceRing,
   isRing,
   openRing,
+  PlainRoom,
   type QueueLedger,
   resumePosition,
 } from '@virtnet/engine-virtqueue';
@@ -60,6 +62,8 @@ const MENU: AddressMenu = {
   ],
 };
 const SEGMENTS_MAX = [128, 16, 3, 1] as const;
+/** As a worker's rings have them: with what the case before left there. */
+const ROOMS = { chainRoom: new ChainRoom(Math.max(...SEGMENTS_MAX)), plainRoom: new PlainRoom() };
 const FRAME_SIZES = [0, 1, 13, 14, 60, 64, 300, 1_514, 1_515, 9_014, 65_000, 65_600] as const;
 const BUFFER_SIZES = [0, 1, 11, 12, 26, 60, 128, 1_526, 2_048, 9_100] as const;
 const OFFLOADS = [
@@ -266,6 +270,7 @@ class RingCase {
         position: resumePosition(block),
         chainSegmentsMax: shape.chainSegmentsMax,
         journal: block.journal,
+        ...ROOMS,
       }),
     );
     if (!isRing(opened)) {
