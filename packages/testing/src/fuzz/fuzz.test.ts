@@ -54,6 +54,20 @@ describe('a fuzzer', () => {
     expect(problems.map(({ message }) => message)).toEqual([expect.stringMatching(/^a step took \d/)]);
   });
 
+  it('does not take a step for slow that something delayed once', () => {
+    let runs = 0;
+    const delayed = finds('delayed', (_, watch) => {
+      const end = performance.now() + (runs++ === 0 ? 20 : 0);
+      watch.step(() => {
+        while (performance.now() < end);
+      });
+    });
+    const { problems, slowestMs } = fuzz(delayed, { seed: 1, more: () => false });
+    expect(problems).toEqual([]);
+    expect(runs).toBeGreaterThan(1);
+    expect(slowestMs).toBeLessThan(20);
+  });
+
   it('repeats itself with the same seed', () => {
     const make = FUZZ_TARGETS.split!;
     const run = () => fuzz(make(), { seed: 5, more: (cases) => cases < 300 });
