@@ -5,447 +5,199 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  DEFAULT_CONF,
-  type HotplugRequest,
-  isVuid,
-  type ModifyRequest,
-  outcomeOf,
-  type RecoveryEvent,
-  readRecovery,
-  recoveryBdf,
-} from '@virtnet/engine-control';
+import { DEFAULT_CONF, isVuid, readRecovery, recoveryBdf } from '@virtnet/engine-control';
 import { PciExtendedCapability, PciHeader, PciSriov, VIRTIO_PCI_VENDOR_ID, viewOf } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import {
+  CommandModel,
+  type Expected,
+  type FEATURE_MASKS,
+  hostRequest,
+  MTU,
+  PORTS,
+  type Pool,
+  type Row,
+  STATIC_PFS,
+  type Typed,
+  type TypedOptions,
+  VFS,
+} from './test-support/command-model.js';
 import { TestService } from './test-support/test-service.js';
 
-const STATIC_PFS = 2;
-const PORTS = 3;
-const VFS = 3;
-/** What each VF has at first. */
-const SHARE = { msix: 16, pairs: 7 };
-/** Carried out, and the VF does not function. */
-const NOT_FUNCTIONAL = -1044;
-const MTU = 1500;
-/** Some seconds of a processor, and a busy machine may have little of it. */
-const TEST_MS = 120_000;
-
-/** What is typed; numbers stand for one of the functions that there are, or for none. */
-type Typed =
-  | {
-      readonly verb: 'hotplug';
-      readonly mac: string;
-      readonly mtu: number;
-      readonly queuePairs: number;
-      readonly queueSize: number;
-    }
-  | { readonly verb: 'unplug'; readonly which: number }
-  | { readonly verb: 'sriov'; readonly which: number; readonly count: number }
-  | {
-      readonly verb: 'modify';
-      readonly which: number;
-      readonly mac: string | null;
-      readonly mtu: number | null;
-    }
-  | {
-      readonly verb: 'share';
-      readonly which: number;
-      readonly option: 'msixNum' | 'maxQueuePairs';
-      readonly value: number;
-    }
-  | { readonly verb: 'bind' | 'unbind' | 'flr'; readonly which: number }
-  | { readonly verb: 'warm-reboot' | 'power-cycle' | 'restart' | 'again' };
-
-/** A function as it should be seen. */
-interface Expected {
-  readonly kind: 'static PF' | 'hotplug PF' | 'VF';
-  readonly pfId: number;
-  readonly vfId: number | null;
-  readonly bdf: string;
-  mac: string;
-  mtu: number;
-  /** Of a VF: its part of what its PF's VFs have. */
-  share: { readonly msix: number; readonly pairs: number } | null;
-  driver: string;
-}
-type Kind = Parameters<typeof outcomeOf>[1];
-
-interface Outcome {
-  readonly errno: number;
-  readonly [key: string]: unknown;
-}
+/** Some seconds, nearly all of them of a disk that others may be writing to as well. */
+const TEST_MS = 300_000;
+const FIRMWARE = [
+  ...[`VIRTIO_NET_EMULATION_NUM_PF=${STATIC_PFS}`, `PCI_SWITCH_EMULATION_NUM_PORT=${PORTS}`],
+  `VIRTIO_NET_EMULATION_NUM_VF=${VFS}`,
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'SRIOV_EN=1'],
+  ...['PF_BAR2_ENABLE=0', 'PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64'],
+  ...['VIRTIO_NET_EMULATION_NUM_MSIX=64', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=16'],
+];
+const CONF = {
+  static_pf: { ...DEFAULT_CONF.static_pf, mac_base: '02:00:00:00:01:00' },
+  vf: { ...DEFAULT_CONF.vf, mac_base: '02:00:00:00:02:00' },
+};
 
 const hex = (value: number) => value.toString(16).toUpperCase().padStart(2, '0');
 const goodMac = fc.nat(0xffff).map((number) => `0C:C4:7A:FF:${hex(number >> 8)}:${hex(number & 0xff)}`);
-const anyMac = fc.oneof(
-  { weight: 5, arbitrary: goodMac },
-  fc.constantFrom('01:00:5E:00:00:01', '00:00:00:00:00:00', 'no'),
-);
-const anyMtu = fc.oneof({ weight: 5, arbitrary: fc.constant(MTU) }, fc.constantFrom(68, 9216, 67, 9217, -1));
+const mostly = <T>(good: fc.Arbitrary<T>, ...bad: T[]) =>
+  fc.oneof({ weight: 5, arbitrary: good }, fc.constantFrom(...bad));
+const anyMac = mostly(goodMac, '01:00:5E:00:00:01', '00:00:00:00:00:00', 'no');
+const anyMtu = mostly(fc.constantFrom(MTU, 1400, 68, 9216), 67, 9217, -1);
+const onOff = fc.constantFrom('enable' as const, 'disable' as const);
 const which = fc.nat(11);
+/** One or several options; of most commands all are good. */
+const options: fc.Arbitrary<TypedOptions> = fc
+  .record(
+    {
+      mac: anyMac,
+      mtu: anyMtu,
+      mask: mostly(
+        fc.constantFrom<keyof typeof FEATURE_MASKS>('own', 'without MTU'),
+        'without VERSION_1',
+        'unknown',
+      ),
+      maxQueueSize: mostly(fc.constantFrom(4, 256, 1024), 3, 100, 0x10000),
+      maxQueuePairs: mostly(fc.constantFrom(1, 2, 4, 7, 14), 0, 20, 1000, -1),
+      msixNum: mostly(fc.constantFrom(4, 8, 16, 24, 28), 0, 1, 2, 5, 40, 1000, -1),
+      speed: mostly(fc.constantFrom(1000, 25_000), 123),
+      link: mostly(fc.constantFrom(0, 1), 2),
+      dropCounter: onOff,
+      packetCounter: onOff,
+      aarfs: onOff,
+      dim: onOff,
+    },
+    { requiredKeys: [] },
+  )
+  .chain((all) => {
+    const names = Object.keys(all) as (keyof typeof all)[];
+    const some = fc.shuffledSubarray(names, { maxLength: Math.min(2, names.length) });
+    return some.map((kept) => Object.fromEntries(kept.map((name) => [name, all[name]])) as TypedOptions);
+  });
 
-const typed: fc.Arbitrary<Typed> = fc.oneof(
+const verb = <V extends Typed['verb']>(...names: V[]) => fc.constantFrom(...names);
+const typed = fc.oneof(
   {
     weight: 4,
     arbitrary: fc.record({
-      verb: fc.constant('hotplug' as const),
+      verb: verb('hotplug'),
       mac: anyMac,
       mtu: anyMtu,
       queuePairs: fc.constantFrom(1, 2, 8, 0, 4096),
       queueSize: fc.constantFrom(4, 256, 1024, 3, 0x10000),
     }),
   },
-  { weight: 2, arbitrary: fc.record({ verb: fc.constant('unplug' as const), which }) },
+  { weight: 2, arbitrary: fc.record({ verb: verb('unplug'), which }) },
   {
-    weight: 3,
+    weight: 5,
     arbitrary: fc.record({
-      verb: fc.constant('sriov' as const),
-      which,
+      verb: verb('sriov'),
+      which: fc.nat(3),
       count: fc.integer({ min: -1, max: VFS + 1 }),
     }),
   },
+  { weight: 1, arbitrary: fc.record({ verb: verb('autoprobe'), which: fc.nat(3), count: fc.nat(2) }) },
+  { weight: 12, arbitrary: fc.record({ verb: verb('modify'), which, options }) },
   {
     weight: 3,
     arbitrary: fc.record({
-      verb: fc.constant('modify' as const),
+      verb: verb('bind', 'unbind'),
       which,
-      mac: fc.option(anyMac, { nil: null }),
-      mtu: fc.option(anyMtu, { nil: null }),
+      driver: fc.constantFrom('vfio-pci' as const, 'virtio-pci' as const),
     }),
   },
+  { weight: 2, arbitrary: fc.record({ verb: verb('modprobe'), load: fc.boolean() }) },
+  { weight: 4, arbitrary: fc.record({ verb: verb('load-driver'), which, started: fc.boolean() }) },
+  { weight: 2, arbitrary: fc.record({ verb: verb('flr', 'unload-driver'), which }) },
   {
     weight: 3,
-    arbitrary: fc.record({
-      verb: fc.constant('share' as const),
-      which,
-      option: fc.constantFrom('msixNum' as const, 'maxQueuePairs' as const),
-      value: fc.constantFrom(0, 0, 1, 2, 4, 5, 7, 8, 10, 14, 16, 20, 28, 40, 1000, -1),
-    }),
+    arbitrary: fc.record({ verb: verb('warm-reboot', 'power-cycle', 'restart', 'again') }),
   },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      verb: fc.constantFrom('bind' as const, 'unbind' as const, 'flr' as const),
-      which,
-    }),
-  },
-  {
-    weight: 3,
-    arbitrary: fc.record({
-      verb: fc.constantFrom(
-        'warm-reboot' as const,
-        'power-cycle' as const,
-        'restart' as const,
-        'again' as const,
-      ),
-    }),
-  },
-);
-
-function newService(): TestService {
-  return new TestService({
-    firmware: [
-      `VIRTIO_NET_EMULATION_NUM_PF=${STATIC_PFS}`,
-      `PCI_SWITCH_EMULATION_NUM_PORT=${PORTS}`,
-      `VIRTIO_NET_EMULATION_NUM_VF=${VFS}`,
-      ...['VIRTIO_NET_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'SRIOV_EN=1'],
-      ...['PF_BAR2_ENABLE=0', 'PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64'],
-      ...['VIRTIO_NET_EMULATION_NUM_MSIX=64', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=16'],
-    ],
-    conf: {
-      static_pf: { ...DEFAULT_CONF.static_pf, mac_base: '02:00:00:00:01:00' },
-      vf: { ...DEFAULT_CONF.vf, mac_base: '02:00:00:00:02:00' },
-    },
-  });
-}
-
-/** What a sequence of commands should have made. */
-class Model {
-  readonly functions = new Map<string, Expected>();
-  #requests = 0;
-  /** The last command that changes devices by its id, to be asked again. */
-  #last: (() => Promise<Outcome>) | null = null;
-  #lastAnswer: Outcome | null = null;
-  readonly #service: TestService;
-
-  constructor(service: TestService) {
-    this.#service = service;
-  }
-
-  /** What is there after a start of a service that was never used. */
-  begin(rows: readonly Row[]): void {
-    expect(rows.map(({ kind }) => kind)).toEqual(Array.from({ length: STATIC_PFS }, () => 'static PF'));
-    for (const { vuid, ...row } of rows) this.functions.set(vuid, { ...row, driver: '' });
-  }
-
-  async type(command: Typed): Promise<void> {
-    const before = new Map([...this.functions].map(([vuid, each]) => [vuid, { ...each }]));
-    const { commands } = this.#service;
-    switch (command.verb) {
-      case 'hotplug':
-        return this.#hotplug(command);
-      case 'unplug':
-        return this.#unplug(command.which);
-      case 'sriov':
-        return this.#sriov(command.which, command.count);
-      case 'modify':
-        return this.#modify(command);
-      case 'share':
-        return this.#share(command);
-      case 'bind':
-      case 'unbind':
-      case 'flr':
-        return this.#host(command.verb, command.which);
-      case 'warm-reboot':
-        expect(await commands.host(hostRequest('warm-reboot'))).toMatchObject({ errno: 0 });
-        return this.#event('warm reboot');
-      case 'power-cycle':
-        expect(await commands.host(hostRequest('power-cycle'))).toMatchObject({ errno: 0 });
-        return this.#event('power cycle');
-      case 'restart':
-        await this.#service.stop();
-        await this.#service.start();
-        this.#last = null; // ids are those of a service that lives
-        return;
-      case 'again':
-        if (this.#last === null) return;
-        expect(await this.#last()).toEqual(this.#lastAnswer);
-        expect(this.functions).toEqual(before);
-    }
-  }
-
-  async #asked(ask: () => Promise<unknown>): Promise<Outcome> {
-    const answer = (await ask()) as Outcome;
-    const done = answer.errno === 0 || answer.errno === NOT_FUNCTIONAL;
-    this.#last = done ? (ask as () => Promise<Outcome>) : null;
-    this.#lastAnswer = answer;
-    return answer;
-  }
-
-  async #hotplug({ mac, mtu, queuePairs, queueSize }: Extract<Typed, { verb: 'hotplug' }>): Promise<void> {
-    const request: HotplugRequest & { readonly requestId: string } = {
-      requestId: `h${this.#requests++}`,
-      ibDevice: 'mlx5_0',
-      mac,
-      mtu,
-      queues: null,
-      queuePairs,
-      queueSize,
-      sfNum: null,
-      features: null,
-      legacy: false,
-    };
-    const answer = await this.#asked(() => this.#service.commands.hotplug(request));
-    const sensible =
-      /^0C/.test(mac) &&
-      mtu >= 68 &&
-      mtu <= 9216 &&
-      [1, 2, 8].includes(queuePairs) &&
-      [4, 256, 1024].includes(queueSize);
-    const room = this.#of('hotplug PF').length < PORTS;
-    expect(answer.errno === 0, JSON.stringify(answer)).toBe(sensible && room);
-    if (answer.errno !== 0) return;
-    const { vuid, bdf, id } = answer as unknown as { vuid: string; bdf: string; id: number };
-    expect(this.functions.has(vuid)).toBe(false);
-    const place = { pfId: id, vfId: null, bdf, share: null };
-    this.functions.set(vuid, { kind: 'hotplug PF', ...place, mac, mtu, driver: '' });
-  }
-
-  async #unplug(number: number): Promise<void> {
-    const [vuid, found] = this.#chosen(number);
-    const request = {
-      requestId: `u${this.#requests++}`,
-      pf: found === null || found.vfId !== null ? 40 : found.pfId,
-      vuid: null,
-    };
-    const answer = await this.#asked(() => this.#service.commands.unplug(request));
-    expect(answer.errno === 0, JSON.stringify(answer)).toBe(found?.kind === 'hotplug PF');
-    if (answer.errno === 0) this.functions.delete(vuid);
-  }
-
-  async #sriov(number: number, count: number): Promise<void> {
-    const [, found] = this.#chosen(number);
-    const bdf = found?.bdf ?? '7f:00.0';
-    const present = found?.kind === 'static PF' ? this.#vfsOf(found.pfId).length : 0;
-    const answer = await this.#service.commands.host({ ...hostRequest('sriov'), bdf, value: count });
-    const permitted =
-      found?.kind === 'static PF' &&
-      count >= 0 &&
-      count <= VFS &&
-      (present === 0 || count === 0 || count === present);
-    expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(permitted);
-    if (!permitted || count === present) return;
-    if (count === 0) for (const vuid of this.#vfsOf(found.pfId)) this.functions.delete(vuid);
-    // Where VFs are and what their addresses are follows from the configuration; that all are there is what counts.
-    const rows = listed(this.#service).filter(({ kind, pfId }) => kind === 'VF' && pfId === found.pfId);
-    expect(rows.map(({ vfId }) => vfId)).toEqual(Array.from({ length: count }, (_, vfId) => vfId));
-    for (const { vuid, ...row } of rows) {
-      expect(row.share).toEqual(SHARE);
-      this.functions.set(vuid, { ...row, driver: '' });
-    }
-  }
-
-  async #share({ which: number, option, value }: Extract<Typed, { verb: 'share' }>): Promise<void> {
-    const [vuid, found] = this.#chosen(number);
-    if (found === null || (found.share === null && option === 'maxQueuePairs')) return;
-    const request: ModifyRequest & { readonly requestId: string } = {
-      ...{ requestId: `s${this.#requests++}`, all: false, pf: null, vf: null, vuid },
-      device: { [option]: value },
-    };
-    const answer = await this.#asked(() => this.#service.commands.modify(request));
-    const after = found.share === null ? null : this.#shareAfter(found.pfId, found.share, option, value);
-    if (after === null) {
-      expect(answer.errno).toBe(option === 'msixNum' ? -1010 : -1074);
-      return;
-    }
-    expect(answer.errno).toBe(after.msix === 0 || after.pairs === 0 ? NOT_FUNCTIONAL : 0);
-    found.share = after;
-  }
-
-  /** Null: there is not so much, or no VF can have it. */
-  #shareAfter(
-    pfId: number,
-    { msix, pairs }: typeof SHARE,
-    option: 'msixNum' | 'maxQueuePairs',
-    value: number,
-  ): typeof SHARE | null {
-    const free = poolOf(this, pfId);
-    if (option === 'maxQueuePairs')
-      return value >= 0 && value <= pairs + free.pairs ? { msix, pairs: value } : null;
-    const possible = value === 0 || (value >= 4 && value % 2 === 0);
-    if (!possible || value > msix + free.msix) return null;
-    return { msix: value, pairs: Math.min(value < 4 ? 0 : (value - 2) / 2, pairs + free.pairs) };
-  }
-
-  async #modify({ which: number, mac, mtu }: Extract<Typed, { verb: 'modify' }>): Promise<void> {
-    const [vuid, found] = this.#chosen(number);
-    const device = { ...(mac === null ? {} : { mac }), ...(mtu === null ? {} : { mtu }) };
-    const selector = {
-      all: false,
-      pf: null,
-      vf: null,
-      vuid: found === null ? 'MT2151X03152VNETS1D30F9' : vuid,
-    };
-    const request: ModifyRequest & { readonly requestId: string } = {
-      requestId: `m${this.#requests++}`,
-      ...selector,
-      device,
-    };
-    const answer = await this.#asked(() => this.#service.commands.modify(request));
-    const sensible = (mac === null || /^0C/.test(mac)) && (mtu === null || (mtu >= 68 && mtu <= 9216));
-    if (mac !== null || mtu !== null)
-      expect(answer.errno === 0, JSON.stringify(answer)).toBe(found !== null && sensible);
-    if (answer.errno !== 0 || found === null) return;
-    found.mac = mac ?? found.mac;
-    found.mtu = mtu ?? found.mtu;
-  }
-
-  async #host(verb: 'bind' | 'unbind' | 'flr', number: number): Promise<void> {
-    const [, found] = this.#chosen(number);
-    const request = {
-      ...hostRequest(verb),
-      bdf: found?.bdf ?? '7f:00.0',
-      driver: verb === 'flr' ? null : 'vfio-pci',
-    };
-    const answer = await this.#service.commands.host(request);
-    const bound = found?.driver !== '';
-    const permitted = found !== null && (verb === 'flr' || (verb === 'bind') !== bound);
-    expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(permitted);
-    if (!permitted || verb === 'flr') return;
-    found.driver = verb === 'bind' ? 'vfio-pci' : '';
-    if (verb === 'unbind' && found.kind === 'static PF')
-      for (const vuid of this.#vfsOf(found.pfId)) this.functions.delete(vuid);
-  }
-
-  /** What the guide's table says of an event that concerns everything. */
-  #event(event: RecoveryEvent): void {
-    for (const [vuid, each] of [...this.functions]) {
-      each.driver = '';
-      const outcome = outcomeOf(event, each.kind as Kind);
-      if (outcome === 'gone') this.functions.delete(vuid);
-      if (outcome !== 'fresh') continue;
-      each.mac = `02:00:00:00:01:0${each.pfId}`;
-      each.mtu = MTU;
-    }
-    this.#last = null;
-  }
-
-  #of(kind: Expected['kind']): Expected[] {
-    return [...this.functions.values()].filter((each) => each.kind === kind);
-  }
-
-  #vfsOf(pfId: number): string[] {
-    return [...this.functions]
-      .filter(([, each]) => each.kind === 'VF' && each.pfId === pfId)
-      .map(([vuid]) => vuid);
-  }
-
-  #chosen(number: number): readonly [string, Expected | null] {
-    return [...this.functions][number] ?? ['', null];
-  }
-}
-
-function hostRequest(
-  verb: 'sriov' | 'bind' | 'unbind' | 'flr' | 'warm-reboot' | 'power-cycle' | 'functions',
-) {
-  return { verb, bdf: null, value: null, driver: null } as const;
-}
-
-interface Row extends Omit<Expected, 'driver'> {
-  readonly vuid: string;
-}
+) as fc.Arbitrary<Typed>;
 
 interface Shown {
   readonly vuid: string;
   readonly pci_bdf: string;
-  readonly mac: string;
-  readonly mtu: string;
   readonly function_type: Expected['kind'];
   readonly pf_id?: number;
   readonly vf_id?: number;
   readonly parent_pf_id?: number;
   readonly enabled_vfs: string;
-  readonly num_msix: string;
-  readonly num_queues: string;
-  readonly max_queue_pairs: string;
   readonly msix_num_pool_size?: number;
   readonly qp_pool_size?: number;
+  readonly max_msix_num?: number;
+  readonly max_num_of_qp?: number;
+  readonly num_msix: string;
+  readonly num_queues: string;
+  readonly max_queue_size: string;
+  readonly max_queue_pairs: string;
+  readonly mac: string;
+  readonly mtu: string;
+  readonly speed: string;
+  readonly link_status: string;
+  readonly aarfs: string;
+  readonly dim: string;
 }
 
-/** What the VFs of a PF have left of what they had at first. */
-function poolOf({ functions }: Pick<Model, 'functions'>, pfId: number): typeof SHARE {
-  const left = { msix: 0, pairs: 0 };
-  for (const { share, ...each } of functions.values()) {
-    if (share === null || each.pfId !== pfId) continue;
-    left.msix += SHARE.msix - share.msix;
-    left.pairs += SHARE.pairs - share.pairs;
-  }
-  return left;
+/** What only `query` shows. */
+interface Queried extends Shown {
+  readonly device_feature: { readonly value: string };
+  readonly status: { readonly value: string };
+  readonly num_desc_drop_pkts?: string;
 }
 
-const rowOf = ({
+const nameOf = ({ vuid, pci_bdf, function_type, pf_id, vf_id, parent_pf_id }: Shown) => ({
   vuid,
-  pci_bdf,
-  mac,
-  mtu,
-  function_type,
-  pf_id,
-  vf_id,
-  parent_pf_id,
-  ...more
-}: Shown): Row => ({
-  vuid,
-  share: vf_id === undefined ? null : { msix: Number(more.num_msix), pairs: Number(more.max_queue_pairs) },
   kind: function_type,
   pfId: pf_id ?? parent_pf_id!,
   vfId: vf_id ?? null,
   bdf: pci_bdf,
-  mac,
-  mtu: Number(mtu),
 });
+/** What `list` shows of what can be modified, by the names of the model. */
+const listedOf = (shown: Shown) => ({
+  mac: shown.mac,
+  mtu: Number(shown.mtu),
+  queueSize: Number(shown.max_queue_size),
+  queuePairs: Number(shown.max_queue_pairs),
+  msixVectors: Number(shown.num_msix),
+  link: shown.link_status,
+  speed: shown.speed,
+  aarfs: shown.aarfs,
+  dim: shown.dim,
+});
+
+function queriedRow({ commands }: TestService, shown: Queried): Row {
+  const { link, speed, aarfs, dim, ...shape } = listedOf(shown);
+  const { vuid } = shown;
+  const { device } = commands.stats({ pf: null, vf: null, vuid, queue: null }) as {
+    device: { packet_counters: string };
+  };
+  const drops = shown.num_desc_drop_pkts !== undefined;
+  return {
+    ...nameOf(shown),
+    status: Number(shown.status.value),
+    shape: { ...shape, features: BigInt(shown.device_feature.value) },
+    settings: { link, speed, aarfs, dim, drops, packets: device.packet_counters },
+  };
+}
 const devicesOf = (answer: unknown): readonly Shown[] => (answer as { devices: readonly Shown[] }).devices;
-const listed = ({ commands }: TestService): Row[] => devicesOf(commands.list()).map(rowOf);
+const listed = ({ commands }: TestService) => devicesOf(commands.list());
+function queried({ commands }: TestService): readonly Queried[] {
+  const query = { all: true, pf: null, vf: null, vuid: null, brief: true, queue: null };
+  return devicesOf(commands.query(query)) as readonly Queried[];
+}
+const rowsOf = (service: TestService) => queried(service).map((shown) => queriedRow(service, shown));
+
+/** The caps of VFs, by the first static PF. */
+function poolOf(service: TestService): Pool {
+  const { msix_num_pool_size, qp_pool_size, max_msix_num, max_num_of_qp } = listed(service)[0]!;
+  return {
+    ...{ vectors: msix_num_pool_size!, pairs: qp_pool_size! },
+    ...{ vectorsMost: max_msix_num!, pairsMost: max_num_of_qp! },
+  };
+}
+
 const sorted = <T>(rows: readonly T[], key: (row: T) => string): T[] =>
   [...rows].sort((a, b) => (key(a) < key(b) ? -1 : 1));
 
@@ -461,33 +213,33 @@ function numVfs(config: Uint8Array): number {
 }
 
 /** Everything that can be seen is what the model says. */
-async function look(service: TestService, model: Model): Promise<void> {
+async function look(service: TestService, model: CommandModel): Promise<void> {
   const { functions } = model;
   const expected = sorted(
     [...functions].map(([vuid, { driver: _, ...row }]) => ({ vuid, ...row })),
     ({ vuid }) => vuid,
   );
-  expect(sorted(listed(service), ({ vuid }) => vuid)).toEqual(expected);
-  for (const { function_type: kind, pf_id: pfId, ...shown } of devicesOf(service.commands.list())) {
-    const pool = { msix: shown.msix_num_pool_size, pairs: shown.qp_pool_size };
-    if (kind === 'static PF') expect(pool).toEqual(poolOf(model, pfId!));
-  }
-  const query = { all: true, pf: null, vf: null, vuid: null, brief: true, queue: null };
-  const queried = devicesOf(service.commands.query(query));
-  expect(sorted(queried.map(rowOf), ({ vuid }) => vuid)).toEqual(expected);
-  for (const { vuid, enabled_vfs: enabled, ...shown } of queried) {
-    const { kind, pfId, share } = functions.get(vuid)!;
-    if (share !== null) {
-      const functional = share.msix > 0 && share.pairs > 0;
-      expect(Number(shown.num_queues)).toBe(functional ? 2 * share.pairs + 1 : 0);
-    }
+  expect(sorted(rowsOf(service), ({ vuid }) => vuid)).toEqual(expected);
+  const shown = listed(service);
+  expect(shown.map(({ vuid }) => vuid).sort()).toEqual(expected.map(({ vuid }) => vuid));
+  for (const row of shown) {
+    const { vuid, num_queues, enabled_vfs, msix_num_pool_size, qp_pool_size } = row;
+    const { kind, pfId, shape, settings, status: _, driver: _driver, ...name } = functions.get(vuid)!;
+    expect(nameOf(row)).toEqual({ vuid, kind, pfId, ...name });
+    const { features: _features, ...listedShape } = shape;
+    const { drops: _drops, packets: _packets, ...listedSettings } = settings;
+    expect(listedOf(row)).toEqual({ ...listedShape, ...listedSettings });
+    const works = shape.msixVectors > 0 && shape.queuePairs > 0;
+    expect(Number(num_queues)).toBe(works ? 2 * shape.queuePairs + 1 : 0);
+    if (kind !== 'static PF') continue;
     const vfs = [...functions.values()].filter((each) => each.kind === 'VF' && each.pfId === pfId);
-    if (kind === 'static PF') expect(Number(enabled)).toBe(vfs.length);
+    expect(Number(enabled_vfs)).toBe(vfs.length);
+    const { vectors, pairs } = model.pool(pfId);
+    expect([msix_num_pool_size, qp_pool_size]).toEqual([vectors, pairs]);
   }
-  const { functions: host } = (await service.commands.host({
-    ...hostRequest('functions'),
-    value: 1,
-  })) as unknown as {
+  const { functions: host } = (await service.commands.host(
+    hostRequest('functions', { value: 1 }),
+  )) as unknown as {
     functions: readonly { readonly bdf: string; readonly driver: string; readonly config: string }[];
   };
   const seen = host.map(({ bdf, driver }) => ({ bdf, driver }));
@@ -510,14 +262,14 @@ async function look(service: TestService, model: Model): Promise<void> {
     expect(isVuid(vuid)).toBe(true);
     const recovery = readRecovery(readFileSync(join(service.paths.recovery, vuid), 'utf8'), vuid);
     if (typeof recovery === 'string') throw new Error(recovery);
-    const { mac, bdf, pfId, vfId, share } = functions.get(vuid)!;
-    if (share !== null) expect(recovery.queuePairs).toBe(share.pairs);
+    const { shape, bdf, pfId, vfId } = functions.get(vuid)!;
     expect({
       mac: recovery.mac,
       bdf: recoveryBdf(recovery),
       pfId: recovery.pfId,
       vfId: recovery.vfId,
-    }).toEqual({ mac, bdf, pfId, vfId });
+      queuePairs: recovery.queuePairs,
+    }).toEqual({ mac: shape.mac, bdf, pfId, vfId, queuePairs: shape.queuePairs });
   }
   expect(readdirSync(service.paths.pci).sort()).toEqual(
     [...functions.values()].map(({ bdf }) => `0000:${bdf}.sock`).sort(),
@@ -525,38 +277,83 @@ async function look(service: TestService, model: Model): Promise<void> {
 }
 
 const hotplug: Typed = { verb: 'hotplug', mac: '0C:C4:7A:FF:00:01', mtu: MTU, queuePairs: 2, queueSize: 256 };
-const changeMac: Typed = { verb: 'modify', which: 0, mac: '0C:C4:7A:FF:00:02', mtu: null };
+const modify = (number: number, options: TypedOptions): Typed => ({ verb: 'modify', which: number, options });
 /** Something of everything, so that nothing of it is true by never happening. */
 const EVERYTHING: readonly Typed[] = [
   ...[hotplug, { verb: 'again' }, hotplug, { verb: 'unplug', which: 2 }, { verb: 'again' }],
+  ...[modify(0, { mac: '0C:C4:7A:FF:00:02' }), { verb: 'again' }, { verb: 'sriov', which: 0, count: VFS }],
+  ...[{ verb: 'sriov', which: 0, count: 1 }, modify(0, { mtu: 1400, mask: 'without MTU' }), modify(0, {})],
+  ...[{ verb: 'bind', which: 0, driver: 'vfio-pci' }, { verb: 'flr', which: 0 }, { verb: 'restart' }],
   ...[
-    changeMac,
-    { verb: 'again' },
-    { verb: 'sriov', which: 0, count: VFS },
-    { verb: 'sriov', which: 0, count: 1 },
-    { verb: 'share', which: 3, option: 'msixNum', value: 0 },
-    { verb: 'again' },
-    { verb: 'share', which: 4, option: 'msixNum', value: 28 },
-    { verb: 'share', which: 5, option: 'maxQueuePairs', value: 0 },
-    { verb: 'restart' },
-    { verb: 'share', which: 3, option: 'maxQueuePairs', value: 2 },
-    { verb: 'share', which: 3, option: 'msixNum', value: 4 },
-    { verb: 'modify', which: 0, mac: null, mtu: 1400 },
+    { verb: 'unbind', which: 0, driver: 'vfio-pci' },
+    { verb: 'sriov', which: 1, count: 2 },
   ],
-  ...[{ verb: 'bind', which: 0 }, { verb: 'flr', which: 0 }, { verb: 'restart' }],
-  ...[{ verb: 'unbind', which: 0 }, { verb: 'sriov', which: 1, count: 2 }, { verb: 'warm-reboot' }],
-  ...[{ verb: 'sriov', which: 1, count: 1 }, { verb: 'sriov', which: 1, count: 0 }, { verb: 'power-cycle' }],
+  ...[{ verb: 'warm-reboot' }, { verb: 'sriov', which: 1, count: 1 }, { verb: 'sriov', which: 1, count: 0 }],
+  { verb: 'power-cycle' },
+] as Typed[];
+/** A driver is loaded: what it would have to read again is refused, the rest is done at once. */
+const WITH_DRIVER: readonly Typed[] = [
+  ...[modify(0, { dropCounter: 'enable' }), { verb: 'load-driver', which: 0, started: false }],
+  ...[
+    modify(0, { packetCounter: 'enable' }),
+    modify(0, { mtu: 1400 }),
+    { verb: 'load-driver', which: 0, started: true },
+  ],
+  ...[modify(0, { mac: '0C:C4:7A:FF:00:03' }), modify(0, { mask: 'own' }), modify(0, { maxQueueSize: 1024 })],
+  ...[modify(0, { maxQueuePairs: 2 }), modify(0, { dim: 'enable' }), modify(0, { link: 0, speed: 25_000 })],
+  ...[modify(0, { dropCounter: 'enable', packetCounter: 'enable' }), modify(0, { aarfs: 'enable' })],
+  ...[{ verb: 'unload-driver', which: 0 }, modify(0, { maxQueuePairs: 2, maxQueueSize: 1024 })],
+  ...[
+    modify(0, { dim: 'enable' }),
+    { verb: 'load-driver', which: 0, started: true },
+    { verb: 'flr', which: 0 },
+  ],
+] as Typed[];
+/** VFs give and take, down to nothing, while modules come and go. */
+const SHARES: readonly Typed[] = [
+  ...[
+    { verb: 'autoprobe', which: 0, count: 0 },
+    { verb: 'modprobe', load: true },
+  ],
+  ...[
+    { verb: 'sriov', which: 0, count: VFS },
+    { verb: 'sriov', which: 1, count: 2 },
+  ],
+  ...[modify(3, { msixNum: 4 }), modify(2, { msixNum: 24 }), modify(4, { msixNum: 24 }), { verb: 'again' }],
+  ...[
+    modify(3, { maxQueuePairs: 0 }),
+    { verb: 'again' },
+    { verb: 'restart' },
+    modify(2, { maxQueuePairs: 1000 }),
+  ],
+  ...[
+    { verb: 'load-driver', which: 3, started: true },
+    { verb: 'unload-driver', which: 3 },
+  ],
+  ...[modify(2, { maxQueuePairs: 2, msixNum: 8 }), modify(0, { msixNum: 8 }), modify(3, { msixNum: 0 })],
+  ...[
+    { verb: 'restart' },
+    modify(3, { msixNum: 4 }),
+    modify(3, { aarfs: 'enable' }),
+    { verb: 'modprobe', load: false },
+  ],
+] as Typed[];
+
+/** A host that boots has forgotten its modules and what it was told of them. */
+const BOOTS: readonly Typed[] = [
+  ...[{ verb: 'autoprobe', which: 0, count: 0 }, { verb: 'modprobe', load: true }, { verb: 'restart' }],
+  ...[hotplug, { verb: 'warm-reboot' }, hotplug, { verb: 'modprobe', load: true }],
+  ...[{ verb: 'sriov', which: 0, count: 1 }, { verb: 'power-cycle' }, { verb: 'sriov', which: 1, count: 1 }],
 ] as Typed[];
 
 describe('commands of any kind in any order', { timeout: TEST_MS }, () => {
   it('list, query, recovery files, sockets and the host agree with one another and with what was asked for', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(typed, { minLength: 1, maxLength: 14 }), async (commands) => {
-        const service = newService();
+        const service = new TestService({ firmware: FIRMWARE, conf: CONF });
         try {
           await service.start();
-          const model = new Model(service);
-          model.begin(listed(service));
+          const model = new CommandModel(service, () => rowsOf(service), poolOf(service));
           await look(service, model);
           for (const command of commands) {
             await model.type(command);
@@ -566,7 +363,7 @@ describe('commands of any kind in any order', { timeout: TEST_MS }, () => {
           await service.close();
         }
       }),
-      { numRuns: 25, examples: [[[...EVERYTHING]]] },
+      { numRuns: 20, examples: [[[...EVERYTHING]], [[...WITH_DRIVER]], [[...SHARES]], [[...BOOTS]]] },
     );
   });
 });

@@ -24,7 +24,7 @@ import {
 import { Arena, Poller } from '@virtnet/host-linux';
 import { Commands } from '../commands.js';
 import type { Datapath } from '../datapath.js';
-import { Emulator } from '../emulator.js';
+import { type Device, Emulator } from '../emulator.js';
 import { InlineDatapath } from './inline-datapath.js';
 
 const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} } as unknown as Logger;
@@ -79,6 +79,11 @@ export class TestService {
     this.commands = new Commands(this.#emulator);
     this.#emulator.onActive = (reason) => this.commands.provision(reason);
     await this.#emulator.promote('first');
+  }
+
+  /** A device that there is. */
+  device(vuid: string): Device {
+    return [...this.#emulator.devices.values()].find(({ host }) => host.vuid === vuid)!;
   }
 
   /** Ends as a service does that nobody keeps the devices for. */
