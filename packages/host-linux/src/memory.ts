@@ -96,17 +96,24 @@ export function getSeals(fd: number): number {
 /** Memory shared with whoever else maps the same descriptor. */
 export interface SharedMapping {
   readonly address: bigint;
-  /** All of it. Detached by close(): a later access through it reads undefined instead of unmapped memory. */
+  /** What is viewed of it. Detached by close(): a later access through it reads undefined instead of unmapped memory. */
   readonly buffer: ArrayBuffer;
+  /** Views at least the first `bytes`, as far as there are so many; a former view stays good. */
+  view(bytes: number): void;
   /** Unmaps. Views other threads made by address must be out of use by then. Closing twice does nothing. */
   close(): void;
 }
 
 /**
- * Maps the first `sizeBytes` of `fd` for reading and writing. The descriptor may be closed afterwards.
+ * Maps the first `sizeBytes` of `fd` for reading and writing. The descriptor may be closed afterwards. V8 takes what is
+ * viewed for memory of its own that it had better collect: of large and mostly empty files view `viewBytes` only.
  * Errors: -EINVAL when the file is shorter than that or not a file; else what mmap says.
  */
-export function sharedMapping(fd: number, sizeBytes: number): SharedMapping | number {
+export function sharedMapping(
+  fd: number,
+  sizeBytes: number,
+  viewBytes: number = sizeBytes,
+): SharedMapping | number {
   const size = fileSize(fd);
   if (size < 0) return size;
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes > size) return -Errno.EINVAL;
@@ -122,15 +129,21 @@ export function sharedMapping(fd: number, sizeBytes: number): SharedMapping | nu
     0,
   );
   if (address < 0) return negativeErrno();
-  const buffer = viewMemory(BigInt(address), sizeBytes);
+  const views = [viewMemory(BigInt(address), Math.min(viewBytes, sizeBytes))];
   let open = true;
   return {
     address: BigInt(address),
-    buffer,
+    get buffer() {
+      return views.at(-1)!;
+    },
+    view(bytes) {
+      const wanted = Math.min(bytes, sizeBytes);
+      if (open && wanted > views.at(-1)!.byteLength) views.push(viewMemory(BigInt(address), wanted));
+    },
     close() {
       if (!open) return;
       open = false;
-      buffer.transfer();
+      for (const view of views) view.transfer();
       nativeMunmap(address, mappedBytes);
     },
   };

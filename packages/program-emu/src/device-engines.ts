@@ -109,6 +109,7 @@ export function prepareEngines({ vuid, record: bytes, page }: EngineSource): Pre
   const { plan, settings } = record;
   if (plan.vuid !== vuid) return `record of another device: ${plan.vuid}`;
   const pageBytes = statePageSize(plan.queueCount);
+  page?.view(plan.queueCount);
   if (page === null || page.buffer.byteLength < pageBytes) return 'no state page';
   const pageProblem = statePageProblem(page.buffer);
   if (pageProblem !== null) return pageProblem;

@@ -54,6 +54,7 @@ function newPage(queueCount: number): PageMapping | number {
     requestUnderWay: 0,
     ownerPid: process.pid,
   });
+  page.view();
   return page;
 }
 

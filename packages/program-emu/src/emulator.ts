@@ -438,6 +438,7 @@ export class Emulator {
     this.#settled = this.#suspects.settle(restored, !told);
     for (const mirror of mirrors) {
       if (used.includes(mirror)) continue;
+      mirror.page?.view();
       if (mirror.page !== null) takeMarks(mirror.page.buffer); // nobody is connected whose fault it could be
       const each = this.#restore(mirror);
       if (each === null) continue;

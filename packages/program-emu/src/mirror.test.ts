@@ -89,6 +89,7 @@ describe('mirror', () => {
     for (const size of [4096, 8192]) mirror.put('dev/A/dma/0', dma('0x0', size), memory());
     expect(held()).toEqual({ memory: 1, page: 1, regions: 1 });
     const [device] = mirror.take();
+    device?.page?.view(100);
     expect(device?.page?.buffer.byteLength).toBe(statePageSize(40));
     device!.close();
   });

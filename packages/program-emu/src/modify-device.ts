@@ -123,6 +123,7 @@ function reshape(
   for (let pair = taps.fds.length; pair < pairs; pair++) host.drop(shelfNames.tap(vuid, pair));
   const interrupts = plan.msixVectors === before.msixVectors ? host.interrupts : interruptsOf(plan);
   new Uint32Array(page.buffer)[StatePageHeader.at.queueCount / 4] = plan.queueCount;
+  page.view();
   host.settings = settings;
   host.reshape({ plan, ...engines, interrupts });
   if (shape.mtu !== undefined) set(host, { mtuPending: true });

@@ -1,23 +1,46 @@
-/** page-mapping.ts: a function's state page as a process has it mapped. */
+/**
+ * page-mapping.ts: a function's state page as a process has it mapped.
+ *
+ * Theory
+ *   The file has room for as many queues as a function may ever be given, and most functions have few. Only the blocks of
+ *   queues that a function has are viewed: V8 counts the bytes of views as memory to be collected, and with the whole
+ *   pages of some hundred functions it does nothing else.
+ */
 import { fileSize, sharedMapping } from '@virtnet/host-linux';
-import { statePageSize } from '@virtnet/wire';
+import { STATE_PAGE_HEADER_BYTES, StatePageHeader, statePageSize } from '@virtnet/wire';
 
 /** A mapped state page. */
 export interface PageMapping {
   readonly fd: number;
   readonly address: bigint;
+  /** Its header, and the blocks that were asked for. */
   readonly buffer: ArrayBuffer;
+  /** Has the blocks of `queueCount` queues in the buffer, as far as the page has so many; absent: of those it has by its header. */
+  view(queueCount?: number): void;
   close(): void;
 }
 
-/** Largest state page believed: 65,536 queue blocks. */
-const PAGE_BYTES_MAX = statePageSize(65_536);
+const QUEUES_MAX = 65_536;
+/** Largest state page believed. */
+const PAGE_BYTES_MAX = statePageSize(QUEUES_MAX);
 
 /** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
 export function mapPage(fd: number): PageMapping | null {
   const bytes = fileSize(fd);
-  if (bytes <= 0 || bytes > PAGE_BYTES_MAX) return null;
-  const mapping = sharedMapping(fd, bytes);
+  if (bytes < STATE_PAGE_HEADER_BYTES || bytes > PAGE_BYTES_MAX) return null;
+  const mapping = sharedMapping(fd, bytes, STATE_PAGE_HEADER_BYTES);
   if (typeof mapping === 'number') return null;
-  return { fd, address: mapping.address, buffer: mapping.buffer, close: () => mapping.close() };
+  const header = new Uint32Array(mapping.buffer, 0, StatePageHeader.sizeBytes / 4);
+  const view = (queueCount = header[StatePageHeader.at.queueCount / 4]!) =>
+    mapping.view(statePageSize(Math.min(queueCount, QUEUES_MAX)));
+  view();
+  return {
+    fd,
+    address: mapping.address,
+    get buffer() {
+      return mapping.buffer;
+    },
+    view,
+    close: () => mapping.close(),
+  };
 }

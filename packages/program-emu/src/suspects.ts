@@ -74,9 +74,10 @@ export class Suspects<R extends RestoredDevice> {
   /** Looks for marks, before anything is restored. */
   examine(mirrors: readonly DeviceMirror[]): void {
     this.#suspicions = findSuspects(
-      mirrors.flatMap(({ vuid, page, memory }) =>
-        page === null ? [] : [{ vuid, page: page.buffer, robbed: memory.truncated }],
-      ),
+      mirrors.flatMap(({ vuid, page, memory }) => {
+        page?.view(); // of all queues that its owner had
+        return page === null ? [] : [{ vuid, page: page.buffer, robbed: memory.truncated }];
+      }),
     );
   }
 

@@ -33,6 +33,12 @@ export function numberOf(bytes: Uint8Array): number {
   return new DataView(bytes.buffer, bytes.byteOffset).getUint32(HEADER_BYTES + NUMBER_AT);
 }
 
+function newPage(queueCount: number): PageMapping {
+  const page = mapPage(memfdCreate('worker-test-page', statePageSize(queueCount)))!;
+  page.view(queueCount);
+  return page;
+}
+
 export class WorkerFixture {
   readonly arena: Arena;
   readonly memory: TestMemory;
@@ -40,7 +46,7 @@ export class WorkerFixture {
   readonly transmit: TestRing;
   /** Number of the device. */
   readonly device: number;
-  readonly page: PageMapping = mapPage(memfdCreate('worker-test-page', statePageSize(4)))!;
+  readonly page: PageMapping = newPage(4);
   readonly kickFds = [eventfd(), eventfd()] as const;
   readonly interruptFds = [eventfd(), eventfd()] as const;
   readonly tap: number;
