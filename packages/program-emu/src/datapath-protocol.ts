@@ -78,7 +78,11 @@ export type WorkerMessage =
       readonly device: number;
       readonly slot: number;
       readonly config: QueueConfig | null;
+      /** To be kept until `begin` says that it holds: nothing of the queue is touched before. */
+      readonly ahead?: boolean;
     }
+  /** What was told ahead for this slot holds now. */
+  | { readonly kind: 'begin'; readonly slot: number }
   /** The TAP that is the uplink of a switch domain; -1: it has none. */
   | { readonly kind: 'uplink'; readonly domain: number; readonly fd: number }
   | { readonly kind: 'sync'; readonly id: number }

@@ -78,8 +78,19 @@ export class WorkerFault extends Error {
 /** What a device needs of the datapath. */
 export type DatapathPort = Pick<
   Datapath,
-  'choosePairWorker' | 'releasePairWorker' | 'place' | 'vacate' | 'configure' | 'memory' | 'kick' | 'settle'
+  | 'choosePairWorker'
+  | 'releasePairWorker'
+  | 'place'
+  | 'vacate'
+  | 'configure'
+  | 'begin'
+  | 'memory'
+  | 'kick'
+  | 'settle'
 >;
+
+/** So many messages are not kept waiting for more. */
+const TOLD_AT_ONCE = 16;
 
 export class Datapath {
   readonly #workers: WorkerState[] = [];
@@ -90,6 +101,10 @@ export class Datapath {
   /** Worker of each switch domain, for good. */
   readonly #domains = new Map<number, number>();
   readonly #ready: Promise<void>;
+  /** Messages not sent yet. */
+  #told = 0;
+  /** Those who wait for what is not sent yet. */
+  #batch: PromiseWithResolvers<void> | null = null;
   #nextSync = 1;
   #stopping = false;
 
@@ -185,8 +200,14 @@ export class Datapath {
     state.free.push(place.slot);
   }
 
-  configure(device: number, place: Place, config: QueueConfig | null): void {
-    this.#post(place.worker, { kind: 'queue', device, slot: place.slot, config });
+  /** `ahead`: it holds only from `begin` on. */
+  configure(device: number, place: Place, config: QueueConfig | null, ahead = false): void {
+    this.#post(place.worker, { kind: 'queue', device, slot: place.slot, config, ahead });
+  }
+
+  /** What a queue's worker was told ahead holds now; much cheaper than to tell it. */
+  begin({ worker, slot }: Place): void {
+    this.#post(worker, { kind: 'begin', slot });
   }
 
   /** Tells `worker` the memory of a device; null forgets it. */
@@ -199,8 +220,26 @@ export class Datapath {
     this.#workers[place.worker]!.mailbox.ring(place.slot);
   }
 
-  /** Sends what was told since the last time, and resolves when everything has been carried out. */
-  async settle(): Promise<void> {
+  /**
+   * Resolves when everything told so far has been carried out. It is sent with what others tell in the same breath: of a
+   * takeover each message costs more than what it says.
+   */
+  settle(): Promise<void> {
+    if (this.#dirty.size === 0) return Promise.resolve();
+    this.#batch ??= Promise.withResolvers<void>();
+    const batch = this.#batch;
+    if (this.#told >= TOLD_AT_ONCE) this.#send();
+    else
+      queueMicrotask(() => {
+        if (this.#batch === batch) this.#send();
+      });
+    return batch.promise;
+  }
+
+  #send(): void {
+    const batch = this.#batch;
+    this.#batch = null;
+    this.#told = 0;
     const waits: Promise<void>[] = [];
     for (const worker of this.#dirty) {
       const id = this.#nextSync++;
@@ -214,7 +253,7 @@ export class Datapath {
       mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'sync', id }] });
     }
     this.#dirty.clear();
-    await Promise.all(waits);
+    void Promise.all(waits).then(() => batch?.resolve());
   }
 
   /** It is believed for as long as it takes turns, or as its process does not get the processors that it wants. */
@@ -260,6 +299,7 @@ export class Datapath {
   #post(worker: number, message: WorkerMessage): void {
     this.#workers[worker]!.outbox.push(message);
     this.#dirty.add(worker);
+    this.#told++;
   }
 
   #onReport(state: WorkerState, report: Exclude<WorkerReport, { kind: 'ready' }>): void {

@@ -1,23 +1,20 @@
-/** Makes the objects of one function: new from a plan, or again from what a predecessor left. */
+/** Makes the objects of one function that is new, from its plan; device-restore.ts makes those of one that exists. */
 import {
   type DevicePlan,
   FunctionKind,
   type RepresentorKind,
   VIRT_QUEUES_MAX,
 } from '@virtnet/engine-control';
-import { type Arena, close, closeAll, memfdCreate, setMtu } from '@virtnet/host-linux';
+import { type Arena, close, memfdCreate, setMtu } from '@virtnet/host-linux';
 import { Errno, STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader, statePageSize } from '@virtnet/wire';
-import { functionEngines, prepareEngines } from './device-engines.js';
+import { functionEngines } from './device-engines.js';
 import { DeviceHost } from './device-host.js';
 import { DeviceInterrupts } from './device-interrupts.js';
 import { DeviceMemory } from './device-memory.js';
 import type { HostServices } from './device-parts.js';
-import type { DeviceRecord } from './device-record.js';
 import { INITIAL_SETTINGS } from './device-settings.js';
-import { DeviceTaps, tapQueueCount } from './device-taps.js';
-import type { DeviceMirror } from './mirror.js';
+import { DeviceTaps } from './device-taps.js';
 import { mapPage, type PageMapping } from './page-mapping.js';
-import { statePageProblem } from './state-page-check.js';
 
 /** PCI address with its domain, as sockets are named. */
 export function pciAddress(bdf: string): string {
@@ -126,69 +123,4 @@ export function buildDevice(
     },
     services,
   );
-}
-
-export interface RestoredDevice {
-  readonly host: DeviceHost;
-  readonly record: DeviceRecord;
-}
-
-/**
- * Makes a function from its mirror, whose descriptors it takes over; what is wrong when that cannot be done, and then
- * they stay the mirror's. Never throws: a record that cannot be used would end every successor alike.
- */
-export function restoreDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
-  try {
-    return rebuildDevice(mirror, services);
-  } catch (error) {
-    return `the record describes no possible device: ${error instanceof Error ? error.message : String(error)}`;
-  }
-}
-
-function rebuildDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
-  const prepared = mirror.prepared ?? prepareEngines(mirror);
-  if (typeof prepared === 'string') return prepared;
-  const { record, net, fn } = prepared;
-  const { plan } = record;
-  const { page } = mirror;
-  if (page === null) return 'no state page';
-  const pageProblem = statePageProblem(page.buffer); // its owner wrote it until the end
-  if (pageProblem !== null) return pageProblem;
-  const { representor } = record;
-  const { taps } = mirror;
-  const tapFds =
-    representor === 'tap'
-      ? Array.from({ length: tapQueueCount(plan.queuePairs) }, (_, pair) => taps.get(pair) ?? -1)
-      : [];
-  if (tapFds[0] === -1) return 'the first queue of the representor is missing';
-  if (mirror.listenerFd < 0) return 'no listening socket';
-  const unknown = [...taps.values()].filter((fd) => !tapFds.includes(fd));
-  const interrupts = interruptsOf(plan);
-  for (const [key, fd] of mirror.irqs) {
-    const [index, vector] = key.split('/').map(Number) as [number, number];
-    if (interrupts.has(index, vector)) interrupts.replace(index, vector, fd);
-    else unknown.push(fd);
-  }
-  const host = new DeviceHost(
-    {
-      plan,
-      settings: record.settings,
-      requestId: record.requestId,
-      fn,
-      net,
-      page,
-      representor,
-      taps:
-        representor === 'tap'
-          ? new DeviceTaps(plan.representor, tapFds)
-          : DeviceTaps.none(plan.representor, plan.queuePairs),
-      memory: mirror.memory,
-      interrupts,
-      kicks: new Map(mirror.kicks),
-      health: { ...record.health },
-    },
-    services,
-  );
-  closeAll(unknown);
-  return { host, record };
 }

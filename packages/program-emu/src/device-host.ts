@@ -156,6 +156,19 @@ export class DeviceHost {
 
   // ---- life cycle ------------------------------------------------------------------------------------------
 
+  /** Tells the workers what they will be given by `adopt`, of a function that its owner still works: nothing is touched. */
+  goAhead(record: DeviceRecord): void {
+    this.state.load(record);
+    this.state.continuing = true;
+    void this.#queues.goAhead(this.fn.queues.length, (queue) => this.state.wanted(queue));
+  }
+
+  /** Takes that back: somebody else will be made of newer records. What it was made of stays the caller's. */
+  forsake(): void {
+    this.#ended = true;
+    void this.#queues.goAhead(this.fn.queues.length, () => null);
+  }
+
   /**
    * Takes over what a predecessor left: continues every ring at its position and signals every vector once. With
    * `heldBack` no ring is worked before `goOn` or `quarantine`.
@@ -174,13 +187,13 @@ export class DeviceHost {
     for (const [queue, { resetting }] of this.fn.queues.entries()) {
       if (resetting) this.fn.completeQueueReset(queue); // nobody works it, and its reset is not asked for twice
     }
-    await this.#continue();
+    await this.#continue(truncated.length > 0);
   }
 
-  async #continue(): Promise<void> {
+  async #continue(memoryChanged = false): Promise<void> {
     this.state.continuing = true;
     this.#reconcileTaps();
-    const working = this.#reconcileData(false);
+    const working = this.#reconcileData(memoryChanged);
     for (const { index, vector } of this.interrupts.entries()) {
       if (index === IrqIndex.MSIX || index === IrqIndex.INTX) this.interrupts.fire(index, vector);
     }

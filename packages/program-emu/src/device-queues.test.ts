@@ -76,9 +76,19 @@ class RecordingDatapath implements DatapathPort {
     this.taken[worker]!.delete(slot);
   }
 
-  configure(device: number, { worker, slot }: Place, entry: QueueConfig | null): void {
+  configure(
+    device: number,
+    { worker, slot }: Place,
+    entry: QueueConfig | null,
+    ahead: boolean | undefined,
+  ): void {
     expect(device).toBe(DEVICE);
-    this.told.push(`${worker}/${slot} ${entry === null ? 'detach' : `= queue ${entry.queue}`}`);
+    const how = ahead === true ? 'ahead = queue' : '= queue';
+    this.told.push(`${worker}/${slot} ${entry === null ? 'detach' : `${how} ${entry.queue}`}`);
+  }
+
+  begin({ worker, slot }: Place): void {
+    this.told.push(`${worker}/${slot} begin`);
   }
 
   memory(worker: number, device: number, regions: Parameters<DatapathPort['memory']>[2]): void {
@@ -313,6 +323,37 @@ describe('device queues', () => {
     await reconcile();
     await reconcile();
     expect([queues.attached(0), queues.attached(2), datapath.pairs]).toEqual([false, true, [1]]);
+  });
+
+  it('what was told ahead is begun, unless it is another by then; a queue is prepared when it is begun', async () => {
+    want(0, 1, 2, 3);
+    await queues.goAhead(4, (queue) => wanted.get(queue) ?? null);
+    const ahead = [0, 1].map((queue) => `0/${queue} ahead = queue ${queue}`);
+    expect(datapath.take().slice(0, 3)).toEqual(['memory 0 0', ...ahead]);
+    expect(attachedNow).toEqual([]);
+    wanted.set(1, config(1, { active: false }));
+    wanted.delete(3);
+    await reconcile();
+    expect(datapath.take().slice(0, 4)).toEqual(['0/0 begin', '0/1 = queue 1', '1/0 begin', '1/1 detach']);
+    expect(attachedNow).toEqual([0, 1, 2]);
+    await reconcile();
+    expect(datapath.take()).toEqual(['settle', 'settle']);
+  });
+
+  it('memory changed since a queue was told ahead: it is told anew', async () => {
+    want(0);
+    await queues.goAhead(1, (queue) => wanted.get(queue) ?? null);
+    datapath.take();
+    await reconcile(true);
+    expect(datapath.take().slice(0, 2)).toEqual(['memory 0 0', '0/0 = queue 0']);
+  });
+
+  it('what was told ahead is taken back: nothing is left at the workers', async () => {
+    want(0, 1);
+    await queues.goAhead(2, (queue) => wanted.get(queue) ?? null);
+    await queues.goAhead(2, () => null);
+    expect([datapath.pairs, datapath.taken[0]?.size, queues.busy]).toEqual([[0, 0], 0, false]);
+    expect(datapath.take()).toContain('memory 0 gone');
   });
 
   it('kicks go to the queue’s place, and nowhere when it is not attached', async () => {

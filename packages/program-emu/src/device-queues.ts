@@ -4,7 +4,7 @@
  * Theory
  *   The device says for each queue what its configuration should be now, or that it should not run. `reconcile`
  *   compares with what the workers were told last and posts the differences, at once unless a former call is not
- *   finished; calls are carried out one after the other. So a reset, a changed vector, other memory or a takeover all take the same road.
+ *   finished; calls are carried out one after the other. What a successor will want can be told ahead. So a reset, a changed vector, other memory or a takeover all take the same road.
  *
  * Invariants
  *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
@@ -22,6 +22,8 @@ import type { DeviceMemory } from './device-memory.js';
 interface AttachedQueue {
   readonly place: Place;
   config: QueueConfig;
+  /** Its worker knows it and does not work it yet. */
+  ahead: boolean;
 }
 
 function sameConfig(a: QueueConfig, b: QueueConfig): boolean {
@@ -87,8 +89,16 @@ export class DeviceQueues {
     memoryChanged: boolean,
     beforeAttach: (queue: number) => void,
   ): Promise<void> {
+    return this.#inTurn(() => this.#apply(count, wanted, memoryChanged, beforeAttach));
+  }
+
+  /** Tells the workers what `reconcile` will want, so that it has less to say then. Of a function without queues. */
+  goAhead(count: number, wanted: (queue: number) => QueueConfig | null): Promise<void> {
+    return this.#inTurn(() => this.#apply(count, wanted, false, null));
+  }
+
+  #inTurn(apply: () => Promise<void>): Promise<void> {
     const alone = this.#turns++ === 0;
-    const apply = () => this.#apply(count, wanted, memoryChanged, beforeAttach);
     const turn = (alone ? apply() : this.#chain.then(apply)).finally(() => {
       this.#turns--;
     });
@@ -100,8 +110,9 @@ export class DeviceQueues {
     count: number,
     wanted: (queue: number) => QueueConfig | null,
     memoryChanged: boolean,
-    beforeAttach: (queue: number) => void,
+    beforeAttach: ((queue: number) => void) | null,
   ): Promise<void> {
+    const ahead = beforeAttach === null;
     if (memoryChanged) {
       for (const worker of this.#memoryAt)
         this.#datapath.memory(worker, this.#device, this.#memory.messages());
@@ -118,12 +129,16 @@ export class DeviceQueues {
       } else if (entry === undefined) {
         const place = this.#enter(queue, config);
         if (place === null) continue;
-        beforeAttach(queue);
-        this.#attached.set(queue, { place, config });
-        this.#datapath.configure(this.#device, place, config);
-      } else if (memoryChanged || !sameConfig(entry.config, config)) {
+        beforeAttach?.(queue);
+        this.#attached.set(queue, { place, config, ahead });
+        this.#datapath.configure(this.#device, place, config, ahead);
+      } else if (entry.ahead || memoryChanged || !sameConfig(entry.config, config)) {
+        const known = entry.ahead && !memoryChanged && sameConfig(entry.config, config);
+        if (entry.ahead) beforeAttach?.(queue);
         entry.config = config;
-        this.#datapath.configure(this.#device, entry.place, config);
+        entry.ahead = ahead;
+        if (known) this.#datapath.begin(entry.place);
+        else this.#datapath.configure(this.#device, entry.place, config, ahead);
       }
     }
     await this.#datapath.settle();

@@ -1,4 +1,4 @@
-import { decodeRecord, encodeRecord } from '@virtnet/engine-recovery';
+import { decodeRecord, encodeRecord, suspect } from '@virtnet/engine-recovery';
 import { close, eventfd, eventfdDrain, ftruncate, memfdCreate, send } from '@virtnet/host-linux';
 import {
   DeviceStatus,
@@ -10,8 +10,8 @@ import {
 } from '@virtnet/wire';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { restoreDevice } from './device-factory.js';
 import { RECORD_SCHEMA } from './device-record.js';
+import { type PreparedDevice, prepareDevice, restoreDevice } from './device-restore.js';
 import type { DeviceMirror } from './mirror.js';
 import { shelfNames } from './shelf-names.js';
 import { mappingsOf, openFds } from './test-support/holdings.js';
@@ -41,6 +41,8 @@ describe('takeover of a function', () => {
   let memory: TestMemory;
   let driver: TestDriver;
   let second: TestDevice | null = null;
+  /** Of mirrors, which nobody serves here. */
+  const connections: number[] = [];
 
   beforeEach(async () => {
     before = openFds();
@@ -57,6 +59,7 @@ describe('takeover of a function', () => {
     await second?.end();
     second = null;
     for (const fd of first.network) close(fd);
+    for (const fd of connections.splice(0)) if (fd >= 0) close(fd);
     memory.close();
     await world.close();
     expect(openFds()).toBe(before);
@@ -110,35 +113,115 @@ describe('takeover of a function', () => {
     ).toEqual([9]);
   });
 
-  it('what a standby made ahead changes nothing of the page, is what takes over, and is worth nothing after another record', async () => {
-    await transmit(first, 1);
-    const { buffer } = first.host.page;
-    const header = new Uint32Array(buffer, 0, StatePageHeader.sizeBytes / 4);
-    header[StatePageHeader.at.isr / 4] = 3;
-    header[StatePageHeader.at.configGeneration / 4] = 77;
+  const prepare = async (mirror: DeviceMirror): Promise<PreparedDevice | null> => {
+    const prepared = prepareDevice(mirror, world.services);
+    mirror.prepared = prepared;
+    await world.datapath.settle();
+    return prepared;
+  };
+  const connect = () => {
+    world.services.store.put(
+      first.host,
+      shelfNames.connection(first.host.vuid),
+      new Uint8Array(0),
+      memory.fd,
+    );
+    commit();
+  };
+  const mirrored = () => {
     const mirror = world.mirrored();
-    const asItWas = Buffer.from(buffer.slice(0));
-    mirror.prepare();
-    expect(Buffer.from(buffer).equals(asItWas)).toBe(true);
-    const { prepared, record } = mirror;
-    expect(prepared).not.toBeNull();
-    mirror.put('record', Uint8Array.from(record!), -1);
-    expect(mirror.prepared).toBe(prepared);
-    mirror.put('record', Uint8Array.of(1), -1);
-    expect(mirror.prepared).toBeNull();
-    mirror.prepare();
-    expect(mirror.prepared).toBeNull();
-    mirror.put('record', record!, -1);
-    mirror.prepare();
-    const engines = mirror.prepared;
-    expect(engines).not.toBe(prepared);
-    await transmit(first, 2);
+    connections.push(mirror.connectionFd);
+    return mirror;
+  };
+
+  it.each([false, true])(
+    'what a standby made ahead (connected: %s) changes nothing of the page, is what takes over, and is worth nothing after another record',
+    async (connected) => {
+      if (connected) connect();
+      await transmit(first, 1);
+      const { buffer } = first.host.page;
+      const header = new Uint32Array(buffer, 0, StatePageHeader.sizeBytes / 4);
+      header[StatePageHeader.at.isr / 4] = 3;
+      header[StatePageHeader.at.configGeneration / 4] = 77;
+      const mirror = mirrored();
+      const asItWas = Buffer.from(buffer.slice(0));
+      const prepared = prepareDevice(mirror, world.services);
+      mirror.prepared = prepared;
+      world.datapath.hear();
+      expect(Buffer.from(buffer).equals(asItWas)).toBe(true);
+      expect(prepared?.whole !== null).toBe(connected);
+      const { record } = mirror;
+      mirror.put('record', Uint8Array.from(record!), -1);
+      expect(mirror.prepared).toBe(prepared);
+      mirror.put('record', Uint8Array.of(1), -1);
+      expect(mirror.prepared).toBeNull();
+      expect(await prepare(mirror)).toBeNull();
+      mirror.put('record', record!, -1);
+      const next = await prepare(mirror);
+      expect(next).not.toBe(prepared);
+      await transmit(first, 2);
+      await first.host.destroy();
+      const device = await takeOver(mirror);
+      expect(device.host.fn).toBe(next?.engines.fn);
+      if (connected) expect(device.host).toBe(next?.whole?.host);
+      expect([device.host.fn.driverFeatures, device.host.state.position(1)]).toEqual([FEATURES, 2]);
+      await transmit(device, 3);
+      expect(driver.ring(1).collect()).toHaveLength(3);
+    },
+  );
+
+  it('whatever of a function changes takes back what was made ahead, and the next is made of it', async () => {
+    connect();
+    const mirror = mirrored();
+    const changes: readonly [string, () => unknown][] = [
+      ['a vector', () => mirror.put('irq/2/1', new Uint8Array(0), eventfd())],
+      ['no vector', () => mirror.delete('irq/2/1')],
+      ['a kick', () => mirror.put('kick/1', new Uint8Array(0), eventfd())],
+      ['no kick', () => mirror.delete('kick/1')],
+    ];
+    const { begun } = world.datapath;
+    for (const [what, change] of changes) {
+      expect((await prepare(mirror))?.whole, what).not.toBeNull();
+      change();
+      expect(mirror.prepared, what).toBeNull();
+    }
+    await world.datapath.settle();
+    expect(world.datapath.aheads, 'the workers forgot all of them').toBe(0);
+    const last = await prepare(mirror);
+    const slots = world.datapath.aheads;
+    expect(slots).toBe(4); // two pairs
     await first.host.destroy();
     const device = await takeOver(mirror);
-    expect(device.host.fn).toBe(engines?.fn);
-    expect([device.host.fn.driverFeatures, device.host.state.position(1)]).toEqual([FEATURES, 2]);
-    await transmit(device, 3);
-    expect(driver.ring(1).collect()).toHaveLength(3);
+    expect(device.host).toBe(last?.whole?.host);
+    expect([world.datapath.aheads, world.datapath.begun - begun]).toEqual([0, slots]);
+    await transmit(device, 1);
+    expect(driver.ring(1).collect()).toHaveLength(1);
+  });
+
+  it('a suspect is not worked as was told ahead, but by the worker of suspects', async () => {
+    connect();
+    const mirror = mirrored();
+    const prepared = await prepare(mirror);
+    suspect(first.host.page.buffer);
+    await first.host.destroy();
+    const device = await takeOver(mirror);
+    expect(device.host).not.toBe(prepared?.whole?.host);
+    expect(world.datapath.begun).toBe(0);
+    await world.datapath.settle();
+    expect(world.datapath.aheads).toBe(0);
+    await transmit(device, 1);
+    expect(driver.ring(1).collect()).toHaveLength(1);
+  });
+
+  it('guest memory cut off after a function was made ahead: its rings get what is left, and it needs a reset', async () => {
+    connect();
+    const mirror = mirrored();
+    await prepare(mirror);
+    ftruncate(memory.fd, 4096);
+    await first.host.destroy();
+    const device = await takeOver(mirror);
+    expect(world.datapath.begun).toBe(0);
+    expect(device.host.fn.status & NEEDS_RESET).toBe(NEEDS_RESET);
   });
 
   it('what was not committed is not there: the request that made it will be worked again', async () => {

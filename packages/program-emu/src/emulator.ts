@@ -30,9 +30,10 @@ import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
 import type { Datapath } from './datapath.js';
 import { DeviceEndpoint } from './device-endpoint.js';
-import { pciAddress, restoreDevice } from './device-factory.js';
+import { pciAddress } from './device-factory.js';
 import type { DeviceHost } from './device-host.js';
 import type { HostServices } from './device-parts.js';
+import { prepareDevice, restoreDevice } from './device-restore.js';
 import { DeviceStore } from './device-store.js';
 import { Handover } from './handover.js';
 import { checkMirror } from './handover-check.js';
@@ -247,7 +248,7 @@ export class Emulator {
         const endMs = performance.now() + PREPARE_MS;
         while (more && performance.now() < endMs) {
           this.beat();
-          more = this.#mirror.prepareNext();
+          more = this.#mirror.prepareNext((mirror) => prepareDevice(mirror, this.services));
         }
       });
       if (more) this.#prepareIn(0);

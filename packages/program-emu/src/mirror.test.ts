@@ -97,12 +97,25 @@ describe('mirror', () => {
   it('devices with a new record are prepared one at a time; what cannot be is not held against anybody', () => {
     for (const name of ['A', 'B', 'C']) mirror.put(`dev/${name}/record`, Uint8Array.of(1), -1);
     mirror.delete('dev/B/record');
-    expect([mirror.prepareNext(), mirror.prepareNext(), mirror.prepareNext()]).toEqual([true, false, false]);
+    const made: string[] = [];
+    const forsaken: string[] = [];
+    const next = () =>
+      mirror.prepareNext(({ vuid }) => {
+        made.push(vuid);
+        return vuid === 'C' ? null : { forsake: () => forsaken.push(vuid) };
+      });
+    expect([next(), next(), next()]).toEqual([true, false, false]);
     mirror.put('dev/A/record', Uint8Array.of(2), -1);
     mirror.put('dev/C/record', Uint8Array.of(2), -1);
     mirror.takeOne('A');
-    expect([mirror.prepareNext(), mirror.prepareNext()]).toEqual([false, false]);
-    expect(mirror.get('C')?.prepared).toBeNull();
+    expect([next(), next()]).toEqual([false, false]);
+    expect([made, forsaken]).toEqual([['A', 'C', 'C'], ['A']]);
+    mirror.put('dev/B/record', Uint8Array.of(1), -1);
+    next();
+    mirror.delete('dev/B/tap/7');
+    expect([next(), made.splice(3), forsaken.splice(1)]).toEqual([false, ['B', 'B'], ['B']]);
+    mirror.close();
+    expect(forsaken).toEqual(['A', 'B']);
   });
 
   it('delete closes and unmaps what the name stood for', () => {

@@ -4,8 +4,8 @@
  * Theory
  *   The state keeper sends a subscriber its whole shelf and then every change. The mirror files each descriptor and
  *   record under its device and maps guest memory and state page at once, so that taking over later costs no system
- *   call per region. What can be made of a record alone is made ahead, one device at a time when its owner says so
- *   (device-engines.ts).
+ *   call per region. What a takeover needs of a device is made ahead, one device at a time when its owner says so
+ *   (device-restore.ts), and taken back when anything of the device changes.
  *
  * Ownership
  *   Every descriptor received belongs to the mirror until `take` hands a device over or `close` drops it.
@@ -19,7 +19,6 @@
  */
 import type { Arena } from '@virtnet/host-linux';
 import { close } from '@virtnet/host-linux';
-import { type PreparedEngines, prepareEngines } from './device-engines.js';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
 import { mapPage, type PageMapping } from './page-mapping.js';
@@ -27,6 +26,12 @@ import { parsePoolName, parseShelfName, parseUnplugged } from './shelf-names.js'
 
 /** Requests remembered of those that left no device. */
 const UNPLUGGED_MAX = 256;
+
+/** What somebody made of a device as it is. */
+export interface MadeAhead {
+  /** Takes back whatever it did; what it was made of may be let go of. */
+  forsake(): void;
+}
 
 /** Everything held of one device. */
 export class DeviceMirror {
@@ -40,8 +45,8 @@ export class DeviceMirror {
   readonly irqs = new Map<string, number>();
   readonly memory: DeviceMemory;
   readonly vuid: string;
-  /** Made of `record` and `page` as they are; null: not made, or of former ones. */
-  prepared: PreparedEngines | null = null;
+  /** Made of what is held now; null: not made, or of what was held before. */
+  prepared: MadeAhead | null = null;
 
   constructor(vuid: string, arena: Arena) {
     this.vuid = vuid;
@@ -51,10 +56,11 @@ export class DeviceMirror {
   /** Files one entry; false when it is not understood (its descriptor is then closed by the caller). */
   put(part: string, blob: Uint8Array, fd: number): boolean {
     const [kind, first, second] = part.split('/');
+    // Its owner says the record again before it hands the device over.
+    if (kind === 'record' && this.record !== null && Buffer.from(this.record).equals(blob)) return fd < 0;
+    this.forsake();
     switch (kind) {
       case 'record':
-        // Its owner says it again before it hands the device over.
-        if (this.record === null || !Buffer.from(this.record).equals(blob)) this.prepared = null;
         this.record = blob.slice();
         return fd < 0;
       case 'page': {
@@ -89,10 +95,10 @@ export class DeviceMirror {
 
   delete(part: string): void {
     const [kind, first, second] = part.split('/');
+    this.forsake();
     switch (kind) {
       case 'record':
         this.record = null;
-        this.prepared = null;
         break;
       case 'page':
         this.#dropPage();
@@ -122,14 +128,10 @@ export class DeviceMirror {
     }
   }
 
-  /** Makes ahead what can be made of the record; what cannot be is told by who takes the device over. */
-  prepare(): void {
-    try {
-      const engines = prepareEngines(this);
-      this.prepared = typeof engines === 'string' ? null : engines;
-    } catch {
-      this.prepared = null;
-    }
+  /** What was made ahead is worth nothing any more. */
+  forsake(): void {
+    this.prepared?.forsake();
+    this.prepared = null;
   }
 
   get isEmpty(): boolean {
@@ -167,7 +169,6 @@ export class DeviceMirror {
   }
 
   #dropPage(): void {
-    this.prepared = null;
     if (this.page === null) return;
     this.page.close();
     close(this.page.fd);
@@ -202,7 +203,7 @@ function dropFd<K>(table: Map<K, number>, key: K): void {
 export class Mirror {
   readonly #arena: Arena;
   readonly #devices = new Map<string, DeviceMirror>();
-  /** Devices whose record or page is newer than what was prepared of them. */
+  /** Devices of which nothing is made ahead. */
   readonly #stale = new Set<DeviceMirror>();
   /** Requests to unplug a device that were carried out. Bounded by who puts them (unplugged.ts), and UNPLUGGED_MAX. */
   readonly unplugged = new Set<string>();
@@ -261,6 +262,7 @@ export class Mirror {
     const device = this.#devices.get(place.vuid);
     if (device === undefined) return;
     device.delete(place.part);
+    this.#stale.add(device);
     // Without a record it is none; and of one whose telling broke off, nothing may be left but an empty shell.
     if (place.part === 'record' || device.isEmpty) {
       device.close();
@@ -269,12 +271,12 @@ export class Mirror {
     }
   }
 
-  /** Prepares one device whose record is new; whether there are more of them. */
-  prepareNext(): boolean {
+  /** Has one device of which something is new made ahead; whether there are more of them. */
+  prepareNext(make: (device: DeviceMirror) => MadeAhead | null): boolean {
     const [device] = this.#stale;
     if (device === undefined) return false;
     this.#stale.delete(device);
-    device.prepare();
+    device.prepared = make(device);
     return this.#stale.size > 0;
   }
 

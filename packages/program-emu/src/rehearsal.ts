@@ -21,10 +21,11 @@ import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { DeviceStatus, VirtioPciCommon } from '@virtnet/wire';
 import { DeviceAccess } from './device-access.js';
 import { DeviceEndpoint } from './device-endpoint.js';
-import { buildDevice, restoreDevice } from './device-factory.js';
+import { buildDevice } from './device-factory.js';
 import type { DeviceHost } from './device-host.js';
 import { IrqIndex } from './device-interrupts.js';
 import type { HostServices } from './device-parts.js';
+import { prepareDevice, restoreDevice } from './device-restore.js';
 import { DeviceStore } from './device-store.js';
 import { DeviceTaps } from './device-taps.js';
 import { LocalShelf } from './local-shelf.js';
@@ -174,6 +175,9 @@ async function practise(
   const mirror = new Mirror(arena);
   ends.push(() => mirror.close());
   shelf.tell(mirror);
+  while (mirror.prepareNext((held) => prepareDevice(held, services))) {
+    // until everything is made ahead
+  }
   await first.end();
   for (const held of mirror.take()) {
     const restored = restoreDevice(held, services);

@@ -11,7 +11,7 @@ import {
   VirtioFeature,
 } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { restoreDevice } from './device-factory.js';
+import { restoreDevice } from './device-restore.js';
 import type { DeviceMirror } from './mirror.js';
 import type { Device } from './served-device.js';
 import { type RestoredDevice, Suspects } from './suspects.js';
@@ -160,7 +160,7 @@ describe('who is suspected of a death', () => {
     const other = world.mirrored();
     const { buffer } = device.host.page;
     queueBlock(buffer, TRANSMIT).words[QueueWord.UNDER_WORK] = 1;
-    const page = { buffer: new ArrayBuffer(buffer.byteLength) };
+    const page = { buffer: new ArrayBuffer(buffer.byteLength), view: () => {} };
     const robbed = { vuid: 'robbed', page, memory: { truncated: true } } as unknown as DeviceMirror;
     const suspects = new Suspects<RestoredDevice>(world.services.log, () => Promise.resolve(), new Map());
     suspects.examine([other, robbed]);

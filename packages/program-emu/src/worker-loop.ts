@@ -120,6 +120,12 @@ interface Entry {
   faulted: boolean;
 }
 
+/** A queue that is somebody else's yet. */
+interface Ahead {
+  readonly device: number;
+  readonly config: QueueConfig;
+}
+
 /** Memory that regions' offsets refer to: the arena. */
 export interface MemoryWindow {
   /** Process address of the first byte. */
@@ -174,6 +180,8 @@ export class WorkerLoop {
   readonly #memories = new Map<number, GuestMemory>();
   readonly #pages = new PageViews();
   readonly #entries: (Entry | null)[] = [];
+  /** What slots will hold. */
+  readonly #ahead = new Map<number, Ahead>();
   readonly #busy: Entry[] = [];
   readonly #tapByFd = new Map<number, TapUse>();
   readonly #taps: (TapUse | null)[] = [];
@@ -288,7 +296,12 @@ export class WorkerLoop {
         break;
       case 'queue':
         this.#detach(message.slot);
-        if (message.config !== null) this.#attach(message.device, message.slot, message.config);
+        if (message.config === null) break;
+        if (message.ahead === true) this.#keep(message.slot, message.device, message.config);
+        else this.#attach(message.device, message.slot, message.config);
+        break;
+      case 'begin':
+        this.#begin(message.slot);
         break;
       case 'uplink':
         this.#setUplink(message.domain, message.fd);
@@ -395,6 +408,19 @@ export class WorkerLoop {
     this.#report({ kind: 'fault', slot: entry.slot, fault });
   }
 
+  /** Only views are made: what the page and the rings say is their owner's until `begin`. */
+  #keep(slot: number, device: number, config: QueueConfig): void {
+    this.#pages.at(config.pageAddress, config.pageBytes);
+    this.#ahead.set(slot, { device, config });
+  }
+
+  #begin(slot: number): void {
+    const ahead = this.#ahead.get(slot);
+    if (ahead === undefined) throw new Error(`nothing was told ahead for slot ${slot}`);
+    this.#ahead.delete(slot);
+    this.#attach(ahead.device, slot, ahead.config);
+  }
+
   #attach(device: number, slot: number, config: QueueConfig): void {
     const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
     block.words[QueueWord.UNDER_WORK] = 1;
@@ -496,6 +522,7 @@ export class WorkerLoop {
   }
 
   #detach(slot: number): void {
+    this.#ahead.delete(slot);
     const entry = this.#entries[slot];
     if (entry === null || entry === undefined || entry.config === null) return;
     const { config, device } = entry;

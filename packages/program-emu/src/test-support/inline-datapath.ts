@@ -19,12 +19,20 @@ export class InlineDatapath implements DatapathPort {
   settling = 0;
   /** What the workers wait for before they answer. */
   hold: Promise<void> = Promise.resolve();
+  /** Queues that are told ahead and not worked yet. */
+  readonly #aheads = new Set<number>();
+  /** Of those, how many were worked at last. */
+  begun = 0;
   readonly #slots: ({ readonly owner: SlotOwner; readonly queue: number } | null)[] = [];
   readonly #channel = new MessageChannel();
 
   constructor(arena: Arena) {
     const mailbox = new MailboxReceiver<WorkerMessage>(this.#channel.port1, createControl());
     this.loop = new WorkerLoop(arena, mailbox, -1, (report) => this.#report(report));
+  }
+
+  get aheads(): number {
+    return this.#aheads.size;
   }
 
   choosePairWorker(): number {
@@ -44,8 +52,15 @@ export class InlineDatapath implements DatapathPort {
     this.#slots[slot] = null;
   }
 
-  configure(...[device, { slot }, config]: Parameters<DatapathPort['configure']>): void {
-    this.waiting.push({ kind: 'queue', device, slot, config });
+  configure(...[device, { slot }, config, ahead]: Parameters<DatapathPort['configure']>): void {
+    if (ahead === true && config !== null) this.#aheads.add(slot);
+    else this.#aheads.delete(slot);
+    this.waiting.push({ kind: 'queue', device, slot, config, ahead: ahead === true });
+  }
+
+  begin({ slot }: Place): void {
+    if (this.#aheads.delete(slot)) this.begun++;
+    this.waiting.push({ kind: 'begin', slot });
   }
 
   memory(...[, device, regions]: Parameters<DatapathPort['memory']>): void {
@@ -60,11 +75,16 @@ export class InlineDatapath implements DatapathPort {
     this.settling++;
     await this.hold;
     await nextTurn();
-    for (const message of this.waiting.splice(0)) this.loop.handle(message);
+    this.hear();
     while (this.loop.turn() > 0) {
       // until every queue is empty
     }
     this.settling--;
+  }
+
+  /** The worker hears what it was told, and works nothing. */
+  hear(): void {
+    for (const message of this.waiting.splice(0)) this.loop.handle(message);
   }
 
   close(): void {

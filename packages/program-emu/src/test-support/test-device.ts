@@ -3,9 +3,10 @@ import { type DevicePlan, FunctionKind, restorePlan } from '@virtnet/engine-cont
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import { Arena, close, Poller, socketPair } from '@virtnet/host-linux';
 import { DeviceAccess } from '../device-access.js';
-import { buildDevice, restoreDevice } from '../device-factory.js';
+import { buildDevice } from '../device-factory.js';
 import type { DeviceHost } from '../device-host.js';
 import type { HostServices } from '../device-parts.js';
+import { restoreDevice } from '../device-restore.js';
 import { DeviceStore } from '../device-store.js';
 import { DeviceTaps } from '../device-taps.js';
 import { LocalShelf } from '../local-shelf.js';
