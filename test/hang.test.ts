@@ -1,5 +1,6 @@
 /** Who hangs is replaced; who is merely not let run on an overloaded machine is left alone. */
 import { readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
@@ -11,6 +12,8 @@ import { sleep, until } from './lib/waiting.ts';
 /** How long the machine is overloaded; VIRTNET_TEST_LOAD_S changes it. */
 const LOAD_S = Number(process.env.VIRTNET_TEST_LOAD_S ?? 8);
 const BUSY_PROCESSES = 8;
+/** The nice value of who starts while another serves. */
+const BEHIND = 10;
 const MAC = '0C:C4:7A:FF:22:93';
 const ADDRESS = '10.80.0.1';
 const PEER_ADDRESS = '10.80.0.2';
@@ -71,6 +74,21 @@ describe('a process that stands still', () => {
     },
     LOAD_S * 1000 + 120_000,
   );
+
+  test('a standby starts behind everybody, and no longer than some seconds', async () => {
+    const { service } = used.value;
+    const killed = service.runningPid('emu-standby');
+    signalPid(killed, 'SIGKILL');
+    const started = await until('the next standby', PATIENCE_MS, () => {
+      const pid = service.pid('emu-standby');
+      return pid === killed ? null : pid;
+    });
+    signalPid(started, 'SIGSTOP'); // a start that takes long
+    expect(getPriority(started)).toBe(BEHIND);
+    await until('it starts among the others', PATIENCE_MS, () => getPriority(started) === 0);
+    signalPid(started, 'SIGCONT');
+    await until('a standby that goes before others', PATIENCE_MS, () => getPriority(started) < 0);
+  });
 
   test('the active emulator is stopped under traffic > it is killed and succeeded, the driver goes on', async () => {
     const { service, use, told } = used.value;

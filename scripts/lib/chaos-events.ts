@@ -190,7 +190,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
   },
   {
     name: 'kill controller',
-    weight: 5,
+    weight: 8,
     frames: 1,
     pauseMs: TAKEOVER_MS,
     async happen(stage) {
@@ -273,7 +273,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
   },
   {
     name: 'stop controller for a while',
-    weight: 3,
+    weight: 6,
     frames: 0,
     pauseMs: UNNOTICED_MS,
     async happen({ service }, random) {
@@ -283,10 +283,10 @@ export const chaosEvents: readonly ChaosEvent[] = [
       signalPid(pid, 'SIGCONT');
     },
   },
-  { name: 'kill vfe-vhostd', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: killVhostd },
+  { name: 'kill vfe-vhostd', weight: 16, frames: 0, pauseMs: UNNOTICED_MS, happen: killVhostd },
   {
     name: 'kill vfe-vhostd-ha',
-    weight: 5,
+    weight: 10,
     frames: 0,
     pauseMs: UNNOTICED_MS,
     happen: ({ service }) => service.replaceVhostdKeeper(),
@@ -304,8 +304,8 @@ export const chaosEvents: readonly ChaosEvent[] = [
       await killed;
     },
   },
-  { name: 'kill a client', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: killClient },
-  { name: 'modify', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: modify },
+  { name: 'kill a client', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: killClient },
+  { name: 'modify', weight: 60, frames: 0, pauseMs: UNNOTICED_MS, happen: modify },
   {
     name: 'modify over a death',
     weight: 3,
@@ -314,7 +314,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
     warm: true,
     happen: overADeath(modify),
   },
-  { name: 'plug or unplug', weight: 12, frames: 0, pauseMs: UNNOTICED_MS, happen: unplugOrPlug },
+  { name: 'plug or unplug', weight: 30, frames: 0, pauseMs: UNNOTICED_MS, happen: unplugOrPlug },
   {
     name: 'plug or unplug over a death',
     weight: 4,
@@ -323,7 +323,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
     warm: true,
     happen: overADeath(unplugOrPlug),
   },
-  { name: 'VFs', weight: 10, frames: 0, pauseMs: UNNOTICED_MS, happen: changeVfs },
+  { name: 'VFs', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: changeVfs },
   {
     name: 'VFs over a death',
     weight: 3,

@@ -15,12 +15,16 @@
 import { PCI_CONFIG_BYTES, type PlainReader } from '@virtnet/wire';
 import { CONFIG_DIFFERENCES_MAX } from './limits.js';
 
+const WORD_BYTES = 4;
+
 export type ConfigDifference = readonly [offset: number, value: number];
 
 export class ConfigSpace {
   readonly #values = new Uint8Array(PCI_CONFIG_BYTES);
   readonly #reset = new Uint8Array(PCI_CONFIG_BYTES);
   readonly #writable = new Uint8Array(PCI_CONFIG_BYTES);
+  readonly #valueWords = new Uint32Array(this.#values.buffer);
+  readonly #resetWords = new Uint32Array(this.#reset.buffer);
   readonly #view = new DataView(this.#values.buffer);
 
   /** Declares bytes from `offset` on with their reset value and writable bits. Used while the space is built. */
@@ -67,8 +71,11 @@ export class ConfigSpace {
 
   save(): ConfigDifference[] {
     const differences: ConfigDifference[] = [];
-    for (let at = 0; at < PCI_CONFIG_BYTES; at++)
-      if (this.#values[at] !== this.#reset[at]) differences.push([at, this.#values[at]!]);
+    for (let word = 0; word < this.#valueWords.length; word++) {
+      if (this.#valueWords[word] === this.#resetWords[word]) continue; // nearly all of them are
+      for (let at = word * WORD_BYTES; at < (word + 1) * WORD_BYTES; at++)
+        if (this.#values[at] !== this.#reset[at]) differences.push([at, this.#values[at]!]);
+    }
     return differences;
   }
 

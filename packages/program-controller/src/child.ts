@@ -42,6 +42,7 @@ import {
 import { LastWord } from '@virtnet/wire';
 import type { Build } from './builds.js';
 import {
+  BEHIND_OTHERS_MS,
   EXIT_STATUS_MS,
   HEALTH_DEADLINE_MS,
   HEALTH_INTERVAL_MS,
@@ -100,6 +101,7 @@ export class Child {
   #pidfd = -1;
   #watch: Watch | null = null;
   #process: ChildProcess | null = null;
+  #behindTimer: NodeJS.Timeout | undefined;
   #readyTimer: NodeJS.Timeout | undefined;
   #stopTimer: NodeJS.Timeout | undefined;
   #pollTimer: NodeJS.Timeout | undefined;
@@ -172,7 +174,7 @@ export class Child {
 
   /** Nobody serves any more: what it prepares for is now. */
   hurry(): void {
-    if (this.#state === 'starting' && this.#pid > 0) setProcessNice(Nice.PREFERRED, this.#pid);
+    this.#startAt(Nice.PREFERRED);
   }
 
   stop(request: StopRequest): void {
@@ -236,6 +238,11 @@ export class Child {
     }, afterMs);
   }
 
+  #startAt(nice: number): void {
+    clearTimeout(this.#behindTimer);
+    if (this.#state === 'starting' && this.#pid > 0) setProcessNice(nice, this.#pid);
+  }
+
   #spawn(): void {
     const progress = ProgressPage.create();
     if (typeof progress === 'number') this.#log.error({ errno: -progress }, 'no progress page');
@@ -248,7 +255,10 @@ export class Child {
     });
     this.#process = child;
     this.#pid = child.pid ?? 0;
-    if (this.spec.prepares) setProcessNice(Nice.LATER, this.#pid);
+    if (this.spec.prepares) {
+      setProcessNice(Nice.LATER, this.#pid);
+      this.#behindTimer = setTimeout(() => this.#startAt(Nice.ORDINARY), BEHIND_OTHERS_MS);
+    }
     child.on('exit', (code, signal) => {
       this.#log.info({ childPid: this.#pid, code, signal }, 'exited');
       this.#exit = { code, signal };
@@ -339,6 +349,7 @@ export class Child {
   }
 
   #cleanUp(): void {
+    clearTimeout(this.#behindTimer);
     clearTimeout(this.#readyTimer);
     clearTimeout(this.#stopTimer);
     clearTimeout(this.#pollTimer);

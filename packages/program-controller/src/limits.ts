@@ -30,3 +30,6 @@ export const COMMAND_DEADLINE_MS = 15_000;
 export const STANDBY_PATIENCE_MS = 10_000;
 /** How long the exit status of a child may follow the news of its death. */
 export const EXIT_STATUS_MS = 20;
+
+/** For so long a standby starts behind everybody else; then it is missed more than what it takes from others. */
+export const BEHIND_OTHERS_MS = 4_000;

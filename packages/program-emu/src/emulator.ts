@@ -436,7 +436,12 @@ export class Emulator {
     this.#precedence.worked();
     for (const each of restored) await this.#resume(each, reason);
     this.#precedence.served();
+    const open = restored.filter(({ mirror }) => !this.#suspects.heldBack(mirror));
     this.#settled = this.#suspects.settle(restored, !told);
+    for (const { device } of open) {
+      await this.#record(device);
+      await nextTurn();
+    }
     for (const mirror of mirrors) {
       if (used.includes(mirror)) continue;
       mirror.page?.view();
@@ -445,6 +450,7 @@ export class Emulator {
       if (each === null) continue;
       await each.attached;
       await this.#resume(each, reason);
+      await this.#record(each.device);
       await nextTurn();
     }
     for (const { plan } of this.#hosts()) this.pool.drop(plan.representor);
@@ -510,6 +516,13 @@ export class Emulator {
     if (mirror.connectionFd >= 0) endpoint.adopt(mirror.connectionFd, session);
     else if (mirror.memory.count > 0) await host.disconnected();
     endpoint.listen();
+    host.commit(host.applied); // what the driver is about to see, if anything is new
+  }
+
+  /** Records that a device was taken over; its guest waits for that no longer. */
+  async #record({ host }: Device): Promise<void> {
+    if (this.devices.get(host.vuid)?.host !== host) return; // unplugged meanwhile
+    this.beat();
     host.touch();
     host.commit(host.applied);
     if (host.settings.mtuPending) await finishChange(host);
@@ -518,10 +531,8 @@ export class Emulator {
   /** The same for one that was held back: what a keeper was told meanwhile had no connection in it. */
   async #openLate(restored: Restored): Promise<void> {
     await this.#open(restored);
-    const { host, endpoint } = restored.device;
-    endpoint.upload();
-    host.touch();
-    host.commit(host.applied);
+    restored.device.endpoint.upload();
+    await this.#record(restored.device);
   }
 
   /** Serves one device that was lent; false when it cannot. */
@@ -529,7 +540,10 @@ export class Emulator {
     const restored = this.#restore(mirror);
     if (restored === null) return null;
     await restored.attached;
-    return () => this.#open(restored);
+    return async () => {
+      await this.#open(restored);
+      await this.#record(restored.device);
+    };
   }
 
   /** What a predecessor that died over an unplug or a hotplug left of devices that do not exist. */
