@@ -25,9 +25,8 @@
  * Limits  POLL_BUDGET frames a queue and turn.
  */
 
-import type { SwitchDomain } from '@virtnet/engine-eswitch';
 import {
-  InterruptModeration,
+  type InterruptModeration,
   type QueueOptions,
   ReceiveFilter,
   ReceiveQueue,
@@ -51,7 +50,6 @@ import {
   EpollEvent,
   hasFeature,
   NetFeature,
-  QUEUE_COUNTERS_AT,
   type QueueBlock,
   QueueCounter,
   QueueWord,
@@ -78,7 +76,7 @@ import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { Switching } from './switching.js';
 import { TapPort } from './tap-port.js';
-import type { TapReader } from './tap-reader.js';
+import { type Entry, moderationOf, readerEntry } from './worker-entry.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
 const TokenKind = { WAKE: 0, KICK: 1, TAP: 2, UPLINK: 3 } as const;
@@ -90,35 +88,6 @@ const EVENT_LOOK_TURNS = 8;
 const CLOCK_LOOK_TURNS = 256;
 /** What main says is heard between two turns, so that queues are worked while others are still being told of. */
 const MESSAGES_A_TURN = 4;
-const NO_SLOT = -1;
-
-/** What of a queue the loop needs; a reader of a TAP can do it too. */
-type Worked = Pick<
-  WorkedQueue,
-  'poll' | 'arm' | 'disarm' | 'interrupt' | 'fault' | 'noteKick' | 'countInterrupt'
->;
-
-interface Entry {
-  readonly slot: number;
-  /** Number of the device. */
-  readonly device: number;
-  /** null: a reader of a TAP. */
-  readonly config: QueueConfig | null;
-  readonly queue: Worked;
-  /** Switch domain whose receivers are shown their frames after a poll. */
-  readonly domain: SwitchDomain | null;
-  /** null: every interrupt goes out at once. */
-  readonly moderation: InterruptModeration | null;
-  /** What moderation reads and saves; null for a reader. */
-  readonly block: QueueBlock | null;
-  /** Words of its block of the state page; of nobody's for an uplink, of a queue of its pair for another reader. */
-  readonly words: Uint32Array;
-  idleTurns: number;
-  /** Frames since it woke up, as far as they count. */
-  streak: number;
-  busy: boolean;
-  faulted: boolean;
-}
 
 /** A queue that is somebody else's yet. */
 interface Ahead {
@@ -143,26 +112,6 @@ interface TapUse {
   transmitSlot: number;
   /** What reads it for all receive queues of the function; null: the receive queue does, for itself. */
   reader: Entry | null;
-}
-
-function readerEntry(
-  queue: TapReader,
-  device = NO_SLOT,
-  words: Uint32Array = new Uint32Array(QUEUE_COUNTERS_AT * 2),
-): Entry {
-  const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
-  return { slot: NO_SLOT, device, config: null, queue, domain: queue.domain, words, ...state };
-}
-
-function moderationOf({ moderation, queueSize }: QueueConfig, block: QueueBlock): InterruptModeration | null {
-  if (moderation === null) return null;
-  const frames = block.counters[QueueCounter.FRAMES]!;
-  return new InterruptModeration({
-    moderation,
-    frames,
-    level: block.words[QueueWord.MODERATION_LEVEL]!,
-    queueSize,
-  });
 }
 
 function openEpoll(): Epoll {
