@@ -5,7 +5,7 @@ import { install } from '../../test/lib/builds.ts';
 import { signalPid } from '../../test/lib/processes.ts';
 import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import type { ProcessRole } from '../../test/lib/service.ts';
-import { settled, update } from '../../test/lib/updates.ts';
+import { update } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf } from './chaos-observer.ts';
 import { type ChaosStage, gone } from './chaos-stage.ts';
@@ -55,6 +55,11 @@ async function startController(stage: ChaosStage): Promise<void> {
   await stage.manager.exited;
   stage.manager.start();
   await stage.manager.ready();
+}
+
+/** What is changed before the next keeper has everything may be undone by a death. */
+async function kept({ observer }: ChaosStage): Promise<void> {
+  await until('a keeper that has everything', PATIENCE_MS, () => observer.kept());
 }
 
 /** Kills one after the other, within a second. */
@@ -185,7 +190,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
     pauseMs: UNNOTICED_MS,
     async happen(stage) {
       await kill(stage, 'ha');
-      await stage.settled(); // what is changed before the next keeper has everything may be undone by a death
+      await kept(stage);
     },
   },
   {
@@ -264,11 +269,11 @@ export const chaosEvents: readonly ChaosEvent[] = [
     frames: 0,
     pauseMs: UNNOTICED_MS,
     warm: true,
-    async happen({ service }) {
-      const pid = service.runningPid('ha');
+    async happen(stage) {
+      const pid = stage.service.runningPid('ha');
       signalPid(pid, 'SIGSTOP');
       await gone(pid);
-      await settled(service);
+      await kept(stage);
     },
   },
   {

@@ -64,7 +64,7 @@ export function tooLong(pauses: readonly Paused[], calmMs: number): string[] {
     const longest = Math.max(...pausesMs);
     if (longest <= allowed) return [];
     return [
-      `event ${index + 1}, ${name}: a pause of ${longest.toFixed(0)} ms, ${allowed.toFixed(0)} allowed`,
+      `event ${index + 1}, ${name}: a pause of ${longest.toFixed(0)} ms, ${allowed.toFixed(0)} allowed (of each stream: ${pausesMs.map((ms) => ms.toFixed(0)).join(', ')})`,
     ];
   });
 }

@@ -55,8 +55,9 @@ describe('pauses', () => {
     expect(verdict(stream({ pauseMs: 450 }))).toEqual([]);
   });
 
-  test('longer > said, with the event', () => {
-    expect(verdict(stream({ pauseMs: 800 }))).toEqual(['event 1, an event: a pause of 800 ms, 500 allowed']);
+  test('longer > said, with the event and each stream', () => {
+    const said = 'event 1, an event: a pause of 800 ms, 500 allowed (of each stream: 800)';
+    expect(verdict(stream({ pauseMs: 800 }))).toEqual([said]);
   });
 
   test('longer, while somebody waited for a processor > excused by that time', () => {
