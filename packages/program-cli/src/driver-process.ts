@@ -6,7 +6,8 @@
  *   and apart from itself, and it ends when nothing is left to drive. Whether it lives is asked of its socket: nobody
  *   listens there any more once it is dead, whatever was left behind.
  *
- * Limits  START_MS until a driver that was started answers, END_MS until one that says that it ends is gone.
+ * Limits  START_MS until a driver that was started answers, END_MS until one that says that it ends is gone,
+ *         GONE_LOOK_MS until a call hears that it has ended.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync } from 'node:fs';
@@ -18,6 +19,7 @@ import type { VirtnetPaths } from '@virtnet/host-ipc';
 const START_MS = 20_000;
 const END_MS = 10_000;
 const LOOK_MS = 20;
+const GONE_LOOK_MS = 200;
 /** -ECONNRESET: it ended while it was asked. */
 const OVER = -104;
 
@@ -63,7 +65,8 @@ export function driverProcess(): DriverPort {
         }
         const client = new RpcClient(paths.driverIpc);
         try {
-          const { functions, ending } = await client.call('driver.sync', {});
+          const call = client.call('driver.sync', {});
+          const { functions, ending } = await whileThere(paths.driverIpc, client, call);
           if (ending) await gone(paths);
           if (ending && start && performance.now() < endMs) continue; // it read the state before it was changed
           return functions;
@@ -79,12 +82,36 @@ export function driverProcess(): DriverPort {
       if (!(await answers(paths.driverIpc))) return null;
       const client = new RpcClient(paths.driverIpc);
       try {
-        return await client.call('driver.channels', { device, combined });
+        return await whileThere(
+          paths.driverIpc,
+          client,
+          client.call('driver.channels', { device, combined }),
+        );
       } finally {
         client.close();
       }
     },
   };
+}
+
+/**
+ * A call of a process that may have ended between the look whether it lives and the call, which then would wait for
+ * the next one: rejects as when it ends meanwhile, once nobody listens any more.
+ */
+export async function whileThere<T>(
+  path: string,
+  client: { close(): void },
+  call: Promise<T>,
+  lookMs = GONE_LOOK_MS,
+): Promise<T> {
+  const looking = setInterval(async () => {
+    if (!(await answers(path))) client.close();
+  }, lookMs);
+  try {
+    return await call;
+  } finally {
+    clearInterval(looking);
+  }
 }
 
 /** Whether somebody listens at a socket. */
