@@ -8,9 +8,7 @@
  *
  * Limits  Two processors: the driver's and the device's.
  */
-import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { cpus, release } from 'node:os';
 import {
   type Comparison,
   compare,
@@ -22,34 +20,14 @@ import {
   type Side,
 } from '../../test/lib/round-analysis.ts';
 import type { BenchOptions } from '../bench.ts';
-import {
-  type Case,
-  DatapathStage,
-  type Kind,
-  type MeasuredRound,
-  type StageOptions,
-  stageOf,
-} from './datapath-stage.ts';
+import { type Cell, chosenCells, machine, nameOf, ownProcessors } from './datapath-cells.ts';
+import { DatapathStage, type MeasuredRound, type StageOptions, stageOf } from './datapath-stage.ts';
 import { PingPong } from './machine-state.ts';
 
-const CASES: readonly Case[] = ['drain', 'fill', 'loop', 'switch'];
-const SIZES = [64, 512, 1_500, 9_000];
-const KINDS: readonly Kind[] = [
-  { name: 'split', packed: false, mergeable: false },
-  { name: 'packed', packed: true, mergeable: false },
-  { name: 'split-mrg', packed: false, mergeable: true },
-  { name: 'packed-mrg', packed: true, mergeable: true },
-];
 /** The target: see docs/benchmarks.md. */
 const RATIO_MIN = 1;
 const MEAN_RATIO_MIN = 1.3;
 const STATES: readonly MachineState[] = ['near', 'far'];
-
-export interface Cell {
-  readonly work: Case;
-  readonly kind: Kind;
-  readonly bytes: number;
-}
 
 interface CellReport {
   readonly cell: string;
@@ -58,34 +36,10 @@ interface CellReport {
   readonly rounds: readonly (MeasuredRound & { readonly discarded: Discard | null })[];
 }
 
-export const nameOf = ({ work, kind, bytes }: Cell): string => `${work} ${kind.name} ${bytes}`;
-
-const EVERY_CELL: readonly Cell[] = KINDS.flatMap((kind) =>
-  CASES.flatMap((work) => SIZES.map((bytes) => ({ work, kind, bytes }))),
-);
-
-/** Cells whose names have all the words of one of `choices`; every cell when there are none. */
-export function chosenCells(choices: readonly string[]): readonly Cell[] {
-  if (choices.length === 0) return EVERY_CELL;
-  const wanted = choices.map((choice) => choice.trim().split(/ +/));
-  return EVERY_CELL.filter((cell) => {
-    const words = nameOf(cell).split(' ');
-    return wanted.some((choice) => choice.every((word) => words.includes(word)));
-  });
-}
-
 export async function run({ rounds, seconds, cells: choices, json }: BenchOptions): Promise<number> {
   const cells = chosenCells(choices);
-  if (cells.length === 0) {
-    process.stderr.write(`no such cells: ${choices.join(',')}\n`);
-    return 2;
-  }
-  const { getThreadAffinity, Nice, setProcessNice } = await import('@virtnet/host-linux');
-  const processors = getThreadAffinity();
-  if (typeof processors === 'number' || processors.length < 2)
-    throw new Error('two processors are needed: one for the driver, one for the device');
-  const pair = [processors[0]!, processors[1]!] as const;
-  setProcessNice(Nice.PREFERRED); // as the emulator gives itself: DPDK's processes inherit it
+  if (cells === null) return 2;
+  const pair = await ownProcessors();
   const pingPong = new PingPong(pair);
   const reports: CellReport[] = [];
   const problems: string[] = [];
@@ -194,18 +148,6 @@ function lines({ cell, comparisons, discarded }: CellReport): string {
       return `${cell.padEnd(29)} ${state.padEnd(5)} ${sides.join(' ')} ${ratio.toFixed(2).padStart(7)}  ${rounds.padEnd(8)} ${end}\n`;
     })
     .join('');
-}
-
-/** What the figures belong to. */
-export function machine() {
-  const dpdk = spawnSync('dpkg-query', ['--show', 'dpdk-dev'], { encoding: 'utf8' });
-  return {
-    date: new Date().toISOString(),
-    processor: cpus()[0]?.model ?? 'unknown',
-    kernel: release(),
-    node: process.version,
-    dpdk: dpdk.stdout?.split('\t')[1]?.trim() ?? 'unknown',
-  };
 }
 
 /** Every cell has to be judged, in one state at least. */

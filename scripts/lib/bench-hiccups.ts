@@ -23,7 +23,7 @@ import {
 } from '../../test/lib/hiccup-analysis.ts';
 import { sleep } from '../../test/lib/waiting.ts';
 import type { BenchOptions } from '../bench.ts';
-import { type Cell, chosenCells, machine, nameOf } from './bench-datapath.ts';
+import { type Cell, chosenCells, machine, nameOf, ownProcessors } from './datapath-cells.ts';
 import { DatapathStage, type MeasuredRound, type StageOptions } from './datapath-stage.ts';
 import type { PeerStart } from './hiccup-peer.ts';
 import { readRecord } from './hiccup-record.ts';
@@ -47,16 +47,8 @@ interface CellReport {
 
 export async function run({ seconds, cells: choices, json }: BenchOptions): Promise<number> {
   const cells = chosenCells(choices);
-  if (cells.length === 0) {
-    process.stderr.write(`no such cells: ${choices.join(',')}\n`);
-    return 2;
-  }
-  const { getThreadAffinity, Nice, setProcessNice } = await import('@virtnet/host-linux');
-  const processors = getThreadAffinity();
-  if (typeof processors === 'number' || processors.length < 2)
-    throw new Error('two processors are needed: one for the driver, one for the device');
-  const pair = [processors[0]!, processors[1]!] as const;
-  setProcessNice(Nice.PREFERRED); // as the emulator gives itself
+  if (cells === null) return 2;
+  const pair = await ownProcessors();
   const directory = mkdtempSync(join(tmpdir(), 'virtnet-hiccups-'));
   const pingPong = new PingPong(pair);
   const reports: CellReport[] = [];

@@ -8,10 +8,9 @@ export interface PeerStart {
   readonly processor: number;
   readonly stop: Int32Array<SharedArrayBuffer>;
 }
-export const PEER_THREAD = 'hiccup-peer';
 
 const { path, processor, stop } = workerData as PeerStart;
-setThreadName(PEER_THREAD);
+setThreadName('hiccup-peer');
 if (setThreadAffinity([processor]) < 0) throw new Error(`no thread on processor ${processor}`);
 const record = new HiccupRecord(path, false);
 while (Atomics.load(stop, 0) === 0) record.turn();

@@ -12,8 +12,8 @@
  *   thread   the only writer, through a mapping.
  *   reader   reads the file; what happened in a window is the difference of two readings (hiccup-analysis.ts).
  *
- * Limits  V8 says which code a process gave up, not which thread of it. BINS microseconds, longer times are counted in the last place. EVENTS_MAX times written down; the oldest go
- *         first.
+ * Limits  BINS microseconds, longer times are counted in the last place. EVENTS_MAX times written down; the oldest go
+ *         first. V8 says which code a process gave up, not which thread of it.
  */
 import { closeSync, ftruncateSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import v8 from 'node:v8';

@@ -3,8 +3,8 @@
  *
  * Theory
  *   A ring walks its descriptors and adds each buffer here. Adding translates the address, cuts the buffer where its
- *   memory is cut, and stores what follows from it in preallocated arrays (ring-room.ts). Everything later (system calls, copies)
- *   works on these arrays only, never on descriptors: what was judged is what is used.
+ *   memory is cut, and stores what follows from it in preallocated arrays (ring-room.ts). Everything later (system
+ *   calls, copies) works on these arrays only, never on descriptors: what was judged is what is used.
  *   Usually one chain is current. A frame that is spread over several (mergeable receive buffers) has several, whose
  *   writable segments follow each other; `chainEnds` remembers where each ends.
  *

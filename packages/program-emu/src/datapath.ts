@@ -228,16 +228,15 @@ export class Datapath {
     if (this.#dirty.size === 0) return Promise.resolve();
     this.#batch ??= Promise.withResolvers<void>();
     const batch = this.#batch;
-    if (this.#told >= TOLD_AT_ONCE) this.#send();
+    if (this.#told >= TOLD_AT_ONCE) this.#send(batch);
     else
       queueMicrotask(() => {
-        if (this.#batch === batch) this.#send();
+        if (this.#batch === batch) this.#send(batch);
       });
     return batch.promise;
   }
 
-  #send(): void {
-    const batch = this.#batch;
+  #send(batch: PromiseWithResolvers<void>): void {
     this.#batch = null;
     this.#told = 0;
     const waits: Promise<void>[] = [];
@@ -253,7 +252,7 @@ export class Datapath {
       mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'sync', id }] });
     }
     this.#dirty.clear();
-    void Promise.all(waits).then(() => batch?.resolve());
+    void Promise.all(waits).then(() => batch.resolve());
   }
 
   /** It is believed for as long as it takes turns, or as its process does not get the processors that it wants. */

@@ -4,7 +4,8 @@
  * Theory
  *   The device says for each queue what its configuration should be now, or that it should not run. `reconcile`
  *   compares with what the workers were told last and posts the differences, at once unless a former call is not
- *   finished; calls are carried out one after the other. What a successor will want can be told ahead. So a reset, a changed vector, other memory or a takeover all take the same road.
+ *   finished; calls are carried out one after the other. What a successor will want can be told ahead. So a reset, a
+ *   changed vector, other memory or a takeover all take the same road.
  *
  * Invariants
  *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
@@ -92,7 +93,7 @@ export class DeviceQueues {
     return this.#inTurn(() => this.#apply(count, wanted, memoryChanged, beforeAttach));
   }
 
-  /** Tells the workers what `reconcile` will want, so that it has less to say then. Of a function without queues. */
+  /** Tells the workers what `reconcile` will want, so that it has less to say then. No queue is worked yet. */
   goAhead(count: number, wanted: (queue: number) => QueueConfig | null): Promise<void> {
     return this.#inTurn(() => this.#apply(count, wanted, false, null));
   }

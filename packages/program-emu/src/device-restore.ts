@@ -27,6 +27,7 @@ import type { HostServices } from './device-parts.js';
 import type { DeviceRecord } from './device-record.js';
 import { DeviceTaps, tapQueueCount } from './device-taps.js';
 import type { DeviceMirror, MadeAhead } from './mirror.js';
+import type { PageMapping } from './page-mapping.js';
 import { statePageProblem } from './state-page-check.js';
 
 export interface RestoredDevice {
@@ -59,8 +60,9 @@ export class PreparedDevice implements MadeAhead {
 export function prepareDevice(mirror: DeviceMirror, services: HostServices): PreparedDevice | null {
   try {
     const engines = prepareEngines(mirror);
-    if (typeof engines === 'string') return null;
-    const whole = mirror.connectionFd < 0 ? null : rebuild(mirror, engines, services);
+    const { page } = mirror;
+    if (typeof engines === 'string' || page === null) return null;
+    const whole = mirror.connectionFd < 0 ? null : rebuild(mirror, page, engines, services);
     if (typeof whole === 'string') return null;
     whole?.host.goAhead(whole.record);
     return new PreparedDevice(engines, whole);
@@ -75,18 +77,16 @@ export function prepareDevice(mirror: DeviceMirror, services: HostServices): Pre
  */
 export function restoreDevice(mirror: DeviceMirror, services: HostServices): RestoredDevice | string {
   try {
-    const { page } = mirror;
-    const pageProblem = page === null ? null : statePageProblem(page.buffer); // its owner wrote it until the end
     const ahead = mirror.prepared instanceof PreparedDevice ? mirror.prepared : null;
-    let whole: Rebuilt | string | null = ahead?.whole ?? null;
-    if (whole !== null && (pageProblem !== null || suspicionsOf(page!.buffer) > 0)) {
-      mirror.forsake(); // suspects have a worker of their own
-      whole = null;
-    }
     const engines = ahead?.engines ?? prepareEngines(mirror);
     if (typeof engines === 'string') return engines;
+    const { page } = mirror;
+    if (page === null) return 'no state page';
+    const pageProblem = statePageProblem(page.buffer); // its owner wrote it until the end
     if (pageProblem !== null) return pageProblem;
-    whole ??= rebuild(mirror, engines, services);
+    const suspect = suspicionsOf(page.buffer) > 0;
+    if (suspect) mirror.forsake(); // suspects have a worker of their own
+    const whole = (suspect ? null : ahead?.whole) ?? rebuild(mirror, page, engines, services);
     if (typeof whole === 'string') return whole;
     mirror.prepared = null;
     closeAll(whole.unknown);
@@ -98,12 +98,12 @@ export function restoreDevice(mirror: DeviceMirror, services: HostServices): Res
 
 function rebuild(
   mirror: DeviceMirror,
+  page: PageMapping,
   { record, net, fn }: PreparedEngines,
   services: HostServices,
 ): Rebuilt | string {
   const { plan, representor } = record;
-  const { page, taps } = mirror;
-  if (page === null) return 'no state page';
+  const { taps } = mirror;
   const tapFds =
     representor === 'tap'
       ? Array.from({ length: tapQueueCount(plan.queuePairs) }, (_, pair) => taps.get(pair) ?? -1)

@@ -37,6 +37,7 @@ import { prepareDevice, restoreDevice } from './device-restore.js';
 import { DeviceStore } from './device-store.js';
 import { Handover } from './handover.js';
 import { checkMirror } from './handover-check.js';
+import { MakingAhead } from './making-ahead.js';
 import { type DeviceMirror, Mirror } from './mirror.js';
 import { finishChange } from './modify-device.js';
 import { ownerPorts } from './owner-watch.js';
@@ -83,10 +84,6 @@ interface Restored {
 }
 
 const ROUND_MS_DIGITS = 3;
-/** A device that comes about, or that a driver brings up, is recorded several times within this time. */
-const PREPARE_AFTER_MS = 50;
-/** For how long other events wait meanwhile. */
-const PREPARE_MS = 3;
 
 export class Emulator {
   readonly devices = new Map<string, Device>();
@@ -125,7 +122,7 @@ export class Emulator {
   #reserve: boolean;
   readonly #handover: Handover;
   readonly #suspects: Suspects<Restored>;
-  #preparing: NodeJS.Timeout | undefined;
+  readonly #makingAhead: MakingAhead;
   /** What the keeper told at first was prepared. */
   #prepared = false;
   /** Nobody is held back any more. */
@@ -149,6 +146,17 @@ export class Emulator {
       }),
     );
     this.#reserve = parts.reserve;
+    this.#makingAhead = new MakingAhead(this.#precedence, {
+      wanted: () => this.#role === 'standby',
+      one: () => {
+        this.beat();
+        return this.#mirror.prepareNext((mirror) => prepareDevice(mirror, this.services));
+      },
+      made: (more) => {
+        if (!more) this.#prepared ||= this.#mirrored;
+        this.#standByIfReady();
+      },
+    });
     this.#handover = new Handover(
       parts.shelf,
       (mirror) => this.#serve(mirror),
@@ -218,12 +226,15 @@ export class Emulator {
     this.#shelf.subscribe({
       onEntry: (name, blob, fd) => {
         this.#mirror.put(name, blob, fd);
-        this.#prepareIn(PREPARE_AFTER_MS);
+        this.#makingAhead.later();
       },
-      onDelete: (name) => this.#mirror.delete(name),
+      onDelete: (name) => {
+        this.#mirror.delete(name);
+        this.#makingAhead.later();
+      },
       onSynced: (holderPid) => {
         this.#mirrored = true;
-        this.#prepareIn(0);
+        this.#makingAhead.soon();
         this.#owners.synced(holderPid);
       },
       onLeaseHeld: (holderPid) => this.#owners.hold(holderPid),
@@ -235,26 +246,6 @@ export class Emulator {
     });
     if (!this.#reserve) this.#owners.arm();
     this.#shelf.start();
-  }
-
-  /** While it stands by: makes ahead what a takeover needs, a device at a time, records that change often now and then. */
-  #prepareIn(delayMs: number): void {
-    if (this.#preparing !== undefined || this.#role === 'active') return;
-    this.#preparing = setTimeout(() => {
-      this.#preparing = undefined;
-      if (this.#role === 'active') return;
-      let more = true;
-      this.#precedence.meanwhile(() => {
-        const endMs = performance.now() + PREPARE_MS;
-        while (more && performance.now() < endMs) {
-          this.beat();
-          more = this.#mirror.prepareNext((mirror) => prepareDevice(mirror, this.services));
-        }
-      });
-      if (more) this.#prepareIn(0);
-      else this.#prepared ||= this.#mirrored;
-      this.#standByIfReady();
-    }, delayMs);
   }
 
   async #warmUp(): Promise<void> {
@@ -350,7 +341,7 @@ export class Emulator {
     this.#uplinks.stop();
     if (remove) await this.removeAll();
     this.#owners.close();
-    clearTimeout(this.#preparing);
+    this.#makingAhead.stop();
     this.#suspects.close();
     this.unplugged.close();
     this.#mirror.close();
