@@ -3,7 +3,7 @@
  *
  * Theory
  *   A sink copies every frame it is sent into private memory, as a switch or a kernel would have to, and goes round in
- *   it, so that the copies meet cold lines. A source gives frames of one size for as long as somebody reads: copies of
+ *   some of it, as they would in a pool of buffers. A source gives frames of one size for as long as somebody reads: copies of
  *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
 import type { FramePort } from '@virtnet/engine-virtio-net';
@@ -21,8 +21,8 @@ import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
 /** Largest frame: 64 KiB of IPv6 payload with its headers. */
 const SLOT_BYTES = 66 * 1024;
-/** What a sink goes round in, beyond any second-level cache. */
-export const SINK_BYTES = 4 * 1024 * 1024;
+/** What a sink goes round in: buffers for a burst or two, and the largest frame behind them. */
+export const SINK_BYTES = 128 * 1024 + SLOT_BYTES;
 const CACHE_LINE_MASK = 63;
 
 /** For ports that give no frame. */

@@ -24,6 +24,8 @@ import { NetHeader } from '@virtnet/wire';
 
 const NOTHING = new PrivateMemory(0);
 const HEADER_BYTES = NetHeader.sizeBytes;
+/** Both addresses, the type, and of a tagged frame the tag. */
+const ALIKE_BYTES = 16;
 
 export class SwitchedFrame {
   readonly #headerWords = new Int32Array(HEADER_BYTES / 4);
@@ -77,6 +79,35 @@ export class SwitchedFrame {
     const known = Math.min(bytes, OFFLOAD_HEAD_BYTES);
     copyBetween(piece, offset, this.#headMemory.piece, 0, known);
     this.#known(known);
+  }
+
+  /**
+   * How many of the plain chains of `ring` from `first` on begin as this frame does, which is that of `first`: the same
+   * addresses, type and tag, so that they are switched alike. At most `most`, at least 1.
+   */
+  alike(ring: DeviceRing, first: number, most: number, frameOffset: number): number {
+    if (this.bytes < ALIKE_BYTES) return 1;
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const { view: head } = this.#headMemory.piece;
+    const word0 = head.getInt32(0, true);
+    const word1 = head.getInt32(4, true);
+    const word2 = head.getInt32(8, true);
+    const word3 = head.getInt32(12, true);
+    for (let count = 1; count < most; count++) {
+      const chain = (first + count) | 0;
+      if (lengths[chain]! - frameOffset < ALIKE_BYTES) return count;
+      const { view } = pieces[places[chain]!]!;
+      const at = (offsets[chain]! + frameOffset) | 0;
+      if (
+        view.getInt32(at, true) !== word0 ||
+        view.getInt32((at + 4) | 0, true) !== word1 ||
+        view.getInt32((at + 8) | 0, true) !== word2 ||
+        view.getInt32((at + 12) | 0, true) !== word3
+      )
+        return count;
+    }
+    return most;
   }
 
   /** The frame's first bytes, as many as `target` holds or there are; how many. */

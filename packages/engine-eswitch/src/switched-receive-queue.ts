@@ -65,7 +65,7 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
  * A burst's worth of chains: the driver may begin with it while more is delivered. With those of the largest frame
  * behind them they fit the journal of a packed ring.
  */
-const UNPUBLISHED_MAX = 64;
+const UNPUBLISHED_MAX = 128;
 
 export class SwitchedReceiveQueue extends WorkedQueue {
   readonly slot: number;
@@ -123,14 +123,22 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     return 0;
   }
 
-  /** Whether the driver wants such a frame; if not it is counted. */
+  /** Whether the driver wants such frames. */
+  accepts(frame: SwitchedFrame): boolean {
+    return this.wantsAll || this.#unwanted(frame) === 0;
+  }
+
+  /** The same of one frame, which is counted if it is not wanted. */
   wants(frame: SwitchedFrame): boolean {
-    const reason = this.#linkUp
-      ? (this.#filter?.accepts(frame.head, frame.vlan) ?? 0)
-      : QueueCounter.DROP_LINK_DOWN;
+    const reason = this.#unwanted(frame);
     if (reason === 0) return true;
     this.ledger.count(reason);
     return false;
+  }
+
+  #unwanted(frame: SwitchedFrame): 0 | QueueCounter {
+    if (!this.#linkUp) return QueueCounter.DROP_LINK_DOWN;
+    return this.#filter?.accepts(frame.head, frame.vlan) ?? 0;
   }
 
   /** Copies a wanted plain frame into the next chain, if that is simple and long enough; else nothing happens. */
@@ -153,10 +161,16 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   }
 
   /**
-   * The same for a burst: the first `count` chains of the sender's `plain`, behind `frameOffset` bytes each. Each is
+   * The same for a burst: `count` chains of the sender's `plain` from `first` on, behind `frameOffset` bytes each. Each is
    * completed in the sender's ledger as well. How many, up to one that is not for the short way.
    */
-  deliverBurst(from: DeviceRing, count: number, frameOffset: number, sender: QueueLedger): number {
+  deliverBurst(
+    from: DeviceRing,
+    first: number,
+    count: number,
+    frameOffset: number,
+    sender: QueueLedger,
+  ): number {
     const { ledger } = this;
     const crossing = this.#crossing;
     crossing.from = from;
@@ -166,10 +180,10 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       if (this.#plainNext === this.#plainCount && !this.#layOut()) break;
       const next = this.#plainNext;
       const most = Math.min(count - done, this.#plainCount - next, UNPUBLISHED_MAX - this.#unpublished);
-      const copied = copyBurst(crossing, done, next, most);
+      const copied = copyBurst(crossing, first + done, next, most);
       if (copied > 0 && next === this.#plainGiven) ledger.begin(); // until here everything can be done again
-      completeCrossing(crossing, sender, ledger, done, next, copied);
-      if (this.#countSizes) this.#countBurst(crossing, done, copied);
+      completeCrossing(crossing, sender, ledger, first + done, next, copied);
+      if (this.#countSizes) this.#countBurst(crossing, first + done, copied);
       done += copied;
       this.#plainNext = next + copied;
       this.#unpublished += copied;

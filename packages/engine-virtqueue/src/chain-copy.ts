@@ -3,9 +3,11 @@
  *
  * Theory
  *   Both ends are lists of segments; what is contiguous on both sides is one copy. Small copies run as 64-bit words
- *   through the pieces' own views, whose indices stay small. Larger ones are block copies: two guests' pieces lie in
- *   one arena, and copyWithin over a view of all of it is a builtin that does not care how large an index is. Views are
- *   never made per frame; where two pieces share no buffer (tests, or private memory) a subarray is, and that is slow.
+ *   through the pieces' own views, whose indices stay small. Larger ones are done by WebAssembly, if both pieces lie in
+ *   the window (copy-window.ts). Else words go further, and then come block copies: two guests' pieces lie in one arena,
+ *   and copyWithin over a view of all of it is a builtin that does not care how large an index is. Views are never made
+ *   per frame; where two pieces share no buffer (tests, or a guest in the window and one outside) a subarray is, and that
+ *   is slow.
  *
  * Invariants
  *   I1  a copy stays inside segments, so inside what the rings have judged; lengths are cut to what both sides have.
@@ -13,11 +15,14 @@
  *
  * Limits  overlapping guests' memory (a guest that maps another's) is copied in some order, as such guests deserve.
  */
+import { copyInWindow, windowPageOf } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import type { MemoryPiece } from './guest-memory.js';
 
 /** Above this a block copy is faster than words. */
 const WORDS_BYTES_MAX = 288;
+/** Above this a call of WebAssembly is. */
+const WINDOW_WORDS_BYTES_MAX = 31;
 
 /** The whole buffer behind the pieces last copied between. */
 let wide: Uint8Array = new Uint8Array(0);
@@ -33,6 +38,7 @@ export class PrivateMemory {
       sizeBytes,
       address: 0,
       writable: true,
+      windowPage: windowPageOf(buffer, byteOffset),
       u8: new Uint8Array(buffer, byteOffset, sizeBytes),
       view: new DataView(buffer, byteOffset, sizeBytes),
     };
@@ -51,7 +57,10 @@ export function copyBetween(
   toAt: number,
   length: number,
 ): void {
-  if (length <= WORDS_BYTES_MAX) copyWords(from.view, fromAt, to.view, toAt, length);
+  if (length <= WINDOW_WORDS_BYTES_MAX) copyWords(from.view, fromAt, to.view, toAt, length);
+  else if (from.windowPage >= 0 && to.windowPage >= 0)
+    copyInWindow(to.windowPage, toAt, from.windowPage, fromAt, length);
+  else if (length <= WORDS_BYTES_MAX) copyWords(from.view, fromAt, to.view, toAt, length);
   else copyBlock(from.u8, fromAt, to.u8, toAt, length);
 }
 

@@ -20,6 +20,7 @@
  * Limits  PIECE_BYTES (limits.ts). A ring part in two regions is refused even where the addresses adjoin: their
  *         process addresses do not.
  */
+import { windowPageOf } from './copy-window.js';
 import { PIECE_BYTES } from './limits.js';
 
 /** A range of the guest's address space that is mapped here. */
@@ -40,6 +41,8 @@ export interface MemoryPiece {
   readonly sizeBytes: number;
   readonly address: number;
   readonly writable: boolean;
+  /** Page of this thread's window (copy-window.ts) that it begins with, -1: it is elsewhere. */
+  readonly windowPage: number;
   readonly u8: Uint8Array;
   readonly view: DataView;
 }
@@ -85,6 +88,7 @@ const NOWHERE: MemoryPiece = {
   sizeBytes: 0,
   address: 0,
   writable: false,
+  windowPage: -1,
   u8: new Uint8Array(0),
   view: new DataView(new ArrayBuffer(0)),
 };
@@ -114,6 +118,7 @@ function cut(region: MemoryRegion): MemoryPiece[] {
       sizeBytes,
       address: region.address + at,
       writable: region.writable,
+      windowPage: windowPageOf(region.buffer, byteOffset),
       u8: new Uint8Array(region.buffer, byteOffset, sizeBytes),
       view: new DataView(region.buffer, byteOffset, sizeBytes),
     });

@@ -12,6 +12,7 @@
  */
 export * from './chain.js';
 export * from './chain-copy.js';
+export * from './copy-window.js';
 export * from './device-ring.js';
 export * from './fault.js';
 export * from './guest-memory.js';

@@ -16,8 +16,11 @@ export const CHAIN_SEGMENTS_MAX = 1024;
  */
 export const INDIRECT_ENTRIES_MAX = 4096;
 
-/** Chains one scan() lays out: a poll's worth, as many as another processor's cache lines can be on their way at once. */
-export const PLAIN_CHAINS_MAX = 64;
+/**
+ * Chains one scan() lays out: a poll's worth. What a burst costs beside its frames (fences, and what has to come from
+ * another processor) is some 1 us; with half as many it would be a tenth of each frame more.
+ */
+export const PLAIN_CHAINS_MAX = 128;
 
 /** Copies up to this many bytes run as a loop; longer ones as a block copy, which costs a view but runs at full speed. */
 export const COPY_LOOP_BYTES_MAX = 32;

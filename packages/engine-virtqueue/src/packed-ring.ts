@@ -20,7 +20,7 @@
  *
  * Visibility
  *   The flags of a chain's first descriptor are loaded before anything else of it is read: the flags of everything that
- *   waits, and then there is a fence. Of a burst, the flags of its first answer are stored last (Atomics). Both sides of
+ *   waits, and then loads are kept in order. Of a burst, the flags of its first answer are stored last (Atomics). Both sides of
  *   "publish, then look whether the other wants to know" are sequentially consistent (split-ring.ts).
  *
  * States            running -> broken, on a fault whose remedy is needs-reset
@@ -60,6 +60,7 @@ import {
 } from './fault.js';
 import { tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
+import { orderLoads } from './load-order.js';
 import type { PackedRingConfig } from './packed-config.js';
 import { lapOffset, passes } from './packed-position.js';
 import { openParts, type RingParts } from './ring-parts.js';
@@ -410,8 +411,7 @@ export class PackedRing extends Chain implements DeviceRing {
       word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
       if (!linked && (word & OWNER_BITS) !== wanted) break;
     }
-    // What comes next may not be read before any of these flags: an exchange lets no load past it.
-    Atomics.exchange(this.room.fence, 0, 0);
+    orderLoads(); // what comes next may not be read before any of these flags
     this.#ahead = ahead;
     this.#aheadWrap = wanted === AVAILABLE_1 ? 1 : 0;
     this.#waitingSlots = slots;
@@ -459,27 +459,29 @@ export class PackedRing extends Chain implements DeviceRing {
     if (count === 0) return;
     const table = this.#table;
     const journal = this.#journal;
+    const size = this.queueSize;
     const firstAt = (this.#used << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS;
     let first = 0;
     let index = this.#used;
-    let wrap = this.#usedWrap;
+    let owner = this.#usedWrap === 1 ? OWNER_BITS : 0;
     for (let entry = 0; entry < count; entry++) {
-      const answer = journal[entry * JOURNAL_ENTRY_WORDS]!;
-      const writtenBytes = journal[entry * JOURNAL_ENTRY_WORDS + 1]!;
+      const note = (entry * JOURNAL_ENTRY_WORDS) | 0;
+      const answer = journal[note]!;
+      const writtenBytes = journal[note + 1]!;
       const at = index << DESCRIPTOR_WORDS_SHIFT;
-      const word = (answer & ID_MASK) | (wrap === 1 ? OWNER_BITS : 0) | (writtenBytes === 0 ? 0 : WRITE_BIT);
+      const word = (answer & ID_MASK) | owner | (writtenBytes === 0 ? 0 : WRITE_BIT);
       table[at + LENGTH] = writtenBytes;
       if (entry === 0) first = word;
       else table[at + ID_FLAGS] = word;
-      index += answer >>> 16;
-      if (index >= this.queueSize) {
-        index -= this.queueSize;
-        wrap ^= 1;
+      index = (index + (answer >>> 16)) | 0;
+      if (index >= size) {
+        index = (index - size) | 0;
+        owner ^= OWNER_BITS;
       }
     }
     Atomics.store(table, firstAt, first);
     this.#used = index;
-    this.#usedWrap = wrap;
+    this.#usedWrap = owner === 0 ? 0 : 1;
     this.#noted = 0;
     this.#notedSlots = 0;
     this.#layOut();

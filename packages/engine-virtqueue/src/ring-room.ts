@@ -26,9 +26,6 @@ export class ChainRoom {
   readonly ids: Uint16Array;
   readonly slots: Uint16Array;
   readonly seam = new SeamEntry();
-  /** For exchanges whose only purpose is their order. */
-  readonly fence = new Int32Array(1);
-
   constructor(segmentsMax: number) {
     this.segmentAddress = new Float64Array(segmentsMax);
     this.segmentLength = new Uint32Array(segmentsMax);

@@ -123,6 +123,65 @@ describe('arena', () => {
   });
 });
 
+describe('arena with a window', () => {
+  // Anything will do whose pages nobody else has: a mapping of a page, as large as the arena wants it aligned, and more.
+  const WINDOW_BYTES = 3 * 2 ** 30;
+  const windowed = (sizeBytes: number) => {
+    const fd = memfdCreate('window', WINDOW_BYTES);
+    const window = sharedMapping(fd, WINDOW_BYTES);
+    close(fd);
+    if (typeof window === 'number') throw new Error(`${window}`);
+    return { window: window.buffer, arena: Arena.reserve(sizeBytes, window.buffer) };
+  };
+
+  it('regions are mapped there, and seen through the window where locate() says', () => {
+    const { window, arena } = windowed(2 ** 24);
+    const fd = memfdCreate('region', 2 * PAGE_BYTES);
+    const other = sharedMapping(fd, 2 * PAGE_BYTES);
+    if (typeof other === 'number') throw new Error(`${other}`);
+    const offset = arena.map(fd, 0, 2 * PAGE_BYTES, WRITABLE);
+    close(fd);
+    const place = arena.locate(offset);
+    expect(place.buffer).toBe(window);
+    expect(place.byteOffset % PAGE_BYTES).toBe(0);
+    new Uint8Array(window, place.byteOffset, 2)[1] = 7;
+    expect(new Uint8Array(other.buffer)[1]).toBe(7);
+    expect(arena.locate(offset + PAGE_BYTES)).toEqual({
+      ...place,
+      byteOffset: place.byteOffset + PAGE_BYTES,
+      address: place.address + PAGE_BYTES,
+    });
+    expect(Arena.attach(arena.base, arena.sizeBytes, window).locate(offset)).toEqual(place);
+    other.close();
+    expect([arena.unmap(offset, 2 * PAGE_BYTES), arena.regionCount]).toEqual([0, 0]);
+  });
+
+  it('what does not fit goes to the other addresses, and the window is used again when there is room', () => {
+    const { window, arena } = windowed(2 ** 33);
+    const sizes = [2 ** 30, 2 ** 30, 2 ** 30, 2 ** 29];
+    const offsets = sizes.map((sizeBytes) => arena.mapAnonymous(sizeBytes));
+    const inWindow = () => offsets.map((offset) => arena.locate(offset).buffer === window);
+    const before = inWindow();
+    expect(before[0]).toBe(true);
+    expect(before).toContain(false);
+    expect(offsets.every((offset) => offset > 0)).toBe(true);
+    expect(new Set(offsets).size).toBe(sizes.length);
+    for (const [i, offset] of offsets.entries()) {
+      const { buffer, byteOffset } = arena.locate(offset);
+      new Uint8Array(buffer, byteOffset, 8).fill(i + 1);
+    }
+    for (const [i, offset] of offsets.entries()) {
+      const { buffer, byteOffset } = arena.locate(offset);
+      expect(new Uint8Array(buffer, byteOffset, 8).every((byte) => byte === i + 1)).toBe(true);
+    }
+    for (const [i, offset] of offsets.entries()) expect(arena.unmap(offset, sizes[i]!)).toBe(0);
+    const again = arena.mapAnonymous(2 ** 30);
+    expect(again).toBe(offsets[0]);
+    expect(new Uint8Array(window, arena.locate(again).byteOffset, 1)[0]).toBe(0);
+    arena.unmap(again, 2 ** 30);
+  });
+});
+
 describe('arena guards', () => {
   const script = (access: string) => `
     import { Arena, memfdCreate } from '@virtnet/host-linux';

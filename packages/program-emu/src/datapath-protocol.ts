@@ -1,13 +1,13 @@
 /** What the main thread and a datapath worker say to each other. Structured clones; no object is shared. */
 
 import type { HashSettings, Moderation, ReceiveFilterState, RssSettings } from '@virtnet/engine-virtio-net';
-import type { RingFault } from '@virtnet/engine-virtqueue';
+import type { RingFault, WindowMemory } from '@virtnet/engine-virtqueue';
 
 /** One mapped region of a device's memory. */
 export interface RegionMessage {
   readonly iova: bigint;
   readonly sizeBytes: number;
-  /** Byte offset in the arena. */
+  /** Offset in the arena (Arena.locate). */
   readonly arenaOffset: number;
   readonly writable: boolean;
 }
@@ -100,6 +100,8 @@ export type WorkerReport =
 export interface WorkerStart {
   readonly arenaBase: bigint;
   readonly arenaBytes: number;
+  /** What of the arena may be copied inside by WebAssembly; null: nothing. */
+  readonly window: WindowMemory | null;
   /** Where in the arena the worker has SCRATCH_BYTES of its own. */
   readonly scratchAt: number;
   /** eventfd that ends the worker's sleep. */

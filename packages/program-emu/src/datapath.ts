@@ -15,6 +15,7 @@
  * Limits  DOORBELLS_MAX slots per worker; WORKER_ANSWER_MS to answer, after which it is watched for as long again: if it
  *         takes no turn, although it could, the process is no longer believed and ends (a successor takes its devices).
  */
+import type { WindowMemory } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
 import { closeAll, eventfd, eventfdSignal, processorWaitMs } from '@virtnet/host-linux';
 import { DOORBELLS_MAX, LongRuns, MailboxSender } from '@virtnet/host-workers';
@@ -114,6 +115,7 @@ export class Datapath {
     { count, processors }: Pick<DatapathThreads, 'count' | 'processors'>,
     onFatal: (reason: Error) => void,
     progressAddress = 0n,
+    window: WindowMemory | null = null,
   ) {
     const wakeFds = Array.from({ length: count }, () => eventfd());
     const scratches = wakeFds.map(() => arena.mapAnonymous(SCRATCH_BYTES));
@@ -125,6 +127,7 @@ export class Datapath {
       (index) => ({
         arenaBase: arena.base,
         arenaBytes: arena.buffer.byteLength,
+        window,
         scratchAt: scratches[index]!,
         wakeFd: wakeFds[index]!,
         processors,

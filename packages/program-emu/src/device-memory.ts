@@ -35,7 +35,7 @@ export interface DmaRange {
 export interface DmaRegion extends DmaRange {
   /** -1 when the client gave none. */
   readonly fd: number;
-  /** Byte offset in the arena, -1 when not mapped. */
+  /** Offset in the arena (Arena.locate), -1 when not mapped. */
   readonly arenaOffset: number;
 }
 
@@ -165,24 +165,19 @@ export class DeviceMemory {
 
   /** The mapped regions, for this thread's own rings. */
   views(): MemoryRegion[] {
-    return memoryRegions(this.messages(), this.#arena.base, this.#arena.buffer);
+    return memoryRegions(this.messages(), this.#arena);
   }
 }
 
 /** Regions as the ring engine wants them, over this thread's view of the arena. */
 export function memoryRegions(
   regions: readonly RegionMessage[],
-  arenaBase: bigint,
-  arena: ArrayBuffer,
+  arena: Pick<Arena, 'locate'>,
 ): MemoryRegion[] {
-  return regions.map(({ iova, sizeBytes, arenaOffset, writable }) => ({
-    iova,
-    sizeBytes,
-    buffer: arena,
-    byteOffset: arenaOffset,
-    address: Number(arenaBase) + arenaOffset,
-    writable,
-  }));
+  return regions.map(({ iova, sizeBytes, arenaOffset, writable }) => {
+    const { buffer, byteOffset, address } = arena.locate(arenaOffset);
+    return { iova, sizeBytes, buffer, byteOffset, address, writable };
+  });
 }
 
 function isTruncated(region: DmaRegion): boolean {

@@ -12,7 +12,7 @@ export const DEVICES_MAX = 31 + 31 + 1008;
 export const DMA_REGIONS_MAX = 1024;
 
 /** Frames a queue may move in one turn before the next queue has its own: keeps a turn below 100 microseconds. */
-export const POLL_BUDGET = 64;
+export const POLL_BUDGET = 128;
 
 /** Turns an active queue may stay empty before it arms its notifications and leaves the busy list. */
 export const IDLE_TURNS_MAX = 24;

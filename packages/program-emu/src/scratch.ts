@@ -6,6 +6,7 @@
  */
 import { SINK_BYTES } from '@virtnet/engine-eswitch';
 import { PrivateMemory } from '@virtnet/engine-virtqueue';
+import type { ArenaPlace } from '@virtnet/host-linux';
 
 /** Room for the largest frame with its header, rounded up. */
 const FRAME_SLOT_BYTES = 68 * 1024;
@@ -22,16 +23,16 @@ export class Scratch {
   /** Process address of `uplink`. */
   readonly uplinkAddress: number;
 
-  /** SCRATCH_BYTES of `buffer` from `at` on; `base` is the process address of the buffer itself. */
-  constructor(buffer: ArrayBuffer, at: number, base: number) {
-    let next = at;
+  /** SCRATCH_BYTES from a place on. */
+  constructor({ buffer, byteOffset, address }: ArenaPlace) {
+    let next = byteOffset;
     const memory = (sizeBytes: number) => {
       const made = new PrivateMemory(sizeBytes, buffer, next);
       next += sizeBytes;
       return made;
     };
     this.segment = memory(FRAME_SLOT_BYTES);
-    this.uplinkAddress = base + next;
+    this.uplinkAddress = address + next - byteOffset;
     this.uplink = memory(FRAME_SLOT_BYTES);
     this.source = memory(FRAME_SLOT_BYTES);
     this.sink = memory(SINK_BYTES);

@@ -1,12 +1,12 @@
 import { MessageChannel } from 'node:worker_threads';
 import type { RssSettings } from '@virtnet/engine-virtio-net';
-import { Arena, close, eventfdDrain, send } from '@virtnet/host-linux';
+import { Arena, close, eventfdDrain, laneAt, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver } from '@virtnet/host-workers';
 import { featureMask, HashType, NetFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { QueueConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
 import { IDLE_TURNS_MAX } from './limits.js';
-import { SCRATCH_BYTES } from './scratch.js';
+import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { openFds } from './test-support/holdings.js';
 import { pairOfSockets } from './test-support/test-device.js';
 import { HEADER_BYTES, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
@@ -51,9 +51,9 @@ describe('a TAP whose driver steers', () => {
     pairs = [new WorkerFixture(arena), new WorkerFixture(arena, 0, SECOND_IOVA)];
     channel = new MessageChannel();
     const mailbox = new MailboxReceiver<WorkerMessage>(channel.port1, createControl());
-    const { base, buffer } = arena;
-    const scratchAt = arena.mapAnonymous(SCRATCH_BYTES);
-    loop = new WorkerLoop({ base, buffer, scratchAt }, mailbox, -1, (report) => reports.push(report));
+    const scratch = new Scratch(arena.locate(arena.mapAnonymous(SCRATCH_BYTES)));
+    const report = (each: WorkerReport) => reports.push(each);
+    loop = new WorkerLoop(arena, mailbox, -1, report, laneAt(0n, 0), scratch);
     loop.handle({ kind: 'memory', device: 0, regions: pairs.flatMap(regionsOf) });
   });
   afterEach(() => {

@@ -1,11 +1,11 @@
 import { MessageChannel } from 'node:worker_threads';
-import { Arena, close, eventfdDrain, Receiver, send } from '@virtnet/host-linux';
+import { Arena, close, eventfdDrain, laneAt, Receiver, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver } from '@virtnet/host-workers';
 import { Errno, QueueCounter } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { SwitchedConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
 import { IDLE_TURNS_MAX } from './limits.js';
-import { SCRATCH_BYTES } from './scratch.js';
+import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { openFds } from './test-support/holdings.js';
 import { pairOfSockets } from './test-support/test-device.js';
 import { HEADER_BYTES, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
@@ -38,9 +38,9 @@ describe('switching', () => {
     functions = [0, 1, 2].map((device) => new WorkerFixture(arena, device));
     channel = new MessageChannel();
     const mailbox = new MailboxReceiver<WorkerMessage>(channel.port1, createControl());
-    const { base, buffer } = arena;
-    const scratchAt = arena.mapAnonymous(SCRATCH_BYTES);
-    loop = new WorkerLoop({ base, buffer, scratchAt }, mailbox, -1, (report) => reports.push(report));
+    const scratch = new Scratch(arena.locate(arena.mapAnonymous(SCRATCH_BYTES)));
+    const report = (each: WorkerReport) => reports.push(each);
+    loop = new WorkerLoop(arena, mailbox, -1, report, laneAt(0n, 0), scratch);
   });
   afterEach(() => {
     loop.close();

@@ -124,7 +124,7 @@ function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, 
   const control = createControl();
   const sender = new MailboxSender<WorkerMessage>(channel.port2, control, () => {});
   const loop = new WorkerLoop(
-    { base: memory.address, buffer: memory.buffer },
+    { locate: () => ({ buffer: memory.buffer, byteOffset: 0, address: Number(memory.address) }) },
     new MailboxReceiver(channel.port1, control),
     -1,
     () => {},

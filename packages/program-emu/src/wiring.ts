@@ -1,6 +1,7 @@
 /** wiring.ts: the emulator as a process: what is opened, what answers, and the order of their ends. */
 import { DEFAULT_CONF, type JsonObject } from '@virtnet/engine-control';
 import { BEAT_MS } from '@virtnet/engine-recovery';
+import { reserveWindow, useWindow } from '@virtnet/engine-virtqueue';
 import {
   createLogger,
   exitOnFault,
@@ -14,6 +15,7 @@ import {
   virtnetPaths,
 } from '@virtnet/host-ipc';
 import {
+  ARENA_BYTES,
   Arena,
   beatingPage,
   getThreadAffinity,
@@ -65,7 +67,9 @@ export async function serve(options: EmuOptions): Promise<void> {
   const paths = virtnetPaths();
   const poller = new Poller();
   poller.start();
-  const arena = Arena.reserve();
+  const window = reserveWindow();
+  if (window === null) log.warn('no window to copy in can be reserved: larger frames take longer');
+  const arena = Arena.reserve(ARENA_BYTES, window === null ? null : useWindow(window));
   const conf = readConfSnapshot(paths) ?? DEFAULT_CONF; // none: started by hand, without a controller
   const usable = getThreadAffinity();
   const threads = datapathThreads(conf, options.workers, typeof usable === 'number' ? [] : usable);
@@ -79,6 +83,7 @@ export async function serve(options: EmuOptions): Promise<void> {
       throw reason; // our own fault: the process ends and its standby takes over
     },
     progress.page.address,
+    window,
   );
   const emulator = new Emulator({
     arena,

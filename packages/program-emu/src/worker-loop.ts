@@ -44,7 +44,7 @@ import {
   resumePosition,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
-import { Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
+import { type Arena, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
 import {
   EpollEvent,
@@ -95,14 +95,8 @@ interface Ahead {
   readonly config: QueueConfig;
 }
 
-/** Memory that regions' offsets refer to: the arena. */
-export interface MemoryWindow {
-  /** Process address of the first byte. */
-  readonly base: bigint;
-  readonly buffer: ArrayBuffer;
-  /** Offset of SCRATCH_BYTES of the worker's own; absent: it has them elsewhere. */
-  readonly scratchAt?: number;
-}
+/** Memory that regions' offsets refer to: the arena, or what stands for it. */
+export type Memories = Pick<Arena, 'locate'>;
 
 /** The two queues that share one TAP descriptor. */
 interface TapUse {
@@ -121,7 +115,7 @@ function openEpoll(): Epoll {
 }
 
 export class WorkerLoop {
-  readonly #arena: MemoryWindow;
+  readonly #arena: Memories;
   readonly #mailbox: MailboxReceiver<WorkerMessage>;
   readonly #report: (report: WorkerReport) => void;
   readonly #lane: ProgressLane;
@@ -146,20 +140,17 @@ export class WorkerLoop {
   #stopped = false;
 
   constructor(
-    arena: MemoryWindow,
+    arena: Memories,
     mailbox: MailboxReceiver<WorkerMessage>,
     wakeFd: number,
     report: (report: WorkerReport) => void,
     lane: ProgressLane = laneAt(0n, 0),
+    scratch = new Scratch({ buffer: new ArrayBuffer(SCRATCH_BYTES), byteOffset: 0, address: 0 }),
   ) {
     this.#lane = lane;
     this.#arena = arena;
     this.#mailbox = mailbox;
     this.#report = report;
-    const scratch =
-      arena.scratchAt === undefined
-        ? new Scratch(new ArrayBuffer(SCRATCH_BYTES), 0, 0)
-        : new Scratch(arena.buffer, arena.scratchAt, Number(arena.base));
     this.#switching = new Switching(scratch, (slot) => this.#afterPoll(this.#entries[slot] ?? null));
     if (wakeFd >= 0) this.#epoll.add(wakeFd, EpollEvent.IN | EpollEvent.EDGE, TokenKind.WAKE);
   }
@@ -239,7 +230,7 @@ export class WorkerLoop {
           this.#memories.delete(message.device);
           this.#switching.forget(message.device);
         } else {
-          const regions = memoryRegions(message.regions, this.#arena.base, this.#arena.buffer);
+          const regions = memoryRegions(message.regions, this.#arena);
           this.#memories.set(message.device, new GuestMemory(regions));
         }
         break;

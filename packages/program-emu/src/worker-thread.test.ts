@@ -4,6 +4,7 @@ import { LongRuns, MailboxSender } from '@virtnet/host-workers';
 import { QueueWord } from '@virtnet/wire';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { QueueConfig, WorkerMessage, WorkerReport, WorkerStart } from './datapath-protocol.js';
+import { SCRATCH_BYTES } from './scratch.js';
 import { numberOf, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
 
 /** The worker as built: threads run JavaScript files. */
@@ -31,9 +32,12 @@ describe('worker on a thread of its own', () => {
     pair = new WorkerFixture();
     wakeFd = eventfd();
     const { base, sizeBytes } = pair.arena;
+    const scratchAt = pair.arena.mapAnonymous(SCRATCH_BYTES);
     const data = () => ({
       arenaBase: base,
       arenaBytes: sizeBytes,
+      window: null,
+      scratchAt,
       wakeFd,
       progressAddress: 0n,
       processors: null,

@@ -1,5 +1,6 @@
 /** Moving frames allocates nothing: what is allocated has to be collected, and a collection is a pause for every guest. */
 import {
+  SINK_BYTES,
   SinkPort,
   SourcePort,
   SwitchDomain,
@@ -8,7 +9,7 @@ import {
   SwitchPort,
 } from '@virtnet/engine-eswitch';
 import { ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
-import { type DeviceRing, GuestMemory, isRing, openRing } from '@virtnet/engine-virtqueue';
+import { type DeviceRing, GuestMemory, isRing, openRing, PrivateMemory } from '@virtnet/engine-virtqueue';
 import {
   DescriptorFlag,
   featureMask,
@@ -22,6 +23,7 @@ import {
   VirtqDescriptor,
 } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
+import { windowRoom } from './window-room.js';
 
 const SIZE = 64;
 const BURST = 32;
@@ -36,7 +38,11 @@ const RING_BYTES = 3 * PART_BYTES + SIZE * BUFFER_BYTES;
 /** Room for what the compiler keeps while it is still at work; one byte a frame would be ten times as much. */
 const GROWTH_MAX = 64 * 1024;
 
-const memory = new ArrayBuffer(4 * RING_BYTES);
+/** Where an emulator has it. */
+const { buffer: memory, byteOffset: BASE } = windowRoom(4 * RING_BYTES);
+const bytes = new Uint8Array(memory, BASE, 4 * RING_BYTES);
+const sinkRoom = windowRoom(SINK_BYTES);
+const makeSink = () => new SinkPort(new PrivateMemory(SINK_BYTES, sinkRoom.buffer, sinkRoom.byteOffset));
 
 /** A driver that does the least there is to do, and allocates nothing itself. */
 abstract class LeastDriver {
@@ -47,8 +53,8 @@ abstract class LeastDriver {
   constructor(at: number, write: boolean) {
     this.at = at;
     this.write = write;
-    this.table = new Int32Array(memory, at, SIZE * 4);
-    const view = new DataView(memory);
+    this.table = new Int32Array(memory, BASE + at, SIZE * 4);
+    const view = new DataView(memory, BASE, bytes.length);
     for (let i = 0; i < SIZE; i++) {
       const address = BigInt(at + 3 * PART_BYTES + i * BUFFER_BYTES);
       const lengthBytes = write ? BUFFER_BYTES : HEADER_BYTES + FRAME_BYTES;
@@ -60,10 +66,7 @@ abstract class LeastDriver {
         next: 0,
       });
       // From 02:…:01, to 02:…:02, IPv4.
-      if (!write)
-        new Uint8Array(memory, Number(address) + HEADER_BYTES).set([
-          ...[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45],
-        ]);
+      if (!write) bytes.set([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45], Number(address) + HEADER_BYTES);
     }
   }
 
@@ -75,7 +78,7 @@ class LeastSplitDriver extends LeastDriver {
 
   constructor(at: number, write: boolean) {
     super(at, write);
-    this.#available = new Uint16Array(memory, at + PART_BYTES, SIZE + 3);
+    this.#available = new Uint16Array(memory, BASE + at + PART_BYTES, SIZE + 3);
     for (let i = 0; i < SIZE; i++) this.#available[RingWord.FIRST_ENTRY + i] = i;
   }
 
@@ -107,9 +110,9 @@ function ringOf(driver: LeastDriver, packed: boolean) {
   block.words.fill(position, 0, 2);
   const region = {
     iova: 0n,
-    sizeBytes: memory.byteLength,
+    sizeBytes: bytes.length,
     buffer: memory,
-    byteOffset: 0,
+    byteOffset: BASE,
     address: 0,
     writable: true,
   };
@@ -164,9 +167,9 @@ describe.each(['split', 'packed'] as const)('moving frames allocates nothing: %s
     new (packed ? LeastPackedDriver : LeastSplitDriver)(place * RING_BYTES, write);
 
   it('from a driver', () => {
-    new Uint8Array(memory).fill(0);
+    bytes.fill(0);
     const driver = make(0, false);
-    const queue = new TransmitQueue({ ...ringOf(driver, packed), port: new SinkPort() });
+    const queue = new TransmitQueue({ ...ringOf(driver, packed), port: makeSink() });
     expectNoGrowth(() => {
       driver.offer();
       return queue.poll(BURST);
@@ -174,9 +177,9 @@ describe.each(['split', 'packed'] as const)('moving frames allocates nothing: %s
   });
 
   it('to a driver', () => {
-    new Uint8Array(memory).fill(0);
+    bytes.fill(0);
     const driver = make(0, true);
-    const port = new SourcePort(FRAME_BYTES, new SinkPort());
+    const port = new SourcePort(FRAME_BYTES, makeSink());
     const queue = new ReceiveQueue({ ...ringOf(driver, packed), port, active: true, filter: null });
     expectNoGrowth(() => {
       driver.offer();
@@ -189,7 +192,7 @@ describe.each(['split', 'packed'] as const)('moving frames allocates nothing: %s
     [', which steers', { rss: { types: HashType.IPV4, key: [1, 2, 3], table: [1], unclassified: 0 } }],
     [', whose flows are followed', { follows: true }],
   ])('from one function to another%s', (_, options) => {
-    new Uint8Array(memory).fill(0);
+    bytes.fill(0);
     const [sender, receiver] = [make(0, false), make(1, true)];
     const domain = new SwitchDomain({ seed: 1, settled: () => {} });
     const open = (driver: LeastDriver) =>

@@ -24,3 +24,4 @@ export * from './split-ring-fixture.js';
 export * from './switch-fixture.js';
 export * from './virtio-net-driver.js';
 export * from './virtio-pci-driver.js';
+export * from './window-room.js';

@@ -21,6 +21,7 @@ import type { UsedChain } from './ring-driver.js';
 import type { SplitDriver } from './split-driver.js';
 import { openSplitRing } from './split-ring-fixture.js';
 import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
+import { windowRoom } from './window-room.js';
 
 const { GUEST_CSUM, GUEST_TSO4, CSUM, HOST_TSO4 } = NetFeature;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
@@ -66,13 +67,17 @@ describe('eswitch between functions', () => {
       room: sizes,
       payloadBytes: fc.oneof(fc.integer({ min: 0, max: 400 }), fc.integer({ min: 0, max: 8900 })),
       legacy: fc.tuple(fc.boolean(), fc.boolean()),
-      shared: fc.boolean(),
+      place: fc.constantFrom('apart', 'in one arena', 'in a window'),
       seed: fc.nat(255),
     });
+    const window = windowRoom(ARENA_BYTES);
     fc.assert(
-      fc.property(sides, ({ parts, room, payloadBytes, legacy, shared, seed }) => {
-        const arena = new ArrayBuffer(ARENA_BYTES);
-        const memory = (at: number) => (shared ? { arena, arenaOffset: at } : {});
+      fc.property(sides, ({ parts, room, payloadBytes, legacy, place, seed }) => {
+        const { buffer, byteOffset } =
+          place === 'in a window' ? window : { buffer: new ArrayBuffer(ARENA_BYTES), byteOffset: 0 };
+        new Uint8Array(buffer, byteOffset, ARENA_BYTES).fill(0);
+        const memory = (at: number) =>
+          place === 'apart' ? {} : { arena: buffer, arenaOffset: byteOffset + at };
         const { pairs, turn } = switchFixture(
           { mtu: 9000, legacy: legacy[0], ...memory(4096) },
           { mtu: 9000, legacy: legacy[1], ...memory(2 << 20) },

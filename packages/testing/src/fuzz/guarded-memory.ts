@@ -2,7 +2,7 @@
  * guarded-memory.ts: a guest's memory with a guard on both sides of every region.
  *
  * Theory
- *   The regions lie in one buffer, as in the arena of an emulator, and between them are guards full of a secret. A
+ *   The regions lie in the copy window, as in an emulator, and between them are guards full of a secret. A
  *   write outside the regions changes a guard. A read outside them brings the secret into what was read: whoever gets
  *   bytes from the device asks reveals().
  *   One region lies across a boundary at which memory is cut into pieces, one may only be read.
@@ -11,6 +11,7 @@
  */
 import { GuestMemory, type MemoryRegion } from '@virtnet/engine-virtqueue';
 import { DriverMemory } from '../driver-memory.js';
+import { windowRoom } from '../window-room.js';
 import { FuzzFailure } from './fuzzer.js';
 
 const GUARD_BYTES = 4_096;
@@ -35,10 +36,10 @@ export class GuardedMemory {
 
   constructor(specs: readonly RegionSpec[]) {
     const total = specs.reduce((sum, { sizeBytes }) => sum + sizeBytes + GUARD_BYTES, GUARD_BYTES);
-    const buffer = new ArrayBuffer(total);
+    const { buffer, byteOffset } = windowRoom(total);
     const guards: Uint8Array[] = [];
     const regions: MemoryRegion[] = [];
-    let at = 0;
+    let at = byteOffset;
     const guard = (): void => {
       guards.push(new Uint8Array(buffer, at, GUARD_BYTES));
       at += GUARD_BYTES;
