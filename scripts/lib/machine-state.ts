@@ -69,12 +69,26 @@ export function setPrecedence({ pid, thread }: ThreadOf, nice: number): boolean 
   const session = `/proc/${pid}/autogroup`;
   try {
     setPriority(thread, nice);
-    if (existsSync(session)) writeFileSync(session, `${constants.priority.PRIORITY_HIGHEST}`);
+    if (existsSync(session)) {
+      keepOwnSession();
+      writeFileSync(session, `${constants.priority.PRIORITY_HIGHEST}`);
+    }
     return true;
   } catch (error) {
     if (error instanceof Error && /EACCES|EPERM|EAGAIN/.test(error.message)) return false;
     throw error;
   }
+}
+
+const OWN_SESSION = '/proc/self/autogroup';
+let kept = false;
+
+/** At our end our session, which is the caller's shell's too, gets back what it has now. */
+function keepOwnSession(): void {
+  if (kept) return;
+  kept = true;
+  const nice = readFileSync(OWN_SESSION, 'latin1').trim().split(' ').at(-1)!;
+  process.once('exit', () => writeFileSync(OWN_SESSION, nice));
 }
 
 /** Nanoseconds a thread has run, and waited for a processor. */

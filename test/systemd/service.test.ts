@@ -10,6 +10,8 @@ import { isRoot } from '../../scripts/lib/shell.ts';
 import { Machine } from '../lib/machine.ts';
 import { damage, Pump } from '../lib/pump.ts';
 import { type Hotplugged, parseAnswer, Service } from '../lib/service.ts';
+import type { Arrival } from '../lib/stream-analysis.ts';
+import { wallClockUs } from '../lib/stream-packet.ts';
 import { endsCleanly, useScene } from '../lib/use-scene.ts';
 import { sleep, until } from '../lib/waiting.ts';
 
@@ -122,22 +124,27 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     const index = async () => (await scene.net.link(device.sf_rep_net_device))?.ifindex;
     const before = await index();
     const pump = await Pump.start(scene, service, device, PATIENCE_MS);
-    const disturb = async (script: (pid: number) => string): Promise<void> => {
+    const happened: { readonly name: string; readonly atUs: number }[] = [];
+    const happens = (name: string) => happened.push({ name, atUs: wallClockUs() });
+    const disturb = async (name: string, script: (pid: number) => string): Promise<void> => {
       await sleep(STREAM_MS);
       const former = await machine.mainPid(UNIT);
+      happens(name);
       await machine.run(script(former));
       await machine.restarted(UNIT, former);
     };
-    await disturb(() => `systemctl restart ${UNIT}`);
-    await disturb((pid) => `kill -9 -${pid}`);
-    await disturb((pid) => `kill -STOP ${pid}`); // WATCHDOG=1 does not come any more
+    await disturb('systemctl restart', () => `systemctl restart ${UNIT}`);
+    await disturb('kill -9 -<pid>', (pid) => `kill -9 -${pid}`);
+    await disturb('a hang', (pid) => `kill -STOP ${pid}`); // WATCHDOG=1 does not come any more
     await sleep(STREAM_MS);
     const main = await machine.mainPid(UNIT);
+    happens('kill -9 of the emulator');
     await machine.run('kill -9 $(cat /run/virtnet/emu.pid)');
     await until('a standby again', 60_000, async () => (await pidsOf(machine)).length === 4);
     await sleep(STREAM_MS);
     const report = await pump.finish();
     await pump.close();
+    for (const line of pauses(happened, pump.arrivals.atHost)) process.stdout.write(`${line}\n`);
     const interruptions = 4;
     // While nobody reads the representor it keeps a queue of packets; what is past that is lost by the network.
     const { fromDriver, reordered } = damage(report);
@@ -222,6 +229,21 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
 
   endsCleanly(used);
 });
+
+/** The longest pause of a stream that began after each event, in words. */
+function pauses(
+  happened: readonly { readonly name: string; readonly atUs: number }[],
+  arrivals: readonly Arrival[],
+): string[] {
+  return happened.map(({ name, atUs }, index) => {
+    const nextUs = happened[index + 1]?.atUs ?? Number.POSITIVE_INFINITY;
+    const gaps = arrivals.slice(1).flatMap(({ arrivedUs }, before) => {
+      const fromUs = arrivals[before]!.arrivedUs;
+      return arrivedUs > atUs && fromUs < nextUs ? [arrivedUs - fromUs] : [];
+    });
+    return `${name}: the stream from the driver paused for ${(Math.max(0, ...gaps) / 1_000).toFixed(0)} ms`;
+  });
+}
 
 /** Pids of the service's processes, as inside; the main process is the first. */
 async function pidsOf(machine: Machine): Promise<number[]> {
