@@ -40,12 +40,15 @@ export class Scene {
   static async open(): Promise<Scene> {
     const processes = new Processes();
     const directory = mkdtempSync(join(tmpdir(), PREFIX));
-    process.once('exit', () => rmSync(directory, { recursive: true, force: true }));
+    const remove = () => rmSync(directory, { recursive: true, force: true });
+    process.once('exit', remove);
     try {
-      return new Scene(processes, await NetworkNamespace.create(processes), directory);
+      const scene = new Scene(processes, await NetworkNamespace.create(processes), directory);
+      scene.atEnd(() => void process.off('exit', remove)); // the directory is removed there, too
+      return scene;
     } catch (error) {
       await processes.endAll();
-      rmSync(directory, { recursive: true, force: true });
+      remove();
       throw error;
     }
   }

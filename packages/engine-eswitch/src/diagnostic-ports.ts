@@ -47,13 +47,17 @@ export class SinkPort implements FramePort {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
     const { piece } = this.#memory;
+    const last = piece.sizeBytes - SLOT_BYTES;
+    let at = this.#at;
     let done = 0;
     for (; done < count; done++) {
-      const bytes = lengths[done]! - frameOffset;
+      const bytes = (lengths[done]! - frameOffset) | 0;
       if (bytes > SLOT_BYTES) break;
-      copyBetween(pieces[places[done]!]!, (offsets[done]! + frameOffset) | 0, piece, this.#at, bytes);
-      this.#swallowed(bytes);
+      copyBetween(pieces[places[done]!]!, (offsets[done]! + frameOffset) | 0, piece, at, bytes);
+      const next = (at + bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
+      at = next > last ? 0 : next;
     }
+    this.#at = at;
     completeBurst(ring, ledger, done, frameOffset, 0);
     return done;
   }

@@ -92,15 +92,20 @@ export class TransmitQueue extends WorkedQueue {
     const scanned = ring.scan(stretch, false);
     let plain = 0;
     let touched = 0;
-    for (; plain < scanned; plain++) {
-      const length = lengths[plain]!;
-      const bytes = length - frameOffset;
-      if (bytes < ETHERNET_BYTES || bytes > plainBytesMax) break;
-      const { view } = pieces[places[plain]!]!;
-      const at = offsets[plain]!;
-      if ((view.getInt32(at, true) & PLAIN_MASK) !== 0) break;
-      // A small frame's other cache line, which shall be on its way with those of the others.
-      touched ^= view.getUint8((at + (length > CACHE_LINE_BYTES ? CACHE_LINE_BYTES : length - 1)) | 0);
+    let judged = true;
+    while (judged && plain < scanned) {
+      const place = places[plain]!;
+      const { view } = pieces[place]!;
+      for (; plain < scanned && places[plain] === place; plain++) {
+        const length = lengths[plain]!;
+        const bytes = (length - frameOffset) | 0;
+        const at = offsets[plain]!;
+        judged =
+          bytes >= ETHERNET_BYTES && bytes <= plainBytesMax && (view.getInt32(at, true) & PLAIN_MASK) === 0;
+        if (!judged) break;
+        // A small frame's other cache line, which shall be on its way with those of the others.
+        touched ^= view.getUint8((at + (length > CACHE_LINE_BYTES ? CACHE_LINE_BYTES : length - 1)) | 0);
+      }
     }
     ring.plain.touched = touched;
     let done = 0;
