@@ -13,7 +13,7 @@ import { pinnedNode } from './paths.ts';
 
 export interface ChaosEvent {
   readonly name: string;
-  /** Among all of them. */
+  /** Among all of them. What ends an emulator takes seconds, so most of what happens is what happens in between. */
   readonly weight: number;
   /** Frames that each queue may lose or repeat. */
   readonly frames: number;
@@ -178,7 +178,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
   },
   {
     name: 'kill standby',
-    weight: 6,
+    weight: 10,
     frames: 0,
     pauseMs: UNNOTICED_MS,
     happen: async (stage) => void (await kill(stage, 'emu-standby')),
@@ -278,7 +278,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
   },
   {
     name: 'stop controller for a while',
-    weight: 6,
+    weight: 20,
     frames: 0,
     pauseMs: UNNOTICED_MS,
     async happen({ service }, random) {
@@ -309,8 +309,8 @@ export const chaosEvents: readonly ChaosEvent[] = [
       await killed;
     },
   },
-  { name: 'kill a client', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: killClient },
-  { name: 'modify', weight: 60, frames: 0, pauseMs: UNNOTICED_MS, happen: modify },
+  { name: 'kill a client', weight: 60, frames: 0, pauseMs: UNNOTICED_MS, happen: killClient },
+  { name: 'modify', weight: 200, frames: 0, pauseMs: UNNOTICED_MS, happen: modify },
   {
     name: 'modify over a death',
     weight: 3,
@@ -319,7 +319,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
     warm: true,
     happen: overADeath(modify),
   },
-  { name: 'plug or unplug', weight: 30, frames: 0, pauseMs: UNNOTICED_MS, happen: unplugOrPlug },
+  { name: 'plug or unplug', weight: 90, frames: 0, pauseMs: UNNOTICED_MS, happen: unplugOrPlug },
   {
     name: 'plug or unplug over a death',
     weight: 4,
@@ -328,7 +328,7 @@ export const chaosEvents: readonly ChaosEvent[] = [
     warm: true,
     happen: overADeath(unplugOrPlug),
   },
-  { name: 'VFs', weight: 24, frames: 0, pauseMs: UNNOTICED_MS, happen: changeVfs },
+  { name: 'VFs', weight: 40, frames: 0, pauseMs: UNNOTICED_MS, happen: changeVfs },
   {
     name: 'VFs over a death',
     weight: 3,

@@ -30,7 +30,7 @@ import {
   tooLong,
 } from './chaos-verdict.ts';
 
-const GAP_MS_MAX = 100;
+const GAP_MS_MAX = 50;
 const AUDIT_EVERY = 50;
 const AUDIT_MS = 30_000;
 /** Width of the names. */
