@@ -326,7 +326,8 @@ export class Supervisor {
       command: [...nodeFlags[kind], build.mains[kind], ...own, ...extra, ...logFds],
       inherited,
       root: this.#paths.root,
-      prepares: kind === 'emu' && this.active !== null,
+      // Where nobody serves yet, the first of the two is waited for.
+      prepares: kind === 'emu' && [...this.#ordinary()].some(({ state }) => state !== 'gone'),
     };
     const child = new Child(spec, this.#poller, this.#log, {
       moved: () => this.#moved(child),
@@ -440,11 +441,20 @@ export class Supervisor {
       return;
     }
     for (const step of planService(this.#view())) this.#carryOut(step);
-    if (this.active === null && this.standby === null) for (const child of this.#emulators) child.hurry();
+    if (this.active === null && this.standby === null) this.#hurryOne();
     clearTimeout(this.#restartTimer);
     const waits = [this.#startsInMs('ha'), this.#startsInMs('emu')].filter((waitMs) => waitMs > 0);
     if (waits.length > 0 && !this.#stopping)
       this.#restartTimer = setTimeout(() => this.#plan(), Math.ceil(Math.min(...waits)) + 1);
+  }
+
+  /** Two that hurry would keep each other from it: the one that has been starting for longest. */
+  #hurryOne(): void {
+    for (const child of this.#emulators)
+      if (child.state === 'starting') {
+        child.hurry();
+        return;
+      }
   }
 
   /**
