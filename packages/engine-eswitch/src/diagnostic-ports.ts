@@ -3,8 +3,8 @@
  *
  * Theory
  *   A sink copies every frame it is sent into private memory, as a switch or a kernel would have to, and goes round in
- *   some of it, as they would in a pool of buffers. A source gives frames of one size for as long as somebody reads: copies of
- *   one frame that asks for nothing, with a broadcast destination so that every filter takes it.
+ *   some of it, as they would in a pool of buffers. A source gives frames of one size for as long as somebody reads:
+ *   copies of one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
 import type { FramePort } from '@virtnet/engine-virtio-net';
 import {
@@ -25,21 +25,31 @@ const SLOT_BYTES = 66 * 1024;
 export const SINK_BYTES = 128 * 1024 + SLOT_BYTES;
 const CACHE_LINE_MASK = 63;
 
+/** Where the next frame goes behind one of `bytes` bytes: from the beginning again, if it would begin behind `last`. */
+function behind(at: number, bytes: number, last: number): number {
+  const next = (at + bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
+  return next > last ? 0 : next;
+}
+
 /** For ports that give no frame. */
 const NO_OVERFLOW = new Uint8Array(0);
 
 export class SinkPort implements FramePort {
   readonly overflow = NO_OVERFLOW;
   readonly #memory: PrivateMemory;
+  /** Where the last frame may begin. */
+  readonly #last: number;
   #at = 0;
 
   constructor(memory: PrivateMemory = new PrivateMemory(SINK_BYTES)) {
     this.#memory = memory;
+    this.#last = memory.piece.sizeBytes - SLOT_BYTES;
   }
 
   send(ring: DeviceRing, _header: Uint8Array, frameOffset: number): number {
     const bytes = ring.readableBytes - frameOffset;
-    this.#swallowed(readChain(ring, frameOffset, this.#memory, this.#at, Math.min(bytes, SLOT_BYTES)));
+    const swallowed = readChain(ring, frameOffset, this.#memory, this.#at, Math.min(bytes, SLOT_BYTES));
+    this.#at = behind(this.#at, swallowed, this.#last);
     return NetHeader.sizeBytes + bytes;
   }
 
@@ -47,24 +57,18 @@ export class SinkPort implements FramePort {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
     const { piece } = this.#memory;
-    const last = piece.sizeBytes - SLOT_BYTES;
+    const last = this.#last;
     let at = this.#at;
     let done = 0;
     for (; done < count; done++) {
       const bytes = (lengths[done]! - frameOffset) | 0;
       if (bytes > SLOT_BYTES) break;
       copyBetween(pieces[places[done]!]!, (offsets[done]! + frameOffset) | 0, piece, at, bytes);
-      const next = (at + bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
-      at = next > last ? 0 : next;
+      at = behind(at, bytes, last);
     }
     this.#at = at;
     completeBurst(ring, ledger, done, frameOffset, 0);
     return done;
-  }
-
-  #swallowed(bytes: number): void {
-    const next = (this.#at + bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK;
-    this.#at = next + SLOT_BYTES > this.#memory.piece.sizeBytes ? 0 : next;
   }
 
   receive(): number {

@@ -212,6 +212,7 @@ export class SwitchDomain {
     const { pieces } = ring.memory;
     const frame = this.#frame;
     const flows = this.#followedOf(port);
+    let alone = 0; // frames in front of it have been tried as a burst
     for (let i = 0; i < count; i++) {
       if (this.#credit <= 0) return i;
       const bytes = lengths[i]! - frameOffset;
@@ -219,11 +220,12 @@ export class SwitchDomain {
       const verdict = this.eswitch.decide(port, frame.head);
       // The uplink takes frames out of rings only.
       if (this.#uplink !== null && (verdict === UPLINK_PORT || verdict === Verdict.FLOOD)) return i;
-      const alike = frame.alike(ring, i, Math.min(count - i, this.#credit), frameOffset);
-      const queue = alike > 1 && flows === null ? this.#onlyReceiver(verdict, pair) : null;
+      const queue = i >= alone && flows === null ? this.#onlyReceiver(verdict, pair) : null;
       if (queue?.accepts(frame) === true && !this.eswitch.refused) {
+        const alike = frame.alike(ring, i, Math.min(count - i, this.#credit), frameOffset);
         this.#touch(queue);
         const done = queue.deliverBurst(ring, i, alike, frameOffset, ledger);
+        alone = i + alike; // what is left of them, because a buffer is missing or odd, goes one by one
         if (done > 0) {
           this.#credit -= done;
           i += done - 1;

@@ -61,11 +61,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly slot: number;
 }
 
-/**
- * A burst's worth of chains: the driver may begin with it while more is delivered. With those of the largest frame
- * behind them they fit the journal of a packed ring.
- */
-const UNPUBLISHED_MAX = 128;
+/** A burst's worth of chains: the driver may begin with it while more is delivered. */
+const UNPUBLISHED_MAX = PLAIN_CHAINS_MAX;
 
 export class SwitchedReceiveQueue extends WorkedQueue {
   readonly slot: number;

@@ -173,9 +173,12 @@ export class Arena {
     for (const range of [this.#window, this.#wide]) {
       if (range === null || range.space === null) continue;
       const block = range.space.allocate(wanted.length, wanted.alignment);
-      result = block < 0 ? -Errno.ENOMEM : mapAt(range, block, wanted);
-      if (block < 0) continue;
-      if (result < 0) return result;
+      if (block < 0) {
+        result = -Errno.ENOMEM;
+        continue;
+      }
+      const error = mapAt(range, block, wanted);
+      if (error < 0) return error;
       const offset = range.at + block + inside;
       this.#regions.set(offset, { range, block, sizeBytes });
       return offset;

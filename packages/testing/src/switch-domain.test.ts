@@ -166,6 +166,23 @@ describe('eswitch between functions', () => {
     expect(a.countTransmit(QueueCounter.FRAMES)).toBe(0);
   });
 
+  it('frames with the same addresses pass an odd buffer in their order, and those without one are lost', () => {
+    const { pairs, turn } = switchFixture({}, {}, {});
+    const [a, b] = pairs as [SwitchedPair, SwitchedPair];
+    b.send(frame(1, null)); // from now on the switch knows where it is
+    turn(b);
+    b.post(1, 2048);
+    b.post(1, 500, 1548); // for the long way
+    b.post(2, 2048);
+    const sent = Array.from({ length: 6 }, (_, seed) => frame(0, 1, 200, seed));
+    for (const each of sent) a.send(each);
+    expect(turn(a)).toBe(6);
+    expect(frames(b)).toEqual(sent.slice(0, 4));
+    expect(b.countReceive(QueueCounter.DROP_NO_DESC)).toBe(2);
+    expect(b.countReceive(QueueCounter.FRAMES)).toBe(4);
+    expect(a.countTransmit(QueueCounter.FRAMES)).toBe(6);
+  });
+
   it('a broken receive ring stops its own queue only', () => {
     const { pairs, turn, settled } = switchFixture({}, {}, {});
     const [a, b, c] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
