@@ -1,17 +1,53 @@
 /**
- * Puts the virtnet command line into one file: a command is a process of its own, and half of its time went into finding
- * and reading hundreds of modules. It is a CommonJS file, since importing `node:util` or `node:process` into an ES module
- * loads everything that they offer; and behind the cache of compiled code. Native modules stay where they are.
+ * Puts every program into one file, or two where it has threads: a process that others wait for spends most of its start
+ * on finding and reading some hundred modules.
+ *
+ * Theory
+ *   `dist/<name>.cjs` is the program as it is started; it runs `dist/bundle/<name>.cjs`, which holds all modules of ours
+ *   and of the libraries, behind the cache of compiled code that is kept beside it. They are CommonJS files, since
+ *   importing `node:util` or `node:process` into an ES module loads everything that they offer. Native modules, and what
+ *   looks for files beside itself, stay where they are. `<name>.lines` tells for each line of a bundle where in the sources
+ *   it came from, for logs (host-ipc's source-lines.ts).
+ *   A bundle that would not change is left alone, and with it its cache. Where one did, every program runs once: what
+ *   it compiled is in the cache for all who come after.
  */
-import { spawnSync } from 'node:child_process';
-import { rmSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { build, type Plugin } from 'esbuild';
+import { type BuildOptions, build, type Plugin } from 'esbuild';
+import { sourceLines } from './lib/source-lines.ts';
 
-const dist = fileURLToPath(new URL('../packages/program-cli/dist/', import.meta.url));
-const bundle = `${dist}bundle`;
+const packages = fileURLToPath(new URL('../packages', import.meta.url));
 
-/** Built-in modules that somebody imports and no command uses: loaded when they are used after all. */
+/** Modules that are started: package and name. */
+const PROGRAMS: readonly (readonly [string, string])[] = [
+  ['program-cli', 'virtnet'],
+  ['program-cli', 'virtnet-host'],
+  ['program-cli', 'virtnet-mlxconfig'],
+  ['program-controller', 'main'],
+  ['program-ha', 'main'],
+  ['program-ha', 'vfe-main'],
+  ['program-emu', 'main'],
+  ['program-emu', 'worker'],
+  ['program-vhostd', 'main'],
+  ['program-vhostd', 'vhost-cli'],
+  ['program-driver', 'main'],
+];
+
+/** Built-in modules that somebody imports and few commands use: loaded when they are used after all. */
 const LATE = /^node:child_process$/;
 
 const late: Plugin = {
@@ -27,35 +63,103 @@ const late: Plugin = {
   },
 };
 
-rmSync(bundle, { recursive: true, force: true });
-await build({
-  entryPoints: [`${dist}virtnet.js`],
-  outfile: `${bundle}/commands.cjs`,
-  bundle: true,
-  platform: 'node',
-  format: 'cjs',
-  target: 'node24',
-  external: ['zeromq', 'koffi'],
-  plugins: [late],
-  define: { 'import.meta.url': 'ownUrl' },
-  banner: { js: "const ownUrl = require('node:url').pathToFileURL(__filename).href;" },
-  logLevel: 'warning',
-});
-writeFileSync(
-  `${bundle}/virtnet.cjs`,
-  [
-    "require('node:module').enableCompileCache(__dirname + '/.compile-cache');",
-    "require('./commands.cjs');",
-    '',
-  ].join('\n'),
-);
+/** What each bundle is made by; `import.meta.url` is that of the module the program was made from. */
+function options(dist: string, name: string): BuildOptions {
+  return {
+    entryPoints: [join(dist, `${name}.js`)],
+    outfile: join(dist, 'bundle', `${name}.cjs`),
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    target: 'node24',
+    external: ['zeromq', 'koffi', 'piscina'],
+    plugins: name.startsWith('virtnet') ? [late] : [],
+    define: { 'import.meta.url': 'ownUrl' },
+    banner: {
+      js: `const ownUrl = require('node:url').pathToFileURL(require('node:path').join(__dirname, '../${name}.cjs')).href;`,
+    },
+    sourcemap: 'external',
+    write: false,
+    logLevel: 'warning',
+  };
+}
 
-// The first run leaves compiled code behind for all others; a root without a controller is enough for that.
-spawnSync(
-  process.execPath,
-  [`${bundle}/virtnet.cjs`, ...'hotplug -i mlx5_0 -m 02:00:00:00:00:01 -t 1500 -n 3 -s 256'.split(' ')],
-  {
-    env: { ...process.env, VIRTNET_ROOT: bundle },
-    stdio: 'ignore',
-  },
-);
+function starter(name: string): string {
+  return [
+    `require('node:module').enableCompileCache({ directory: __dirname + '/bundle/.compile-cache', portable: true });`,
+    `module.exports = require('./bundle/${name}.cjs');`,
+    '',
+  ].join('\n');
+}
+
+/** Writes a file that is not like this already; whether it did. */
+function put(path: string, text: string): boolean {
+  if (existsSync(path) && readFileSync(path, 'utf8') === text) return false;
+  writeFileSync(path, text);
+  return true;
+}
+
+/** Whether it became another. */
+async function bundle(name: string, dist: string): Promise<boolean> {
+  const { outputFiles } = await build(options(dist, name));
+  const [map, code] = ['.map', '.cjs'].map(
+    (end) => outputFiles?.find(({ path }) => path.endsWith(end))?.text,
+  );
+  if (map === undefined || code === undefined) throw new Error(`${name}: no bundle was made`);
+  put(join(dist, 'bundle', `${name}.lines`), sourceLines(map, join(dist, 'bundle')));
+  const files = [
+    put(join(dist, `${name}.cjs`), starter(name)),
+    put(join(dist, 'bundle', `${name}.cjs`), code),
+  ];
+  return files.includes(true);
+}
+
+/** The service, without devices: all its programs start, warm up, and end. */
+async function runService(root: string): Promise<void> {
+  const main = join(packages, 'program-controller/dist/main.cjs');
+  const child = spawn(process.execPath, ['--no-warnings', main], {
+    env: { ...process.env, VIRTNET_ROOT: root },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const ended = once(child, 'exit');
+  for await (const line of createInterface({ input: child.stdout })) if (line === 'ready') break;
+  child.kill('SIGTERM');
+  await ended;
+}
+
+/** Node keeps what it compiled for its own user; the service is another's. */
+function makeReadable(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const entry of readdirSync(directory, { recursive: true, withFileTypes: true }))
+    if (entry.isFile()) chmodSync(join(entry.parentPath, entry.name), 0o644);
+}
+
+const changed: string[] = [];
+for (const [folder, name] of PROGRAMS) {
+  const dist = join(packages, folder, 'dist');
+  mkdirSync(join(dist, 'bundle'), { recursive: true });
+  if (await bundle(name, dist)) changed.push(dist);
+}
+if (changed.length > 0) {
+  for (const dist of changed) rmSync(join(dist, 'bundle/.compile-cache'), { recursive: true, force: true });
+  const root = mkdtempSync(join(tmpdir(), 'virtnet-bundle-'));
+  const run = (program: string, ...words: string[]) =>
+    spawnSync(join(packages, program), words, {
+      env: { ...process.env, VIRTNET_ROOT: root },
+      stdio: 'ignore',
+    });
+  try {
+    // A root without a controller: the commands get as far as asking it.
+    run(
+      'program-cli/bin/virtnet',
+      ...'hotplug -i mlx5_0 -m 02:00:00:00:00:01 -t 1500 -n 3 -s 256'.split(' '),
+    );
+    run('program-cli/bin/virtnet-host', 'lspci');
+    run('program-cli/bin/virtnet-mlxconfig', '-d', '03:00.0', 'q');
+    run('program-vhostd/bin/vfe-vhost-cli', 'vf', '--help');
+    await runService(root);
+    for (const dist of changed) makeReadable(join(dist, 'bundle/.compile-cache'));
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+}

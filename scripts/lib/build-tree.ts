@@ -30,7 +30,9 @@ const TEST_LIBRARIES: ReadonlySet<string> = new Set(['fast-check', 'pure-rand'])
 /** Of our own packages. */
 const OWN_PARTS = ['package.json', 'dist', 'bin'];
 /** Of use to compilers, debuggers and tests. */
-const UNUSED_FILE = /\.(d\.[cm]?ts|map|tsbuildinfo)$|\.(test|fixture)\.js$|\/(test-support|\.compile-cache)$/;
+const UNUSED_FILE = /\.(d\.[cm]?ts|map|tsbuildinfo)$|\.(test|fixture)\.js$|\/test-support$/;
+/** The programs' caches of compiled code (scripts/bundle.ts). */
+const COMPILED = /\/bundle\/\.compile-cache(\/|$)/;
 /** Headers for compiling native code. */
 const UNUSED_OF_NODE = /^node-linux-[a-z0-9]+\/(include|share)$/;
 /** zeromq brings its sources and its native code for every platform and Node version. */
@@ -99,10 +101,11 @@ export function entriesBelow(directory: string): string[] {
   return readdirSync(directory, { recursive: true, encoding: 'utf8' }).sort();
 }
 
-/** Names a tree by its content. */
+/** Names a tree by its content; what was compiled from it is never twice the same. */
 function treeDigest(directory: string): string {
   const digest = createHash('sha256');
   for (const name of entriesBelow(directory)) {
+    if (COMPILED.test(name)) continue;
     const path = join(directory, name);
     const stat = lstatSync(path);
     digest.update(`${name}\0`);

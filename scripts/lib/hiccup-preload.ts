@@ -5,6 +5,7 @@
  * to a record too, so the product needs no instrument of its own. Records are made when a thread turns for the first
  * time, in the directory that HICCUP_DIRECTORY names, by process and thread.
  */
+import '../../test/lib/run-modules.mjs';
 import { join } from 'node:path';
 import { isMainThread, threadId } from 'node:worker_threads';
 import { ProgressLane } from '@virtnet/host-linux';

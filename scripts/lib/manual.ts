@@ -27,35 +27,35 @@ const PROGRAMS: readonly Program[] = [
   {
     name: 'virtnet',
     section: 1,
-    main: 'program-cli/dist/bundle/virtnet.cjs',
+    main: 'program-cli/dist/virtnet.cjs',
     summary: 'command line of the virtio-net controller',
     files: [CONFIGURATION],
   },
   {
     name: 'virtnet-host',
     section: 1,
-    main: 'program-cli/dist/virtnet-host.js',
+    main: 'program-cli/dist/virtnet-host.cjs',
     summary: 'what a host does with the PCI functions of the virtio-net controller',
     files: [],
   },
   {
     name: 'virtnet-mlxconfig',
     section: 1,
-    main: 'program-cli/dist/virtnet-mlxconfig.js',
+    main: 'program-cli/dist/virtnet-mlxconfig.cjs',
     summary: 'firmware configuration of the virtio-net controller',
     files: [FIRMWARE],
   },
   {
     name: 'vfe-vhost-cli',
     section: 1,
-    main: 'program-vhostd/dist/vhost-cli.js',
+    main: 'program-vhostd/dist/vhost-cli.cjs',
     summary: 'command line of vfe-vhostd',
     files: [],
   },
   {
     name: 'virtio_net_controller',
     section: 8,
-    main: 'program-controller/dist/main.js',
+    main: 'program-controller/dist/main.cjs',
     summary: 'serves virtio-net devices',
     files: [
       CONFIGURATION,
@@ -67,7 +67,7 @@ const PROGRAMS: readonly Program[] = [
   {
     name: 'vfe-vhostd',
     section: 8,
-    main: 'program-vhostd/dist/main.js',
+    main: 'program-vhostd/dist/main.cjs',
     summary: 'serves virtio-net functions over vhost-user',
     files: [
       ['/etc/default/vfe-vhostd', 'VFE_VHOSTD_OPTIONS of the service'],
@@ -77,7 +77,7 @@ const PROGRAMS: readonly Program[] = [
   {
     name: 'vfe-vhostd-ha',
     section: 8,
-    main: 'program-ha/dist/vfe-main.js',
+    main: 'program-ha/dist/vfe-main.cjs',
     summary: 'keeps the connections of vfe-vhostd over its death',
     files: [['/run/vfe/', 'its sockets']],
   },

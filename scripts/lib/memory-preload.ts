@@ -5,6 +5,7 @@
  * garbage and writes what is left into a file of its own. A datapath thread never returns to its event loop; it looks
  * before it sleeps, so somebody has to wake it.
  */
+import '../../test/lib/run-modules.mjs';
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import v8 from 'node:v8';

@@ -53,7 +53,7 @@ export function buildCommand(): readonly string[] {
 
 /** Builds; in a checkout of somebody else it only looks whether that was done. */
 export function build(): void {
-  const compiled = join(repository, 'packages/program-emu/dist/main.js');
+  const compiled = join(repository, 'packages/program-emu/dist/main.cjs');
   if (isWritable(join(repository, 'packages'))) shell(buildCommand(), { cwd: repository });
   else if (!existsSync(compiled))
     throw new SetupError(`${repository} is not built and not ours; its owner has to run scripts/setup first`);

@@ -5,7 +5,7 @@
  * Theory
  *   A copy has the programs' own code; libraries and the Node runtime are links to this checkout's, so it is as large as
  *   the code that was built. A fault is a module that runs in front of a program's main module and breaks one thing in
- *   it, so the product has no test hooks.
+ *   it, so the product has no test hooks. Such a program runs as the modules that it was put into one file from.
  */
 import { execFileSync } from 'node:child_process';
 import {
@@ -131,8 +131,9 @@ function template(directory: string): string {
 function inject(build: string, fault: Fault): void {
   const { program, code } = faults[fault];
   const dist = join(build, 'packages', program, 'dist');
-  renameSync(join(dist, 'main.js'), join(dist, 'real-main.js'));
-  writeFileSync(join(dist, 'main.js'), `${code}\nawait import('./real-main.js');\n`);
+  writeFileSync(join(dist, 'fault.js'), code);
+  rmSync(join(dist, 'main.cjs')); // a hard link
+  writeFileSync(join(dist, 'main.cjs'), "import('./fault.js').then(() => import('./main.js'));\n");
 }
 
 /** Makes `build` the destination of updates of `service`, as installing it does. */

@@ -6,6 +6,7 @@
  * kill-points.ts: which process, whether it notes the points it passes or dies, and at which of them. Without the file,
  * and in every other process, the points do nothing.
  */
+import './run-modules.mjs';
 import { appendFileSync, readFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 

@@ -2,6 +2,7 @@
  * Preloaded into the emulators of a test: gives their datapath threads a bug that a guest can cause at will. A ring that
  * cannot be believed crashes the process, each time somebody looks at it.
  */
+import './run-modules.mjs';
 import { isMainThread } from 'node:worker_threads';
 
 if (!isMainThread) {

@@ -104,7 +104,7 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     expect(spawned).toMatchObject({
       _SYSTEMD_UNIT: UNIT,
       PRIORITY: '6',
-      CODE_FILE: 'child.js',
+      CODE_FILE: 'child.ts',
       VIRTNET_CHILD_PID: expect.stringMatching(/^\d+$/),
     });
   });

@@ -1,6 +1,8 @@
+import { Ajv } from 'ajv';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   catalogue,
+  cliCommands,
   MESSAGE_BYTES_MAX,
   type MessageName,
   messageNames,
@@ -65,6 +67,21 @@ describe('catalogue', () => {
   it.each(messageNames)('%s: params of another shape do not fit', (name) => {
     for (const wrong of [null, 7, 'text', [], { ...catalogue[name].sample.params, 'no such field': 1 }])
       expect(mismatch(name, 'params', wrong)).not.toBeNull();
+  });
+
+  it('every schema is one', () => {
+    const ajv = new Ajv({ strict: true, allowUnionTypes: true });
+    const schemas = Object.values(catalogue).flatMap(({ paramsSchema, resultSchema }) => [
+      paramsSchema,
+      resultSchema,
+    ]);
+    const commands = Object.values(cliCommands).map(({ json }) => json);
+    for (const schema of [...schemas, ...commands]) {
+      ajv.validateSchema(schema);
+      expect(ajv.errors ?? []).toEqual([]);
+    }
+    ajv.validateSchema({ type: 'nothing' });
+    expect(ajv.errors).not.toEqual([]);
   });
 
   it('a command of the command line takes its own parameters and no others', () => {

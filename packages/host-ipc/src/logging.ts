@@ -19,6 +19,7 @@ import { pino } from 'pino';
 import pretty from 'pino-pretty';
 import type { LogLevelName } from './catalogue.js';
 import { type Journal, openJournal } from './journal.js';
+import { sourcePlace, sourceStack } from './source-lines.js';
 
 const LOG_BUFFER_BYTES_MAX = 1024 * 1024;
 const STDERR_FD = 2;
@@ -46,7 +47,7 @@ export function createLogger(
     base: { program, pid: process.pid },
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label) => ({ level: label }) },
-    serializers: { error: pino.stdSerializers.err },
+    serializers: { error: describeError },
   };
   return journal === null
     ? pino(options, standardError())
@@ -69,10 +70,18 @@ const CALL_FRAMES = 8;
 /** Where in the source the logger was called. */
 function placeOfCall(): { file?: string; line?: number; function?: string } {
   const [, ...callers] = getCallSites(CALL_FRAMES); // the first is this function
-  const caller = callers.find(({ scriptName }) => !scriptName.includes('/node_modules/pino/'));
-  if (caller === undefined) return {};
-  const { scriptName, lineNumber, functionName } = caller;
-  return { file: basename(scriptName), line: lineNumber, function: functionName || 'main' };
+  for (const { scriptName, lineNumber, functionName } of callers) {
+    const { file, line } = sourcePlace(scriptName, lineNumber);
+    if (file.includes('node_modules/pino/')) continue;
+    return { file: basename(file), line, function: functionName || 'main' };
+  }
+  return {};
+}
+
+/** An error as a field of a line. */
+function describeError(error: Error): object {
+  const { stack, ...others } = pino.stdSerializers.err(error);
+  return typeof stack === 'string' ? { ...others, stack: sourceStack(stack) } : { ...others };
 }
 
 /** pino gives a child its parent's level once, at birth; these follow later changes. Entries go with their loggers. */
@@ -105,9 +114,9 @@ const STACK_FRAME = /at (?:(?:async )?(?:new )?([^\s(]+) \()?(?:file:\/\/)?(\/[^
 /** Where an error was made, by the first frame of its stack. */
 function placeOfFault(stack: string | undefined): { file?: string; line?: number; function?: string } {
   const [, functionName, path, line] = STACK_FRAME.exec(stack ?? '') ?? [];
-  return path === undefined
-    ? {}
-    : { file: basename(path), line: Number(line), function: functionName ?? 'main' };
+  if (path === undefined) return {};
+  const place = sourcePlace(path, Number(line));
+  return { file: basename(place.file), line: place.line, function: functionName ?? 'main' };
 }
 
 /**
@@ -124,7 +133,7 @@ export function exitOnFault(program: string, lastAct: (error: unknown) => void =
       program,
       pid: process.pid,
       msg: message,
-      stack,
+      stack: stack === undefined ? stack : sourceStack(stack),
     };
     try {
       if (processJournal === null) writeSync(STDERR_FD, `${JSON.stringify(line)}\n`);

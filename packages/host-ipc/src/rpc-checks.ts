@@ -17,7 +17,14 @@ import {
   type Request,
 } from './rpc-envelope.js';
 
-const ajv = new Ajv({ allErrors: false, strict: true, allowUnionTypes: true });
+/** That the catalogue's own schemas are schemas is a test's to find out, not every process's (catalogue.test.ts). */
+const ajv = new Ajv({
+  allErrors: false,
+  strict: true,
+  allowUnionTypes: true,
+  meta: false,
+  validateSchema: false,
+});
 interface Checks {
   readonly params: ValidateFunction;
   readonly result: ValidateFunction;
@@ -34,9 +41,14 @@ function checksOf(name: MessageName): Checks {
   return checks;
 }
 
-/** Compiles every schema now, so that the first request of a server is not slower than the second. */
-export function warmUpChecks(names: readonly MessageName[] = messageNames): void {
+/** Compiles the schemas of messages now, so that the first request of a server is not slower than the second. */
+export function warmUpChecks(names: readonly MessageName[]): void {
   for (const name of names) checksOf(name);
+}
+
+/** The same for all messages and what the command line asks in them: for who talks to everybody. */
+export function warmUpAllChecks(): void {
+  warmUpChecks(messageNames);
   for (const command of Object.keys(cliCommands) as CliCommand[]) commandCheck(command);
 }
 

@@ -127,7 +127,7 @@ function answers(path: string): Promise<boolean> {
 }
 
 async function startDriver(paths: Pick<VirtnetPaths, 'vfeRun' | 'driverIpc'>, endMs: number): Promise<void> {
-  const main = fileURLToPath(new URL('../../program-driver/dist/main.js', import.meta.url));
+  const main = fileURLToPath(new URL('../../program-driver/dist/main.cjs', import.meta.url));
   const logPath = join(paths.vfeRun, 'driver.log');
   const log = openSync(logPath, 'w', 0o600);
   const child = spawn(process.execPath, ['--no-warnings', main], {

@@ -4,4 +4,7 @@ import { driverProcess } from './driver-process.js';
 import { processIo } from './io.js';
 import { runHost } from './run-host.js';
 
-process.exitCode = await runHost(process.argv.slice(2), processIo(), askController, driverProcess());
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void runHost(process.argv.slice(2), processIo(), askController, driverProcess()).then((code) => {
+  process.exitCode = code;
+});

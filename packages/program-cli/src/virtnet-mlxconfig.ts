@@ -27,5 +27,10 @@ function storePath(io: Io): string | null {
 
 const io = processIo();
 const path = storePath(io);
-process.exitCode =
-  path === null ? 1 : await runMlxconfig(process.argv.slice(2), { io, storePath: path, ask });
+if (path === null) process.exitCode = 1;
+else {
+  // No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+  void runMlxconfig(process.argv.slice(2), { io, storePath: path, ask }).then((code) => {
+    process.exitCode = code;
+  });
+}

@@ -16,7 +16,7 @@ function install(versions: string, version: string): string {
   const root = join(versions, version);
   for (const name of ['program-controller', 'program-emu', 'program-ha']) {
     mkdirSync(join(root, 'packages', name, 'dist'), { recursive: true });
-    writeFileSync(join(root, 'packages', name, 'dist/main.js'), '');
+    writeFileSync(join(root, 'packages', name, 'dist/main.cjs'), '');
   }
   writeFileSync(join(root, 'packages/program-controller/package.json'), JSON.stringify({ version }));
   return root;
@@ -31,7 +31,7 @@ describe('versions on this machine', () => {
     symlinkSync('versions/0.2.0', join(paths.opt, 'current'));
     const destination = readDestination(paths, running);
     expect(destination).toMatchObject({ version: '0.2.0', root: join(paths.opt, 'versions/0.2.0') });
-    expect(destination.mains.emu).toBe(join(destination.root, 'packages/program-emu/dist/main.js'));
+    expect(destination.mains.emu).toBe(join(destination.root, 'packages/program-emu/dist/main.cjs'));
     expect(destination.node).toBe(process.execPath); // none of its own
   });
 

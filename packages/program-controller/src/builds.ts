@@ -32,7 +32,7 @@ const VERSIONS = 'versions';
 export function readBuild(root: string): Build {
   const real = realpathSync(root);
   const main = (name: string): string => {
-    const path = join(real, 'packages', name, 'dist/main.js');
+    const path = join(real, 'packages', name, 'dist/main.cjs');
     if (!existsSync(path)) throw new Error(`${real} is no build: ${path} is missing`);
     return path;
   };

@@ -6,4 +6,5 @@ const options = parseOptions(process.argv);
 if (options.check === true) {
   process.exit(check());
 }
-process.exit(await serve(options));
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void serve(options).then((code) => process.exit(code));

@@ -17,7 +17,7 @@ import { isAlive } from '@virtnet/host-linux';
 import { vi } from 'vitest';
 import type { FakeEmuKnobs } from './fake-emu.fixture.js';
 
-const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
+const main = fileURLToPath(new URL('../dist/main.cjs', import.meta.url));
 const fakeEmu = fileURLToPath(new URL('./fake-emu.fixture.ts', import.meta.url));
 
 export interface CliReply {

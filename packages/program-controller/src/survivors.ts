@@ -135,7 +135,7 @@ function isOurs(
     const command = readFileSync(join('/proc', String(pid), 'cmdline'), 'utf8').split('\0');
     const environment = readFileSync(join('/proc', String(pid), 'environ'), 'utf8').split('\0');
     // Another build's, which is about to take its name, has the same path in another directory.
-    const another = `/packages/program-${kind}/dist/main.js`;
+    const another = `/packages/program-${kind}/dist/main.cjs`;
     const named =
       command.includes(mains[kind]) ||
       command.some((word) => word.endsWith(another)) ||

@@ -7,7 +7,7 @@ import {
   readConf,
   setLogLevel,
   virtnetPaths,
-  warmUpChecks,
+  warmUpAllChecks,
 } from '@virtnet/host-ipc';
 import {
   Nice,
@@ -130,7 +130,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
   };
   log.info({ root: paths.root, version }, 'starting');
   const starting = supervisor.start();
-  warmUpChecks(); // while the others start: the first command should not be slower than the second
+  warmUpAllChecks(); // while the others start: the first command should not be slower than the second
   const serving = starting.then(() => {
     guard.served();
     update.resume();

@@ -2,4 +2,5 @@
 import { parseOptions } from './options.js';
 import { drive } from './wiring.js';
 
-process.exit(await drive(parseOptions(process.argv)));
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void drive(parseOptions(process.argv)).then((code) => process.exit(code));

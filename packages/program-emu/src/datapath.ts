@@ -37,6 +37,10 @@ export interface SlotOwner {
   onInterrupt(queue: number): void;
 }
 
+/** A program in one file has its threads' in one file beside it; as modules, one beside this one. */
+const WORKER = new URL(import.meta.url.endsWith('.cjs') ? './worker.cjs' : './worker.js', import.meta.url)
+  .href;
+
 interface Slot {
   readonly owner: SlotOwner;
   readonly queue: number;
@@ -122,7 +126,7 @@ export class Datapath {
     if (scratches.some((at) => at < 0)) throw new Error(`no memory for ${count} workers`);
     this.#wakeFds = wakeFds;
     this.#runs = new LongRuns<WorkerStart>(
-      new URL('./worker.js', import.meta.url).href,
+      WORKER,
       count,
       (index) => ({
         arenaBase: arena.base,

@@ -267,8 +267,9 @@ export class Emulator {
 
   #standByIfReady(): void {
     if (this.#role !== 'standby' || !this.ready || this.#precedence.standsBy) return;
-    // Much was made, once: whoever runs in real time must not be stopped by its traces for a tenth of a second.
-    globalThis.gc?.();
+    // Much was made, once: whoever runs in real time must not be stopped by its traces for a tenth of a second. Who is
+    // waited for tidies up when V8 thinks fit.
+    if (!this.#urgent) globalThis.gc?.();
     this.#standBy();
   }
 

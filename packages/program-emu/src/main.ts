@@ -2,5 +2,5 @@
 import { parseOptions } from './options.js';
 import { serve } from './wiring.js';
 
-await serve(parseOptions(process.argv));
-process.exit(0);
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void serve(parseOptions(process.argv)).then(() => process.exit(0));

@@ -7,7 +7,7 @@ import { RpcClient, ShelfClient, virtnetPaths } from '@virtnet/host-ipc';
 import { close, memfdCreate, Poller } from '@virtnet/host-linux';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-const main = fileURLToPath(new URL('../dist/main.js', import.meta.url));
+const main = fileURLToPath(new URL('../dist/main.cjs', import.meta.url));
 const NOBODY = 65_534;
 const isRoot = process.getuid?.() === 0;
 

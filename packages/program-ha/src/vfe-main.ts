@@ -2,4 +2,5 @@
 import { serveVfe } from './vfe-keeper.js';
 import { parseVfeOptions } from './vfe-options.js';
 
-process.exit(await serveVfe(parseVfeOptions(process.argv)));
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void serveVfe(parseVfeOptions(process.argv)).then((code) => process.exit(code));

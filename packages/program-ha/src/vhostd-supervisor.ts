@@ -27,7 +27,7 @@ import {
   pidfdSendSignal,
 } from '@virtnet/host-linux';
 
-const PROGRAM = fileURLToPath(new URL('../../program-vhostd/dist/main.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../program-vhostd/dist/main.cjs', import.meta.url));
 const START_AGAIN_FIRST_MS = 20;
 const START_AGAIN_LAST_MS = 1_000;
 const LASTED_MS = 2_000;

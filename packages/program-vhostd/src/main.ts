@@ -2,4 +2,5 @@
 import { parseOptions } from './options.js';
 import { serve } from './wiring.js';
 
-process.exit(await serve(parseOptions(process.argv)));
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void serve(parseOptions(process.argv)).then((code) => process.exit(code));

@@ -60,4 +60,7 @@ async function runLines(): Promise<number> {
 }
 
 const words = process.argv.slice(2);
-process.exitCode = words.length > 0 || process.stdin.isTTY ? await run(words) : await runLines();
+// No await at the top: this ends up in a module of the older kind, see scripts/bundle.ts.
+void (words.length > 0 || process.stdin.isTTY ? run(words) : runLines()).then((code) => {
+  process.exitCode = code;
+});

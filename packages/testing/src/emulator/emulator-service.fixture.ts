@@ -23,7 +23,7 @@ import { Poller } from '@virtnet/host-linux';
 import { Network } from './network.fixture.js';
 
 const programMain = (name: string) =>
-  fileURLToPath(new URL(`../../../${name}/dist/main.js`, import.meta.url));
+  fileURLToPath(new URL(`../../../${name}/dist/main.cjs`, import.meta.url));
 /** Everything here may take long on a machine that does other things. */
 export const PATIENCE_MS = 30_000;
 
