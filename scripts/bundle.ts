@@ -47,7 +47,7 @@ const PROGRAMS: readonly (readonly [string, string])[] = [
   ['program-driver', 'main'],
 ];
 
-/** Built-in modules that somebody imports and few commands use: loaded when they are used after all. */
+/** Built-in modules that somebody imports into `virtnet` and no command of it uses: loaded when they are used after all. */
 const LATE = /^node:child_process$/;
 
 const late: Plugin = {
@@ -73,7 +73,7 @@ function options(dist: string, name: string): BuildOptions {
     format: 'cjs',
     target: 'node24',
     external: ['zeromq', 'koffi', 'piscina'],
-    plugins: name.startsWith('virtnet') ? [late] : [],
+    plugins: name === 'virtnet' ? [late] : [],
     define: { 'import.meta.url': 'ownUrl' },
     banner: {
       js: `const ownUrl = require('node:url').pathToFileURL(require('node:path').join(__dirname, '../${name}.cjs')).href;`,
