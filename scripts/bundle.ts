@@ -8,8 +8,9 @@
  *   importing `node:util` or `node:process` into an ES module loads everything that they offer. Native modules, and what
  *   looks for files beside itself, stay where they are. `<name>.lines` tells for each line of a bundle where in the sources
  *   it came from, for logs (host-ipc's source-lines.ts).
- *   A bundle that would not change is left alone, and with it its cache. Where one did, every program runs once: what
- *   it compiled is in the cache for all who come after.
+ *   A bundle that would not change is left alone, and with it its cache. Where one did, every program runs once, the
+ *   service until it serves and the others as far as they get without one: what they compiled is in the cache for all who
+ *   come after. Where the service cannot run, only that is missing.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -31,6 +32,9 @@ import { type BuildOptions, build, type Plugin } from 'esbuild';
 import { sourceLines } from './lib/source-lines.ts';
 
 const packages = fileURLToPath(new URL('../packages', import.meta.url));
+
+/** Where Node keeps what it compiled, below a package's `dist`. */
+const CACHE = 'bundle/.compile-cache';
 
 /** Modules that are started: package and name. */
 const PROGRAMS: readonly (readonly [string, string])[] = [
@@ -86,7 +90,7 @@ function options(dist: string, name: string): BuildOptions {
 
 function starter(name: string): string {
   return [
-    `require('node:module').enableCompileCache({ directory: __dirname + '/bundle/.compile-cache', portable: true });`,
+    `require('node:module').enableCompileCache({ directory: __dirname + '/${CACHE}', portable: true });`,
     `module.exports = require('./bundle/${name}.cjs');`,
     '',
   ].join('\n');
@@ -134,14 +138,16 @@ function makeReadable(directory: string): void {
     if (entry.isFile()) chmodSync(join(entry.parentPath, entry.name), 0o644);
 }
 
-const changed: string[] = [];
+/** Packages of which a bundle became another, or whose programs never ran. */
+const changed = new Set<string>();
 for (const [folder, name] of PROGRAMS) {
   const dist = join(packages, folder, 'dist');
   mkdirSync(join(dist, 'bundle'), { recursive: true });
-  if (await bundle(name, dist)) changed.push(dist);
+  const made = await bundle(name, dist);
+  if (made || !existsSync(join(dist, CACHE))) changed.add(dist);
 }
-if (changed.length > 0) {
-  for (const dist of changed) rmSync(join(dist, 'bundle/.compile-cache'), { recursive: true, force: true });
+if (changed.size > 0) {
+  for (const dist of changed) rmSync(join(dist, CACHE), { recursive: true, force: true });
   const root = mkdtempSync(join(tmpdir(), 'virtnet-bundle-'));
   const run = (program: string, ...words: string[]) =>
     spawnSync(join(packages, program), words, {
@@ -157,8 +163,10 @@ if (changed.length > 0) {
     run('program-cli/bin/virtnet-host', 'lspci');
     run('program-cli/bin/virtnet-mlxconfig', '-d', '03:00.0', 'q');
     run('program-vhostd/bin/vfe-vhost-cli', 'vf', '--help');
+    for (const other of ['vhostd/bin/vfe-vhostd', 'ha/bin/vfe-vhostd-ha', 'driver/bin/virtio_net_driver'])
+      run(`program-${other}`, '--help');
     await runService(root);
-    for (const dist of changed) makeReadable(join(dist, 'bundle/.compile-cache'));
+    for (const dist of changed) makeReadable(join(dist, CACHE));
   } finally {
     rmSync(root, { recursive: true, force: true });
   }
