@@ -81,6 +81,39 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
     await until('the standby waits in real time again', KILL_MS_MAX, isSo);
   });
 
+  test('while there is no keeper > nobody is answered what would be forgotten if everybody died now', async () => {
+    const { service, device } = used.value;
+    const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
+    const { pid, socket } = (await service.emulators()).find(({ role }) => role === 'active')!;
+    const controller = service.runningPid('controller'); // stopped, it makes no new keeper
+    const client = new RpcClient(socket);
+    const which = { all: false, pf: 0, vf: null, vuid: null };
+    let answers = 0;
+    process.kill(controller, 'SIGSTOP');
+    try {
+      service.kill('ha');
+      await sleep(SETTLE_MS / 10);
+      const modifying = client.call('device.modify', { ...which, requestId: 'now', device: { mtu: 1400 } });
+      const opening = BoundFunction.open(service.socket(device.bdf));
+      for (const asked of [modifying, opening]) void asked.finally(() => answers++).catch(() => {});
+      await sleep(SETTLE_MS);
+      expect(answers).toBe(0);
+      process.kill(controller, 'SIGCONT');
+      expect(await modifying).toMatchObject({ errno: 0 });
+      const fn = await opening;
+      expect(service.killEmu().pid).toBe(pid);
+      service.kill('emu-standby');
+      await service.recovered(pid);
+      expect(await service.query()).toMatchObject({ mtu: '1400' });
+      const driver = await fn.start({ queueSize: QUEUE_SIZE }); // its connection is as it was
+      await driver.stop();
+      await fn.close();
+    } finally {
+      process.kill(controller, 'SIGCONT');
+      client.close();
+    }
+  });
+
   test(
     'while functions are probed and given up > every probe finishes, and its frames pass',
     async () => {

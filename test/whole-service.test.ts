@@ -149,6 +149,27 @@ describe('kill -9 of the whole service, under a service manager', () => {
     expect((await service.query()).mac).toBe(MAC);
   }, 180_000);
 
+  test('the same, and the new keeper has just been told everything > the controller goes on with it', async () => {
+    const { manager, service } = used.value;
+    const controller = service.runningPid('controller');
+    // The controller looks at a keeper from time to time: mostly what it last saw is one that had nothing yet.
+    for (let round = 0; round < 5; round++) {
+      await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+      const keeper = service.runningPid('ha');
+      const emulators = (['emu-standby', 'emu'] as const).map((role) => service.runningPid(role));
+      signalPid(keeper, 'SIGKILL');
+      const isOther = () => (service.pid('ha') ?? keeper) !== keeper;
+      await until('a keeper that knows all', PATIENCE_MS, async () => isOther() && service.keeperKnowsAll());
+      for (const pid of emulators) signalPid(pid, 'SIGKILL');
+      await until('a successor', PATIENCE_MS, () => {
+        const pid = service.pid('emu');
+        return pid !== null && !emulators.includes(pid);
+      });
+      expect((await service.query()).mac).toBe(MAC);
+      expect([service.runningPid('controller'), manager.pid]).toEqual([controller, controller]);
+    }
+  }, 180_000);
+
   test('stopped and started again, as by systemctl restart > the devices are still there', async () => {
     const { manager, service } = used.value;
     expect(await manager.stop()).toBe(0);

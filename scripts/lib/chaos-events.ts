@@ -58,8 +58,8 @@ async function startController(stage: ChaosStage): Promise<void> {
 }
 
 /** What is changed before the next keeper has everything may be undone by a death. */
-async function kept({ observer }: ChaosStage): Promise<void> {
-  await until('a keeper that has everything', PATIENCE_MS, () => observer.kept());
+async function kept({ service }: ChaosStage): Promise<void> {
+  await until('a keeper that has everything', PATIENCE_MS, () => service.keeperKnowsAll());
 }
 
 /** Kills one after the other, within a second. */

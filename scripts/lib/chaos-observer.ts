@@ -70,19 +70,6 @@ export class Observer {
     return this.#some(({ role, ready }) => role === 'standby' && ready);
   }
 
-  /** Whether the state keeper that runs has everything of the emulator that serves. */
-  async kept(): Promise<boolean> {
-    const client = new RpcClient(join(this.#service.root, 'run/virtnet/ha.ipc'));
-    try {
-      const { pid, leaseHolderPid, settled } = await client.call('ha.status', {}, { deadlineMs: STATUS_MS });
-      return pid === this.#service.pid('ha') && leaseHolderPid === this.#service.pid('emu') && settled;
-    } catch {
-      return false;
-    } finally {
-      client.close();
-    }
-  }
-
   async links(): Promise<ReadonlyMap<string, LinkFacts>> {
     const links = JSON.parse(await this.#scene.net.ip('-j -d link show')) as LinkFacts[];
     return new Map(links.map((link) => [link.ifname, link]));
@@ -124,7 +111,7 @@ export class Observer {
   }
 
   /** Whether `wanted` holds for what one emulator says; those that are gone, and leave a socket, are not waited for. */
-  async #some(wanted: (status: EmulatorStatus) => boolean): Promise<boolean> {
+  async #some(wanted: (status: Omit<EmulatorStatus, 'socket'>) => boolean): Promise<boolean> {
     const run = join(this.#service.root, 'run/virtnet');
     const sockets = readdirSync(run).filter((name) => /^emu-\d+\.ipc$/.test(name));
     const clients = sockets.map((name) => new RpcClient(join(run, name)));

@@ -110,6 +110,8 @@ export interface EmulatorStatus {
   readonly version: string;
   /** How long it took to take over, by its own clock; null when it never did. */
   readonly takeoverMs: number | null;
+  /** Where it is asked. */
+  readonly socket: string;
 }
 
 /** What a leak shows up in. */
@@ -309,7 +311,12 @@ export class Service {
 
   /** SIGKILL for the active emulator. */
   killEmu(): Kill {
-    const pid = this.runningPid('emu');
+    return this.kill('emu');
+  }
+
+  /** SIGKILL for one of the processes. */
+  kill(role: ProcessRole): Kill {
+    const pid = this.runningPid(role);
     const atUs = wallClockUs();
     signalPid(pid, 'SIGKILL');
     return { pid, atUs };
@@ -323,7 +330,8 @@ export class Service {
     const answers = sockets.map(async (name) => {
       const client = new RpcClient(join(run, name));
       try {
-        return [await client.call('emu.status', {}, { deadlineMs: STATUS_DEADLINE_MS })];
+        const status = await client.call('emu.status', {}, { deadlineMs: STATUS_DEADLINE_MS });
+        return [{ ...status, socket: join(run, name) }];
       } catch {
         return []; // the socket of one that is gone
       } finally {
@@ -331,6 +339,21 @@ export class Service {
       }
     });
     return (await Promise.all(answers)).flat();
+  }
+
+  /** Whether the state keeper that runs has everything of the emulator that serves. */
+  async keeperKnowsAll(): Promise<boolean> {
+    const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
+    const client = new RpcClient(join(this.root, 'run/virtnet/ha.ipc'));
+    try {
+      const options = { deadlineMs: STATUS_DEADLINE_MS };
+      const { pid, leaseHolderPid, settled } = await client.call('ha.status', {}, options);
+      return pid === this.pid('ha') && leaseHolderPid === this.pid('emu') && settled;
+    } catch {
+      return false;
+    } finally {
+      client.close();
+    }
   }
 
   /** Waits until an emulator other than `killed` is active and a warm standby is behind it. */

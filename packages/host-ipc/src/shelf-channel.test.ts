@@ -12,8 +12,8 @@ import {
   socketPair,
 } from '@virtnet/host-linux';
 import { Errno, SHELF_MESSAGE_BYTES_MAX, ShelfMessageKind } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ShelfClient, type ShelfOperation, type ShelfSubscriber } from './shelf-client.js';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { KEPT_WAIT_MS, ShelfClient, type ShelfOperation, type ShelfSubscriber } from './shelf-client.js';
 import { encodeShelfMessage } from './shelf-codec.js';
 import { OUTBOX_BYTES_MAX } from './shelf-outbox.js';
 import { CLIENTS_MAX, ShelfServer, type ShelfServerOptions } from './shelf-server.js';
@@ -394,6 +394,58 @@ describe('shelf channel, the keeper restarts', () => {
     server.close();
     await eventually('noticed', () => lost === 1);
     expect(w.transaction([{ put: 'a' }])).toBe(-Errno.ENOTCONN);
+  });
+
+  it('what the writer says is kept as soon as the kernel has it, and again when a new keeper was told everything', async () => {
+    const first = serve();
+    const gate = Promise.withResolvers<void>();
+    const w = await writer((client) => (client.counters.connections === 1 ? undefined : gate.promise));
+    expect(w.kept()).toBeNull();
+    first.close();
+    await eventually('noticed', () => !w.connected);
+    const kept = w.kept();
+    expect(w.kept()).toBe(kept);
+    let isKept = false;
+    void kept?.then(() => {
+      isKept = true;
+    });
+    const second = serve({ expectUpload: true });
+    await eventually('being told', () => second.status().leaseHolderPid === pid);
+    await after(30);
+    expect(isKept).toBe(false);
+    gate.resolve();
+    await eventually('kept', () => isKept);
+    expect(w.kept()).toBeNull();
+  });
+
+  it('a successor that was in step has nothing to wait for, nor has who is no writer', async () => {
+    serve();
+    const w = await writer();
+    const standby = connected();
+    expect(standby.kept()).toBeNull();
+    await listener(standby);
+    w.close();
+    expect(await standby.lease(() => {})).toBe(0);
+    expect(standby.kept()).toBeNull();
+  });
+
+  it('nobody waits longer for a keeper than KEPT_WAIT_MS, counted from its end', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    try {
+      const lonely = connected();
+      expect(await lonely.lease(() => {})).toBe(-Errno.ENOTCONN);
+      let over = false;
+      void lonely.kept()?.then(() => {
+        over = true;
+      });
+      await vi.advanceTimersByTimeAsync(KEPT_WAIT_MS - 1);
+      expect(over).toBe(false);
+      await vi.advanceTimersByTimeAsync(1);
+      expect(over).toBe(true);
+      expect(lonely.kept()).toBeNull();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });
 

@@ -9,13 +9,16 @@
  *   again are reported as deleted when the whole shelf is there, not before, so that a keeper that lost its memory
  *   takes nothing away from a standby.
  *   A subscriber to whom names were lent writes these, and goes on hearing what others write.
+ *   What is said while the keeper is being replaced is with nobody else until the new one was told everything: a
+ *   writer whose answers promise something holds them back so long (`kept`).
  *
  * States   lost -> connected -> lost ...; closed is final.
  *
  * Invariants
  *   I1  transactions reach the keeper in the order of their calls, or the connection is lost and everything is
  *       uploaded again.
- *   I2  a call returns within SEND_WAIT_MS, whatever the keeper does.
+ *   I2  a call returns within SEND_WAIT_MS, whatever the keeper does; nobody waits for a keeper that has been away for
+ *       KEPT_WAIT_MS.
  *   I3  descriptors given to `transaction` stay the caller's; descriptors given to `onEntry` become the callee's.
  *
  * Limits  one message per transaction: 253 descriptors, 180 KiB, names of 200 printable ASCII bytes.
@@ -79,6 +82,8 @@ export type Upload = () => void | Promise<void>;
 
 /** Longest that a transaction waits for room in the socket: far below the 200 ms a stall may last. */
 export const SEND_WAIT_MS = 50;
+/** So long a writer's answers may be held back for a keeper that is being replaced, which takes a tenth of it. */
+export const KEPT_WAIT_MS = 3_000;
 const SEND_RETRY_MS = 1;
 const RECONNECT_FIRST_MS = 10;
 const RECONNECT_LAST_MS = 100;
@@ -103,6 +108,12 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   #borrowing = false;
   #uploadMode: LeaseMode = LeaseMode.UPLOAD;
   #leasePromise: PromiseWithResolvers<number> | null = null;
+  /** The keeper has what this writer said so far. */
+  #told = false;
+  /** Since when it has not, by performance.now(). */
+  #untoldSinceMs = Number.NEGATIVE_INFINITY;
+  /** Those who wait until it has. */
+  #waiting: { readonly done: PromiseWithResolvers<void>; readonly timer: NodeJS.Timeout } | null = null;
   readonly counters = { transactions: 0, waited: 0, malformed: 0, connections: 0 };
 
   constructor(options: { readonly path: string; readonly poller: Poller }) {
@@ -150,6 +161,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     const adopt = this.#follower?.synced === true && this.connected && !restoring;
     this.#upload = upload;
     this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
+    this.#untoldSinceMs = performance.now();
     if (!this.connected) {
       this.#follower = null;
       return Promise.resolve(-Errno.ENOTCONN);
@@ -207,11 +219,26 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     return this.#sendControl(ShelfMessageKind.BURY, pid);
   }
 
+  /**
+   * Whether what was said survives this process: null when it does, or when that is not this client's to say since it
+   * is no writer. Else resolves when a keeper has been told everything, or has been away for KEPT_WAIT_MS.
+   */
+  kept(): Promise<void> | null {
+    if (this.#told || this.#upload === null) return null;
+    if (this.#waiting !== null) return this.#waiting.done.promise;
+    const waitMs = this.#untoldSinceMs + KEPT_WAIT_MS - performance.now();
+    if (waitMs <= 0) return null;
+    const done = Promise.withResolvers<void>();
+    this.#waiting = { done, timer: setTimeout(() => this.#waitNoLonger(), waitMs) };
+    return done.promise;
+  }
+
   /** Ends the connection for good; the keeper tells its subscribers that the lease is lost. */
   close(): void {
     this.#closed = true;
     clearTimeout(this.#timer);
     this.#drop();
+    this.#waitNoLonger();
   }
 
   #connect(): void {
@@ -251,7 +278,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   #takeLease(adopt: boolean): void {
     if (this.#sendControl(ShelfMessageKind.LEASE, adopt ? LeaseMode.ADOPT : this.#uploadMode) < 0) return;
-    if (!adopt) void this.#uploadAll(this.counters.connections);
+    if (adopt) this.#allTold();
+    else void this.#uploadAll(this.counters.connections);
   }
 
   async #uploadAll(connection: number): Promise<void> {
@@ -262,7 +290,19 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
       if (connection === this.counters.connections) this.#lose('the upload failed');
       return;
     }
-    if (connection === this.counters.connections) this.#sendControl(ShelfMessageKind.COMPLETE, 0);
+    if (connection !== this.counters.connections) return;
+    if (this.#sendControl(ShelfMessageKind.COMPLETE, 0) === 0) this.#allTold();
+  }
+
+  #allTold(): void {
+    this.#told = true;
+    this.#waitNoLonger();
+  }
+
+  #waitNoLonger(): void {
+    clearTimeout(this.#waiting?.timer);
+    this.#waiting?.done.resolve();
+    this.#waiting = null;
   }
 
   #sendControl(kind: ShelfMessageKind, argument: number): number {
@@ -358,6 +398,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#watch = null;
     if (this.#fd >= 0) close(this.#fd);
     this.#fd = -1;
+    if (this.#told) this.#untoldSinceMs = performance.now();
+    this.#told = false;
     this.#follower?.disconnected();
     this.#leasePromise?.resolve(-Errno.ENOTCONN);
     this.#leasePromise = null;

@@ -331,6 +331,16 @@ export class Child {
     else this.#poll(silent ? 0 : HEALTH_INTERVAL_MS);
   }
 
+  /** What it says of itself now, which is its last status from then on; null when it does not say so in time. */
+  async look(): Promise<EmuStatus | HaStatus | null> {
+    try {
+      this.lastStatus = await this.#status({ deadlineMs: HEALTH_DEADLINE_MS });
+      return this.lastStatus;
+    } catch {
+      return null;
+    }
+  }
+
   /** Its main thread takes a turn to answer, if it can. */
   askForTurn(): void {
     if (this.#asked) return;

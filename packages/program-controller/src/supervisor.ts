@@ -97,6 +97,8 @@ export class Supervisor {
   /** Whether a guest may be the reason that an emulator died; the last VERDICTS_KEPT. */
   readonly #verdicts: { readonly pid: number; readonly guestsFault: boolean }[] = [];
   #restoring = false;
+  /** The keeper is asked whether it has the devices. */
+  #looking = false;
   readonly counters = { takeovers: 0, deaths: 0 };
 
   constructor(options: SupervisorOptions) {
@@ -437,7 +439,8 @@ export class Supervisor {
   #plan(): void {
     this.#planned = false;
     if (this.#devicesLost()) {
-      this.#onDevicesLost();
+      if (this.#keeper === null) this.#onDevicesLost();
+      else void this.#lookForDevices(this.#keeper);
       return;
     }
     for (const step of planService(this.#view())) this.#carryOut(step);
@@ -459,13 +462,24 @@ export class Supervisor {
 
   /**
    * Keeper and emulators died together, and the service manager alone has what they knew. A new keeper that is there
-   * already, because its predecessor was seen dead before the others, has nothing before it has settled.
+   * already, because its predecessor was seen dead before the others, has nothing before it has settled; as far as is
+   * known here, which is what it said last.
    */
   #devicesLost(): boolean {
     if (this.#store === null || this.#stopping || !this.#everServed || this.#restoring) return false;
     const informed = [...this.#emulators].some(({ state }) => state === 'ready' || state === 'serving');
     const status = this.#keeper?.lastStatus ?? null;
     return !informed && !(status !== null && 'settled' in status && status.settled);
+  }
+
+  /** Asks a new keeper whether it was told everything before the last emulator died; nothing is begun before it answers. */
+  async #lookForDevices(keeper: Child): Promise<void> {
+    if (this.#looking) return;
+    this.#looking = true;
+    await keeper.look();
+    this.#looking = false;
+    if (this.#devicesLost()) this.#onDevicesLost();
+    else this.#plan();
   }
 
   #carryOut(step: Step): void {

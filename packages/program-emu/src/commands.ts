@@ -5,10 +5,13 @@
  *   Requests that change devices run one after the other and carry an id. The id is saved with the device they make,
  *   so a request that is repeated because its first answer was lost is answered and not carried out again; that of an
  *   unplug is saved by the message that removes the device (unplugged.ts).
+ *   While the state keeper is being replaced an answer waits until the new one knows of the change. Others need not wait
+ *   for that: they are carried out meanwhile.
  *
  * Invariants
  *   I1  a hotplug answers success only when the device is recorded and can be connected to.
  *   I2  an unplug answers success only when the representor is gone from the host.
+ *   I3  what was answered is not forgotten when this process dies, but for a keeper that has been away for long.
  */
 import {
   type ControllerFacts,
@@ -107,16 +110,18 @@ export class Commands {
   }
 
   hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {
-    return this.#inTurn(() => this.#hotplug(request));
+    return this.#change(() => this.#hotplug(request));
   }
 
   unplug(request: UnplugRequest & { readonly requestId: string }): Promise<Outcome> {
-    return this.#inTurn(() => this.#unplug(request));
+    return this.#change(() => this.#unplug(request));
   }
 
   /** The host's side. What only looks waits for what changes, too: it shows a state between two changes. */
   host(request: HostRequest): Promise<JsonObject | Outcome> {
-    return this.#inTurn(() => this.#host.answer(request));
+    const looks = request.verb === 'functions' || request.verb === 'dmesg';
+    const answer = () => this.#host.answer(request);
+    return looks ? this.#inTurn(answer) : this.#change(answer);
   }
 
   list(): JsonObject {
@@ -135,7 +140,7 @@ export class Commands {
   }
 
   modify(request: ModifyRequest & { readonly requestId: string }): Promise<Outcome> {
-    return this.#inTurn(async () => {
+    return this.#change(async () => {
       const place = { devices: () => this.#devices(), site: this.#modifySites() };
       const before = new Set(this.#provision.plans);
       const outcome = await modifyDevices(request, place);
@@ -211,6 +216,13 @@ export class Commands {
   /** Runs `action` between two changes. */
   whenIdle<T>(action: () => Promise<T>): Promise<T> {
     return this.#inTurn(action);
+  }
+
+  /** Carries a change out in its turn; resolves when it is kept. */
+  async #change<T>(change: () => Promise<T>): Promise<T> {
+    const answer = await this.#inTurn(change);
+    await this.#emulator.services.store.kept();
+    return answer;
   }
 
   /** Runs changes one after the other. */

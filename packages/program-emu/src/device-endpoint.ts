@@ -222,7 +222,7 @@ export class DeviceEndpoint {
     this.#connectionFd = fd;
   }
 
-  #record(session: ServerSession, answered: AnsweredRequest): void {
+  #record(session: ServerSession, answered: AnsweredRequest): Promise<void> | null {
     if (session.negotiated !== this.#recordedAgreement) {
       // VERSION changes nothing of the function, but a successor that does not know of it refuses everything else.
       this.#recordedAgreement = session.negotiated;
@@ -234,6 +234,7 @@ export class DeviceEndpoint {
       digest,
       reply: reply === null ? null : Buffer.from(reply).toString('base64'),
     });
+    return this.#services.store.kept();
   }
 
   #onClose(end: ConnectionEnd): void {

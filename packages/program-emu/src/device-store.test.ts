@@ -20,7 +20,7 @@ describe('device store', () => {
       sent.push(operations);
       return answer;
     };
-    store = new DeviceStore({ transaction }, (errno) => errors.push(errno));
+    store = new DeviceStore({ transaction, kept: () => null }, (errno) => errors.push(errno));
   });
 
   it('nothing is sent before the commit; then what was staged in its order, and the record last, as one message', () => {

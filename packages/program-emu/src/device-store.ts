@@ -5,7 +5,8 @@
  *   While a request is worked on, the descriptors it brings and removes are staged; `commit` sends them together with
  *   the new record as one message. The kernel keeps a sent message even if this process dies before its next
  *   instruction, so nothing is waited for. While the keeper is away, messages are dropped: when it is back it gets
- *   everything anew.
+ *   everything anew. So long what was committed would end with this process, and whoever was about to be answered
+ *   waits (`kept`): nothing that was promised is forgotten when this process dies before the keeper is back.
  *
  * Invariants
  *   I1  operations of one device arrive in the order they were staged.
@@ -23,6 +24,8 @@ const OPERATIONS_MAX = 200;
 export interface ShelfWriter {
   /** 0 or -errno. */
   transaction(operations: readonly ShelfOperation[]): number;
+  /** Null when everything said survives this process, else resolves when it does or nobody is to wait any longer. */
+  kept(): Promise<void> | null;
 }
 
 export class DeviceStore {
@@ -68,6 +71,11 @@ export class DeviceStore {
   forget(owner: object, prefix: string, names: readonly string[] = []): void {
     this.#staged.delete(owner);
     this.#send([{ deletePrefix: prefix }, ...names.map((put) => ({ put }))]);
+  }
+
+  /** Null when what was committed survives this process, else resolves when it does or nobody is to wait any longer. */
+  kept(): Promise<void> | null {
+    return this.#writer.kept();
   }
 
   /** Puts a name of no device that says everything. */

@@ -28,6 +28,10 @@ export class LocalShelf implements ShelfWriter {
     return 0;
   }
 
+  kept(): null {
+    return null;
+  }
+
   /** Hands everything to a mirror, which owns the descriptors from then on. */
   tell(mirror: Mirror): void {
     for (const [name, { blob, fd }] of this.entries) mirror.put(name, blob, fd);

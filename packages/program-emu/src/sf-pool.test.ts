@@ -22,6 +22,7 @@ describe('pool of SFs', () => {
             }
             return 0;
           },
+          kept: () => null,
         },
         () => undefined,
       ),

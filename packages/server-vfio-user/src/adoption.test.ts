@@ -104,6 +104,38 @@ describe.each(messages)('a server killed over %s', (_, message, fdCount) => {
     expect(device.held.size).toBe(fdCount);
   });
 
+  it('while the record is not safe yet › nothing was answered, and the successor, which lacks it, works the request again', async () => {
+    const { journal, connection, client } = serving;
+    const safe = Promise.withResolvers<void>();
+    journal.safe = safe.promise;
+    await client.send(message, fds);
+    await until(() => device.calls.length === 1, 'worked');
+    expect(connection.busy).toBe(true);
+    connection.abandon();
+    journal.records.length = 0; // it ended with its process
+    journal.safe = null;
+    const successor = takeOver();
+    safe.resolve();
+    expect(await repliesUntil(99)).toEqual([11, 99]);
+    expect(successor.device.calls).toHaveLength(1);
+    expect(successor.connection.counters.replayed).toBe(0);
+  });
+
+  it('no kill, a record that is safe late › the reply goes out then, and what stands behind it is worked after it', async () => {
+    const { journal, client } = serving;
+    const safe = Promise.withResolvers<void>();
+    journal.safe = safe.promise;
+    await client.send(message, fds);
+    await until(() => device.calls.length === 1, 'worked');
+    await client.send(message, fds);
+    for (let turns = 0; turns < 10; turns++) await new Promise((resolve) => setImmediate(resolve));
+    client.poll();
+    expect([device.calls.length, client.pending]).toEqual([1, 0]);
+    journal.safe = null;
+    safe.resolve();
+    expect(await repliesUntil(99)).toEqual([11, 11, 99]);
+  });
+
   it('after the reply, before it is counted as finished › the successor answers only what comes next', async () => {
     const { journal } = serving;
     const finished = journal.finished;

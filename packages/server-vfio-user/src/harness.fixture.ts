@@ -38,7 +38,9 @@ export async function until(condition: () => boolean, what: string): Promise<voi
 export class MemoryJournal implements JournalPorts {
   finished = 0;
   records: AnsweredRequest[] = [];
-  onRecord: () => void = () => {};
+  onRecord: () => unknown = () => {};
+  /** Resolves when a record is safe; null: at once. */
+  safe: Promise<void> | null = null;
 
   readFinished(): number {
     return this.finished;
@@ -46,9 +48,10 @@ export class MemoryJournal implements JournalPorts {
   writeFinished(sequence: number): void {
     this.finished = sequence;
   }
-  record(answered: AnsweredRequest): void {
+  record(answered: AnsweredRequest): Promise<void> | null {
     this.records.push(answered);
     this.onRecord();
+    return this.safe;
   }
   /** What a successor starts with. */
   reopen(): RequestJournal {
@@ -108,6 +111,11 @@ export class RawClient {
     this.#buffer = joined;
     this.#fds.push(...received.fds);
     return received.bytes.length;
+  }
+
+  /** Bytes that were read and belong to no message that was taken. */
+  get pending(): number {
+    return this.#buffer.length;
   }
 
   /** Sends one request and returns its reply taken apart. */

@@ -56,10 +56,10 @@ export interface JournalPorts {
   /** A request is about to be worked; writeFinished says that it is over. */
   begun?(): void;
   /**
-   * Makes the device's changes and this answer durable, together; returns when a kill can no longer lose them.
-   * A program whose device did not change by this request may do nothing.
+   * Makes the device's changes and this answer durable, together; returns when a kill can no longer lose them, or a
+   * promise of that. A program whose device did not change by this request may do nothing.
    */
-  record(answered: AnsweredRequest): void;
+  record(answered: AnsweredRequest): Promise<void> | null | void;
 }
 
 export type Beginning = 'fresh' | { readonly replay: Uint8Array | null };
@@ -84,10 +84,10 @@ export class RequestJournal {
     return 'fresh';
   }
 
-  /** The request was worked, and `reply` may go out when this returns. */
-  commit(message: Uint8Array, reply: Uint8Array | null): void {
+  /** The request was worked, and `reply` may go out when this returns null, or what it returns resolves. */
+  commit(message: Uint8Array, reply: Uint8Array | null): Promise<void> | null {
     this.#recorded = { sequence: this.#next(), digest: crc32(message), reply };
-    this.#ports.record(this.#recorded);
+    return this.#ports.record(this.#recorded) ?? null;
   }
 
   /** The request is no longer in the socket. */

@@ -12,7 +12,7 @@
  *   program     makes one of these per accepted or adopted socket and is told of the end by onClose.
  *
  * States
- *   reading -> working   a handler's promise is awaited; nothing else is read meanwhile
+ *   reading -> working   a handler's promise, or a record's, is awaited; nothing else is read meanwhile
  *   reading, working -> sending   the client does not read its replies; nothing is read until it does
  *   working, sending -> reading
  *   any -> ended         socket closed, onClose called once
@@ -240,12 +240,7 @@ export class ServerConnection {
     }
     const outcome = request.fdsLost ? refuseLostFds(request) : this.#options.session.handle(message, fds);
     if (!isPromise(outcome)) return this.#settle(request, outcome);
-    this.#state = 'working';
-    this.#watch?.setReadable(false);
-    void outcome.then((late) => {
-      this.#settle(request, late);
-      if (this.#state === 'reading') this.#listenAgain();
-    });
+    this.#later(outcome, (late) => this.#settle(request, late));
   }
 
   #settle(request: Request, outcome: Outcome): void {
@@ -255,9 +250,22 @@ export class ServerConnection {
     if (outcome.errno !== 0) this.counters.errors++;
     if (this.#isOver()) return;
     if (outcome.close !== null) return this.#refuseAndEnd(outcome);
-    if (outcome.changes) this.#options.journal.commit(request.message, outcome.reply);
+    const recording = outcome.changes ? this.#options.journal.commit(request.message, outcome.reply) : null;
     if (this.#isOver()) return; // the program may have ended this while it recorded
-    this.#answer(request, outcome.reply, outcome.replyFds);
+    if (recording === null) return this.#answer(request, outcome.reply, outcome.replyFds);
+    this.#later(recording, () => {
+      if (!this.#isOver()) this.#answer(request, outcome.reply, outcome.replyFds);
+    });
+  }
+
+  /** Reads nothing until `promise` has resolved and `then` was called. */
+  #later<T>(promise: Promise<T>, then: (value: T) => void): void {
+    this.#state = 'working';
+    this.#watch?.setReadable(false);
+    void promise.then((value) => {
+      then(value);
+      if (this.#state === 'reading') this.#listenAgain();
+    });
   }
 
   /** Sends the reply and drops the request, or has both wait for room. */

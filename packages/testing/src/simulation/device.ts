@@ -90,6 +90,10 @@ export interface DeviceWorld {
   readonly process: SimProcess;
   readonly flaws: Flaws;
   transaction(operations: readonly Operation[]): void;
+  /** Whether what was said survives this process. */
+  readonly kept: boolean;
+  /** Calls back when it does. */
+  whenKept(action: () => void): void;
   /** Nobody else may work the rings of `vuid`. */
   claim(vuid: string): void;
   unclaim(vuid: string): void;
@@ -105,6 +109,8 @@ export interface Flaws {
   readonly noReplay?: boolean;
   /** The answer goes out before the record. */
   readonly answerFirst?: boolean;
+  /** The answer goes out although nobody else knows of the record. */
+  readonly answerUnkept?: boolean;
   /** A command that was carried out already is carried out again. */
   readonly noMemory?: boolean;
   /** Rings go on at their beginning. */
@@ -339,6 +345,10 @@ export class SimDevice {
       recorded,
     );
     this.#journal = journal;
+    this.#watchConnection(connection, journal);
+  }
+
+  #watchConnection(connection: ConnectionObject, journal: RequestJournal): void {
     this.#unwatchConnection = connection.watch(this.#site.process, () => {
       if (this.#ended || this.connection !== connection) return;
       if (connection.requests.length > 0) this.#work(connection, journal);
@@ -356,23 +366,33 @@ export class SimDevice {
     const request = connection.requests[0]!;
     const beginning = journal.begin(request.bytes);
     world.point();
-    if (beginning === 'fresh') {
-      const reply = encode(this.#answer(request));
-      world.point();
-      if (flaws.answerFirst === true) {
-        connection.answer(reply);
-        world.point();
-        journal.commit(request.bytes, reply);
-      } else {
-        journal.commit(request.bytes, reply);
-        world.point();
-        connection.answer(reply);
-      }
-    } else {
+    if (beginning !== 'fresh') {
       world.count('replays');
-      connection.answer(beginning.replay ?? NOTHING);
+      return this.#reply(connection, journal, beginning.replay ?? NOTHING);
     }
+    const reply = encode(this.#answer(request));
     world.point();
+    if (flaws.answerFirst === true) {
+      connection.answer(reply);
+      world.point();
+      journal.commit(request.bytes, reply);
+      return journal.finish();
+    }
+    journal.commit(request.bytes, reply);
+    world.point();
+    if (this.#site.kept || flaws.answerUnkept === true) return this.#reply(connection, journal, reply);
+    world.count('answers held back');
+    this.#unwatchConnection();
+    this.#site.whenKept(() => {
+      if (this.#ended || this.connection !== connection) return;
+      this.#reply(connection, journal, reply);
+      this.#watchConnection(connection, journal);
+    });
+  }
+
+  #reply(connection: ConnectionObject, journal: RequestJournal, reply: Uint8Array): void {
+    connection.answer(reply);
+    this.#site.world.point();
     journal.finish();
   }
 

@@ -83,12 +83,17 @@ export class SimEmulator {
     this.process = process;
     const { world } = service;
     this.#world = world;
-    this.shelf = new SimShelfClient(world, process, service);
+    const shelf = new SimShelfClient(world, process, service);
+    this.shelf = shelf;
     this.#site = {
       world,
       process,
       flaws: service.flaws,
       transaction: (operations) => void this.shelf.transaction(operations),
+      get kept() {
+        return shelf.kept;
+      },
+      whenKept: (action) => shelf.whenKept(action),
       claim: (vuid) => this.#claim(vuid),
       unclaim: (vuid) => {
         if (service.workers.get(vuid) === process) service.workers.delete(vuid);
@@ -153,11 +158,19 @@ export class SimEmulator {
     }
   }
 
-  command({ verb, vuid, requestId }: DeviceCommand, answer: (answer: CommandAnswer) => void): void {
+  command(command: DeviceCommand, answer: (answer: CommandAnswer) => void): void {
     if (this.#promoting) {
-      this.#whenPromoted.push(() => this.command({ verb, vuid, requestId }, answer));
+      this.#whenPromoted.push(() => this.command(command, answer));
       return;
     }
+    this.#carryOut(command, (result) => {
+      if (this.shelf.kept || this.#service.flaws.answerUnkept === true) return answer(result);
+      this.#world.count('answers held back');
+      this.shelf.whenKept(() => answer(result));
+    });
+  }
+
+  #carryOut({ verb, vuid, requestId }: DeviceCommand, answer: (answer: CommandAnswer) => void): void {
     if (this.#role !== 'active') return answer({ errno: -Errno.EAGAIN });
     const remembers = this.#service.flaws.noMemory !== true;
     const device = this.devices.get(vuid);

@@ -302,6 +302,11 @@ export class SimGuest {
     this.#generation++;
     this.#script = [];
     this.#positions.fill(null);
+    this.#framesMayJump();
+  }
+
+  /** What was under way in former rings may be gone. */
+  #framesMayJump(): void {
     this.#sentMayJump = true;
     this.#receivedMayJump = true;
   }
@@ -320,6 +325,7 @@ export class SimGuest {
   #setUp(generation: number): void {
     this.poisoned = false;
     this.poisonDeaths = 0;
+    this.#framesMayJump(); // some may have come between the request for a reset and its answer
     this.#memory = new DriverMemory({ sizeBytes: 1 << 15 });
     this.#events = {};
     for (const vector of [0, 1, 2])

@@ -13,6 +13,8 @@ export class SimKeeper {
   readonly process: SimProcess;
   /** It listens. */
   ready = false;
+  /** In the middle of a message. */
+  #passingOn = false;
   readonly #world: SimWorld;
   readonly #desk: ShelfDesk<SimHandle, Client>;
   readonly #clients = new Set<Client>();
@@ -57,8 +59,9 @@ export class SimKeeper {
     return [...this.#desk.entries()].map(({ name }) => name);
   }
 
-  /** Messages that it has not read, or its subscribers have not. */
+  /** Messages that it has not read or not passed on, or that its subscribers have not read. */
   get inFlight(): boolean {
+    if (this.#passingOn) return true;
     return [...this.#clients].some(
       ({ link, subscribed }) => link.unread[KEEPER] > 0 || (subscribed && link.unread[0] > 0),
     );
@@ -73,7 +76,9 @@ export class SimKeeper {
     link.on(
       KEEPER,
       (message) => {
+        this.#passingOn = true;
         const wrong = this.#desk.take(client, message);
+        this.#passingOn = false;
         if (wrong !== null) this.#world.fail(`the keeper did not understand a client: ${wrong}`);
       },
       () => {

@@ -158,9 +158,9 @@ export class SimShelfClient {
   #onLease: ((result: number) => void) | null = null;
   /** A keeper has everything of this writer, or will have read it when it has read what was sent. */
   uploaded = false;
-  /** Something was changed since that was so: whoever succeeds this process now does not know of it. */
-  changed = false;
-  #uploading = false;
+  /** A keeper died with what only this process knows now, which was answered already. */
+  missed = false;
+  #waiting: (() => void)[] = [];
 
   constructor(world: SimWorld, process: SimProcess, address: KeeperAddress) {
     this.#world = world;
@@ -175,6 +175,15 @@ export class SimShelfClient {
   /** What is known here is what the keeper knows. */
   get inStep(): boolean {
     return this.connected && this.#follower?.synced === true;
+  }
+
+  /** As ShelfClient.kept. */
+  get kept(): boolean {
+    return this.uploaded || this.#upload === null;
+  }
+
+  whenKept(action: () => void): void {
+    this.#waiting.push(action);
   }
 
   get link(): ShelfLink | null {
@@ -209,11 +218,9 @@ export class SimShelfClient {
   /** 0 or -errno; handles stay the caller's. */
   transaction(operations: readonly Operation[]): number {
     if (this.#upload === null) return -Errno.EPERM;
-    if (!this.uploaded && !this.#uploading) this.changed = true;
     if (this.#link?.send(CLIENT, { kind: ShelfMessageKind.TRANSACTION, argument: 0, operations }) === true)
       return 0;
     this.uploaded = false;
-    if (!this.#uploading) this.changed = true;
     return -Errno.ENOTCONN;
   }
 
@@ -246,16 +253,19 @@ export class SimShelfClient {
   #takeLease(adopt: boolean): void {
     const asked = this.#control(ShelfMessageKind.LEASE, adopt ? LeaseMode.ADOPT : LeaseMode.UPLOAD);
     this.uploaded = adopt && asked;
-    if (adopt) return;
+    if (adopt) return this.#told();
     const link = this.#link;
     this.#upload?.(() => {
-      this.#uploading = true;
       this.#put();
-      this.#uploading = false;
       if (link !== this.#link) return;
       this.uploaded = this.#control(ShelfMessageKind.COMPLETE, 0);
-      if (this.uploaded) this.changed = false;
+      if (this.uploaded) this.missed = false;
+      this.#told();
     });
+  }
+
+  #told(): void {
+    if (this.uploaded) for (const action of this.#waiting.splice(0)) action();
   }
 
   #control(kind: ShelfMessageKind, argument: number): boolean {

@@ -29,6 +29,7 @@ describe('simulated service', { timeout: TEST_MS }, () => {
       'commands asked again',
       'links broken',
       'quarantines',
+      'answers held back',
     ])
       expect(totals[name], name).toBeGreaterThan(0);
   });
@@ -47,6 +48,11 @@ describe('simulated service', { timeout: TEST_MS }, () => {
     ],
     ['a request that is worked twice', { noReplay: true }, /raised to \d+ where|queue \d went back|does not/],
     ['a command that is carried out twice', { noMemory: true }, /hotplug of|unplug of|modified/],
+    [
+      'an answer that is forgotten',
+      { answerUnkept: true },
+      /although nobody|is lost|raised|modified|removed|gave back|broke|late|waits/,
+    ],
     ['rings that begin anew', { restartRings: true }, /went back|gave back/],
   ])(
     '%s is noticed',

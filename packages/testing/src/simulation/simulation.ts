@@ -162,11 +162,11 @@ class Simulation implements Service {
     if (emulator === undefined) return false;
     if (emulator.status.role === 'standby') return keeps || this.active !== null;
     if (keeps && emulator.shelf.uploaded) return true;
-    // Another knows as much, as long as nothing has changed since.
+    // Another knows all that was answered, but for what a keeper took with it that had not read or passed it on.
     const other = [...this.emulators.values()].some(
       (each) => each !== emulator && each.mirrored && each.status.role === 'standby',
     );
-    return !within && emulator.serves && other && !emulator.shelf.changed;
+    return !within && emulator.serves && other && !emulator.shelf.missed;
   }
 
   #died(process: SimProcess): void {
@@ -182,7 +182,7 @@ class Simulation implements Service {
       // What it had not read, or not passed on, only the active emulator knows.
       const { active } = this;
       const followed = [...this.emulators.values()].some((each) => each !== active && each.shelf.inStep);
-      if (active !== null && (this.keeper.inFlight || !followed)) active.shelf.changed = true;
+      if (active !== null && (this.keeper.inFlight || !followed)) active.shelf.missed = true;
     }
     if (process === this.controller?.process) {
       this.controller = null;
