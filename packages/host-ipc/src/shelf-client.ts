@@ -75,6 +75,8 @@ export interface ShelfClientEvents {
   refused: [errno: number];
   /** The upload callback failed; the connection is dropped and everything begins again. */
   'upload-failed': [error: unknown];
+  /** No keeper came for KEPT_WAIT_MS: who waited waits no longer, and nobody else will until one is there. */
+  'keeper-missing': [];
 }
 
 /** Puts everything again, by transactions; called after each new connection of a writer. */
@@ -229,7 +231,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     const waitMs = this.#untoldSinceMs + KEPT_WAIT_MS - performance.now();
     if (waitMs <= 0) return null;
     const done = Promise.withResolvers<void>();
-    this.#waiting = { done, timer: setTimeout(() => this.#waitNoLonger(), waitMs) };
+    this.#waiting = { done, timer: setTimeout(() => this.#giveUpWaiting(), waitMs) };
     return done.promise;
   }
 
@@ -296,6 +298,11 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   #allTold(): void {
     this.#told = true;
+    this.#waitNoLonger();
+  }
+
+  #giveUpWaiting(): void {
+    this.emit('keeper-missing');
     this.#waitNoLonger();
   }
 

@@ -214,6 +214,9 @@ export class Emulator {
     this.#uplinkTaps.open(this.conf);
     void this.#warmUp();
     this.#shelf.on('refused', (errno) => this.#log.error({ errno }, 'the state keeper refused a change'));
+    this.#shelf.on('keeper-missing', () =>
+      this.#log.warn('no state keeper comes: answers are given that a successor will not know of'),
+    );
     this.#shelf.on('lost', (reason) => {
       this.#owners.unheard();
       if (this.#role === 'standby' && this.#leased !== null) {
