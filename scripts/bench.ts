@@ -7,6 +7,7 @@ const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench update [--moves N] [--json FILE]
        scripts/bench scale [--pfs N] [--kills N] [--json FILE]
        scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
+       scripts/bench tap [--rounds N] [--seconds S] [--json FILE]
        scripts/bench memory [--json FILE]
        scripts/bench hiccups [--cells LIST] [--seconds S] [--json FILE]
 
@@ -37,6 +38,10 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              "datapath" (--cells, default "loop 64" and "switch packed 64") for S seconds each (default 10): median, p99,
              p99.99 and the longest, and the reasons of those that took longest. Beside each, the same of a loop on the
              same processor that does nothing but read the clock: what the machine itself takes.
+  tap        What goes through a representor, which is a TAP, in rounds in turn (--rounds, default 4) of S seconds each (default
+             3). A Linux guest with two devices, ours and QEMU's own "-netdev tap": TCP with and without TSO and from the
+             host, small frames, and the ping of an idle guest. Then frames a second of a driver (virtio-user) in front of
+             our device, beside those of DPDK's net_tap, which writes each frame to a TAP of its own by one call.
   memory     32 VFs have drivers of one queue pair each, then of all they have, and that three times. Prints what all processes
              of the service hold more for each pair that a driver has set up and does not use.
 
@@ -100,6 +105,12 @@ const COMMANDS = {
     options: ['--cells', '--rounds', '--seconds'],
     defaults: DEFAULTS,
     load: () => import('./lib/bench-datapath.ts'),
+  },
+  tap: {
+    needs: ALL,
+    options: ['--rounds', '--seconds'],
+    defaults: { ...DEFAULTS, seconds: 3 },
+    load: () => import('./lib/bench-tap.ts'),
   },
   memory: {
     needs: ['npm', 'build'],

@@ -48,6 +48,8 @@ export interface GuestOptions {
   readonly reboots?: boolean;
   /** Additional words of the virtio-net-pci device, such as `packed=on`. */
   readonly deviceOptions?: string;
+  /** More words of QEMU's command line, such as another device. */
+  readonly more?: readonly string[];
 }
 
 /** What the guest saw since a LinkWatch began. All empty or zero when nothing happened to its device. */
@@ -115,6 +117,7 @@ export class Guest {
           ].flat()
         : ['-device', vfioUserDevice(options.vfioUserSocket)],
       options.reboots === true ? [] : ['-no-reboot'],
+      options.more ?? [],
     ].flat();
     const qemu = options.processes.start(options.net.inside(command), {
       name: `QEMU ${name}`,

@@ -147,6 +147,8 @@ export interface Generated {
   readonly delayNs?: number;
   /** Transmit queues used in turn. */
   readonly queues?: number;
+  /** The guest's interface; default eth0. */
+  readonly device?: string;
 }
 
 const PKTGEN = '/proc/net/pktgen';
@@ -154,7 +156,7 @@ const GENERATOR = `${PKTGEN}/eth0@0`;
 
 /** Sets pktgen up and starts it; resolves when it has sent `count`, at once when that is 0. */
 export async function generatePackets(guest: Guest, what: Generated): Promise<void> {
-  const { address, mac, port, count, delayNs = 0, queues = 1 } = what;
+  const { address, mac, port, count, delayNs = 0, queues = 1, device = 'eth0' } = what;
   const settings = [
     ...[`count ${count}`, 'clone_skb 0', `delay ${delayNs}`, `pkt_size ${PAYLOAD_BYTES + 42}`],
     ...[`dst ${address}`, `dst_mac ${mac}`, `udp_dst_min ${port}`, `udp_dst_max ${port}`],
@@ -163,11 +165,15 @@ export async function generatePackets(guest: Guest, what: Generated): Promise<vo
   await guest.run(
     [
       'modprobe pktgen',
-      `echo rem_device_all >${PKTGEN}/kpktgend_0; echo 'add_device eth0@0' >${PKTGEN}/kpktgend_0`,
-      ...settings.map((setting) => `echo '${setting}' >${GENERATOR}`),
+      `echo rem_device_all >${PKTGEN}/kpktgend_0; echo 'add_device ${device}@0' >${PKTGEN}/kpktgend_0`,
+      ...settings.map((setting) => `echo '${setting}' >${PKTGEN}/${device}@0`),
       `echo start >${PKTGEN}/pgctrl${count === 0 ? ' &' : ''}`,
     ].join('\n'),
   );
+}
+
+export async function stopPackets(guest: Guest): Promise<void> {
+  await guest.run(`echo stop >${PKTGEN}/pgctrl; usleep 100000`);
 }
 
 /** A stream from the guest to `address` on the host, whose MAC is `mac`. */
@@ -181,7 +187,7 @@ export async function streamFromGuest(
   const receiver = await HostStream.start(processes, net, ['receive', `${port}`]);
   await generatePackets(guest, { address, mac, port, count: 0, delayNs: SPACING_US * 1_000 });
   return async () => {
-    await guest.run(`echo stop >${PKTGEN}/pgctrl; usleep 100000`);
+    await stopPackets(guest);
     const sent = Number(/pkts-sofar: (\d+)/.exec(await guest.run(`cat ${GENERATOR}`))?.[1]);
     await sleep(SETTLE_MS);
     const arrivals = parseArrivals(await receiver.finish());
