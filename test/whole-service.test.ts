@@ -170,6 +170,19 @@ describe('kill -9 of the whole service, under a service manager', () => {
     }
   }, 180_000);
 
+  test('everything killed while a new keeper is being told > no device is lost, at whatever instant', async () => {
+    const { manager, service } = used.value;
+    for (let delayMs = 110; delayMs <= 250; delayMs += 20) {
+      await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+      signalPid(service.runningPid('ha'), 'SIGKILL');
+      await sleep(delayMs);
+      await manager.killGroup();
+      manager.start();
+      await manager.ready();
+      expect((await service.query()).mac, `after ${delayMs} ms`).toBe(MAC);
+    }
+  }, 180_000);
+
   test('stopped and started again, as by systemctl restart > the devices are still there', async () => {
     const { manager, service } = used.value;
     expect(await manager.stop()).toBe(0);

@@ -59,6 +59,12 @@ export interface FramePort {
   sendPlain?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
 
   /**
+   * Of a port whose `sendPlain` has the kernel send bursts: how many frames of the last one of a former owner, which had
+   * `count` and of which `burst` tells (BurstWord), were sent and not settled.
+   */
+  sentBefore?(burst: Uint32Array, count: number): number;
+
+  /**
    * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind the
    * headers that are there already. Each is completed in `ledger`, where the burst is begun and ended by the caller.
    * Returns how many; it ends in front of a

@@ -9,6 +9,8 @@
  *   Plain frames (port.ts) go in bursts, if the port has a short way for them: descriptors of the burst, then headers,
  *   then frames, each in a short loop. The first frame that is not plain ends the burst and goes alone; how far the next
  *   burst looks follows from how far the last one came.
+ *   A port may have the kernel send a burst in one go. It then knows what of a former owner's last burst was sent: those
+ *   chains are given back first.
  *
  * Invariants
  *   I1  a chain is given back exactly once: sent, or dropped under one counter.
@@ -80,6 +82,31 @@ export class TransmitQueue extends WorkedQueue {
     }
     if (worked > 0 && ledger.publish()) this.interrupt = true;
     return worked;
+  }
+
+  override resume(): void {
+    super.resume();
+    const { ledger } = this;
+    const frames = ledger.kernelBurst;
+    if (frames === 0) return;
+    const sent = this.#port.sentBefore?.(ledger.burst, frames) ?? 0;
+    if (sent > 0) this.#giveBack(sent);
+    ledger.endKernelBurst();
+  }
+
+  /** Completes the next chains, whose frames a former owner had sent. They are plain, or the driver has changed them. */
+  #giveBack(sent: number): void {
+    const { ring, ledger } = this;
+    ring.available();
+    const chains = ring.scan(sent, false);
+    const { lengths } = ring.plain;
+    for (let i = 0; i < chains; i++) {
+      ledger.settle();
+      ledger.completePlain(i, Math.max(lengths[i]! - this.#header.frameOffset, 0), 0);
+    }
+    ledger.endPlain(chains);
+    ledger.publish();
+    this.interrupt = true;
   }
 
   /** Sends plain frames up to `most`; how many there were until one was not, or the port was full. */

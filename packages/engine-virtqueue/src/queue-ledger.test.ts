@@ -18,7 +18,12 @@ describe('size classes', () => {
     [8192, 65_550],
   ])('frames of %i to %i bytes are one class', (least, most) => {
     const counters = new Float64Array(COUNTERS);
-    const block = { words: new Uint32Array(COUNTERS), counters, journal: new Uint32Array(0) };
+    const block = {
+      words: new Uint32Array(COUNTERS),
+      counters,
+      burst: new Uint32Array(8),
+      journal: new Uint32Array(0),
+    };
     const ledger = new QueueLedger({} as ConstructorParameters<typeof QueueLedger>[0], block);
     ledger.countSize(least);
     ledger.countSize(most);
@@ -29,7 +34,12 @@ describe('size classes', () => {
 
   it('are ten, in the order of their sizes', () => {
     const counters = new Float64Array(COUNTERS);
-    const block = { words: new Uint32Array(COUNTERS), counters, journal: new Uint32Array(0) };
+    const block = {
+      words: new Uint32Array(COUNTERS),
+      counters,
+      burst: new Uint32Array(8),
+      journal: new Uint32Array(0),
+    };
     const ledger = new QueueLedger({} as ConstructorParameters<typeof QueueLedger>[0], block);
     const sizes = [64, 127, 255, 511, 1023, 1522, 2047, 4095, 8191, 9022];
     for (const [index, bytes] of sizes.entries()) for (let i = 0; i <= index; i++) ledger.countSize(bytes);

@@ -8,23 +8,34 @@
  *     complete   used element into guest memory (packed: into the journal), POSITION, IN_FLIGHT = 0
  *     publish    used index (packed: the answers) into guest memory, PUBLISHED and POSITION
  *   A burst of plain frames is begun once, each of its frames completed by itself, and then ended.
+ *   A port that has the kernel send a whole burst in one call (BURST) says before by what to tell how far the kernel came,
+ *   and counts the frames that it settles, each before its POSITION. A successor completes those that were sent and not
+ *   settled, and sends the others.
  *   A frame over several chains is completed by one store of POSITION, so it is there as a whole or not at all.
  *   A successor opens the ring at POSITION and calls resume(), which publishes what the dead process had completed.
  *
  * Invariants
  *   I1  POSITION never runs ahead of the used elements in guest memory or journal, and what the driver sees never ahead
  *       of POSITION.
- *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost.
+ *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost. Of a
+ *       burst of the kernel's, one that was settled and not completed is sent again.
  *   I3  a chain that is given back is counted once: as a frame, or under one reason to drop it.
  *
  * Limits  counters are 64-bit floats, exact to 2^53.
  */
-import { type QueueBlock, QueueCounter, QueueWord, SIZE_CLASS_LIMITS, SIZE_CLASSES } from '@virtnet/wire';
+import {
+  BurstWord,
+  type QueueBlock,
+  QueueCounter,
+  QueueWord,
+  SIZE_CLASS_LIMITS,
+  SIZE_CLASSES,
+} from '@virtnet/wire';
 import type { DeviceRing } from './device-ring.js';
 import { type RingFaultCode, remedyForCode } from './fault.js';
 import type { PlainChains } from './plain-chains.js';
 
-const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT, MODERATION_LEVEL, STARTED_BY } = QueueWord;
+const { POSITION, PUBLISHED, HEARTBEAT, IN_FLIGHT, MODERATION_LEVEL, STARTED_BY, BURST } = QueueWord;
 const { RECEIVED_DESC, COMPLETED_DESC, FRAMES, BYTES, MAX_POSTED, HANDLER_RUNS, BATCHES } = QueueCounter;
 
 /** Counter a refused chain goes to, beside DROP_BAD_CHAIN. */
@@ -53,6 +64,7 @@ export function prepareBlock({ words }: QueueBlock, position: number, request: n
   words[POSITION] = position;
   words[PUBLISHED] = position;
   words[IN_FLIGHT] = 0;
+  words[BURST] = 0;
   words[MODERATION_LEVEL] = 0;
   words[STARTED_BY] = request; // last: before that it is all done again
 }
@@ -67,6 +79,8 @@ export class QueueLedger {
   /** The block's, for bursts (plain-burst.ts). */
   readonly words: Uint32Array;
   readonly counters: Float64Array;
+  /** What is said of a burst that the kernel sends (BurstWord). */
+  readonly burst: Uint32Array;
   readonly #plain: PlainChains;
 
   constructor(ring: DeviceRing, block: QueueBlock) {
@@ -74,6 +88,7 @@ export class QueueLedger {
     this.#plain = ring.plain;
     this.words = block.words;
     this.counters = block.counters;
+    this.burst = block.burst;
   }
 
   /**
@@ -135,6 +150,30 @@ export class QueueLedger {
     this.count(reason);
     this.count(COMPLETED_DESC);
     this.words[POSITION] = this.#plain.answer(index, 0);
+  }
+
+  /** The kernel is about to be given `count` frames, of which `burst` tells. */
+  beginKernelBurst(count: number): void {
+    const { burst, words } = this;
+    burst[BurstWord.SETTLED] = 0;
+    burst[BurstWord.HEARTBEAT] = words[HEARTBEAT]!;
+    words[BURST] = count;
+  }
+
+  /** One frame more of them is about to be completed or dropped. */
+  settle(): void {
+    const { burst } = this;
+    burst[BurstWord.SETTLED] = burst[BurstWord.SETTLED]! + 1;
+  }
+
+  endKernelBurst(): void {
+    this.words[BURST] = 0;
+  }
+
+  /** Frames of a burst that the kernel was given, by a former owner who did not come to its end; 0: there is none. */
+  get kernelBurst(): number {
+    const { burst, words } = this;
+    return burst[BurstWord.HEARTBEAT] === words[HEARTBEAT] ? words[BURST]! : 0;
   }
 
   /** The burst is over: the next `count` chains of the ring's `plain` were completed or dropped. */

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { SharedFd } from './shared-fd.js';
 import { readShelfLog, ShelfLog } from './shelf-log.js';
-import { ShelfStore } from './shelf-store.js';
+import { nameOfSpare, ShelfStore } from './shelf-store.js';
 
 let fds: [number, number];
 beforeEach(() => {
@@ -135,14 +135,32 @@ describe('mirror of the shelf in the manager’s store', () => {
     return { shelf, store, apply, end };
   }
 
-  it('stores what comes, replaces by removing first, removes what goes', () => {
+  it('stores what comes, replaces over a spare name, removes what goes', () => {
     const { shelf, store, apply, end } = mirror();
     store.settled(shelf.entries());
     apply([put('a', '', fd()), put('b', 'text')]);
     apply([put('a', '', fd())]);
     apply([{ kind: 'delete-prefix', prefix: 'a' }]);
-    expect(asked).toEqual(['+a', '-a', '+a', '-a']);
+    expect(asked).toEqual(['+a', '+a~', '-a', '+a', '-a~', '-a']);
     expect(said()).toEqual({ b: 'text' });
+    end();
+  });
+
+  it('killed after any message: the manager has a descriptor of every name that has one, and the newer by the spare name', () => {
+    const { shelf, store, apply, end } = mirror();
+    store.settled(shelf.entries());
+    apply([put('a', '', fd()), put('b', '', fd())]);
+    const before = asked.length;
+    apply([put('a', '', fd()), put('b', '', fd())]);
+    for (let last = before; last <= asked.length; last++) {
+      const kept = new Set<string>();
+      for (const each of asked.slice(0, last)) {
+        if (each.startsWith('+')) kept.add(each.slice(1));
+        else kept.delete(each.slice(1));
+      }
+      const names = [...kept].map((name) => nameOfSpare(name) ?? name);
+      expect(new Set(names), `after ${asked.slice(0, last)}`).toEqual(new Set(['a', 'b']));
+    }
     end();
   });
 
@@ -169,10 +187,11 @@ describe('mirror of the shelf in the manager’s store', () => {
     asked.length = 0;
     const { shelf, store, apply, end } = mirror();
     apply([put('stays', '', fd())]);
-    expect(asked).toEqual(['-stays', '+stays']);
+    const replaced = ['+stays~', '-stays', '+stays', '-stays~'];
+    expect(asked).toEqual(replaced);
     expect(said()).toEqual({ gone: '+', stays: '+' }); // until the upload is complete the old log counts
     store.settled(shelf.entries());
-    expect(asked).toEqual(['-stays', '+stays', '-gone']);
+    expect(asked).toEqual([...replaced, '-gone', '-gone~']);
     expect(said()).toEqual({ stays: '+' });
     end();
   });

@@ -197,13 +197,7 @@ export class Uring {
   }
 
   #enter(submit: number, wait: number): number {
-    for (;;) {
-      const { IO_URING_ENTER } = SyscallNumber;
-      const result = nativeSyscall(IO_URING_ENTER, this.fd, submit, wait, UringEnter.GETEVENTS, 0, 0);
-      if (result >= 0) return result;
-      const error = negativeErrno();
-      if (error !== -Errno.EINTR) return error;
-    }
+    return enterRing(this.fd, submit, wait);
   }
 
   #takeCompletions(): number {
@@ -220,15 +214,32 @@ export class Uring {
   }
 }
 
+/** io_uring_enter: submits entries and waits for completions. Returns how many were submitted, or -errno. */
+export function enterRing(fd: number, submit: number, wait: number): number {
+  for (;;) {
+    const { IO_URING_ENTER } = SyscallNumber;
+    const result = nativeSyscall(IO_URING_ENTER, fd, submit, wait, UringEnter.GETEVENTS, 0, 0);
+    if (result >= 0) return result;
+    const error = negativeErrno();
+    if (error !== -Errno.EINTR) return error;
+  }
+}
+
+/** io_uring_setup with parameters as they are. Returns the ring's descriptor (close-on-exec) or -errno. */
+export function setupRing(entries: number, parameters: NativeBuffer): number {
+  const fd = nativeSyscall(SyscallNumber.IO_URING_SETUP, entries, parameters.address, 0, 0, 0, 0);
+  return fd >= 0 ? fd : negativeErrno();
+}
+
 /** io_uring_setup, with the flag of newer kernels first. Returns the ring's descriptor (close-on-exec) or -errno. */
 function setup(entries: number, parameters: NativeBuffer): number {
   let error = 0;
   for (const flags of [UringSetup.CLAMP | UringSetup.SUBMIT_ALL, UringSetup.CLAMP]) {
     parameters.u8.fill(0);
     parameters.view.setUint32(UringParametersHead.at.flags, flags, true);
-    const fd = nativeSyscall(SyscallNumber.IO_URING_SETUP, entries, parameters.address, 0, 0, 0, 0);
+    const fd = setupRing(entries, parameters);
     if (fd >= 0) return fd;
-    error = negativeErrno();
+    error = fd;
     if (error !== -Errno.EINVAL) break;
   }
   return error;

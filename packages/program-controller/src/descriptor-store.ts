@@ -18,6 +18,7 @@
 import {
   type LoggedEntry,
   type Logger,
+  nameOfSpare,
   readShelfLog,
   ShelfClient,
   type ShelfOperation,
@@ -44,6 +45,21 @@ function handedOver(environment: Environment): PassedDescriptor[] {
     setCloseOnExec(fd);
     return { name, fd };
   });
+}
+
+/** Descriptors that were about to replace others when everything was killed are where they were to be. */
+function unspare(byName: Map<string, number>, manager: Pick<ServiceManager, 'store' | 'remove'>): void {
+  for (const [spare, fd] of [...byName]) {
+    const name = nameOfSpare(spare);
+    if (name === null) continue;
+    const former = byName.get(name);
+    if (former !== undefined) closeAll([former]);
+    byName.set(name, fd);
+    byName.delete(spare);
+    manager.remove(name);
+    manager.store(name, fd);
+    manager.remove(spare);
+  }
 }
 
 const LOG_NAMES = ['virtnet-log-0', 'virtnet-log-1'] as const;
@@ -89,6 +105,7 @@ export class DescriptorStore {
       if (former !== undefined) closeAll([former]); // a replaced one whose removal did not arrive
       byName.set(name, fd);
     }
+    unspare(byName, manager);
     const fds: number[] = [];
     for (const name of LOG_NAMES) {
       const kept = byName.get(name);

@@ -40,6 +40,8 @@ export interface QueueConfig {
   readonly queue: number;
   readonly pageAddress: bigint;
   readonly pageBytes: number;
+  /** Process address of the queue's page for bursts; 0: it has none. */
+  readonly burstAddress: number;
   /** Its TAP queue; -1: it has none. */
   readonly tapFd: number;
   /** Where its frames go instead; the same object as long as nothing in it changes. */

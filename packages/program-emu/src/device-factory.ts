@@ -6,7 +6,13 @@ import {
   VIRT_QUEUES_MAX,
 } from '@virtnet/engine-control';
 import { type Arena, close, memfdCreate, setMtu } from '@virtnet/host-linux';
-import { Errno, STATE_PAGE_MAGIC, STATE_PAGE_VERSION, StatePageHeader, statePageSize } from '@virtnet/wire';
+import {
+  Errno,
+  STATE_PAGE_MAGIC,
+  STATE_PAGE_VERSION,
+  StatePageHeader,
+  statePageFileSize,
+} from '@virtnet/wire';
 import { functionEngines } from './device-engines.js';
 import { DeviceHost } from './device-host.js';
 import { DeviceInterrupts } from './device-interrupts.js';
@@ -31,7 +37,7 @@ export function interruptsOf(plan: DevicePlan): DeviceInterrupts {
  * what is not touched costs nothing, and a page that never moves needs no handover.
  */
 function newPage(queueCount: number): PageMapping | number {
-  const fd = memfdCreate('virtnet-state-page', statePageSize(VIRT_QUEUES_MAX));
+  const fd = memfdCreate('virtnet-state-page', statePageFileSize(VIRT_QUEUES_MAX));
   if (fd < 0) return fd;
   const page = mapPage(fd);
   if (page === null) {

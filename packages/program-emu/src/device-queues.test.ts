@@ -22,6 +22,7 @@ function config(queue: number, change: Partial<QueueConfig> = {}): QueueConfig {
     queue,
     pageAddress: 0n,
     pageBytes: 0,
+    burstAddress: 0,
     tapFd: 3,
     switched: null,
     kickFd: -1,

@@ -6,8 +6,16 @@
  *   queues that a function has are viewed: V8 counts the bytes of views as memory to be collected, and with the whole
  *   pages of some hundred functions it does nothing else.
  */
+
+import { VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import { fileSize, sharedMapping } from '@virtnet/host-linux';
-import { STATE_PAGE_HEADER_BYTES, StatePageHeader, statePageSize } from '@virtnet/wire';
+import {
+  burstPageAt,
+  STATE_PAGE_HEADER_BYTES,
+  StatePageHeader,
+  statePageFileSize,
+  statePageSize,
+} from '@virtnet/wire';
 
 /** A mapped state page. */
 export interface PageMapping {
@@ -17,12 +25,14 @@ export interface PageMapping {
   readonly buffer: ArrayBuffer;
   /** Has the blocks of `queueCount` queues in the buffer, as far as the page has so many; absent: of those it has by its header. */
   view(queueCount?: number): void;
+  /** Process address of the page for the bursts of queue `index`; 0: the file, an older build's, has none. */
+  burstAddress(index: number): number;
   close(): void;
 }
 
 const QUEUES_MAX = 65_536;
 /** Largest state page believed. */
-const PAGE_BYTES_MAX = statePageSize(QUEUES_MAX);
+const PAGE_BYTES_MAX = statePageFileSize(QUEUES_MAX);
 
 /** Maps the state page behind `fd`, which stays the caller's; null when it is none. */
 export function mapPage(fd: number): PageMapping | null {
@@ -41,6 +51,10 @@ export function mapPage(fd: number): PageMapping | null {
       return mapping.buffer;
     },
     view,
+    burstAddress: (index) =>
+      bytes === statePageFileSize(VIRT_QUEUES_MAX) && index < VIRT_QUEUES_MAX
+        ? Number(mapping.address) + burstPageAt(VIRT_QUEUES_MAX, index)
+        : 0,
     close: () => mapping.close(),
   };
 }

@@ -12,7 +12,15 @@
 import { MessageChannel } from 'node:worker_threads';
 import { close, eventfd, eventfdSignal, memfdCreate, sharedMapping, socketPair } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
-import { featureMask, NetFeature, NetHeader, statePageSize, VirtioFeature } from '@virtnet/wire';
+import {
+  burstPageAt,
+  featureMask,
+  NetFeature,
+  NetHeader,
+  statePageFileSize,
+  statePageSize,
+  VirtioFeature,
+} from '@virtnet/wire';
 import { type QueueConfig, REPORT_INTERRUPT, type WorkerMessage } from './datapath-protocol.js';
 import { WorkerLoop } from './worker-loop.js';
 
@@ -88,9 +96,9 @@ class SyntheticDriver {
 export function warmUp(): void {
   const sockets = socketPair('seqpacket');
   const pageBytes = statePageSize(2);
-  const pageFd = memfdCreate('virtnet-warm-up', pageBytes);
+  const pageFd = memfdCreate('virtnet-warm-up', statePageFileSize(2));
   const memoryFd = memfdCreate('virtnet-warm-up', REGION_BYTES);
-  const page = sharedMapping(pageFd, pageBytes);
+  const page = sharedMapping(pageFd, statePageFileSize(2), pageBytes);
   const memory = sharedMapping(memoryFd, REGION_BYTES);
   const doorbell = eventfd();
   const interrupt = eventfd();
@@ -98,7 +106,9 @@ export function warmUp(): void {
   for (const features of FEATURES) {
     new Uint8Array(page.buffer).fill(0);
     new Uint8Array(memory.buffer).fill(0);
-    move({ features, sockets, doorbell, interrupt, pageAddress: page.address, pageBytes, memory });
+    const burstAddress = Number(page.address) + burstPageAt(2, TRANSMIT_SLOT);
+    const pages = { pageAddress: page.address, pageBytes, burstAddress };
+    move({ features, sockets, doorbell, interrupt, ...pages, memory });
   }
   page.close();
   memory.close();
@@ -112,11 +122,13 @@ interface Course {
   readonly interrupt: number;
   readonly pageAddress: bigint;
   readonly pageBytes: number;
+  readonly burstAddress: number;
   readonly memory: { readonly address: bigint; readonly buffer: ArrayBuffer };
 }
 
 /** Moves FRAMES frames with the features; now and then the queues fall asleep. */
-function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, memory }: Course): void {
+function move(course: Course): void {
+  const { features, sockets, doorbell, interrupt, pageAddress, pageBytes, burstAddress, memory } = course;
   const region = new DataView(memory.buffer);
   const transmit = new SyntheticDriver(region, 0, FRAME_BYTES, 0);
   const receive = new SyntheticDriver(region, REGION_BYTES / 2, BUFFER_BYTES, WRITE_FLAG);
@@ -145,6 +157,7 @@ function move({ features, sockets, doorbell, interrupt, pageAddress, pageBytes, 
     queue: direction === 'receive' ? RECEIVE_SLOT : TRANSMIT_SLOT,
     pageAddress,
     pageBytes,
+    burstAddress: direction === 'receive' ? 0 : burstAddress,
     tapFd,
     switched: null,
     kickFd: direction === 'receive' ? -1 : doorbell,

@@ -44,7 +44,7 @@ import {
   resumePosition,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
-import { type Arena, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
+import { type Arena, BurstTable, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
 import {
   EpollEvent,
@@ -76,6 +76,7 @@ import { PendingInterrupts } from './pending-interrupts.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { Switching } from './switching.js';
 import { TapPort } from './tap-port.js';
+import { TapSender } from './tap-sender.js';
 import { type Entry, moderationOf, readerEntry } from './worker-entry.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
@@ -120,6 +121,10 @@ export class WorkerLoop {
   readonly #report: (report: WorkerReport) => void;
   readonly #lane: ProgressLane;
   readonly #epoll = openEpoll();
+  /** Null: there can be none; undefined: nobody needed it yet. */
+  #bursts: BurstTable | null | undefined;
+  /** Ports that have something to close, by slot. */
+  readonly #senders = new Map<number, TapSender>();
   readonly #memories = new Map<number, GuestMemory>();
   readonly #pages = new PageViews();
   readonly #entries: (Entry | null)[] = [];
@@ -260,6 +265,8 @@ export class WorkerLoop {
 
   close(): void {
     this.#pending.close();
+    for (const sender of this.#senders.values()) sender.close();
+    this.#bursts?.close();
     this.#epoll.close();
   }
 
@@ -435,13 +442,23 @@ export class WorkerLoop {
     config: QueueConfig,
     options: Omit<QueueOptions, 'port'>,
   ): WorkedQueue {
+    if (config.direction === 'transmit') {
+      const sender = new TapSender(config.tapFd, this.#burstTable(), config.burstAddress);
+      this.#senders.set(slot, sender);
+      return new TransmitQueue({ ...options, port: sender });
+    }
     const port = new TapPort(config.tapFd);
-    if (config.direction === 'transmit') return new TransmitQueue({ ...options, port });
     if (config.rss !== null) return this.#switching.openSteered(device, slot, config, options);
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
     const { active, countSizes, hash, features } = config;
     const Receive = hasFeature(features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
     return new Receive({ ...options, port, active, filter, countSizes, hash });
+  }
+
+  /** Of this thread, made when the first queue needs it. */
+  #burstTable(): BurstTable | null {
+    if (this.#bursts === undefined) this.#bursts = BurstTable.create();
+    return this.#bursts;
   }
 
   #setUplink(domain: number, fd: number): void {
@@ -470,6 +487,8 @@ export class WorkerLoop {
     if (entry.moderation?.pending === true) this.#send(entry);
     if (config.kickFd >= 0) this.#epoll.remove(config.kickFd);
     this.#leaveTap(config, slot);
+    this.#senders.get(slot)?.close();
+    this.#senders.delete(slot);
     if (config.switched !== null || config.rss !== null) this.#switching.close(device, config);
     this.#rest(entry);
   }

@@ -51,7 +51,10 @@ export class CrashPoints {
 
   block(block: QueueBlock): QueueBlock {
     const { counters } = block;
-    return { words: this.#watchStores(block.words), counters, journal: this.#watchStores(block.journal) };
+    const [words, burst, journal] = [block.words, block.burst, block.journal].map((part) =>
+      this.#watchStores(part),
+    );
+    return { words: words!, counters, burst: burst!, journal: journal! };
   }
 
   /** Guest memory whose ring parts count every store. */

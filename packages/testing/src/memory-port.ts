@@ -2,7 +2,7 @@
 
 import type { FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
-import { Errno, Ethernet, NetHeader } from '@virtnet/wire';
+import { BurstWord, Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
 export interface PortFrame {
   /** struct virtio_net_hdr_v1. */
@@ -85,5 +85,34 @@ export class PlainMemoryPort extends MemoryPort {
       ledger.completePlain(i, frame.length, needed);
     }
     return count;
+  }
+}
+
+/** The same, which has a kernel send plain frames: all of a burst in one step, and what it has sent it does not forget. */
+export class KernelMemoryPort extends PlainMemoryPort {
+  /** Frames it has sent, ever. */
+  #tail = 0;
+
+  override sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    const { offsets, lengths, pieces } = ring.plain;
+    ledger.burst[BurstWord.TAIL_BEFORE] = this.#tail;
+    ledger.beginKernelBurst(count);
+    for (let i = 0; i < count; i++) {
+      const at = offsets[i]!;
+      const frame = ring.memory.pieces[pieces[i]!]!.u8.slice(at + frameOffset, at + lengths[i]!);
+      this.sent.push({ header: new Uint8Array(NetHeader.sizeBytes), frame });
+      this.plain++;
+      this.#tail++;
+    }
+    for (let i = 0; i < count; i++) {
+      ledger.settle();
+      ledger.completePlain(i, lengths[i]! - frameOffset, 0);
+    }
+    ledger.endKernelBurst();
+    return count;
+  }
+
+  sentBefore(burst: Uint32Array, count: number): number {
+    return Math.min(this.#tail - burst[BurstWord.TAIL_BEFORE]!, count) - burst[BurstWord.SETTLED]!;
   }
 }

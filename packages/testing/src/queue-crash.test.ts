@@ -15,7 +15,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Crash, CrashPoints } from './crash-points.js';
 import { DriverMemory } from './driver-memory.js';
-import { MemoryPort, PlainMemoryPort } from './memory-port.js';
+import { KernelMemoryPort, MemoryPort, PlainMemoryPort } from './memory-port.js';
 import { netHeader, shapeFrame } from './net-fixture.js';
 import { PackedDriver } from './packed-driver.js';
 import { packedPosition } from './packed-ring-fixture.js';
@@ -39,6 +39,8 @@ interface Mode {
   readonly spread?: boolean;
   /** Frames in one buffer, at a port with a short way for them. */
   readonly plain?: boolean;
+  /** The same, of which the kernel sends many in one call. */
+  readonly kernel?: boolean;
 }
 
 interface World extends Mode {
@@ -60,7 +62,8 @@ function makeWorld(direction: World['direction'], mode: Mode): World {
       : new PackedDriver({ ...common, startPosition: start });
   const page = new ArrayBuffer(statePageSize(1));
   queueBlock(page, 0).words.set([start, start], QueueWord.POSITION);
-  const port = mode.plain === true ? new PlainMemoryPort() : new MemoryPort();
+  const Port = mode.kernel === true ? KernelMemoryPort : mode.plain === true ? PlainMemoryPort : MemoryPort;
+  const port = new Port();
   return { ...mode, driver, memory, port, page, crashes: new CrashPoints(), direction };
 }
 
@@ -229,6 +232,22 @@ describe('crash and recovery by the state page', () => {
       start: packedPosition(5, 0),
       eventIdx: true,
       plain: true,
+    },
+    {
+      name: 'split, plain frames that the kernel sends',
+      ring: 'split',
+      start: 65_533,
+      eventIdx: true,
+      plain: true,
+      kernel: true,
+    },
+    {
+      name: 'packed, plain frames that the kernel sends',
+      ring: 'packed',
+      start: packedPosition(5, 0),
+      eventIdx: true,
+      plain: true,
+      kernel: true,
     },
     {
       name: 'split, frames over several buffers',

@@ -68,6 +68,7 @@ export const CompletionEntry = layout('CompletionEntry', 16, { userData: u64, re
 /** Operations. */
 export const UringOperation = {
   NOP: 0,
+  WRITEV: 2,
   SENDMSG: 9,
   RECVMSG: 10,
   SEND: 26,
@@ -83,12 +84,16 @@ export const SubmissionFlag = {
   /** The next submission starts only when this one succeeded in full. */
   LINK: 1 << 2,
 } as const;
+/** Flag of a read or write: it fails with EAGAIN where it would wait; without it even O_NONBLOCK files are waited for. */
+export const RWF_NOWAIT = 8;
 /** Flags of io_uring_setup. */
 export const UringSetup = {
   CLAMP: 1 << 4,
   SUBMIT_ALL: 1 << 7,
   COOPERATE: 1 << 8,
   SINGLE_ISSUER: 1 << 12,
+  /** The rings are in memory of ours, named by the user addresses of the offsets (Linux 6.5). */
+  NO_MMAP: 1 << 14,
 } as const;
 /** Features io_uring_setup reports. */
 export const UringFeature = { SINGLE_MMAP: 1 } as const;

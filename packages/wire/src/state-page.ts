@@ -10,13 +10,17 @@
  * Parties
  *   main     writes the header and the control queue's block; takes marks of a dead owner away before anything is worked.
  *   worker   writes the blocks of the queues it owns; one writer per block at any time.
+ *   kernel   writes the page of a queue while it sends a burst for the worker.
  *   standby  reads, only after the active process was fenced.
  *
  * Layout
  *   byte 0     header, STATE_PAGE_HEADER_BYTES
  *   then       one block of QUEUE_BLOCK_BYTES per virtqueue: 8 32-bit words, then counters as 64-bit floats
- *              (exact to 2^53; plain stores, no BigInt on the datapath), at their end the main thread's marks, then
+ *              (exact to 2^53; plain stores, no BigInt on the datapath), at their end the main thread's marks, among
+ *              them from QUEUE_BURST_AT on what tells how far the kernel came with a burst (BurstWord), then
  *              from QUEUE_JOURNAL_AT on the journal of a packed ring: what was given back and is not published yet
+ *   then       one page for each virtqueue the file has room for: the completion ring by which the kernel says what it
+ *              has sent of a burst; untouched where there never was one. Files of older builds end before.
  *
  * Invariants
  *   I1  word POSITION of a queue is stored after the frame's used entry is in guest memory, so a successor that
@@ -31,6 +35,25 @@ import { layout, u32 } from './layout.js';
 export const STATE_PAGE_MAGIC = 0x56_4e_53_50; // "VNSP"
 export const STATE_PAGE_VERSION = 2;
 export const STATE_PAGE_HEADER_BYTES = 4096;
+/** Where what is said of a burst begins in a block: four places among its floats that no counter has. */
+export const QUEUE_BURST_AT = 240;
+/** Words there; they mean something while QueueWord.BURST is not 0. */
+export const BurstWord = {
+  /** Frames of the burst that are completed or dropped; counted before POSITION says so. */
+  SETTLED: 0,
+  /** Tail of the completion ring when the burst began: the kernel adds one for each frame. */
+  TAIL_BEFORE: 1,
+  /** Where in the queue's page that tail is, where the entries begin, and what to mask their index with. */
+  TAIL_AT: 2,
+  ENTRIES_AT: 3,
+  ENTRIES_MASK: 4,
+  /** QueueWord.HEARTBEAT when it began. With another one somebody has worked the queue since who knows no bursts. */
+  HEARTBEAT: 5,
+  COUNT: 8,
+} as const;
+/** Frames that one call of the kernel sends. */
+export const BURST_FRAMES_MAX = 32;
+export const BURST_PAGE_BYTES = 4096;
 /** Where the journal begins in a block. */
 export const QUEUE_JOURNAL_AT = 512;
 /** Chains a packed ring can give back before it has to publish: four bursts, or the longest mergeable frame. */
@@ -82,6 +105,8 @@ export const QueueWord = {
   UNDER_WORK: 5,
   /** Number of the client's request that started the queue: worked again, it does not start it anew. 0: none. */
   STARTED_BY: 6,
+  /** Frames of the burst that the kernel was given, until all of them are settled; 0: there is none. */
+  BURST: 7,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
 
@@ -182,9 +207,20 @@ export function statePageSize(queueCount: number): number {
 export interface QueueBlock {
   readonly words: Uint32Array;
   readonly counters: Float64Array;
+  /** BurstWord. */
+  readonly burst: Uint32Array;
   /** QUEUE_JOURNAL_ENTRIES entries of a packed ring. */
   readonly journal: Uint32Array;
 }
+
+/** Size in bytes of a file with room for `queueCount` virtqueues, the pages of their bursts included. */
+export function statePageFileSize(queueCount: number): number {
+  return statePageSize(queueCount) + queueCount * BURST_PAGE_BYTES;
+}
+
+/** Where in such a file the page of queue `index` begins. */
+export const burstPageAt = (queueCount: number, index: number): number =>
+  statePageSize(queueCount) + index * BURST_PAGE_BYTES;
 
 /** Views over queue `index` of a mapped state page. */
 export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0): QueueBlock {
@@ -196,6 +232,7 @@ export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0)
       at + QUEUE_COUNTERS_AT * 8,
       QUEUE_JOURNAL_AT / 8 - QUEUE_COUNTERS_AT,
     ),
+    burst: new Uint32Array(page as ArrayBuffer, at + QUEUE_BURST_AT, BurstWord.COUNT),
     journal: new Uint32Array(
       page as ArrayBuffer,
       at + QUEUE_JOURNAL_AT,

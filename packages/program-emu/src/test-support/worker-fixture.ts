@@ -1,11 +1,12 @@
 /** worker-fixture.ts: what a worker needs to work one queue pair: memory, rings, page, representor, events. */
+import { VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import { Arena, close, eventfd, memfdCreate, Receiver, send } from '@virtnet/host-linux';
 import {
   featureMask,
   NetHeader,
   type QueueBlock,
   queueBlock,
-  statePageSize,
+  statePageFileSize,
   VirtioFeature,
 } from '@virtnet/wire';
 import type { QueueConfig, WorkerMessage } from '../datapath-protocol.js';
@@ -34,7 +35,7 @@ export function numberOf(bytes: Uint8Array): number {
 }
 
 function newPage(queueCount: number): PageMapping {
-  const page = mapPage(memfdCreate('worker-test-page', statePageSize(queueCount)))!;
+  const page = mapPage(memfdCreate('worker-test-page', statePageFileSize(VIRT_QUEUES_MAX)))!;
   page.view(queueCount);
   return page;
 }
@@ -81,6 +82,7 @@ export class WorkerFixture {
       queue,
       pageAddress: this.page.address,
       pageBytes: this.page.buffer.byteLength,
+      burstAddress: queue === RECEIVE ? 0 : this.page.burstAddress(queue),
       tapFd: this.tap,
       switched: null,
       kickFd: this.kickFds[queue]!,
