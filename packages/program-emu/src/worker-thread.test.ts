@@ -82,8 +82,9 @@ describe('worker on a thread of its own', () => {
   };
 
   it('with nothing to do it sleeps: no turn, until something happens', async () => {
+    await sleep(20); // for what its configuration left to be looked at
     const turns = sender.heartbeat;
-    await sleep(50);
+    await sleep(200);
     expect([sender.heartbeat, sender.sleeping]).toEqual([turns, true]);
   });
 
