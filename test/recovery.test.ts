@@ -24,7 +24,7 @@ import { GUEST_ADDRESS, HOST_ADDRESS, World } from './lib/world.ts';
 
 /** Kills in all; VIRTNET_TEST_KILLS changes it. */
 const KILLS = Number(process.env.VIRTNET_TEST_KILLS ?? 200);
-const SHARE = { probe: 0.3, control: 0.3, traffic: 0.3, guest: 0.1 };
+const SHARE = { probe: 0.3, control: 0.25, traffic: 0.2, bursts: 0.15, guest: 0.1 };
 const share = (part: keyof typeof SHARE): number => Math.max(1, Math.round(KILLS * SHARE[part]));
 /** Generous: it covers a standby that takes long to come up on a busy machine. */
 const KILL_MS_MAX = 15_000;
@@ -38,6 +38,7 @@ const SEND_PORT = 7401;
 const RECEIVE_PORT = 7402;
 const QUEUE_SIZE = 256;
 const SETTLE_MS = 500;
+const FRAME_HEADER_BYTES = 12;
 
 process.stdout.write(`seed ${seed} (VIRTNET_TEST_SEED), ${KILLS} kills (VIRTNET_TEST_KILLS)\n`);
 
@@ -243,8 +244,56 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
     share('traffic') * KILL_MS_MAX,
   );
 
+  test(
+    'as many frames as it takes > the kernel got every one, and at most one twice for each kill',
+    async () => {
+      const { scene, service, device, representorMac } = used.value;
+      const fn = await BoundFunction.open(service.socket(device.bdf));
+      const driver = await fn.start({ queueSize: QUEUE_SIZE, pairs: 1 });
+      const ring = driver.ring(1);
+      const { sf_rep_net_device: representor } = device;
+      const got = async (): Promise<number> => {
+        const [link] = JSON.parse(await scene.net.ip(`-s -j link show dev ${representor}`)) as Statistics[];
+        return link!.stats64.rx.packets + link!.stats64.rx.dropped;
+      };
+      const frame = numberedFrame(representorMac, 0);
+      frame.set([2, 0, 0, 0, 9, 9]); // for nobody: the host only counts it
+      const buffer = Buffer.concat([new Uint8Array(FRAME_HEADER_BYTES), frame]);
+      const before = await got();
+      let transmitted = 0;
+      const kills = await killDuring(
+        service,
+        { count: share('bursts'), random: randomNumbers(seed + 5) },
+        async (going) => {
+          while (going()) {
+            while (ring.add({ readable: [buffer] }) >= 0) transmitted += 1;
+            await driver.publish(1);
+            ring.collect();
+            await new Promise((resolve) => setImmediate(resolve));
+          }
+        },
+      );
+      await until('everything is sent', SETTLE_MS * 20, () => {
+        ring.collect();
+        return ring.outstanding === 0;
+      });
+      const repeated = (await got()) - before - transmitted;
+      expect(transmitted).toBeGreaterThan(10_000);
+      expect(repeated, `of ${transmitted}`).toBeGreaterThanOrEqual(0);
+      expect(repeated, `of ${transmitted}`).toBeLessThanOrEqual(kills.length);
+      await driver.stop();
+      await fn.close();
+    },
+    share('bursts') * KILL_MS_MAX,
+  );
+
   endsCleanly(used);
 });
+
+/** `ip -s -j link` */
+interface Statistics {
+  readonly stats64: { readonly rx: { readonly packets: number; readonly dropped: number } };
+}
 
 describe('kill -9 of the emulator, Linux guest', () => {
   const used = useScene(async (scene) => {

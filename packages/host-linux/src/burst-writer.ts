@@ -7,6 +7,9 @@
  *   looks at signals only on its way back. So whoever kills this process kills it before the call or behind it. The
  *   completions lie in memory of ours that outlives the process (IORING_SETUP_NO_MMAP): by them a successor knows
  *   exactly what was sent, and neither repeats nor forgets a frame.
+ *   The kernel takes a ring apart at its leisure when it is closed, or its process ends, and once more writes the tail it
+ *   had into the page. So a new ring never gets a page that had one: what is behind the address is exchanged first
+ *   (MADV_REMOVE), and the former page is the former ring's alone.
  *   The submissions need not outlive anybody. All rings of a thread share one table of entries, headers and vectors: it is
  *   used by one call at a time, and read only inside it.
  *
@@ -16,7 +19,7 @@
  *
  * Invariants
  *   I1  frames are sent in their order, and so are their completions.
- *   I2  when send() returns, every frame that was begun has completed.
+ *   I2  when send() returns, every frame that was begun has completed, or the ring is `broken` and not to be used again.
  *
  * Limits  BURST_FRAMES_MAX frames a call, each one piece of memory behind a header of zeros. Descriptors that can be
  *         written without waiting, as TAPs can. Linux 6.5; before that there is no ring, and frames go one by one.
@@ -29,6 +32,7 @@ import {
   CompletionRingOffsets,
   Errno,
   Iovec,
+  MADV_REMOVE,
   MmapFlag,
   MmapProtection,
   NetHeader,
@@ -43,9 +47,15 @@ import {
   UringSetup,
 } from '@virtnet/wire';
 import { close } from './fd.js';
-import { NativeBuffer, setPointer, viewMemory } from './libc.js';
+import { declare, NativeBuffer, negativeErrno, setPointer, viewMemory } from './libc.js';
 import { nativeMmap, nativeMunmap, PAGE_BYTES } from './memory.js';
 import { enterRing, setupRing } from './uring.js';
+
+const nativeMadvise = declare<(address: number, sizeBytes: number, advice: number) => number>(
+  'madvise',
+  'int',
+  ['uintptr_t', 'size_t', 'int'],
+);
 
 const ENTRY_WORDS = SubmissionEntry.sizeBytes / 4;
 const FD = SubmissionEntry.at.fd / 4;
@@ -125,6 +135,7 @@ export class BurstRing {
   readonly #completionTail: number;
   readonly #entries: number;
   readonly #mask: number;
+  #broken = false;
 
   private constructor(fd: number, table: BurstTable, page: ArrayBuffer, parameters: DataView) {
     const sq = SubmissionRingOffsets.decode(parameters, URING_SUBMISSION_OFFSETS_AT);
@@ -147,8 +158,8 @@ export class BurstRing {
    * or -errno: -EINVAL also where the kernel does not know such rings.
    */
   static open(table: BurstTable, pageAddress: number): BurstRing | number {
+    if (nativeMadvise(pageAddress, BURST_PAGE_BYTES, MADV_REMOVE) < 0) return negativeErrno();
     const page = viewMemory(BigInt(pageAddress), BURST_PAGE_BYTES);
-    new Uint8Array(page).fill(0); // a new ring begins at 0, also on a page that had one
     const parameters = new NativeBuffer(URING_PARAMETERS_BYTES);
     const { view } = parameters;
     view.setUint32(UringParametersHead.at.flags, UringSetup.NO_MMAP | UringSetup.SUBMIT_ALL, true);
@@ -182,11 +193,12 @@ export class BurstRing {
     Atomics.store(words, this.#submissionTail, tail + count);
     const begun = enterRing(this.#fd, count, 0);
     if (begun !== count) Atomics.store(words, this.#submissionTail, tail + Math.max(begun, 0));
-    let left = begun - this.#take();
-    while (left > 0) {
-      enterRing(this.#fd, 0, 1);
-      left -= this.#take();
-    }
+    if (this.#take() !== Math.max(begun, 0)) this.#broken = true;
+  }
+
+  /** The kernel did not say what became of all frames. */
+  get broken(): boolean {
+    return this.#broken;
   }
 
   /** Frees the ring; its page stays, and says what it said. */
@@ -203,9 +215,9 @@ export class BurstRing {
     const head = words[this.#completionHead]!;
     const tail = Atomics.load(words, this.#completionTail);
     const count = (tail - head) | 0;
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < Math.min(count, BURST_FRAMES_MAX); i++) {
       const at = entries + ((head + i) & mask) * COMPLETION_WORDS;
-      results[words[at]!] = words[at + RESULT]!;
+      results[words[at]! & (BURST_FRAMES_MAX - 1)] = words[at + RESULT]!;
     }
     Atomics.store(words, this.#completionHead, tail);
     return count;

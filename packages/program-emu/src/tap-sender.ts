@@ -129,6 +129,7 @@ export class TapSender extends TapPort {
         );
     }
     ledger.endKernelBurst();
+    if (kernel.broken) this.close();
     return kept;
   }
 }

@@ -54,6 +54,9 @@ export const MmapFlag = {
   POPULATE: 0x8000,
 } as const;
 
+/** madvise: gives the memory of a shared mapping back; whoever touches it next finds zeros. */
+export const MADV_REMOVE = 9;
+
 /** memfd_create flags (linux/memfd.h). */
 export const MemfdFlag = { CLOEXEC: 1, ALLOW_SEALING: 2, HUGETLB: 4, NOEXEC_SEAL: 8 } as const;
 
