@@ -418,7 +418,11 @@ describe('shelf channel, the keeper restarts', () => {
     expect(w.kept()).toBeNull();
   });
 
-  it('a successor that was in step has nothing to wait for, nor has who is no writer', async () => {
+  it('a successor that was in step has nothing to wait for, nor has who is no writer, or never had a keeper', async () => {
+    const lonely = connected();
+    expect(await lonely.lease(() => {})).toBe(-Errno.ENOTCONN);
+    expect(lonely.kept()).toBeNull();
+    lonely.close();
     serve();
     const w = await writer();
     const standby = connected();
@@ -430,10 +434,12 @@ describe('shelf channel, the keeper restarts', () => {
   });
 
   it('nobody waits longer for a keeper than KEPT_WAIT_MS, counted from its end', async () => {
+    const server = serve();
+    const lonely = await writer();
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
     try {
-      const lonely = connected();
-      expect(await lonely.lease(() => {})).toBe(-Errno.ENOTCONN);
+      server.close();
+      while (lonely.connected) await new Promise((resolve) => setImmediate(resolve));
       let over = false;
       void lonely.kept()?.then(() => {
         over = true;

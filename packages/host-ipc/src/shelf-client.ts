@@ -222,11 +222,11 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   }
 
   /**
-   * Whether what was said survives this process: null when it does, or when that is not this client's to say since it
-   * is no writer. Else resolves when a keeper has been told everything, or has been away for KEPT_WAIT_MS.
+   * Whether what was said survives this process: null when it does, when there never was a keeper, or when that is not
+   * this client's to say since it is no writer. Else resolves when a keeper has been told everything, or has been away for KEPT_WAIT_MS.
    */
   kept(): Promise<void> | null {
-    if (this.#told || this.#upload === null) return null;
+    if (this.#told || this.#upload === null || this.counters.connections === 0) return null;
     if (this.#waiting !== null) return this.#waiting.done.promise;
     const waitMs = this.#untoldSinceMs + KEPT_WAIT_MS - performance.now();
     if (waitMs <= 0) return null;
