@@ -9,7 +9,7 @@ import { macBytes, udpFrame } from './lib/frames.ts';
 import { killDuring } from './lib/kills.ts';
 import { randomNumbers, seed } from './lib/random.ts';
 import type { Scene } from './lib/scene.ts';
-import { type Hotplugged, Service } from './lib/service.ts';
+import { type Hotplugged, type Kill, Service } from './lib/service.ts';
 import { type Arrival, analyseStream, describeLoss } from './lib/stream-analysis.ts';
 import {
   readStreamPacket,
@@ -259,11 +259,17 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
       const frame = numberedFrame(representorMac, 0);
       frame.set([2, 0, 0, 0, 9, 9]); // for nobody: the host only counts it
       const buffer = Buffer.concat([new Uint8Array(FRAME_HEADER_BYTES), frame]);
+      // Another process kills: while this one does, it offers no frames.
+      const kill = async (): Promise<Kill> => {
+        const pid = service.runningPid('emu');
+        await scene.processes.run(['sh', '-c', `sleep 0.02; kill -9 ${pid}`]);
+        return { pid, atUs: wallClockUs() };
+      };
       const before = await got();
       let transmitted = 0;
       const kills = await killDuring(
         service,
-        { count: share('bursts'), random: randomNumbers(seed + 5) },
+        { count: share('bursts'), random: randomNumbers(seed + 5), kill },
         async (going) => {
           while (going()) {
             while (ring.add({ readable: [buffer] }) >= 0) transmitted += 1;

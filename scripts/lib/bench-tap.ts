@@ -1,5 +1,6 @@
 /** bench-tap.ts: what goes through a TAP, ours beside QEMU's own and beside a program that only writes. See tap-stage.ts. */
 import { writeFileSync } from 'node:fs';
+import { type Summary, summarise } from '../../test/lib/stream-analysis.ts';
 import type { BenchOptions } from '../bench.ts';
 import { machine, ownProcessors } from './datapath-cells.ts';
 import { DriverTapStage, GuestTapStage, type TapSide } from './tap-stage.ts';
@@ -74,6 +75,7 @@ interface CellReport {
   readonly ratio: number;
   readonly wanted: string;
   readonly met: boolean;
+  readonly summaries: Readonly<Record<TapSide, Summary>>;
   readonly values: Readonly<Record<TapSide, readonly number[]>>;
 }
 
@@ -131,26 +133,22 @@ async function measure<Stage>(
     for (const side of order) {
       const measured = [await cell.measure(stage, side, seconds)].flat().map((value) => value / cell.scale);
       values[side].push(...measured);
-      process.stderr.write(`  ${cell.name}: ${side} ${median(measured).toFixed(3)} ${cell.unit}\n`);
+      process.stderr.write(`  ${cell.name}: ${side} ${summarise(measured).median.toFixed(3)} ${cell.unit}\n`);
     }
   }
-  const ratio = median(values.virtnet) / median(values.peer);
+  const summaries = { virtnet: summarise(values.virtnet), peer: summarise(values.peer) };
+  const ratio = summaries.virtnet.median / summaries.peer.median;
   const { name, unit, wanted } = cell;
-  return { cell: name, unit, ratio, wanted, met: cell.target(ratio), values };
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
+  return { cell: name, unit, ratio, wanted, met: cell.target(ratio), summaries, values };
 }
 
 const HEADER = `                                 virtnet        (spread)       peer        (spread)   ratio  wanted
 `;
 
-function line({ cell, unit, ratio, wanted, met, values }: CellReport): string {
+function line({ cell, unit, ratio, wanted, met, summaries }: CellReport): string {
   const sides = (['virtnet', 'peer'] as const).map((side) => {
-    const spread = `(${Math.min(...values[side]).toFixed(2)}-${Math.max(...values[side]).toFixed(2)})`;
-    return `${median(values[side]).toFixed(2).padStart(9)} ${spread.padStart(16)}`;
+    const { median, min, max } = summaries[side];
+    return `${median.toFixed(2).padStart(9)} ${`(${min.toFixed(2)}-${max.toFixed(2)})`.padStart(16)}`;
   });
   return `${cell.padEnd(25)} ${unit.padEnd(4)} ${sides.join(' ')} ${ratio.toFixed(2).padStart(7)}  ${wanted} ${met ? 'met' : 'not met'}\n`;
 }

@@ -359,10 +359,7 @@ async function startService(scene: Scene, options: StageOptions): Promise<Servic
     conf: { eth_vq_workers: 1, software: { representor, source_frame_bytes: bytes } },
     env,
   });
-  // dpa_core_start begins at 2, as on the original, and a small machine has no such processor.
-  const emu = service.runningPid('emu');
-  const thread = await until('the datapath', RINGS_TIMEOUT_MS, () => threadNamed(emu, DATAPATH_THREAD));
-  await scene.processes.run(['taskset', '-p', '-c', `${processors[1]}`, `${thread}`]);
+  await pinDatapath(scene, service, processors[1]);
   await service.startVhostd('server');
   const addFeatures =
     (kind.packed ? 1n << FEATURE.packed : 0n) | (kind.mergeable ? 1n << FEATURE.mergeable : 0n);
@@ -373,6 +370,13 @@ async function startService(scene: Scene, options: StageOptions): Promise<Servic
     await service.addVhost(device.bdf, virtnetSocket(scene, port));
   }
   return service;
+}
+
+/** Binds the only datapath thread. dpa_core_start begins at 2, as on the original, and a small machine has no such processor. */
+export async function pinDatapath({ processes }: Scene, service: Service, processor: number): Promise<void> {
+  const emu = service.runningPid('emu');
+  const thread = await until('the datapath', RINGS_TIMEOUT_MS, () => threadNamed(emu, DATAPATH_THREAD));
+  await processes.run(['taskset', '-p', '-c', `${processor}`, `${thread}`]);
 }
 
 /** The pool: every ring full, transmit rings of frames of `segments` buffers, and what testpmd keeps at hand. */

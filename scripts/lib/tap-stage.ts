@@ -16,9 +16,9 @@ import { Scene } from '../../test/lib/scene.ts';
 import { Service } from '../../test/lib/service.ts';
 import { generatePackets, stopPackets } from '../../test/lib/streams.ts';
 import { Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
-import { sleep, until } from '../../test/lib/waiting.ts';
-import { BRIDGE, GUEST_ADDRESS, HOST_ADDRESS, World } from '../../test/lib/world.ts';
-import { threadNamed } from './machine-state.ts';
+import { sleep } from '../../test/lib/waiting.ts';
+import { GUEST_ADDRESS, HOST_ADDRESS, World } from '../../test/lib/world.ts';
+import { pinDatapath } from './datapath-stage.ts';
 
 /** Whose TAP: ours, or that of whom we are compared with. */
 export type TapSide = 'virtnet' | 'peer';
@@ -28,9 +28,8 @@ interface Way {
   readonly device: string;
   readonly guestAddress: string;
   readonly hostAddress: string;
-  /** TAP and bridge in the namespace. */
+  /** In the namespace. */
   readonly tap: string;
-  readonly bridge: string;
 }
 
 const PEER_TAP = 'qtap0';
@@ -80,14 +79,12 @@ export class GuestTapStage {
           guestAddress: GUEST_ADDRESS,
           hostAddress: HOST_ADDRESS,
           tap: ours,
-          bridge: BRIDGE,
         },
         peer: {
           device,
           guestAddress: PEER_GUEST_ADDRESS,
           hostAddress: PEER_HOST_ADDRESS,
           tap: PEER_TAP,
-          bridge: PEER_BRIDGE,
         },
       };
       return new GuestTapStage(scene, world, ways);
@@ -147,7 +144,6 @@ export class GuestTapStage {
 
 const DRIVER_QUEUE_SIZE = 1_024;
 const OUR_MAC = '02:00:00:00:02:01';
-const DATAPATH_THREAD = 'datapath-0';
 const MBUFS = 16_384;
 
 /** Who writes to which TAP. */
@@ -167,9 +163,7 @@ export class DriverTapStage {
     const scene = await Scene.open();
     try {
       const service = await Service.start(scene, { conf: { eth_vq_workers: 1 } });
-      const emu = service.runningPid('emu');
-      const thread = await until('the datapath', PATIENCE_MS, () => threadNamed(emu, DATAPATH_THREAD));
-      await scene.processes.run(['taskset', '-p', '-c', `${processors[1]}`, `${thread}`]);
+      await pinDatapath(scene, service, processors[1]);
       await service.startVhostd('server');
       const device = await service.hotplug({ mac: OUR_MAC, queues: 3, queueSize: DRIVER_QUEUE_SIZE });
       await service.addVhost(device.bdf, scene.path('vhost.sock'));

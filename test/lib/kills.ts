@@ -8,6 +8,8 @@ const INSTANT_MS_MAX = 150;
 export interface Killing {
   readonly count: number;
   readonly random: () => number;
+  /** Who kills; default: this process, in a moment in which `activity` does nothing. */
+  readonly kill?: () => Promise<Kill>;
   /** Told after each kill that was recovered from. */
   readonly onRecovered?: (kill: Kill, index: number) => void | Promise<void>;
 }
@@ -18,7 +20,7 @@ export interface Killing {
  */
 export async function killDuring(
   service: Service,
-  { count, random, onRecovered }: Killing,
+  { count, random, kill: killOne, onRecovered }: Killing,
   activity: (going: () => boolean) => Promise<void>,
 ): Promise<Kill[]> {
   const kills: Kill[] = [];
@@ -29,7 +31,7 @@ export async function killDuring(
   });
   for (let index = 0; index < count && failure === null; index++) {
     await sleep(random() * INSTANT_MS_MAX);
-    const kill = service.killEmu();
+    const kill = killOne === undefined ? service.killEmu() : await killOne();
     kills.push(kill);
     await service.recovered(kill.pid);
     await onRecovered?.(kill, index);

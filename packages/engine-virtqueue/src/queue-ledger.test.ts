@@ -1,4 +1,4 @@
-import { QueueCounter, SIZE_CLASSES } from '@virtnet/wire';
+import { BurstWord, QueueCounter, SIZE_CLASSES } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { QueueLedger } from './queue-ledger.js';
 
@@ -21,7 +21,7 @@ describe('size classes', () => {
     const block = {
       words: new Uint32Array(COUNTERS),
       counters,
-      burst: new Uint32Array(8),
+      burst: new Uint32Array(BurstWord.COUNT),
       journal: new Uint32Array(0),
     };
     const ledger = new QueueLedger({} as ConstructorParameters<typeof QueueLedger>[0], block);
@@ -37,7 +37,7 @@ describe('size classes', () => {
     const block = {
       words: new Uint32Array(COUNTERS),
       counters,
-      burst: new Uint32Array(8),
+      burst: new Uint32Array(BurstWord.COUNT),
       journal: new Uint32Array(0),
     };
     const ledger = new QueueLedger({} as ConstructorParameters<typeof QueueLedger>[0], block);

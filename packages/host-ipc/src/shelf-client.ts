@@ -223,7 +223,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
   /**
    * Whether what was said survives this process: null when it does, when there never was a keeper, or when that is not
-   * this client's to say since it is no writer. Else resolves when a keeper has been told everything, or has been away for KEPT_WAIT_MS.
+   * this client's to say since it is no writer. Else resolves when a keeper has been told everything, or has been away
+   * for KEPT_WAIT_MS.
    */
   kept(): Promise<void> | null {
     if (this.#told || this.#upload === null || this.counters.connections === 0) return null;

@@ -35,7 +35,7 @@ import { layout, u32 } from './layout.js';
 export const STATE_PAGE_MAGIC = 0x56_4e_53_50; // "VNSP"
 export const STATE_PAGE_VERSION = 2;
 export const STATE_PAGE_HEADER_BYTES = 4096;
-/** Where what is said of a burst begins in a block: four places among its floats that no counter has. */
+/** Where what is said of a burst begins in a block: the places of floats 26 to 29, which no counter has. */
 export const QUEUE_BURST_AT = 240;
 /** Words there; they mean something while QueueWord.BURST is not 0. */
 export const BurstWord = {
@@ -167,6 +167,7 @@ export const QueueCounter = {
   DROP_NOT_SWITCHED: 24,
   /** Frames whose source the eswitch could not remember: its table, or the port's share, is full. */
   STATIONS_REFUSED: 25,
+  // 26 to 29 are what is said of a burst (QUEUE_BURST_AT).
   /** Frames by size, while packet counters are on: SIZE_CLASSES classes from here on. */
   SIZE_CLASS_FIRST: 32,
 } as const;
