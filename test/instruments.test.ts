@@ -39,11 +39,10 @@ const used = useScene(async (scene) => {
 test('a backend stopped for 80 ms > both streams show a pause of that length', async () => {
   const { ends } = used.value;
   const events = await ends.guest.watchLink();
-  // A busy machine makes longer pauses of its own: what is never shown is a shorter one, or a loss.
+  // A busy machine makes longer pauses of its own, and a sender that is late meanwhile takes from them.
   for (let attempt = 1; ; attempt++) {
     const pauses = await pausesOfOneStop();
-    expect(Math.min(...pauses)).toBeGreaterThan(STOP_MS - 5);
-    if (Math.max(...pauses) < STOP_MS + TOLERANCE_MS) break;
+    if (pauses.every((pauseMs) => pauseMs > STOP_MS - 5 && pauseMs < STOP_MS + TOLERANCE_MS)) break;
     expect(attempt, `pauses of ${pauses.join(', ')} ms`).toBeLessThan(ATTEMPTS_MAX);
   }
   expect(await events()).toEqual({ carrierChanges: 0, monitored: [], resets: [] });
@@ -59,9 +58,11 @@ async function pausesOfOneStop(): Promise<number[]> {
   await sleep(STOP_MS);
   signalPid(testpmd.child.pid, 'SIGCONT');
   await sleep(1_000);
-  return [await fromGuest(), await toGuest()].map(({ arrivals, report }) => {
-    expect(report).toMatchObject({ duplicated: [], reordered: 0 });
-    expect(report.received).toBeGreaterThan(500);
+  const streams = { 'from the guest': await fromGuest(), 'to the guest': await toGuest() };
+  return Object.entries(streams).map(([name, { arrivals, report }]) => {
+    const { duplicated, reordered } = report;
+    expect({ name, duplicated, reordered }).toEqual({ name, duplicated: [], reordered: 0 });
+    expect(report.received, name).toBeGreaterThan(500);
     return longestPause(arrivals, () => true)?.pauseMs ?? 0;
   });
 }

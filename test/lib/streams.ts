@@ -87,7 +87,7 @@ export async function streamToGuest(
   const { guest, processes, net } = ends;
   const file = `/tmp/stream.${port}`;
   const capture = guest.result(
-    `/usr/bin/tcpdump -Z root -p -i eth0 -n -s 80 -B 16384 -w ${file} udp dst port ${port} 2>${file}.log`,
+    `/usr/bin/tcpdump -Z root -p -i eth0 -n -s 80 -B 16384 -U -w ${file} udp dst port ${port} 2>${file}.log`,
     STREAM_MS_MAX,
   );
   capture.catch(() => {}); // looked at when the stream is finished
@@ -108,9 +108,10 @@ export async function streamToGuest(
     const sent = Number((await sender.finish()).split(' ')[0]);
     await sleep(SETTLE_MS);
     // The kernel hands packets over after a second at the latest, and what tcpdump has not written when it ends is
-    // gone: it is asked to write until nothing more comes.
+    // gone. It writes every packet at once (-U): asked to flush by a signal in the middle of a write, it writes what
+    // it has in its buffer twice.
     await guest.run(
-      `sleep 1; same=0; n=-1; while [ $same -lt 3 ]; do kill -USR2 $(pidof tcpdump); sleep 0.4; ` +
+      `sleep 1; same=0; n=-1; while [ $same -lt 3 ]; do sleep 0.4; ` +
         `m=$(wc -c <${file}); [ $m = $n ] && same=$((same + 1)) || same=0; n=$m; done`,
     );
     await guest.run('kill -TERM $(pidof tcpdump)');
