@@ -170,6 +170,33 @@ describe('kill -9 of the whole service, under a service manager', () => {
     }
   }, 180_000);
 
+  test('the same, and a standby has taken over of which the controller has not heard that it is ready > it goes on with that one', async () => {
+    const { manager, service } = used.value;
+    const controller = service.runningPid('controller');
+    await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+    const [former, keeper, emulator] = (['emu-standby', 'ha', 'emu'] as const).map((role) =>
+      service.runningPid(role),
+    ) as [number, number, number];
+    signalPid(former, 'SIGKILL');
+    const heir = await until('another standby that starts', PATIENCE_MS, () => {
+      const pid = service.pid('emu-standby');
+      return pid !== null && ![former, emulator].includes(pid) ? pid : null;
+    });
+    signalPid(controller, 'SIGSTOP');
+    const isHeir = (role: 'standby' | 'active') => async () =>
+      (await service.emulators()).some(({ pid, ...is }) => pid === heir && is.role === role && is.ready);
+    await until('a warm standby', PATIENCE_MS, isHeir('standby'));
+    signalPid(emulator, 'SIGKILL');
+    await until('a successor', PATIENCE_MS, isHeir('active'));
+    signalPid(keeper, 'SIGKILL');
+    await until('both are dead', PATIENCE_MS, () => ![emulator, keeper].some(isRunning));
+    signalPid(controller, 'SIGCONT');
+    await until('a keeper that knows all', PATIENCE_MS, () => service.keeperKnowsAll());
+    expect([service.runningPid('emu'), service.runningPid('controller')]).toEqual([heir, manager.pid]);
+    expect(manager.pid).toBe(controller);
+    expect((await service.query()).mac).toBe(MAC);
+  }, 180_000);
+
   test('everything killed while a new keeper is being told > no device is lost, at whatever instant', async () => {
     const { manager, service } = used.value;
     for (let delayMs = 110; delayMs <= 250; delayMs += 20) {

@@ -76,6 +76,15 @@ describe('service plan', () => {
     expect(steps).toEqual([{ kind: 'start-keeper', expectUpload: true }]);
   });
 
+  it('the keeper is gone, and one that still starts said that it was told everything: its upload is waited for', () => {
+    const told = { ...emulator(2, 'starting'), informed: true };
+    const start = (expectUpload: boolean) => ({ kind: 'start-keeper', expectUpload }) as const;
+    const gone = { keeper: 'gone', mayStartEmulator: false } as const;
+    expect(planService(view([told], gone))).toEqual([start(true)]);
+    expect(planService(view([{ ...told, informed: false }], gone))).toEqual([start(false)]);
+    expect(planService(view([{ ...told, state: 'fencing' }], gone))).toEqual([start(false)]);
+  });
+
   it('adopted one too many: asks the oldest standby to end, never the active one', () => {
     const steps = planService(view([emulator(1, 'ready'), emulator(2, 'serving'), emulator(3, 'ready')]));
     expect(steps).toEqual([{ kind: 'stop-emulator', instance: 1 }]);

@@ -23,6 +23,8 @@ export const EMULATORS_WANTED = 2;
 export interface EmulatorView {
   readonly instance: number;
   readonly state: ChildState;
+  /** It said that it was told everything, though it is not ready yet. */
+  readonly informed?: boolean;
   /** Since when it is known to be, or to have been, the active one, on any scale; null when it never was. */
   readonly servesSince: number | null;
 }
@@ -64,12 +66,17 @@ export function whoServes<T extends Pick<EmulatorView, 'state' | 'servesSince'>>
   return latest;
 }
 
+/** Whether an emulator could go on with the devices, as far as is known. */
+export function isInformed({ state, informed }: Pick<EmulatorView, 'state' | 'informed'>): boolean {
+  return state === 'ready' || state === 'serving' || (state === 'starting' && informed === true);
+}
+
 /** The steps to take now, in order. */
 export function planService(view: ServiceView): Step[] {
   if (view.stopping) return [];
   const steps: Step[] = [];
   const emulators = [...view.emulators].sort((a, b) => a.instance - b.instance);
-  const informed = emulators.some(({ state }) => state === 'ready' || state === 'serving');
+  const informed = emulators.some(isInformed);
   if (view.keeper === 'gone' && view.mayStartKeeper)
     steps.push({ kind: 'start-keeper', expectUpload: informed });
 

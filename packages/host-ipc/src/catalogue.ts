@@ -30,6 +30,7 @@ import {
   type Static,
   text,
   tolerant,
+  tolerantWith,
 } from './schema.js';
 
 const KIB = 1024;
@@ -85,7 +86,7 @@ const hostVerb = oneOf(
 );
 
 /** Processes of two versions speak with one another during an update: what a newer one adds is passed over. */
-const EmuStatus = tolerant({
+const emuStatusFields = {
   role: oneOf('standby', 'active'),
   ready: boolean(),
   pid: integer(1),
@@ -96,6 +97,10 @@ const EmuStatus = tolerant({
   version: text(64),
   /** A destination of a handover: it does not take over by itself. */
   reserve: boolean(),
+};
+const EmuStatus = tolerantWith(emuStatusFields, {
+  /** It was told everything, so that it could take over, ready or not. */
+  informed: boolean(),
 });
 export type EmuStatus = Static<typeof EmuStatus>;
 

@@ -50,6 +50,18 @@ export const openObject = <F extends Fields>(fields: F): Schema<ObjectOf<F> & Js
   objectSchema(fields, true);
 /** These fields, all present; others may come with them and are not looked at. */
 export const tolerant = <F extends Fields>(fields: F): Schema<ObjectOf<F>> => objectSchema(fields, true);
+/** The same, with fields that others may leave out. */
+export const tolerantWith = <F extends Fields, O extends Fields>(
+  fields: F,
+  optional: O,
+): Schema<ObjectOf<F> & { readonly [K in keyof O]?: Static<O[K]> }> => ({
+  json: {
+    type: 'object',
+    properties: propertiesOf({ ...fields, ...optional }),
+    required: Object.keys(fields),
+    additionalProperties: true,
+  },
+});
 /** Fields that are all present plus fields that may be left out. */
 export const objectWith = <F extends Fields, O extends Fields>(
   fields: F,

@@ -15,7 +15,7 @@
  * Limits  deadlines in limits.ts.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import {
   type ChildAction,
   type ChildEvent,
@@ -23,6 +23,7 @@ import {
   type DeathCause,
   deathCause,
   type ExitStatus,
+  isInformed,
   type Sentence,
   supervisionTable,
 } from '@virtnet/engine-recovery';
@@ -317,8 +318,7 @@ export class Child {
       const status = await this.#status(options);
       if (this.#state === 'gone') return;
       this.#misses = 0;
-      this.lastStatus = status;
-      if (status.ready) this.#event('role' in status && status.role === 'active' ? 'serving' : 'ready');
+      this.#heard(status);
     } catch (error) {
       if (this.#state === 'gone' || this.#state === 'stopping') return;
       // Its death ends the connection first; the pidfd follows. Silence alone is a hang.
@@ -331,14 +331,34 @@ export class Child {
     else this.#poll(silent ? 0 : HEALTH_INTERVAL_MS);
   }
 
-  /** What it says of itself now, which is its last status from then on; null when it does not say so in time. */
-  async look(): Promise<EmuStatus | HaStatus | null> {
+  /** It answers, or has answered: before, nobody can have told it anything. */
+  get answers(): boolean {
+    return existsSync(this.spec.ipcPath);
+  }
+
+  /** What it was told, as far as it has said. */
+  get informed(): boolean {
+    return isInformed({ state: this.#state, informed: this.#saidInformed });
+  }
+
+  /** Asks it for its state now; resolves when it has moved accordingly, or does not answer in time. */
+  async look(): Promise<void> {
     try {
-      this.lastStatus = await this.#status({ deadlineMs: HEALTH_DEADLINE_MS });
-      return this.lastStatus;
+      this.#heard(await this.#status({ deadlineMs: HEALTH_DEADLINE_MS }));
     } catch {
-      return null;
+      // it is no wiser than before
     }
+  }
+
+  get #saidInformed(): boolean {
+    const status = this.lastStatus;
+    return status !== null && 'informed' in status && status.informed === true;
+  }
+
+  #heard(status: EmuStatus | HaStatus): void {
+    if (this.#state === 'gone') return;
+    this.lastStatus = status;
+    if (status.ready) this.#event('role' in status && status.role === 'active' ? 'serving' : 'ready');
   }
 
   /** Its main thread takes a turn to answer, if it can. */

@@ -98,6 +98,7 @@ await RpcServer.bind(
         uptimeMs: process.uptime() * 1000,
         version: '0.1.0',
         reserve: false,
+        informed: synced,
       };
     },
     'emu.devices': () => ({ devices: [] }),

@@ -97,7 +97,7 @@ export class Supervisor {
   /** Whether a guest may be the reason that an emulator died; the last VERDICTS_KEPT. */
   readonly #verdicts: { readonly pid: number; readonly guestsFault: boolean }[] = [];
   #restoring = false;
-  /** The keeper is asked whether it has the devices. */
+  /** Those who may have the devices are asked. */
   #looking = false;
   readonly counters = { takeovers: 0, deaths: 0 };
 
@@ -414,10 +414,9 @@ export class Supervisor {
     return {
       stopping: this.#stopping,
       keeper: this.#keeper?.state ?? 'gone',
-      emulators: [...this.#ordinary()].map(({ spec, state, servesSince }) => ({
+      emulators: [...this.#ordinary()].map(({ spec, state, informed, servesSince }) => ({
         instance: spec.instance,
-        state,
-        servesSince,
+        ...{ state, informed, servesSince },
       })),
       moving: this.#divided !== null && this.#divided.state !== 'gone',
       exchanging: this.#exchanging,
@@ -438,11 +437,21 @@ export class Supervisor {
 
   #plan(): void {
     this.#planned = false;
-    if (this.#devicesLost()) {
-      if (this.#keeper === null) this.#onDevicesLost();
-      else void this.#lookForDevices(this.#keeper);
-      return;
+    if (this.#devicesMissing()) {
+      const asked = this.#whoMayKnow();
+      if (asked.length > 0) {
+        void this.#lookForDevices(asked);
+        return;
+      }
+      if (this.#devicesLost()) {
+        this.#onDevicesLost();
+        return;
+      }
     }
+    this.#planSteps();
+  }
+
+  #planSteps(): void {
     for (const step of planService(this.#view())) this.#carryOut(step);
     if (this.active === null && this.standby === null) this.#hurryOne();
     clearTimeout(this.#restartTimer);
@@ -461,25 +470,39 @@ export class Supervisor {
   }
 
   /**
-   * Keeper and emulators died together, and the service manager alone has what they knew. A new keeper that is there
-   * already, because its predecessor was seen dead before the others, has nothing before it has settled; as far as is
-   * known here, which is what it said last.
+   * Nobody who lives is known to know the devices. A new keeper that is there already, because its predecessor was seen
+   * dead before the others, has nothing before it has settled; as far as is known here, which is what it said last.
    */
-  #devicesLost(): boolean {
-    if (this.#store === null || this.#stopping || !this.#everServed || this.#restoring) return false;
-    const informed = [...this.#emulators].some(({ state }) => state === 'ready' || state === 'serving');
+  #devicesMissing(): boolean {
+    if (this.#stopping || !this.#everServed || this.#restoring) return false;
     const status = this.#keeper?.lastStatus ?? null;
-    return !informed && !(status !== null && 'settled' in status && status.settled);
+    const settled = status !== null && 'settled' in status && status.settled;
+    return !settled && ![...this.#emulators].some(({ informed }) => informed);
   }
 
-  /** Asks a new keeper whether it was told everything before the last emulator died; nothing is begun before it answers. */
-  async #lookForDevices(keeper: Child): Promise<void> {
+  /** The service manager alone has what keeper and emulators knew, who died together. */
+  #devicesLost(): boolean {
+    return this.#store !== null && this.#devicesMissing();
+  }
+
+  /**
+   * Who has not said yet that it knows: a new keeper, which may have been told everything before the last emulator died;
+   * an emulator of which we have not heard yet that it is ready, or has taken over even.
+   */
+  #whoMayKnow(): Child[] {
+    const keeper = this.#store === null ? null : this.#keeper;
+    const starting = [...this.#emulators].filter(({ state, answers }) => state === 'starting' && answers);
+    return keeper === null ? starting : [keeper, ...starting];
+  }
+
+  /** Nothing is begun before they have answered. */
+  async #lookForDevices(asked: readonly Child[]): Promise<void> {
     if (this.#looking) return;
     this.#looking = true;
-    await keeper.look();
+    await Promise.all(asked.map((child) => child.look()));
     this.#looking = false;
     if (this.#devicesLost()) this.#onDevicesLost();
-    else this.#plan();
+    else this.#planSteps();
   }
 
   #carryOut(step: Step): void {

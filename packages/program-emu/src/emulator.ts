@@ -196,6 +196,11 @@ export class Emulator {
       : this.#mirrored && this.#warm && this.#prepared;
   }
 
+  /** It was told everything: it is active, or could be. */
+  get informed(): boolean {
+    return this.#role === 'active' || this.#mirrored;
+  }
+
   /** Resolves when a promotion that is under way is over, and every device it takes over is here. */
   get whole(): Promise<void> {
     return (this.#promotion ?? Promise.resolve()).catch(() => undefined);

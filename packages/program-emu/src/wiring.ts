@@ -128,6 +128,7 @@ export async function serve(options: EmuOptions): Promise<void> {
           uptimeMs: process.uptime() * 1000,
           version,
           reserve: emulator.reserve,
+          informed: emulator.informed,
         };
       },
       'emu.promote': async ({ reason }) => {
