@@ -80,6 +80,24 @@ export function setPrecedence({ pid, thread }: ThreadOf, nice: number): boolean 
   }
 }
 
+const SESSIONS_SHARE = '/proc/sys/kernel/sched_autogroup_enabled';
+
+/**
+ * Until this process ends, processes share the processors whatever session they are of. Linux 6.18 may leave all other
+ * sessions waiting for seconds (30 were seen) once a thread that never sleeps is alone in its own, as one of DPDK's is.
+ * Returns whether that had to be changed, and could be.
+ */
+export function ignoreSessions(): boolean {
+  try {
+    if (readFileSync(SESSIONS_SHARE, 'latin1').trim() !== '1') return false;
+    writeFileSync(SESSIONS_SHARE, '0');
+  } catch {
+    return false; // no such kernel, or not permitted
+  }
+  process.once('exit', () => writeFileSync(SESSIONS_SHARE, '1'));
+  return true;
+}
+
 const OWN_SESSION = '/proc/self/autogroup';
 let kept = false;
 
