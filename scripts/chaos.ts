@@ -16,8 +16,8 @@ After every 50 events, and in the end: descriptors and mappings are no more than
 run are the same. In the end: what was lost or repeated is what the events may cost, whoever dropped it; and no stream
 paused for longer than the bound of the event before. A bound is exceeded only by what the machine itself shows: its
 longest pause without an event, and the time in which somebody waited for a processor (/proc/pressure/cpu); three times
-the bound is too long in any case. Meanwhile the kernel's sched_autogroup_enabled is 0: with it Linux 6.18 may let nobody but
-DPDK's thread run for seconds.
+the bound is too long in any case. Meanwhile the kernel's sched_autogroup_enabled is 0: while it
+is 1, Linux 6.18 may let nobody but DPDK's thread have a processor for seconds.
 
   --seed N      the order of events (default: one that is printed)
   --minutes M   no event begins after that time (default 10)

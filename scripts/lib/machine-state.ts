@@ -83,19 +83,17 @@ export function setPrecedence({ pid, thread }: ThreadOf, nice: number): boolean 
 const SESSIONS_SHARE = '/proc/sys/kernel/sched_autogroup_enabled';
 
 /**
- * Until this process ends, processes share the processors whatever session they are of. Linux 6.18 may leave all other
- * sessions waiting for seconds (30 were seen) once a thread that never sleeps is alone in its own, as one of DPDK's is.
- * Returns whether that had to be changed, and could be.
+ * Until this process ends, processes share the processors whatever session they are of, where that may be changed. With
+ * Linux 6.18 those of other sessions were seen to wait for up to 30 s beside a thread that never sleeps, as DPDK's do not.
  */
-export function ignoreSessions(): boolean {
+export function ignoreSessions(): void {
   try {
-    if (readFileSync(SESSIONS_SHARE, 'latin1').trim() !== '1') return false;
+    if (readFileSync(SESSIONS_SHARE, 'latin1').trim() !== '1') return;
     writeFileSync(SESSIONS_SHARE, '0');
   } catch {
-    return false; // no such kernel, or not permitted
+    return; // no such kernel, or not permitted
   }
   process.once('exit', () => writeFileSync(SESSIONS_SHARE, '1'));
-  return true;
 }
 
 const OWN_SESSION = '/proc/self/autogroup';

@@ -23,7 +23,7 @@ export const EMULATORS_WANTED = 2;
 export interface EmulatorView {
   readonly instance: number;
   readonly state: ChildState;
-  /** It said that it was told everything, though it is not ready yet. */
+  /** It said last that it was told everything; one may have been long before it is ready. */
   readonly informed?: boolean;
   /** Since when it is known to be, or to have been, the active one, on any scale; null when it never was. */
   readonly servesSince: number | null;

@@ -86,22 +86,24 @@ const hostVerb = oneOf(
 );
 
 /** Processes of two versions speak with one another during an update: what a newer one adds is passed over. */
-const emuStatusFields = {
-  role: oneOf('standby', 'active'),
-  ready: boolean(),
-  pid: integer(1),
-  devices: integer(0),
-  /** Time from noticing the predecessor's death to serving every device; null when it took nothing over. */
-  takeoverMs: nullable(number(0)),
-  uptimeMs: number(0),
-  version: text(64),
-  /** A destination of a handover: it does not take over by itself. */
-  reserve: boolean(),
-};
-const EmuStatus = tolerantWith(emuStatusFields, {
-  /** It was told everything, so that it could take over, ready or not. */
-  informed: boolean(),
-});
+const EmuStatus = tolerantWith(
+  {
+    role: oneOf('standby', 'active'),
+    ready: boolean(),
+    pid: integer(1),
+    devices: integer(0),
+    /** Time from noticing the predecessor's death to serving every device; null when it took nothing over. */
+    takeoverMs: nullable(number(0)),
+    uptimeMs: number(0),
+    version: text(64),
+    /** A destination of a handover: it does not take over by itself. */
+    reserve: boolean(),
+  },
+  {
+    /** It was told everything, so that it could take over, ready or not. */
+    informed: boolean(),
+  },
+);
 export type EmuStatus = Static<typeof EmuStatus>;
 
 const HaStatus = tolerant({

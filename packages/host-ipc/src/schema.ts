@@ -23,6 +23,9 @@ export type Static<S> = S extends Schema<infer T> ? T : never;
 
 type Fields = Record<string, Schema<unknown>>;
 type ObjectOf<F extends Fields> = { readonly [K in keyof F]: Static<F[K]> };
+type ObjectWith<F extends Fields, O extends Fields> = ObjectOf<F> & {
+  readonly [K in keyof O]?: Static<O[K]>;
+};
 
 export const boolean = (): Schema<boolean> => ({ json: { type: 'boolean' } });
 export const integer = (
@@ -54,34 +57,20 @@ export const tolerant = <F extends Fields>(fields: F): Schema<ObjectOf<F>> => ob
 export const tolerantWith = <F extends Fields, O extends Fields>(
   fields: F,
   optional: O,
-): Schema<ObjectOf<F> & { readonly [K in keyof O]?: Static<O[K]> }> => ({
-  json: {
-    type: 'object',
-    properties: propertiesOf({ ...fields, ...optional }),
-    required: Object.keys(fields),
-    additionalProperties: true,
-  },
-});
+): Schema<ObjectWith<F, O>> => objectSchema(fields, true, optional);
 /** Fields that are all present plus fields that may be left out. */
 export const objectWith = <F extends Fields, O extends Fields>(
   fields: F,
   optional: O,
-): Schema<ObjectOf<F> & { readonly [K in keyof O]?: Static<O[K]> }> => ({
-  json: {
-    type: 'object',
-    properties: propertiesOf({ ...fields, ...optional }),
-    required: Object.keys(fields),
-    additionalProperties: false,
-  },
-});
+): Schema<ObjectWith<F, O>> => objectSchema(fields, false, optional);
 /** Any JSON. */
 export const anyJson = (): Schema<JsonValue> => ({ json: {} });
 
-function objectSchema<T>(fields: Fields, additionalProperties: boolean): Schema<T> {
+function objectSchema<T>(fields: Fields, additionalProperties: boolean, optional: Fields = {}): Schema<T> {
   return {
     json: {
       type: 'object',
-      properties: propertiesOf(fields),
+      properties: propertiesOf({ ...fields, ...optional }),
       required: Object.keys(fields),
       additionalProperties,
     },

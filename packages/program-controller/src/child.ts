@@ -23,7 +23,6 @@ import {
   type DeathCause,
   deathCause,
   type ExitStatus,
-  isInformed,
   type Sentence,
   supervisionTable,
 } from '@virtnet/engine-recovery';
@@ -336,9 +335,10 @@ export class Child {
     return existsSync(this.spec.ipcPath);
   }
 
-  /** What it was told, as far as it has said. */
+  /** It said last that it was told everything. */
   get informed(): boolean {
-    return isInformed({ state: this.#state, informed: this.#saidInformed });
+    const status = this.lastStatus;
+    return status !== null && 'informed' in status && status.informed === true;
   }
 
   /** Asks it for its state now; resolves when it has moved accordingly, or does not answer in time. */
@@ -348,11 +348,6 @@ export class Child {
     } catch {
       // it is no wiser than before
     }
-  }
-
-  get #saidInformed(): boolean {
-    const status = this.lastStatus;
-    return status !== null && 'informed' in status && status.informed === true;
   }
 
   #heard(status: EmuStatus | HaStatus): void {

@@ -17,6 +17,7 @@
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
+  isInformed,
   mayBeGuestsFault,
   planService,
   restartDelayMs,
@@ -477,7 +478,7 @@ export class Supervisor {
     if (this.#stopping || !this.#everServed || this.#restoring) return false;
     const status = this.#keeper?.lastStatus ?? null;
     const settled = status !== null && 'settled' in status && status.settled;
-    return !settled && ![...this.#emulators].some(({ informed }) => informed);
+    return !settled && ![...this.#emulators].some(isInformed);
   }
 
   /** The service manager alone has what keeper and emulators knew, who died together. */
