@@ -24,6 +24,7 @@ export * from './packed-ring.js';
 export * from './plain-burst.js';
 export * from './plain-chains.js';
 export * from './queue-ledger.js';
+export { type RingExtent, type RingPlace, ringExtents } from './ring-parts.js';
 export * from './ring-room.js';
 export * from './split-ring.js';
 export * from './worked-queue.js';

@@ -18,8 +18,8 @@ export interface PackedRingConfig extends RingRooms {
   readonly readsOnly?: boolean;
   /** EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
-  /** Where to go on: initialRingPosition for a ring just set up. */
-  readonly position: number;
+  /** Where to go on: initialRingPosition for a ring just set up; null: resumeAt() says it later. */
+  readonly position: number | null;
   /** Most segments the owner can take, at most CHAIN_SEGMENTS_MAX. */
   readonly chainSegmentsMax: number;
   /** Memory that survives with `position`; at least as many entries as chains may be current. */

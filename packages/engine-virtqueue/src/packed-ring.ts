@@ -144,7 +144,8 @@ export class PackedRing extends Chain implements DeviceRing {
     const parts = openParts(config, true);
     if ('code' in parts) return parts;
     const ring = new PackedRing(config, parts);
-    return ring.#resume(position) ? ring : { code: 'BAD_POSITION', position: position >>> 0, queueSize };
+    if (position === null || ring.resumeAt(position)) return ring;
+    return { code: 'BAD_POSITION', position: position >>> 0, queueSize };
   }
 
   private constructor(config: PackedRingConfig, parts: RingParts) {
@@ -173,6 +174,43 @@ export class PackedRing extends Chain implements DeviceRing {
   get position(): number {
     const used = (this.#usedWrap << WRAP_SHIFT) | this.#used;
     return (used << USED_SHIFT) | (this.#wrap << WRAP_SHIFT) | this.#index;
+  }
+
+  resumeAt(position: number): boolean {
+    const size = this.queueSize;
+    const available = lapOffset(position & 0xffff, size);
+    const used = lapOffset(position >>> USED_SHIFT, size);
+    if (available < 0 || used < 0) return false;
+    this.#index = position & INDEX_MASK;
+    this.#wrap = (position & WRAP) === 0 ? 0 : 1;
+    this.#ahead = this.#index;
+    this.#aheadWrap = this.#wrap;
+    this.#told = used;
+    const behind = available >= used ? available - used : available - used + 2 * size;
+    if (behind > size) return false;
+    const usedIndex = (position >>> USED_SHIFT) & INDEX_MASK;
+    const usedWrap = (position >>> (USED_SHIFT + WRAP_SHIFT)) & 1;
+    const word = Atomics.load(this.#table, (usedIndex << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
+    const usedBit = (word >>> (PACKED_FLAGS_SHIFT + 15)) & 1;
+    if (behind === 0 || usedBit === usedWrap) {
+      // Everything is published: the predecessor died before it could say so, and the driver may have moved on.
+      this.#used = this.#index;
+      this.#usedWrap = this.#wrap;
+      return true;
+    }
+    this.#used = usedIndex;
+    this.#usedWrap = usedWrap;
+    let slots = 0;
+    let entries = 0;
+    while (slots < behind && entries < this.#journalMax) {
+      const count = this.#journal[entries * JOURNAL_ENTRY_WORDS]! >>> 16;
+      if (count === 0) return false;
+      slots += count;
+      entries++;
+    }
+    this.#noted = entries;
+    this.#notedSlots = slots;
+    return slots === behind;
   }
 
   take(): number {
@@ -347,44 +385,6 @@ export class PackedRing extends Chain implements DeviceRing {
       default:
         return null; // faults of opening, and of indices, which a packed ring does not have
     }
-  }
-
-  /** Goes on at a saved position; false when there is no such position in this ring. */
-  #resume(position: number): boolean {
-    const size = this.queueSize;
-    const available = lapOffset(position & 0xffff, size);
-    const used = lapOffset(position >>> USED_SHIFT, size);
-    if (available < 0 || used < 0) return false;
-    this.#index = position & INDEX_MASK;
-    this.#wrap = (position & WRAP) === 0 ? 0 : 1;
-    this.#ahead = this.#index;
-    this.#aheadWrap = this.#wrap;
-    this.#told = used;
-    const behind = available >= used ? available - used : available - used + 2 * size;
-    if (behind > size) return false;
-    const usedIndex = (position >>> USED_SHIFT) & INDEX_MASK;
-    const usedWrap = (position >>> (USED_SHIFT + WRAP_SHIFT)) & 1;
-    const word = Atomics.load(this.#table, (usedIndex << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
-    const usedBit = (word >>> (PACKED_FLAGS_SHIFT + 15)) & 1;
-    if (behind === 0 || usedBit === usedWrap) {
-      // Everything is published: the predecessor died before it could say so, and the driver may have moved on.
-      this.#used = this.#index;
-      this.#usedWrap = this.#wrap;
-      return true;
-    }
-    this.#used = usedIndex;
-    this.#usedWrap = usedWrap;
-    let slots = 0;
-    let entries = 0;
-    while (slots < behind && entries < this.#journalMax) {
-      const count = this.#journal[entries * JOURNAL_ENTRY_WORDS]! >>> 16;
-      if (count === 0) return false;
-      slots += count;
-      entries++;
-    }
-    this.#noted = entries;
-    this.#notedSlots = slots;
-    return slots === behind;
   }
 
   /** Counts what is available; chains that wait, the current ones included. */

@@ -11,12 +11,16 @@ import {
 import type { RingAddressDefect, RingFault, RingPart } from './fault.js';
 import type { GuestMemory, MemorySlice } from './guest-memory.js';
 
-export interface RingPartsConfig {
+/** Where a driver put its ring. */
+export interface RingPlace {
   readonly queueSize: number;
-  readonly memory: GuestMemory;
   readonly descriptorAddress: bigint;
   readonly driverAddress: bigint;
   readonly deviceAddress: bigint;
+}
+
+export interface RingPartsConfig extends RingPlace {
+  readonly memory: GuestMemory;
 }
 
 export interface RingParts {
@@ -25,24 +29,29 @@ export interface RingParts {
   readonly device: MemorySlice;
 }
 
-interface Extent {
+/** A part of a ring in the driver's memory. */
+export interface RingExtent {
   readonly part: RingPart;
   readonly address: bigint;
   readonly sizeBytes: number;
   readonly alignBytes: number;
 }
 
-const refuse = ({ part, address }: Extent, defect: RingAddressDefect): RingFault => ({
+const refuse = ({ part, address }: RingExtent, defect: RingAddressDefect): RingFault => ({
   code: 'BAD_RING_ADDRESS',
   part,
   address,
   defect,
 });
 
-const overlap = (a: Extent, b: Extent): boolean =>
+const overlap = (a: RingExtent, b: RingExtent): boolean =>
   a.address < b.address + BigInt(b.sizeBytes) && b.address < a.address + BigInt(a.sizeBytes);
 
-function extents(config: RingPartsConfig, packed: boolean): readonly [Extent, Extent, Extent] {
+/** The descriptor, driver and device area (packed: the two event structures); nothing of it is checked. */
+export function ringExtents(
+  config: RingPlace,
+  packed: boolean,
+): readonly [RingExtent, RingExtent, RingExtent] {
   const { queueSize } = config;
   const descriptor = { part: 'descriptor', address: config.descriptorAddress } as const;
   const driver = { part: 'driver', address: config.driverAddress } as const;
@@ -69,7 +78,7 @@ function extents(config: RingPartsConfig, packed: boolean): readonly [Extent, Ex
 /** Views over the parts, or the first thing wrong with them. */
 export function openParts(config: RingPartsConfig, packed: boolean): RingParts | RingFault {
   const { memory } = config;
-  const all = extents(config, packed);
+  const all = ringExtents(config, packed);
   const [descriptor, driver, device] = all;
   for (const extent of all) {
     if (extent.address % BigInt(extent.alignBytes) !== 0n) return refuse(extent, 'unaligned');
@@ -88,5 +97,5 @@ export function openParts(config: RingPartsConfig, packed: boolean): RingParts |
   return { descriptor: descriptorSlice, driver: driverSlice, device: deviceSlice };
 }
 
-const open = (memory: GuestMemory, { address, sizeBytes, alignBytes }: Extent): MemorySlice | null =>
+const open = (memory: GuestMemory, { address, sizeBytes, alignBytes }: RingExtent): MemorySlice | null =>
   memory.slice(address, sizeBytes, alignBytes);

@@ -70,8 +70,8 @@ export interface SplitRingConfig extends RingRooms {
   readonly indirect: boolean;
   /** EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
-  /** Where to go on: 0 for a ring just set up. */
-  readonly position: number;
+  /** Where to go on: 0 for a ring just set up; null: resumeAt() says it later. */
+  readonly position: number | null;
   /** Most segments of a chain the owner can take, at most CHAIN_SEGMENTS_MAX. */
   readonly chainSegmentsMax: number;
 }
@@ -145,13 +145,20 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#used = parts.device.u16;
     this.#usedElements = usedElements;
     this.#heads = this.room.ids;
-    this.#position = config.position & INDEX_MASK;
+    this.#position = (config.position ?? 0) & INDEX_MASK;
     this.#seen = this.#position;
     this.#published = this.#position;
   }
 
   get position(): number {
     return this.#position;
+  }
+
+  resumeAt(position: number): boolean {
+    this.#position = position & INDEX_MASK;
+    this.#seen = this.#position;
+    this.#published = this.#position;
+    return true;
   }
 
   take(): number {

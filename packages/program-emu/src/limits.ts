@@ -27,6 +27,12 @@ export const IDLE_TURNS_MAX = 24;
 export const IDLE_TURNS_MORE = 200;
 
 /**
+ * Of 2^n busy queues and more each idle turn counts for as many as it has such groups: with hundreds of them a turn takes
+ * longer than the 20 us that 24 of two queues do.
+ */
+export const IDLE_QUEUES_SHIFT = 3;
+
+/**
  * Frames between two looks at the descriptors, which wake queues that sleep: a look costs as much as 10 frames between
  * guests, and 256 frames take a TAP 0.2 ms.
  */

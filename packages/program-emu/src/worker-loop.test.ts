@@ -19,7 +19,7 @@ import {
   type WorkerMessage,
   type WorkerReport,
 } from './datapath-protocol.js';
-import { IDLE_TURNS_MAX } from './limits.js';
+import { IDLE_QUEUES_SHIFT, IDLE_TURNS_MAX } from './limits.js';
 import { openFds } from './test-support/holdings.js';
 import { HEADER_BYTES, numberOf, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
 import { WorkerLoop } from './worker-loop.js';
@@ -321,6 +321,65 @@ describe('worker loop', () => {
     settle();
     expect(pair.transmit.usedIndex).toBe(2);
     expect(pair.arrived()).toHaveLength(2);
+  });
+
+  const tellAhead = (queue: number, change: Partial<QueueConfig> = {}) =>
+    sender.post({ kind: 'queue', device: 0, slot: queue, config: pair.config(queue, change), ahead: true });
+
+  it.each(['split', 'packed'])(
+    'what is told ahead (%s) touches neither page nor memory, and goes on where its owner stopped',
+    (format) => {
+      const packed = format === 'packed';
+      const features = featureMask([VirtioFeature.VERSION_1, ...(packed ? [VirtioFeature.RING_PACKED] : [])]);
+      const { page, memory } = pair;
+      const views = [new DataView(page.buffer), memory.view];
+      const everything = () =>
+        views.map((v) => Buffer.from(v.buffer, v.byteOffset, v.byteLength).toString('latin1'));
+      if (!packed) pair.offerFrames(1, 2, 3);
+      const before = everything();
+      sender.post(pair.memoryMessage);
+      tellAhead(TRANSMIT, { features });
+      settle();
+      expect(everything().map((bytes, i) => bytes === before[i])).toEqual([true, true]);
+      const position = packed ? 0x8003_8003 : 2;
+      pair.block(TRANSMIT).words[QueueWord.POSITION] = position;
+      pair.block(TRANSMIT).words[QueueWord.PUBLISHED] = position;
+      sender.post({ kind: 'begin', slot: TRANSMIT });
+      settle();
+      expect(reports).toEqual([]);
+      expect(pair.arrived().map(numberOf)).toEqual(packed ? [] : [3]);
+      expect(pair.block(TRANSMIT).words[QueueWord.POSITION]).toBe(packed ? position : 3);
+    },
+  );
+
+  it('what is wrong with a ring, or a position, that was told ahead is reported when it holds, and not before', () => {
+    sender.post(pair.memoryMessage);
+    tellAhead(RECEIVE, { descriptorAddress: 0x99_0000_0000n });
+    tellAhead(TRANSMIT, { features: featureMask([VirtioFeature.VERSION_1, VirtioFeature.RING_PACKED]) });
+    settle();
+    expect(reports).toEqual([]);
+    pair.block(TRANSMIT).words[QueueWord.POSITION] = 0x7fff_7fff;
+    for (const slot of [RECEIVE, TRANSMIT]) sender.post({ kind: 'begin', slot });
+    settle();
+    expect(reports).toMatchObject([
+      { kind: 'fault', slot: RECEIVE, fault: { code: 'BAD_RING_ADDRESS' } },
+      { kind: 'fault', slot: TRANSMIT, fault: { code: 'BAD_POSITION', position: 0x7fff_7fff } },
+    ]);
+  });
+
+  it('among many busy queues one that stays empty goes to sleep after fewer turns', () => {
+    const others = 2 ** IDLE_QUEUES_SHIFT * IDLE_TURNS_MAX;
+    sender.post(pair.memoryMessage);
+    // All of them work the same ring, which is empty: who is asleep has armed its kicks.
+    for (let slot = 0; slot < others; slot++) {
+      const config = pair.config(TRANSMIT, { kickFd: -1, tapFd: -1 });
+      sender.post({ kind: 'queue', device: 0, slot, config });
+    }
+    for (let i = 0; i < others / 4; i++) loop.drainMailbox();
+    loop.turn();
+    expect([loop.awake, pair.transmit.wantsKick]).toEqual([true, false]);
+    loop.turn();
+    expect([loop.awake, pair.transmit.wantsKick]).toEqual([false, true]);
   });
 
   it('an inactive receive queue is given no frame, and has it when it is active again', () => {

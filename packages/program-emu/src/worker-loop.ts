@@ -25,37 +25,11 @@
  * Limits  POLL_BUDGET frames a queue and turn.
  */
 
-import {
-  type InterruptModeration,
-  type QueueOptions,
-  ReceiveFilter,
-  ReceiveQueue,
-  SpreadReceiveQueue,
-  TransmitQueue,
-} from '@virtnet/engine-virtio-net';
-import {
-  ChainRoom,
-  GuestMemory,
-  isRing,
-  openRing,
-  PlainRoom,
-  type RingFault,
-  type RingRooms,
-  resumePosition,
-  type WorkedQueue,
-} from '@virtnet/engine-virtqueue';
-import { type Arena, BurstTable, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
+import type { InterruptModeration, QueueOptions } from '@virtnet/engine-virtio-net';
+import { GuestMemory, type RingFault, resumePosition } from '@virtnet/engine-virtqueue';
+import { type Arena, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
-import {
-  EpollEvent,
-  hasFeature,
-  NetFeature,
-  type QueueBlock,
-  QueueCounter,
-  QueueWord,
-  queueBlock,
-  VirtioFeature,
-} from '@virtnet/wire';
+import { EpollEvent, type QueueBlock, QueueCounter, QueueWord, queueBlock } from '@virtnet/wire';
 import {
   type QueueConfig,
   REPORT_INTERRUPT,
@@ -64,19 +38,18 @@ import {
 } from './datapath-protocol.js';
 import { memoryRegions } from './device-memory.js';
 import {
-  CHAIN_SEGMENTS_MAX,
   EVENT_LOOK_FRAMES,
-  FRAME_SEGMENTS_MAX,
+  IDLE_QUEUES_SHIFT,
   IDLE_TURNS_MAX,
   IDLE_TURNS_MORE,
   POLL_BUDGET,
 } from './limits.js';
 import { PageViews } from './page-views.js';
 import { PendingInterrupts } from './pending-interrupts.js';
+import { isMade, type MadeQueue, QueueMaker } from './queue-maker.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
-import { Switching } from './switching.js';
-import { TapPort } from './tap-port.js';
-import { TapSender } from './tap-sender.js';
+import { type SwitchedQueue, Switching } from './switching.js';
+import type { TapSender } from './tap-sender.js';
 import { type Entry, moderationOf, readerEntry } from './worker-entry.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
@@ -90,10 +63,12 @@ const CLOCK_LOOK_TURNS = 256;
 /** What main says is heard between two turns, so that queues are worked while others are still being told of. */
 const MESSAGES_A_TURN = 4;
 
-/** A queue that is somebody else's yet. */
+/** A queue and what works it; as long as it is kept, it is somebody else's. */
 interface Ahead {
   readonly device: number;
   readonly config: QueueConfig;
+  readonly block: QueueBlock;
+  readonly made: MadeQueue | RingFault;
 }
 
 /** Memory that regions' offsets refer to: the arena, or what stands for it. */
@@ -109,6 +84,9 @@ interface TapUse {
   reader: Entry | null;
 }
 
+/** As how many turns one counts among so many busy queues: what is meant is a time, and each of them takes its part. */
+const idleWeight = (busy: number): number => Math.max(1, busy >> IDLE_QUEUES_SHIFT);
+
 function openEpoll(): Epoll {
   const epoll = Epoll.create();
   if (typeof epoll === 'number') throw new Error(`epoll_create1: errno ${-epoll}`);
@@ -121,8 +99,7 @@ export class WorkerLoop {
   readonly #report: (report: WorkerReport) => void;
   readonly #lane: ProgressLane;
   readonly #epoll = openEpoll();
-  /** Null: there can be none; undefined: nobody needed it yet. */
-  #bursts: BurstTable | null | undefined;
+  readonly #maker = new QueueMaker();
   /** Ports that have something to close, by slot. */
   readonly #senders = new Map<number, TapSender>();
   readonly #memories = new Map<number, GuestMemory>();
@@ -135,11 +112,6 @@ export class WorkerLoop {
   readonly #taps: (TapUse | null)[] = [];
   readonly #switching: Switching;
   readonly #uplinks: (Entry | null)[] = [];
-  /** Where the rings lay chains out: a poll sends from one ring, and receives into one at a time. */
-  readonly #transmitRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX), plainRoom: new PlainRoom() };
-  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX), plainRoom: new PlainRoom() };
-  /** Of rings that are given frames: what they have laid out stays until the next one comes. */
-  readonly #givenRooms = { chainRoom: this.#receiveRooms.chainRoom };
   readonly #pending = new PendingInterrupts<Entry>(this.#epoll, TokenKind.WAKE);
   readonly #sendPending = (entry: Entry) => this.#send(entry);
   #stopped = false;
@@ -201,6 +173,7 @@ export class WorkerLoop {
   /** Polls every busy queue once; frames moved. */
   turn(): number {
     const busy = this.#busy;
+    const idle = idleWeight(busy.length);
     let worked = 0;
     for (let i = busy.length - 1; i >= 0; i--) {
       const entry = busy[i]!;
@@ -209,10 +182,7 @@ export class WorkerLoop {
       if (frames > 0) {
         entry.idleTurns = 0;
         if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
-      } else if (
-        entry.faulted ||
-        (++entry.idleTurns > IDLE_TURNS_MAX + Math.min(entry.streak, IDLE_TURNS_MORE) && !this.#arm(entry))
-      ) {
+      } else if (entry.faulted || (this.#longIdle(entry, idle) && !this.#arm(entry))) {
         entry.busy = false;
         entry.streak = 0;
         busy[i] = busy[busy.length - 1]!;
@@ -221,6 +191,12 @@ export class WorkerLoop {
     }
     this.#settlePending();
     return worked;
+  }
+
+  /** Counts a turn without a frame, as `weight` of them; whether there were enough. */
+  #longIdle(entry: Entry, weight: number): boolean {
+    entry.idleTurns += weight;
+    return entry.idleTurns > IDLE_TURNS_MAX + Math.min(entry.streak, IDLE_TURNS_MORE);
   }
 
   drainMailbox(): void {
@@ -243,7 +219,7 @@ export class WorkerLoop {
         this.#detach(message.slot);
         if (message.config === null) break;
         if (message.ahead === true) this.#keep(message.slot, message.device, message.config);
-        else this.#attach(message.device, message.slot, message.config);
+        else this.#attachNew(message.slot, message.device, message.config);
         break;
       case 'begin':
         this.#begin(message.slot);
@@ -266,7 +242,7 @@ export class WorkerLoop {
   close(): void {
     this.#pending.close();
     for (const sender of this.#senders.values()) sender.close();
-    this.#bursts?.close();
+    this.#maker.close();
     this.#epoll.close();
   }
 
@@ -355,54 +331,55 @@ export class WorkerLoop {
     this.#report({ kind: 'fault', slot: entry.slot, fault });
   }
 
-  /** Only views are made: what the page and the rings say is their owner's until `begin`. */
+  /** Views and objects are made: what the page and the rings say is their owner's until `begin`. */
   #keep(slot: number, device: number, config: QueueConfig): void {
-    this.#pages.at(config.pageAddress, config.pageBytes);
-    this.#ahead.set(slot, { device, config });
+    const block = this.#blockOf(config);
+    this.#ahead.set(slot, { device, config, block, made: this.#make(device, config, block) });
+  }
+
+  #attachNew(slot: number, device: number, config: QueueConfig): void {
+    const block = this.#blockOf(config);
+    this.#attach(slot, { device, config, block, made: this.#make(device, config, block) });
   }
 
   #begin(slot: number): void {
     const ahead = this.#ahead.get(slot);
     if (ahead === undefined) throw new Error(`nothing was told ahead for slot ${slot}`);
     this.#ahead.delete(slot);
-    this.#attach(ahead.device, slot, ahead.config);
+    this.#attach(slot, ahead);
   }
 
-  #attach(device: number, slot: number, config: QueueConfig): void {
-    const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
+  #blockOf({ pageAddress, pageBytes, queue }: QueueConfig): QueueBlock {
+    return queueBlock(this.#pages.at(pageAddress, pageBytes), queue);
+  }
+
+  #make(device: number, config: QueueConfig, block: QueueBlock): MadeQueue | RingFault {
+    return this.#maker.make(config, block, this.#memories.get(device) ?? new GuestMemory([]));
+  }
+
+  #attach(slot: number, { device, config, block, made }: Ahead): void {
+    if (!isMade(made)) {
+      this.#report({ kind: 'fault', slot, fault: made });
+      return;
+    }
     block.words[QueueWord.UNDER_WORK] = 1;
-    this.#open(device, slot, config, block);
+    this.#open(device, slot, config, block, made);
     block.words[QueueWord.UNDER_WORK] = 0;
   }
 
-  #open(device: number, slot: number, config: QueueConfig, block: QueueBlock): void {
-    const memory = this.#memories.get(device) ?? new GuestMemory([]);
-    const spread = config.direction === 'receive' && hasFeature(config.features, NetFeature.MRG_RXBUF);
-    const opened = openRing({
-      packed: hasFeature(config.features, VirtioFeature.RING_PACKED),
-      queueSize: config.queueSize,
-      memory,
-      descriptorAddress: config.descriptorAddress,
-      driverAddress: config.driverAddress,
-      deviceAddress: config.deviceAddress,
-      indirect: hasFeature(config.features, VirtioFeature.INDIRECT_DESC),
-      readsOnly: config.direction === 'transmit',
-      eventIdx: hasFeature(config.features, VirtioFeature.EVENT_IDX),
-      position: resumePosition(block),
-      chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,
-      journal: block.journal,
-      ...this.#roomsOf(config),
-    });
-    if (!isRing(opened)) {
-      this.#report({ kind: 'fault', slot, fault: opened });
+  #open(device: number, slot: number, config: QueueConfig, block: QueueBlock, made: MadeQueue): void {
+    const { ring, options, sender } = made;
+    const position = resumePosition(block);
+    if (!ring.resumeAt(position)) {
+      const fault = { code: 'BAD_POSITION', position: position >>> 0, queueSize: ring.queueSize } as const;
+      this.#report({ kind: 'fault', slot, fault });
       return;
     }
-    const linkUp = config.linkUp && (config.direction === 'receive' || config.active);
-    const options = { ring: opened, block, features: config.features, mtu: config.mtu, linkUp };
+    if (sender !== null) this.#senders.set(slot, sender);
     const { queue, domain } =
-      config.switched === null
-        ? { queue: this.#tapQueue(device, slot, config, options), domain: null }
-        : this.#switching.open(device, slot, config, config.switched, options);
+      made.queue === null
+        ? this.#switchedQueue(device, slot, config, options)
+        : { queue: made.queue, domain: null };
     const entry: Entry = {
       slot,
       device,
@@ -431,34 +408,15 @@ export class WorkerLoop {
     this.wake(slot);
   }
 
-  #roomsOf({ direction, switched, rss }: QueueConfig): RingRooms {
-    if (direction === 'transmit') return this.#transmitRooms;
-    return switched === null && rss === null ? this.#receiveRooms : this.#givenRooms;
-  }
-
-  #tapQueue(
+  /** Makes a queue that frames are given to, or that gives them to others. */
+  #switchedQueue(
     device: number,
     slot: number,
     config: QueueConfig,
     options: Omit<QueueOptions, 'port'>,
-  ): WorkedQueue {
-    if (config.direction === 'transmit') {
-      const sender = new TapSender(config.tapFd, this.#burstTable(), config.burstAddress);
-      this.#senders.set(slot, sender);
-      return new TransmitQueue({ ...options, port: sender });
-    }
-    const port = new TapPort(config.tapFd);
-    if (config.rss !== null) return this.#switching.openSteered(device, slot, config, options);
-    const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
-    const { active, countSizes, hash, features } = config;
-    const Receive = hasFeature(features, NetFeature.MRG_RXBUF) ? SpreadReceiveQueue : ReceiveQueue;
-    return new Receive({ ...options, port, active, filter, countSizes, hash });
-  }
-
-  /** Of this thread, made when the first queue needs it. */
-  #burstTable(): BurstTable | null {
-    if (this.#bursts === undefined) this.#bursts = BurstTable.create();
-    return this.#bursts;
+  ): SwitchedQueue {
+    if (config.switched !== null) return this.#switching.open(device, slot, config, config.switched, options);
+    return { queue: this.#switching.openSteered(device, slot, config, options), domain: null };
   }
 
   #setUplink(domain: number, fd: number): void {

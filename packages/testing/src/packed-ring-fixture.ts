@@ -20,7 +20,7 @@ export interface PackedFixture extends RingUnderTest {
   readonly driver: PackedDriver;
   readonly ring: PackedRing;
   readonly journal: Uint32Array;
-  open(position: number): PackedRing;
+  open(position: number | null): PackedRing;
 }
 
 /** Both sides at `index` under `wrap`. */
@@ -36,7 +36,7 @@ export function openPackedRing(
   driver: PackedDriver,
   memory: GuestMemory,
   options: {
-    position: number;
+    position: number | null;
     journal: Uint32Array;
     indirect?: boolean;
     readsOnly?: boolean;
@@ -68,7 +68,7 @@ export function packedFixture(options: PackedFixtureOptions = {}): PackedFixture
   const driver = new PackedDriver({ memory, queueSize, eventIdx, startPosition });
   const guest = new GuestMemory([memory.region, ...(options.otherRegions ?? [])]);
   const journal = newJournal(options.journalEntries);
-  const open = (position: number): PackedRing => {
+  const open = (position: number | null): PackedRing => {
     const { indirect, readsOnly, chainSegmentsMax } = options;
     const opened = openPackedRing(driver, guest, {
       position,

@@ -32,7 +32,7 @@ describe('packed ring, positions', () => {
 
   it('a position that is in no ring of this size is refused', () => {
     const { driver, memory } = packedFixture({ queueSize: 16 });
-    const open = (position: number) =>
+    const open = (position: number | null) =>
       PackedRing.open({
         queueSize: 16,
         memory: new GuestMemory([memory.region]),
@@ -48,6 +48,8 @@ describe('packed ring, positions', () => {
     for (const position of [0x0010_0010, 0x8000_8010, 0x7fff_8000, 0xffff_ffff, 0x0004_8005]) {
       expect(open(position)).toEqual({ code: 'BAD_POSITION', position, queueSize: 16 });
     }
+    const later = open(null);
+    expect(later instanceof PackedRing && later.resumeAt(0x0010_0010)).toBe(false);
     // Three entries behind, of which the journal knows nothing.
     expect(open(0x8000_8003)).toMatchObject({ code: 'BAD_POSITION' });
   });

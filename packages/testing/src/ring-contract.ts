@@ -32,8 +32,8 @@ export interface RingUnderTest {
   readonly driver: RingDriver;
   readonly memory: DriverMemory;
   readonly ring: DeviceRing;
-  /** A new device ring over the same memory at `position`. */
-  open(position: number): DeviceRing;
+  /** A new device ring over the same memory at `position`; null: it is told later. */
+  open(position: number | null): DeviceRing;
 }
 
 export type RingFactory = (options: RingOptions) => RingUnderTest;
@@ -533,7 +533,13 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       });
 
       it('what is answered is visible with publish(), and a successor goes on at the position of any answer', () => {
+        for (const ahead of [false, true]) goesOn(ahead);
+      });
+
+      /** `ahead`: the successor's ring was opened before, and is told where to go on. */
+      function goesOn(ahead: boolean): void {
         const { ring, driver, open } = setUp({ nearWrap: true });
+        const early = open(null);
         for (const size of [5, 6, 7, 8]) driver.add({ writable: [size] });
         driver.publish();
         assert.equal(ring.scan(64, true), 4);
@@ -542,7 +548,8 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
         ring.publish();
         assert.equal(driver.collect().length, 1);
         const position = [1, 2].map((chain) => ring.plain.answer(chain, 3))[1]!;
-        const successor = open(position); // of one that died before it could advance
+        const successor = ahead ? early : open(position); // of one that died before it could advance
+        if (ahead) assert.equal(successor.resumeAt(position), true);
         assert.equal(successor.position, position);
         successor.publish();
         assert.deepEqual(
@@ -551,7 +558,7 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
         );
         assert.equal(successor.scan(64, true), 1);
         assert.equal(successor.plain.lengths[0], 8);
-      });
+      }
     });
   });
 }

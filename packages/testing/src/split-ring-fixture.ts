@@ -19,13 +19,13 @@ export interface SplitFixtureOptions extends Partial<RingOptions> {
 export interface SplitFixture extends RingUnderTest {
   readonly driver: SplitDriver;
   readonly ring: SplitRing;
-  open(position: number): SplitRing;
+  open(position: number | null): SplitRing;
 }
 
 export function openSplitRing(
   driver: SplitDriver,
   memory: GuestMemory,
-  options: { position: number; indirect?: boolean; chainSegmentsMax?: number },
+  options: { position: number | null; indirect?: boolean; chainSegmentsMax?: number },
 ): SplitRing | RingFault {
   return SplitRing.open({
     queueSize: driver.queueSize,
@@ -49,7 +49,7 @@ export function splitFixture(options: SplitFixtureOptions = {}): SplitFixture {
   });
   const driver = new SplitDriver({ memory, queueSize, eventIdx, startIndex });
   const guest = new GuestMemory([memory.region, ...(options.otherRegions ?? [])]);
-  const open = (position: number): SplitRing => {
+  const open = (position: number | null): SplitRing => {
     const { indirect, chainSegmentsMax } = options;
     const opened = openSplitRing(driver, guest, {
       position,

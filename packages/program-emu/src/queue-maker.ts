@@ -1,0 +1,120 @@
+/**
+ * queue-maker.ts: makes what works a queue of its configuration.
+ *
+ * Theory
+ *   Opening a ring and making the queue around it, and its port, only makes views and objects: nothing of the client's
+ *   memory or of the state page is read or written. So a standby does it ahead, for a queue that its owner still works;
+ *   where the ring goes on is known when the queue holds.
+ *   A queue of a switch, or one whose driver steers, becomes part of what others see: it is made when it holds, around
+ *   a ring that was opened ahead.
+ *
+ * Limits  those of the ring.
+ */
+import {
+  type QueueOptions,
+  ReceiveFilter,
+  ReceiveQueue,
+  SpreadReceiveQueue,
+  TransmitQueue,
+} from '@virtnet/engine-virtio-net';
+import {
+  ChainRoom,
+  type DeviceRing,
+  type GuestMemory,
+  isRing,
+  openRing,
+  PlainRoom,
+  type RingFault,
+  type RingRooms,
+  type WorkedQueue,
+} from '@virtnet/engine-virtqueue';
+import { BurstTable } from '@virtnet/host-linux';
+import { hasFeature, NetFeature, type QueueBlock, VirtioFeature } from '@virtnet/wire';
+import type { QueueConfig } from './datapath-protocol.js';
+import { CHAIN_SEGMENTS_MAX, FRAME_SEGMENTS_MAX } from './limits.js';
+import { TapPort } from './tap-port.js';
+import { TapSender } from './tap-sender.js';
+
+/** What works a queue of a configuration, once its ring was told where to go on. */
+export interface MadeQueue {
+  readonly ring: DeviceRing;
+  /** For a queue that is made when it holds. */
+  readonly options: Omit<QueueOptions, 'port'>;
+  /** null: it is made when it holds. */
+  readonly queue: WorkedQueue | null;
+  /** A port that has something to close; null: none. */
+  readonly sender: TapSender | null;
+}
+
+export const isMade = (made: MadeQueue | RingFault): made is MadeQueue => 'ring' in made;
+
+export class QueueMaker {
+  /** Null: there can be none; undefined: nobody needed it yet. */
+  #bursts: BurstTable | null | undefined;
+  /** Where the rings lay chains out: a poll sends from one ring, and receives into one at a time. */
+  readonly #transmitRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX), plainRoom: new PlainRoom() };
+  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX), plainRoom: new PlainRoom() };
+  /** Of rings that are given frames: what they have laid out stays until the next one comes. */
+  readonly #givenRooms = { chainRoom: this.#receiveRooms.chainRoom };
+
+  /** What works the queue, or what is wrong with its ring. */
+  make(config: QueueConfig, block: QueueBlock, memory: GuestMemory): MadeQueue | RingFault {
+    const { features, direction, active } = config;
+    const spread = direction === 'receive' && hasFeature(features, NetFeature.MRG_RXBUF);
+    const ring = openRing({
+      packed: hasFeature(features, VirtioFeature.RING_PACKED),
+      queueSize: config.queueSize,
+      memory,
+      descriptorAddress: config.descriptorAddress,
+      driverAddress: config.driverAddress,
+      deviceAddress: config.deviceAddress,
+      indirect: hasFeature(features, VirtioFeature.INDIRECT_DESC),
+      readsOnly: direction === 'transmit',
+      eventIdx: hasFeature(features, VirtioFeature.EVENT_IDX),
+      position: null,
+      chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,
+      journal: block.journal,
+      ...this.#roomsOf(config),
+    });
+    if (!isRing(ring)) return ring;
+    const linkUp = config.linkUp && (direction === 'receive' || active);
+    const options = { ring, block, features, mtu: config.mtu, linkUp };
+    if (config.switched !== null || (direction === 'receive' && config.rss !== null))
+      return { ring, options, queue: null, sender: null };
+    if (direction === 'receive')
+      return { ring, options, queue: receiveQueue(config, options, spread), sender: null };
+    const sender = new TapSender(config.tapFd, this.#burstTable(), config.burstAddress);
+    return { ring, options, queue: new TransmitQueue({ ...options, port: sender }), sender };
+  }
+
+  close(): void {
+    this.#bursts?.close();
+  }
+
+  #roomsOf({ direction, switched, rss }: QueueConfig): RingRooms {
+    if (direction === 'transmit') return this.#transmitRooms;
+    return switched === null && rss === null ? this.#receiveRooms : this.#givenRooms;
+  }
+
+  /** Of this thread, made when the first queue needs it. */
+  #burstTable(): BurstTable | null {
+    if (this.#bursts === undefined) this.#bursts = BurstTable.create();
+    return this.#bursts;
+  }
+}
+
+function receiveQueue(
+  { tapFd, filter, active, countSizes, hash }: QueueConfig,
+  options: Omit<QueueOptions, 'port'>,
+  spread: boolean,
+): WorkedQueue {
+  const Receive = spread ? SpreadReceiveQueue : ReceiveQueue;
+  return new Receive({
+    ...options,
+    port: new TapPort(tapFd),
+    active,
+    filter: filter === null ? null : new ReceiveFilter(filter),
+    countSizes,
+    hash,
+  });
+}
