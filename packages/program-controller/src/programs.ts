@@ -22,10 +22,23 @@ const HEAP_WITH_ROOM = ['--min-semi-space-size=16', '--initial-heap-size=128'];
 /** It tidies its heap up when it chooses to (before it stands by), not because V8 finds it idle. */
 const TIDIES_WHEN_IT_WANTS = ['--no-memory-reducer', '--expose-gc'];
 
+/**
+ * A standby practises a takeover once and may wait for weeks: V8 would throw away what was compiled for it, after some
+ * collections in which nobody needed it.
+ */
+const KEEPS_WHAT_IT_COMPILED = '--no-flush-bytecode';
+
 /** Node flags of each program; the emulator's datapath threads share its process and so its flags. */
 export const nodeFlags: Readonly<Record<ProgramKind, readonly string[]>> = {
   ha: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE],
-  emu: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE, ...HEAP_WITH_ROOM, ...TIDIES_WHEN_IT_WANTS],
+  emu: [
+    '--no-warnings',
+    COLLECTS_ALONE,
+    COMPILES_WITH_ONE,
+    KEEPS_WHAT_IT_COMPILED,
+    ...HEAP_WITH_ROOM,
+    ...TIDIES_WHEN_IT_WANTS,
+  ],
 };
 
 export const programNames: Readonly<Record<ProgramKind, string>> = {
