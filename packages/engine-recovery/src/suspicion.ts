@@ -21,7 +21,7 @@
 import {
   QUEUE_BLOCK_BYTES,
   QueueWord,
-  queueBlock,
+  queueBlockAt,
   STATE_PAGE_HEADER_BYTES,
   StatePageHeader,
 } from '@virtnet/wire';
@@ -57,21 +57,25 @@ export function own(page: ArrayBuffer, pid: number): void {
   headerOf(page)[OWNER] = pid;
 }
 
+/** Whether anything was ever written to some bytes of a state page: where nothing was a look would make memory. */
+export type IsWritten = (at: number, bytes: number) => boolean;
+
 /**
  * Reads the marks of a state page and takes them away; null when there are none. Blocks of queues that the function
- * does not have are not looked at: that would give each of them memory.
+ * does not have, or never had anything written, are not looked at: that would give each of them memory.
  */
-export function takeMarks(page: ArrayBuffer): Marks | null {
+export function takeMarks(page: ArrayBuffer, isWritten: IsWritten = () => true): Marks | null {
   const header = headerOf(page);
   const request = header[UNDER_WAY] !== 0;
   header[UNDER_WAY] = 0;
   const queues: number[] = [];
   const room = Math.floor((page.byteLength - STATE_PAGE_HEADER_BYTES) / QUEUE_BLOCK_BYTES);
   const blocks = Math.min(room, header[QUEUE_COUNT]!);
+  const words = new Uint32Array(page, 0, queueBlockAt(blocks) / 4);
   for (let queue = 0; queue < blocks; queue++) {
-    const { words } = queueBlock(page, queue);
-    if (words[QueueWord.UNDER_WORK] === 0) continue;
-    words[QueueWord.UNDER_WORK] = 0;
+    const at = queueBlockAt(queue) + QueueWord.UNDER_WORK * 4;
+    if (!isWritten(at, 4) || words[at / 4] === 0) continue;
+    words[at / 4] = 0;
     queues.push(queue);
   }
   return request || queues.length > 0 ? { queues, request } : null;
@@ -112,6 +116,7 @@ export interface LeftDevice {
   readonly vuid: string;
   /** Its state page. */
   readonly page: ArrayBuffer;
+  readonly isWritten?: IsWritten;
   /** Its client took memory away that it had given. */
   readonly robbed: boolean;
 }
@@ -130,8 +135,8 @@ export interface Suspicion extends Marks {
 export function findSuspects(devices: readonly LeftDevice[]): Map<string, Suspicion> {
   const robbery = devices.some(({ robbed }) => robbed);
   const suspects = new Map<string, Suspicion>();
-  for (const { vuid, page, robbed } of devices) {
-    let marks = takeMarks(page);
+  for (const { vuid, page, isWritten, robbed } of devices) {
+    let marks = takeMarks(page, isWritten);
     if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
     if (marks === null) continue;
     suspects.set(vuid, { ...marks, pid: ownerOf(page), held: suspicionsOf(page) > 0 });

@@ -47,15 +47,9 @@ import {
   UringSetup,
 } from '@virtnet/wire';
 import { close } from './fd.js';
-import { declare, NativeBuffer, negativeErrno, setPointer, viewMemory } from './libc.js';
-import { nativeMmap, nativeMunmap, PAGE_BYTES } from './memory.js';
+import { NativeBuffer, negativeErrno, setPointer, viewMemory } from './libc.js';
+import { nativeMadvise, nativeMmap, nativeMunmap, PAGE_BYTES } from './memory.js';
 import { enterRing, setupRing } from './uring.js';
-
-const nativeMadvise = declare<(address: number, sizeBytes: number, advice: number) => number>(
-  'madvise',
-  'int',
-  ['uintptr_t', 'size_t', 'int'],
-);
 
 const ENTRY_WORDS = SubmissionEntry.sizeBytes / 4;
 const FD = SubmissionEntry.at.fd / 4;

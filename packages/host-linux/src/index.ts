@@ -31,15 +31,18 @@ export * from './io-vector.js';
 export { NativeBuffer } from './libc.js';
 export {
   addSeals,
+  type FileRange,
   fileSize,
   ftruncate,
   getSeals,
   mappingGranularity,
   memfdCreate,
   PAGE_BYTES,
+  populate,
   type SharedMapping,
   sharedMapping,
   viewAt,
+  writtenRanges,
 } from './memory.js';
 export * from './netdev.js';
 export * from './poller.js';

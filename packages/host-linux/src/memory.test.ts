@@ -10,9 +10,11 @@ import {
   mappingGranularity,
   memfdCreate,
   PAGE_BYTES,
+  populate,
   type SharedMapping,
   sharedMapping,
   viewAt,
+  writtenRanges,
 } from './memory.js';
 import { openDescriptorCount } from './process.js';
 
@@ -61,6 +63,49 @@ describe('file size', () => {
     expect(mappingGranularity(huge)).toBeGreaterThanOrEqual(2 ** 21);
     close(plain);
     close(huge);
+  });
+});
+
+describe('mapping ahead', () => {
+  it('leaves what is in the pages, and answers instead of ending the process where there is nothing', ({
+    skip,
+  }) => {
+    const fd = memfdCreate('test', 4 * PAGE_BYTES);
+    const mapping = mapped(fd, 4 * PAGE_BYTES);
+    const bytes = new Uint8Array(mapping.buffer).fill(7);
+    const at = Number(mapping.address);
+    const first = populate(at + PAGE_BYTES - 1, 2, { writable: true });
+    if (first === -Errno.EINVAL) skip('this kernel cannot');
+    expect([first, populate(at + 5, 4 * PAGE_BYTES - 5, { writable: false })]).toEqual([0, 0]);
+    expect(bytes.every((byte) => byte === 7)).toBe(true);
+    ftruncate(fd, PAGE_BYTES);
+    for (const writable of [true, false]) {
+      expect(populate(at, PAGE_BYTES, { writable })).toBe(0);
+      expect(populate(at, 2 * PAGE_BYTES, { writable })).toBe(-Errno.EFAULT);
+    }
+    mapping.close();
+    expect(populate(at, PAGE_BYTES, { writable: true })).toBe(-Errno.ENOMEM);
+    close(fd);
+  });
+});
+
+describe('what was written of a file', () => {
+  it('is told in whole pages, a look at the mapping makes none, and of no file it is nothing', () => {
+    const fd = memfdCreate('test', 9 * PAGE_BYTES);
+    expect(writtenRanges(fd)).toEqual([]);
+    const mapping = mapped(fd, 9 * PAGE_BYTES);
+    const bytes = new Uint8Array(mapping.buffer);
+    for (const page of [1, 2, 7]) bytes[page * PAGE_BYTES + 5] = 1;
+    const ranges = [
+      [1, 3],
+      [7, 8],
+    ].map(([start, end]) => ({ start: start! * PAGE_BYTES, end: end! * PAGE_BYTES }));
+    expect(writtenRanges(fd)).toEqual(ranges);
+    mapping.close();
+    close(fd);
+    const event = eventfd();
+    expect([writtenRanges(event), writtenRanges(1_000_000)]).toEqual([[], []]);
+    close(event);
   });
 });
 

@@ -4,10 +4,14 @@ import {
   Errno,
   FcntlCommand,
   HUGETLBFS_MAGIC,
+  MADV_POPULATE_READ,
+  MADV_POPULATE_WRITE,
   MemfdFlag,
   MmapFlag,
   MmapProtection,
   SC_PAGESIZE,
+  SEEK_DATA,
+  SEEK_HOLE,
   STATFS_BYTES,
   StatfsHead,
 } from '@virtnet/wire';
@@ -23,6 +27,12 @@ export const nativeMunmap = declare<(address: number, bytes: number) => number>(
   'uintptr_t',
   'size_t',
 ]);
+/** madvise: gives memory back, or has it mapped before it is touched. */
+export const nativeMadvise = declare<(address: number, sizeBytes: number, advice: number) => number>(
+  'madvise',
+  'int',
+  ['uintptr_t', 'size_t', 'int'],
+);
 /** memfd_create: memory that outlives its maker and can be passed to another process. */
 const nativeMemfdCreate = declare<(name: string, flags: number) => number>('memfd_create', 'int', [
   'str',
@@ -32,6 +42,12 @@ const nativeMemfdCreate = declare<(name: string, flags: number) => number>('memf
 const nativeFtruncate = declare<(fd: number, bytes: number) => number>('ftruncate', 'int', [
   'int',
   'int64_t',
+]);
+/** lseek: which parts of a state page were ever written. Nobody uses the position that it leaves. */
+const nativeLseek = declare<(fd: number, at: number, whence: number) => number>('lseek', 'int64_t', [
+  'int',
+  'int64_t',
+  'int',
 ]);
 /** fstatfs: tells whether a descriptor is of hugetlbfs, whose mappings must be aligned to its page size. */
 const nativeFstatfs = declare<(fd: number, address: number) => number>('fstatfs', 'int', [
@@ -60,6 +76,17 @@ export function memfdCreate(name: string, sizeBytes: number, flags = 0): number 
   return error;
 }
 
+/**
+ * Has the pages around `sizeBytes` at a process address mapped now, without a fault at the first touch, which costs ten
+ * times as much; what is in them stays. Of a file that has no page there one is made. Returns 0 or -errno: -EFAULT or
+ * -ENOMEM where touching it would end the process, -EINVAL when the kernel cannot do it (before 5.14).
+ */
+export function populate(address: number, sizeBytes: number, { writable }: { writable: boolean }): number {
+  const start = address - (address % PAGE_BYTES);
+  const advice = writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+  return orErrno(nativeMadvise(start, address + sizeBytes - start, advice));
+}
+
 /** Sets the size of a file. Returns 0 or -errno. */
 export function ftruncate(fd: number, sizeBytes: number): number {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0) return -Errno.EINVAL;
@@ -73,6 +100,28 @@ export function fileSize(fd: number): number {
     return stat.isFile() ? stat.size : -Errno.EINVAL;
   } catch (error) {
     return (error as NodeJS.ErrnoException).errno ?? -Errno.EBADF;
+  }
+}
+
+/** A part of a file, in bytes from its beginning; `end` is behind it. */
+export interface FileRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * The parts of a file that there is memory for, in order: all others read as zeros, and a look at them would make some.
+ * Where nobody knows it is all of the file.
+ */
+export function writtenRanges(fd: number): FileRange[] {
+  const ranges: FileRange[] = [];
+  for (let end = 0; ; ) {
+    const start = nativeLseek(fd, end, SEEK_DATA);
+    if (start < 0 && negativeErrno() === -Errno.ENXIO) return ranges;
+    const next = start < 0 ? fileSize(fd) : nativeLseek(fd, start, SEEK_HOLE);
+    if (next <= Math.max(start, end)) return ranges; // no file, or cut off meanwhile
+    ranges.push({ start: Math.max(start, end), end: next });
+    end = next;
   }
 }
 

@@ -99,8 +99,6 @@ export interface EngineSource {
   readonly page: PageMapping | null;
 }
 
-const MEMORY_PAGE_BYTES = 4096;
-
 /** Makes the engines of a function as its record says; what is wrong when that cannot be done. May throw, too. */
 export function prepareEngines({ vuid, record: bytes, page }: EngineSource): PreparedEngines | string {
   if (bytes === null) return 'no record';
@@ -113,16 +111,7 @@ export function prepareEngines({ vuid, record: bytes, page }: EngineSource): Pre
   if (page === null || page.buffer.byteLength < pageBytes) return 'no state page';
   const pageProblem = statePageProblem(page.buffer);
   if (pageProblem !== null) return pageProblem;
-  touch(page.buffer, pageBytes);
   const { net, fn } = functionEngines(plan, settings, page);
   const problems = [...net.restore(record.net), ...fn.restore(record.pci)];
   return problems.length > 0 ? problems.join('; ') : { record, net, fn };
-}
-
-/** Has the kernel map the pages now, and not at the first look of a takeover. */
-function touch(page: ArrayBuffer, sizeBytes: number): number {
-  const bytes = new Uint8Array(page);
-  let sum = 0;
-  for (let at = 0; at < sizeBytes; at += MEMORY_PAGE_BYTES) sum += bytes[at]!;
-  return sum;
 }

@@ -30,7 +30,7 @@ import {
   suspicionsOf,
 } from '@virtnet/engine-recovery';
 import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
-import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
+import { describeFault, GuestMemory, type RingFault, ringExtents } from '@virtnet/engine-virtqueue';
 import { close, eventfdDrain, type Watch } from '@virtnet/host-linux';
 import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
 import { ControlQueue } from './control-queue.js';
@@ -158,9 +158,22 @@ export class DeviceHost {
 
   /** Tells the workers what they will be given by `adopt`, of a function that its owner still works: nothing is touched. */
   goAhead(record: DeviceRecord): void {
-    this.state.load(record);
-    this.state.continuing = true;
-    void this.#queues.goAhead(this.fn.queues.length, (queue) => this.state.wanted(queue));
+    const { state } = this;
+    state.load(record);
+    state.continuing = true;
+    this.page.mapAhead();
+    const wanted = this.fn.queues.map((_, queue) => state.wanted(queue));
+    for (const [queue, config] of wanted.entries()) if (config !== null) this.#mapAhead(queue);
+    if (state.controlWanted) this.#mapAhead(state.controlIndex);
+    void this.#queues.goAhead(wanted.length, (queue) => wanted[queue]!);
+  }
+
+  /** What a takeover touches first is mapped: each fault of a page costs it some 10 us. */
+  #mapAhead(queue: number): void {
+    const { size: queueSize, descriptorAddress, driverAddress, deviceAddress } = this.fn.queues[queue]!;
+    const place = { queueSize, descriptorAddress, driverAddress, deviceAddress };
+    const packed = hasFeature(this.fn.driverFeatures, VirtioFeature.RING_PACKED);
+    for (const { address, sizeBytes } of ringExtents(place, packed)) this.memory.populate(address, sizeBytes);
   }
 
   /** Takes that back: somebody else will be made of newer records. What it was made of stays the caller's. */
@@ -170,8 +183,9 @@ export class DeviceHost {
   }
 
   /**
-   * Takes over what a predecessor left: continues every ring at its position and signals every vector once. With
-   * `heldBack` no ring is worked before `goOn` or `quarantine`.
+   * Takes over what a predecessor left: continues every ring of frames at its position and signals every vector once. What
+   * else there is waits for `settle`: of many functions the rings come first. With `heldBack` no ring is worked before
+   * `goOn` or `quarantine`.
    */
   async adopt(record: DeviceRecord, heldBack = false): Promise<void> {
     this.#paused = heldBack;
@@ -192,15 +206,20 @@ export class DeviceHost {
 
   async #continue(memoryChanged = false): Promise<void> {
     this.state.continuing = true;
-    this.#reconcileTaps();
-    const working = this.#reconcileData(memoryChanged);
+    let working = this.#paused || memoryChanged ? null : this.#queues.begin();
+    if (working === null) {
+      this.#reconcileTaps();
+      working = this.#reconcileData(memoryChanged);
+    }
     for (const { index, vector } of this.interrupts.entries()) {
       if (index === IrqIndex.MSIX || index === IrqIndex.INTX) this.interrupts.fire(index, vector);
     }
-    await Promise.resolve(); // whoever takes many functions over gives the rings of all of them to the workers first
-    const stopping = this.#reconcileControl(false);
-    if (stopping !== null) await stopping;
     await working;
+  }
+
+  /** Brings in line what frames did not wait for, before a client is answered: representor and control queue. */
+  async settle(): Promise<void> {
+    await this.reconcile(false);
     this.state.continuing = false;
   }
 
@@ -219,7 +238,7 @@ export class DeviceHost {
     this.#changed = true;
     this.commit(this.applied);
     if (tell) this.#fire(this.fn.interruptFor('config'));
-    await this.reconcile(false);
+    await this.settle();
   }
 
   /** Whether nothing of the function is worked before a reset, because emulators ended over it. */

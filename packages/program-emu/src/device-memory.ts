@@ -19,7 +19,7 @@
 import { fstatSync } from 'node:fs';
 import type { MemoryRegion } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
-import { close, fileSize } from '@virtnet/host-linux';
+import { close, fileSize, populate } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import type { RegionMessage } from './datapath-protocol.js';
 import { DMA_REGIONS_MAX } from './limits.js';
@@ -72,6 +72,8 @@ export function parseDmaRange(value: unknown): DmaRange | null {
 export class DeviceMemory {
   readonly #arena: Arena;
   readonly #regions = new Map<bigint, DmaRegion>();
+  /** What `findTruncated` found. */
+  #truncated: readonly DmaRegion[] | null = null;
 
   constructor(arena: Arena) {
     this.#arena = arena;
@@ -116,6 +118,17 @@ export class DeviceMemory {
     return 0;
   }
 
+  /** Has the pages of a range mapped before anybody touches them, as far as it lies in one region. Best effort. */
+  populate(iova: bigint, sizeBytes: number): void {
+    for (const region of this.#regions.values()) {
+      const inside = Number(iova - region.iova);
+      if (region.arenaOffset < 0 || inside < 0 || inside + sizeBytes > region.sizeBytes) continue;
+      const { address } = this.#arena.locate(region.arenaOffset);
+      populate(address + inside, sizeBytes, region);
+      return;
+    }
+  }
+
   /** Takes an exact range out of the table; it stays mapped until `release`. -EINVAL when there is no such range. */
   remove(iova: bigint, sizeBytes: number): DmaRegion | number {
     const region = this.#regions.get(iova);
@@ -130,19 +143,23 @@ export class DeviceMemory {
     return all;
   }
 
-  /** Whether a client made the file of a region shorter than the region: touching it would end us. */
-  get truncated(): boolean {
-    return [...this.#regions.values()].some(isTruncated);
+  /** Looks whether a client made the file of a region shorter than the region: touching it would end us. */
+  findTruncated(): boolean {
+    this.#truncated = [...this.#regions.values()].filter(isTruncated);
+    return this.#truncated.length > 0;
   }
 
   /**
    * Takes out and unmaps the regions whose file has become shorter than they are: touching them ends the process
-   * (SIGBUS), which is what made a predecessor's end likely. Returns what they were.
+   * (SIGBUS), which is what made a predecessor's end likely. Returns what they were. Where `findTruncated` has looked just
+   * now, it is not looked again.
    */
   dropTruncated(): DmaRange[] {
     const dropped: DmaRange[] = [];
-    for (const region of [...this.#regions.values()]) {
-      if (!isTruncated(region)) continue;
+    if (this.#truncated === null) this.findTruncated();
+    const truncated = this.#truncated ?? [];
+    this.#truncated = null;
+    for (const region of truncated) {
       this.#regions.delete(region.iova);
       this.release(region);
       dropped.push(region);

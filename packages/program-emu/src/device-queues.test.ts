@@ -341,6 +341,23 @@ describe('device queues', () => {
     expect(datapath.take()).toEqual(['settle', 'settle']);
   });
 
+  it('all that was told ahead is begun at once; where there is more to say, or nothing, that is left to reconcile', async () => {
+    expect(queues.begin()).toBeNull();
+    want(0, 1);
+    const told = queues.goAhead(2, (queue) => wanted.get(queue) ?? null);
+    expect(queues.begin(), 'it is still being told').toBeNull();
+    await told;
+    datapath.take();
+    await queues.begin();
+    expect(datapath.take()).toEqual(['0/0 begin', '0/1 begin', 'settle']);
+    expect(queues.begin(), 'it was begun').toBeNull();
+    await reconcile();
+    expect(datapath.take()).toEqual(['settle', 'settle']);
+    want(0, 1, 2);
+    await queues.goAhead(3, (queue) => wanted.get(queue) ?? null);
+    expect(queues.begin(), 'one of them holds already').toBeNull();
+  });
+
   it('memory changed since a queue was told ahead: it is told anew', async () => {
     want(0);
     await queues.goAhead(1, (queue) => wanted.get(queue) ?? null);

@@ -98,6 +98,19 @@ export class DeviceQueues {
     return this.#inTurn(() => this.#apply(count, wanted, false, null));
   }
 
+  /** Says that what was told ahead holds now; null where that is not all there is to say, which `reconcile` finds out. */
+  begin(): Promise<void> | null {
+    const entries = [...this.#attached.values()];
+    if (this.#turns > 0 || entries.length === 0 || entries.some(({ ahead }) => !ahead)) return null;
+    return this.#inTurn(() => {
+      for (const entry of entries) {
+        entry.ahead = false;
+        this.#datapath.begin(entry.place);
+      }
+      return this.#datapath.settle();
+    });
+  }
+
   #inTurn(apply: () => Promise<void>): Promise<void> {
     const alone = this.#turns++ === 0;
     const turn = (alone ? apply() : this.#chain.then(apply)).finally(() => {

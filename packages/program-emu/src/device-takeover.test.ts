@@ -81,6 +81,7 @@ describe('takeover of a function', () => {
     close(mirror.listenerFd);
     second = new TestDevice(restored.host, []);
     await restored.host.adopt(restored.record);
+    await restored.host.settle();
     return second;
   };
   const transmit = (device: TestDevice, number: number) => {

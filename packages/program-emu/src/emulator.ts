@@ -23,7 +23,7 @@
 import { readdirSync, rmSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
-import { Owners, own, takeMarks } from '@virtnet/engine-recovery';
+import { Owners, own } from '@virtnet/engine-recovery';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
 import { type Arena, GROUP_MAX, type Poller, removeInterfaces } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
@@ -46,7 +46,7 @@ import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { SfPool } from './sf-pool.js';
 import { shelfNames } from './shelf-names.js';
-import { Suspects, type Verdict } from './suspects.js';
+import { forgetMarks, Suspects, type Verdict } from './suspects.js';
 import { Unplugged } from './unplugged.js';
 import { UplinkMonitor } from './uplink-monitor.js';
 import { UplinkTaps } from './uplink-taps.js';
@@ -444,8 +444,7 @@ export class Emulator {
     }
     for (const mirror of mirrors) {
       if (used.includes(mirror)) continue;
-      mirror.page?.view();
-      if (mirror.page !== null) takeMarks(mirror.page.buffer); // nobody is connected whose fault it could be
+      forgetMarks(mirror);
       const each = this.#restore(mirror);
       if (each === null) continue;
       await each.attached;
@@ -513,6 +512,7 @@ export class Emulator {
 
   /** Takes the sockets over, of a device whose rings run. */
   async #open({ device: { host, endpoint }, mirror, session }: Restored): Promise<void> {
+    await host.settle();
     if (mirror.connectionFd >= 0) endpoint.adopt(mirror.connectionFd, session);
     else if (mirror.memory.count > 0) await host.disconnected();
     endpoint.listen();

@@ -8,7 +8,8 @@
  */
 
 import { VIRT_QUEUES_MAX } from '@virtnet/engine-control';
-import { fileSize, sharedMapping } from '@virtnet/host-linux';
+import type { IsWritten } from '@virtnet/engine-recovery';
+import { fileSize, PAGE_BYTES, populate, sharedMapping, writtenRanges } from '@virtnet/host-linux';
 import {
   burstPageAt,
   STATE_PAGE_HEADER_BYTES,
@@ -25,6 +26,10 @@ export interface PageMapping {
   readonly buffer: ArrayBuffer;
   /** Has the blocks of `queueCount` queues in the buffer, as far as the page has so many; absent: of those it has by its header. */
   view(queueCount?: number): void;
+  /** Looks what was ever written: where nothing was there are zeros, and no memory. */
+  written(): IsWritten;
+  /** Has what is viewed and was ever written mapped before anybody needs it. Best effort. */
+  mapAhead(): void;
   /** Process address of the page for the bursts of queue `index`; 0: the file, an older build's, has none. */
   burstAddress(index: number): number;
   close(): void;
@@ -51,6 +56,20 @@ export function mapPage(fd: number): PageMapping | null {
       return mapping.buffer;
     },
     view,
+    written() {
+      const ranges = writtenRanges(fd);
+      return (at, sizeBytes) => ranges.some(({ start, end }) => at < end && start < at + sizeBytes);
+    },
+    mapAhead() {
+      const words = new Uint32Array(mapping.buffer);
+      for (const { start, end } of writtenRanges(fd)) {
+        const viewed = Math.min(end, words.byteLength);
+        if (start >= viewed) continue;
+        populate(Number(mapping.address) + start, viewed - start, { writable: true });
+        // A virtual machine may have tables of its own behind the kernel's, which only a touch fills.
+        for (let at = start; at < viewed; at += PAGE_BYTES) Atomics.load(words, at / 4);
+      }
+    },
     burstAddress: (index) =>
       bytes === statePageFileSize(VIRT_QUEUES_MAX) && index < VIRT_QUEUES_MAX
         ? Number(mapping.address) + burstPageAt(VIRT_QUEUES_MAX, index)

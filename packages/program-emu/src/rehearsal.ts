@@ -189,6 +189,7 @@ async function practise(
     let connectionFd = held.connectionFd;
     ends.push(() => close(connectionFd));
     await restored.host.adopt(restored.record);
+    await restored.host.settle();
     if (connectionFd >= 0) successor.endpoint.adopt(connectionFd, restored.record.session);
     connectionFd = -1;
     restored.host.touch();

@@ -82,6 +82,7 @@ describe('who is suspected of a death', () => {
     device = new TestDevice(restored.host, []);
     driver = Object.assign(driver, { client: clientOf(device) });
     await restored.host.adopt(restored.record, held);
+    await restored.host.settle();
     if (held) expect(await transmits()).toBe(false);
     const now = { host: restored.host, endpoint: {} } as Device;
     served.set(restored.host.vuid, now);
@@ -160,8 +161,8 @@ describe('who is suspected of a death', () => {
     const other = world.mirrored();
     const { buffer } = device.host.page;
     queueBlock(buffer, TRANSMIT).words[QueueWord.UNDER_WORK] = 1;
-    const page = { buffer: new ArrayBuffer(buffer.byteLength), view: () => {} };
-    const robbed = { vuid: 'robbed', page, memory: { truncated: true } } as unknown as DeviceMirror;
+    const page = { buffer: new ArrayBuffer(buffer.byteLength), view: () => {}, written: () => () => true };
+    const robbed = { vuid: 'robbed', page, memory: { findTruncated: () => true } } as unknown as DeviceMirror;
     const suspects = new Suspects<RestoredDevice>(world.services.log, () => Promise.resolve(), new Map());
     suspects.examine([other, robbed]);
     expect([suspicionsOf(buffer), suspicionsOf(page.buffer)]).toEqual([0, 1]);

@@ -17,7 +17,14 @@
  *
  * Limits  VERDICTS_KEPT verdicts.
  */
-import { acquit, findSuspects, type Suspicion, sentence, suspicionsOf } from '@virtnet/engine-recovery';
+import {
+  acquit,
+  findSuspects,
+  type Suspicion,
+  sentence,
+  suspicionsOf,
+  takeMarks,
+} from '@virtnet/engine-recovery';
 import { close } from '@virtnet/host-linux';
 import type { HostServices } from './device-parts.js';
 import type { DeviceMirror } from './mirror.js';
@@ -39,6 +46,12 @@ export interface Verdict {
   readonly pid: number;
   /** A guest may be the reason. */
   readonly guestsFault: boolean;
+}
+
+/** Takes the marks away of a device without a client, whose fault they could be. */
+export function forgetMarks({ page }: DeviceMirror): void {
+  page?.view();
+  if (page !== null) takeMarks(page.buffer, page.written());
 }
 
 export class Suspects<R extends RestoredDevice> {
@@ -76,7 +89,9 @@ export class Suspects<R extends RestoredDevice> {
     this.#suspicions = findSuspects(
       mirrors.flatMap(({ vuid, page, memory }) => {
         page?.view(); // of all queues that its owner had
-        return page === null ? [] : [{ vuid, page: page.buffer, robbed: memory.truncated }];
+        return page === null
+          ? []
+          : [{ vuid, page: page.buffer, isWritten: page.written(), robbed: memory.findTruncated() }];
       }),
     );
   }

@@ -56,6 +56,13 @@ export const MmapFlag = {
 
 /** madvise: gives the memory of a shared mapping back; whoever touches it next finds zeros. */
 export const MADV_REMOVE = 9;
+/** madvise (since Linux 5.14): have the pages mapped as if each was read, or written, now. */
+export const MADV_POPULATE_READ = 22;
+export const MADV_POPULATE_WRITE = 23;
+
+/** lseek: the next byte of a file that it has memory for, and the next one that it has none for. */
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
 
 /** memfd_create flags (linux/memfd.h). */
 export const MemfdFlag = { CLOEXEC: 1, ALLOW_SEALING: 2, HUGETLB: 4, NOEXEC_SEAL: 8 } as const;

@@ -223,9 +223,12 @@ export function statePageFileSize(queueCount: number): number {
 export const burstPageAt = (queueCount: number, index: number): number =>
   statePageSize(queueCount) + index * BURST_PAGE_BYTES;
 
+/** Where in a state page the block of queue `index` begins. */
+export const queueBlockAt = (index: number): number => STATE_PAGE_HEADER_BYTES + index * QUEUE_BLOCK_BYTES;
+
 /** Views over queue `index` of a mapped state page. */
 export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0): QueueBlock {
-  const at = pageOffset + STATE_PAGE_HEADER_BYTES + index * QUEUE_BLOCK_BYTES;
+  const at = pageOffset + queueBlockAt(index);
   return {
     words: new Uint32Array(page as ArrayBuffer, at, 8),
     counters: new Float64Array(
