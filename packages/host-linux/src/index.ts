@@ -35,6 +35,7 @@ export {
   fileSize,
   ftruncate,
   getSeals,
+  isMemoryFile,
   mappingGranularity,
   memfdCreate,
   PAGE_BYTES,

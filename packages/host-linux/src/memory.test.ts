@@ -1,3 +1,4 @@
+import { openSync } from 'node:fs';
 import { Errno, MemfdFlag, Seal } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { runChild } from './child.fixture.js';
@@ -7,6 +8,7 @@ import {
   fileSize,
   ftruncate,
   getSeals,
+  isMemoryFile,
   mappingGranularity,
   memfdCreate,
   PAGE_BYTES,
@@ -54,6 +56,15 @@ describe('file size', () => {
     close(fd);
     expect(fileSize(1_000_000)).toBe(-Errno.EBADF);
     expect(mappingGranularity(1_000_000)).toBe(-Errno.EBADF);
+  });
+
+  it('a memfd is in memory, with pages of either size, and other files and things are not', () => {
+    const files = [memfdCreate('plain', PAGE_BYTES), openSync('/proc/self/exe', 'r'), eventfd()];
+    const huge = memfdCreate('huge', 2 ** 21, MemfdFlag.HUGETLB);
+    if (huge >= 0) files.push(huge);
+    expect(files.map(isMemoryFile)).toEqual([true, false, false, ...(huge >= 0 ? [true] : [])]);
+    expect(isMemoryFile(1_000_000)).toBe(false);
+    for (const fd of files) close(fd);
   });
 
   it('granularity is the huge page size for hugetlbfs and the page size otherwise', () => {

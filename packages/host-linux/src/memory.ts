@@ -14,6 +14,7 @@ import {
   SEEK_HOLE,
   STATFS_BYTES,
   StatfsHead,
+  TMPFS_MAGIC,
 } from '@virtnet/wire';
 import { close, nativeFcntl } from './fd.js';
 import { declare, NativeBuffer, negativeErrno, orErrno, viewMemory } from './libc.js';
@@ -130,6 +131,13 @@ export function mappingGranularity(fd: number): number {
   if (nativeFstatfs(fd, statfs.address) < 0) return negativeErrno();
   const { type, blockBytes } = StatfsHead.decode(statfs.view);
   return type === BigInt(HUGETLBFS_MAGIC) ? Number(blockBytes) : PAGE_BYTES;
+}
+
+/** Whether `fd` is a file in memory: of others a page may come late, or never. */
+export function isMemoryFile(fd: number): boolean {
+  if (nativeFstatfs(fd, statfs.address) < 0) return false;
+  const { type } = StatfsHead.decode(statfs.view);
+  return type === BigInt(TMPFS_MAGIC) || type === BigInt(HUGETLBFS_MAGIC);
 }
 
 /** Adds `Seal` bits to a memfd. Returns 0 or -errno. */

@@ -102,6 +102,10 @@ export class DeviceEndpoint {
 
   /** Goes on with a predecessor's connection, whose session is `saved`. */
   adopt(fd: number, saved: unknown): void {
+    if (this.#ended) {
+      close(fd); // unplugged meanwhile
+      return;
+    }
     const session = ServerSession.restore(new DeviceAccess(this.#host), saved, this.#host.memory.all());
     if ('error' in session) {
       this.#services.log('error', 'a saved session is unusable', {
@@ -124,6 +128,7 @@ export class DeviceEndpoint {
 
   /** Puts listener and connection on an empty shelf again. */
   upload(): void {
+    if (this.#ended) return;
     const { store } = this.#services;
     store.put(this.#host, shelfNames.listener(this.#host.vuid), EMPTY, this.#listenerFd);
     if (this.#connectionFd >= 0) {

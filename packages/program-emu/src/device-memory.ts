@@ -19,7 +19,7 @@
 import { fstatSync } from 'node:fs';
 import type { MemoryRegion } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
-import { close, fileSize, populate } from '@virtnet/host-linux';
+import { close, fileSize, isMemoryFile, populate } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import type { RegionMessage } from './datapath-protocol.js';
 import { DMA_REGIONS_MAX } from './limits.js';
@@ -118,11 +118,15 @@ export class DeviceMemory {
     return 0;
   }
 
-  /** Has the pages of a range mapped before anybody touches them, as far as it lies in one region. Best effort. */
+  /**
+   * Has the pages of a range mapped before anybody touches them, as far as it lies in one region of a file in memory: who
+   * waits for a page of another one must be known for it, and not be a standby. Best effort.
+   */
   populate(iova: bigint, sizeBytes: number): void {
     for (const region of this.#regions.values()) {
       const inside = Number(iova - region.iova);
       if (region.arenaOffset < 0 || inside < 0 || inside + sizeBytes > region.sizeBytes) continue;
+      if (!isMemoryFile(region.fd)) return;
       const { address } = this.#arena.locate(region.arenaOffset);
       populate(address + inside, sizeBytes, region);
       return;

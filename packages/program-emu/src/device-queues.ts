@@ -151,8 +151,8 @@ export class DeviceQueues {
         if (entry.ahead) beforeAttach?.(queue);
         entry.config = config;
         entry.ahead = ahead;
-        if (known) this.#datapath.begin(entry.place);
-        else this.#datapath.configure(this.#device, entry.place, config, ahead);
+        if (!known) this.#datapath.configure(this.#device, entry.place, config, ahead);
+        else if (!ahead) this.#datapath.begin(entry.place);
       }
     }
     await this.#datapath.settle();

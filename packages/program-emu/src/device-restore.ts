@@ -12,7 +12,7 @@
  *   has succeeded.
  *
  * Invariants
- *   I1  nothing that is made ahead writes to the page, or touches the client's memory.
+ *   I1  nothing that is made ahead changes the page, or reads or changes the client's memory.
  *   I2  what was made ahead is taken back (`forsake`) before anything that it uses is let go of.
  *
  * Limits  those of the mirror.

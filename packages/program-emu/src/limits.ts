@@ -33,6 +33,12 @@ export const IDLE_TURNS_MORE = 200;
 export const IDLE_QUEUES_SHIFT = 3;
 
 /**
+ * Queues of which a worker makes everything ahead; of others only what is cheap to keep. One takes some 2 KB for as long as
+ * nobody needs it, and 0.1 ms when it is needed.
+ */
+export const MADE_AHEAD_MAX = 512;
+
+/**
  * Frames between two looks at the descriptors, which wake queues that sleep: a look costs as much as 10 frames between
  * guests, and 256 frames take a TAP 0.2 ms.
  */

@@ -19,7 +19,7 @@ import {
   type WorkerMessage,
   type WorkerReport,
 } from './datapath-protocol.js';
-import { IDLE_QUEUES_SHIFT, IDLE_TURNS_MAX } from './limits.js';
+import { IDLE_QUEUES_SHIFT, IDLE_TURNS_MAX, MADE_AHEAD_MAX } from './limits.js';
 import { openFds } from './test-support/holdings.js';
 import { HEADER_BYTES, numberOf, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
 import { WorkerLoop } from './worker-loop.js';
@@ -326,10 +326,11 @@ describe('worker loop', () => {
   const tellAhead = (queue: number, change: Partial<QueueConfig> = {}) =>
     sender.post({ kind: 'queue', device: 0, slot: queue, config: pair.config(queue, change), ahead: true });
 
-  it.each(['split', 'packed'])(
+  it.each(['split', 'packed', 'split, one of too many to make'])(
     'what is told ahead (%s) touches neither page nor memory, and goes on where its owner stopped',
     (format) => {
       const packed = format === 'packed';
+      const others = format.endsWith('make') ? MADE_AHEAD_MAX : 0;
       const features = featureMask([VirtioFeature.VERSION_1, ...(packed ? [VirtioFeature.RING_PACKED] : [])]);
       const { page, memory } = pair;
       const views = [new DataView(page.buffer), memory.view];
@@ -338,7 +339,10 @@ describe('worker loop', () => {
       if (!packed) pair.offerFrames(1, 2, 3);
       const before = everything();
       sender.post(pair.memoryMessage);
+      for (let slot = 2; slot < 2 + others; slot++)
+        sender.post({ kind: 'queue', device: 0, slot, config: pair.config(RECEIVE), ahead: true });
       tellAhead(TRANSMIT, { features });
+      for (let i = 0; i <= others; i++) loop.drainMailbox();
       settle();
       expect(everything().map((bytes, i) => bytes === before[i])).toEqual([true, true]);
       const position = packed ? 0x8003_8003 : 2;

@@ -42,6 +42,7 @@ import {
   IDLE_QUEUES_SHIFT,
   IDLE_TURNS_MAX,
   IDLE_TURNS_MORE,
+  MADE_AHEAD_MAX,
   POLL_BUDGET,
 } from './limits.js';
 import { PageViews } from './page-views.js';
@@ -67,8 +68,8 @@ const MESSAGES_A_TURN = 4;
 interface Ahead {
   readonly device: number;
   readonly config: QueueConfig;
-  readonly block: QueueBlock;
-  readonly made: MadeQueue | RingFault;
+  /** null: it is made when it holds. */
+  readonly made: { readonly block: QueueBlock; readonly queue: MadeQueue | RingFault } | null;
 }
 
 /** Memory that regions' offsets refer to: the arena, or what stands for it. */
@@ -107,6 +108,7 @@ export class WorkerLoop {
   readonly #entries: (Entry | null)[] = [];
   /** What slots will hold. */
   readonly #ahead = new Map<number, Ahead>();
+  #madeAhead = 0;
   readonly #busy: Entry[] = [];
   readonly #tapByFd = new Map<number, TapUse>();
   readonly #taps: (TapUse | null)[] = [];
@@ -219,7 +221,7 @@ export class WorkerLoop {
         this.#detach(message.slot);
         if (message.config === null) break;
         if (message.ahead === true) this.#keep(message.slot, message.device, message.config);
-        else this.#attachNew(message.slot, message.device, message.config);
+        else this.#attach(message.slot, { device: message.device, config: message.config, made: null });
         break;
       case 'begin':
         this.#begin(message.slot);
@@ -333,37 +335,40 @@ export class WorkerLoop {
 
   /** Views and objects are made: what the page and the rings say is their owner's until `begin`. */
   #keep(slot: number, device: number, config: QueueConfig): void {
-    const block = this.#blockOf(config);
-    this.#ahead.set(slot, { device, config, block, made: this.#make(device, config, block) });
+    this.#pages.at(config.pageAddress, config.pageBytes);
+    const made = this.#madeAhead < MADE_AHEAD_MAX ? this.#make(device, config) : null;
+    if (made !== null) this.#madeAhead++;
+    this.#ahead.set(slot, { device, config, made });
   }
 
-  #attachNew(slot: number, device: number, config: QueueConfig): void {
-    const block = this.#blockOf(config);
-    this.#attach(slot, { device, config, block, made: this.#make(device, config, block) });
+  /** What is kept for the slot, which is kept no longer. */
+  #unkeep(slot: number): Ahead | undefined {
+    const ahead = this.#ahead.get(slot);
+    this.#ahead.delete(slot);
+    if (ahead !== undefined && ahead.made !== null) this.#madeAhead--;
+    return ahead;
   }
 
   #begin(slot: number): void {
-    const ahead = this.#ahead.get(slot);
+    const ahead = this.#unkeep(slot);
     if (ahead === undefined) throw new Error(`nothing was told ahead for slot ${slot}`);
-    this.#ahead.delete(slot);
     this.#attach(slot, ahead);
   }
 
-  #blockOf({ pageAddress, pageBytes, queue }: QueueConfig): QueueBlock {
-    return queueBlock(this.#pages.at(pageAddress, pageBytes), queue);
+  #make(device: number, config: QueueConfig): NonNullable<Ahead['made']> {
+    const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
+    const memory = this.#memories.get(device) ?? new GuestMemory([]);
+    return { block, queue: this.#maker.make(config, block, memory) };
   }
 
-  #make(device: number, config: QueueConfig, block: QueueBlock): MadeQueue | RingFault {
-    return this.#maker.make(config, block, this.#memories.get(device) ?? new GuestMemory([]));
-  }
-
-  #attach(slot: number, { device, config, block, made }: Ahead): void {
-    if (!isMade(made)) {
-      this.#report({ kind: 'fault', slot, fault: made });
+  #attach(slot: number, { device, config, made }: Ahead): void {
+    const { block, queue } = made ?? this.#make(device, config);
+    if (!isMade(queue)) {
+      this.#report({ kind: 'fault', slot, fault: queue });
       return;
     }
     block.words[QueueWord.UNDER_WORK] = 1;
-    this.#open(device, slot, config, block, made);
+    this.#open(device, slot, config, block, queue);
     block.words[QueueWord.UNDER_WORK] = 0;
   }
 
@@ -437,7 +442,7 @@ export class WorkerLoop {
   }
 
   #detach(slot: number): void {
-    this.#ahead.delete(slot);
+    this.#unkeep(slot);
     const entry = this.#entries[slot];
     if (entry === null || entry === undefined || entry.config === null) return;
     const { config, device } = entry;

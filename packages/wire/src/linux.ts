@@ -94,7 +94,8 @@ export const FD_CLOEXEC = 1;
 /** Open flags (asm-generic/fcntl.h; equal on x86-64 and arm64). */
 export const OpenFlag = { RDONLY: 0, RDWR: 2, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;
 
-/** f_type of hugetlbfs (linux/magic.h). */
+/** f_type of tmpfs, which memfds are of, and of hugetlbfs (linux/magic.h). */
+export const TMPFS_MAGIC = 0x01021994;
 export const HUGETLBFS_MAGIC = 0x958458f6;
 /** First fields of struct statfs, same on x86-64 and arm64; the structure is STATFS_BYTES long. */
 export const StatfsHead = layout('StatfsHead', 16, { type: u64, blockBytes: u64 });
