@@ -57,10 +57,10 @@ export interface DeviceRing {
   readonly fault: RingFault | null;
 
   /**
-   * Goes on at `position`, before anything is taken, of a ring that was opened without one. False when it is no position
-   * of this ring, which is then not to be used.
+   * Goes on at `position`, before anything is taken, of a ring that was opened without one; null. What is wrong when it is
+   * no position of this ring, which is then not to be used.
    */
-  resumeAt(position: number): boolean;
+  resumeAt(position: number): RingFault | null;
   /**
    * Segments of the chain now current, at least 1; 0 when none is available; -1 on a fault. After a fault whose
    * remedy is skip-chain the chain has no segments but can be given back with give(0).

@@ -144,8 +144,7 @@ export class PackedRing extends Chain implements DeviceRing {
     const parts = openParts(config, true);
     if ('code' in parts) return parts;
     const ring = new PackedRing(config, parts);
-    if (position === null || ring.resumeAt(position)) return ring;
-    return { code: 'BAD_POSITION', position: position >>> 0, queueSize };
+    return (position === null ? null : ring.resumeAt(position)) ?? ring;
   }
 
   private constructor(config: PackedRingConfig, parts: RingParts) {
@@ -176,7 +175,12 @@ export class PackedRing extends Chain implements DeviceRing {
     return (used << USED_SHIFT) | (this.#wrap << WRAP_SHIFT) | this.#index;
   }
 
-  resumeAt(position: number): boolean {
+  resumeAt(position: number): RingFault | null {
+    if (this.#resume(position)) return null;
+    return { code: 'BAD_POSITION', position: position >>> 0, queueSize: this.queueSize };
+  }
+
+  #resume(position: number): boolean {
     const size = this.queueSize;
     const available = lapOffset(position & 0xffff, size);
     const used = lapOffset(position >>> USED_SHIFT, size);

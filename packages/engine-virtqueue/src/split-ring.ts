@@ -154,11 +154,11 @@ export class SplitRing extends Chain implements DeviceRing {
     return this.#position;
   }
 
-  resumeAt(position: number): boolean {
+  resumeAt(position: number): null {
     this.#position = position & INDEX_MASK;
     this.#seen = this.#position;
     this.#published = this.#position;
-    return true;
+    return null;
   }
 
   take(): number {

@@ -94,6 +94,26 @@ describe('device endpoint', () => {
     expect(record).toMatchObject({ session: { negotiated: { privateCommands: true } } });
   });
 
+  it('what ended meanwhile goes on with no connection, and tells the keeper nothing', () => {
+    const late = new DeviceEndpoint(
+      device.host,
+      listen(join(directory, 'late.sock'), 'stream'),
+      world.services,
+      replyRing,
+    );
+    late.end();
+    const [ours, theirs] = socketPair('stream') as [number, number];
+    const [held, before] = [openFds(), shelved()];
+    late.adopt(ours, device.host.record().session);
+    expect([openFds(), late.connected]).toEqual([held - 1, false]);
+    close(theirs);
+    world.shelf.clear();
+    late.upload();
+    expect([before.length > 0, shelved()]).toEqual([true, []]);
+    endpoint.upload();
+    device.host.upload();
+  });
+
   it('a second client waits while the first is connected, and is served after it has gone', async () => {
     const first = await client();
     let served = false;

@@ -119,17 +119,19 @@ export class DeviceMemory {
   }
 
   /**
-   * Has the pages of a range mapped before anybody touches them, as far as it lies in one region of a file in memory: who
+   * Has the pages of ranges mapped before anybody touches them, as far as each lies in one region of a file in memory: who
    * waits for a page of another one must be known for it, and not be a standby. Best effort.
    */
-  populate(iova: bigint, sizeBytes: number): void {
+  populate(ranges: readonly { readonly address: bigint; readonly sizeBytes: number }[]): void {
     for (const region of this.#regions.values()) {
-      const inside = Number(iova - region.iova);
-      if (region.arenaOffset < 0 || inside < 0 || inside + sizeBytes > region.sizeBytes) continue;
-      if (!isMemoryFile(region.fd)) return;
-      const { address } = this.#arena.locate(region.arenaOffset);
-      populate(address + inside, sizeBytes, region);
-      return;
+      const { iova, sizeBytes: regionBytes, arenaOffset, fd } = region;
+      const inside = ranges.filter(
+        ({ address, sizeBytes }) =>
+          address >= iova && address + BigInt(sizeBytes) <= iova + BigInt(regionBytes),
+      );
+      if (inside.length === 0 || arenaOffset < 0 || !isMemoryFile(fd)) continue;
+      const at = this.#arena.locate(arenaOffset).address;
+      for (const { address, sizeBytes } of inside) populate(at + Number(address - iova), sizeBytes, region);
     }
   }
 

@@ -33,8 +33,8 @@ export const IDLE_TURNS_MORE = 200;
 export const IDLE_QUEUES_SHIFT = 3;
 
 /**
- * Queues of which a worker makes everything ahead; of others only what is cheap to keep. One takes some 2 KB for as long as
- * nobody needs it, and 0.1 ms when it is needed.
+ * Queues of which a worker makes everything ahead, those of 256 functions with a pair each: a bound for objects that nobody
+ * may ever need. Of others it makes what it needs when they hold.
  */
 export const MADE_AHEAD_MAX = 512;
 

@@ -19,7 +19,7 @@ import {
   RECEIVE_OFFLOADS,
   type ReceiveFilterState,
 } from '@virtnet/engine-virtio-net';
-import { prepareBlock, unprepareBlock } from '@virtnet/engine-virtqueue';
+import { prepareBlock, type RingExtent, ringExtents, unprepareBlock } from '@virtnet/engine-virtqueue';
 import {
   DeviceStatus,
   hasFeature,
@@ -185,6 +185,17 @@ export class QueueState {
     const base = this.bases.get(queue) ?? initialRingPosition(this.packed);
     this.bases.delete(queue);
     prepareBlock(this.block(queue), base, requestUnderWay(this.#parts.page.buffer));
+  }
+
+  /** Where in the driver's memory the ring of a queue is said to be. */
+  ringExtents(queue: number): readonly RingExtent[] {
+    const {
+      size: queueSize,
+      descriptorAddress,
+      driverAddress,
+      deviceAddress,
+    } = this.#parts.fn.queues[queue]!;
+    return ringExtents({ queueSize, descriptorAddress, driverAddress, deviceAddress }, this.packed);
   }
 
   /** Position of a queue nobody works. */

@@ -374,9 +374,8 @@ export class WorkerLoop {
 
   #open(device: number, slot: number, config: QueueConfig, block: QueueBlock, made: MadeQueue): void {
     const { ring, options, sender } = made;
-    const position = resumePosition(block);
-    if (!ring.resumeAt(position)) {
-      const fault = { code: 'BAD_POSITION', position: position >>> 0, queueSize: ring.queueSize } as const;
+    const fault = ring.resumeAt(resumePosition(block));
+    if (fault !== null) {
       this.#report({ kind: 'fault', slot, fault });
       return;
     }
