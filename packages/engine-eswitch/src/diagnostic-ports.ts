@@ -6,12 +6,13 @@
  *   some of it, as they would in a pool of buffers. A source gives frames of one size for as long as somebody reads:
  *   copies of one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
-import type { FramePort } from '@virtnet/engine-virtio-net';
+import { type FramePort, PLAIN_MASK } from '@virtnet/engine-virtio-net';
 import {
+  type Copying,
   completeBurst,
-  copyBetween,
-  copyToBurst,
+  copyBurst,
   type DeviceRing,
+  PrivateBuffers,
   PrivateMemory,
   type QueueLedger,
   readChain,
@@ -36,14 +37,28 @@ const NO_OVERFLOW = new Uint8Array(0);
 
 export class SinkPort implements FramePort {
   readonly overflow = NO_OVERFLOW;
+  readonly judges = true;
   readonly #memory: PrivateMemory;
   /** Where the last frame may begin. */
   readonly #last: number;
   #at = 0;
+  readonly #buffers: PrivateBuffers;
+  readonly #copying: Copying;
+  #stride = 0;
 
   constructor(memory: PrivateMemory = new PrivateMemory(SINK_BYTES)) {
     this.#memory = memory;
     this.#last = memory.piece.sizeBytes - SLOT_BYTES;
+    const buffers = new PrivateBuffers(memory);
+    this.#buffers = buffers;
+    this.#copying = {
+      from: buffers,
+      fromHeader: 0,
+      to: buffers,
+      toHeader: 0,
+      unwanted: PLAIN_MASK,
+      bytesMax: 0,
+    };
   }
 
   send(ring: DeviceRing, _header: Uint8Array, frameOffset: number): number {
@@ -53,22 +68,31 @@ export class SinkPort implements FramePort {
     return NetHeader.sizeBytes + bytes;
   }
 
-  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
-    const { piece } = this.#memory;
-    const last = this.#last;
-    let at = this.#at;
-    let done = 0;
-    for (; done < count; done++) {
-      const bytes = (lengths[done]! - frameOffset) | 0;
-      if (bytes > SLOT_BYTES) break;
-      copyBetween(pieces[places[done]!]!, (offsets[done]! + frameOffset) | 0, piece, at, bytes);
-      at = behind(at, bytes, last);
+  sendPlain(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    bytesMax: number,
+  ): number {
+    const { lengths } = ring.plain;
+    const copying = this.#copying;
+    copying.from = ring;
+    copying.fromHeader = frameOffset;
+    copying.bytesMax = Math.min(bytesMax, SLOT_BYTES);
+    let done = copyBurst(copying, 0, 0, count);
+    while (done < count && lengths[done]! - frameOffset > this.#stride && this.#stride < SLOT_BYTES) {
+      this.#layOut(lengths[done]! - frameOffset);
+      done += copyBurst(copying, done, 0, count - done);
     }
-    this.#at = at;
     completeBurst(ring, ledger, done, frameOffset, 0);
     return done;
+  }
+
+  /** Buffers for frames of so many bytes; for longer ones than there may be, of SLOT_BYTES. */
+  #layOut(bytes: number): void {
+    this.#stride = Math.min((bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK, SLOT_BYTES);
+    this.#buffers.lay(this.#stride, this.#stride, this.#last);
   }
 
   receive(): number {
@@ -77,10 +101,12 @@ export class SinkPort implements FramePort {
 }
 
 export class SourcePort implements FramePort {
+  readonly judges = true;
   readonly overflow = new Uint8Array(SLOT_BYTES);
   readonly #sink: SinkPort;
   readonly #memory: PrivateMemory;
   readonly #bytes: number;
+  readonly #copying: Copying;
 
   /** Frames of `bytes` bytes, Ethernet header included; frames sent are swallowed by `sink`. */
   constructor(bytes: number, sink: SinkPort, memory: PrivateMemory = new PrivateMemory(SLOT_BYTES)) {
@@ -91,20 +117,37 @@ export class SourcePort implements FramePort {
     frame.fill(0xff, 0, 6);
     frame.set([2, 0, 0, 0, 0, 1, 0x88, 0xb5], 6); // EtherType for local experiments
     for (let i = Ethernet.HEADER_BYTES; i < this.#bytes; i++) frame[i] = i & 0xff;
+    const from = new PrivateBuffers(memory);
+    from.lay(this.#bytes, 0, 0);
+    this.#copying = {
+      from,
+      fromHeader: 0,
+      to: from,
+      toHeader: NetHeader.sizeBytes,
+      unwanted: 0,
+      bytesMax: SLOT_BYTES,
+    };
   }
 
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     return this.#sink.send(ring, header, frameOffset);
   }
 
-  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
-    return this.#sink.sendPlain(ring, count, frameOffset, ledger);
+  sendPlain(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    bytesMax: number,
+  ): number {
+    return this.#sink.sendPlain(ring, count, frameOffset, ledger, bytesMax);
   }
 
   receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
     const bytes = this.#bytes;
     if (bytes > bytesMax) return 0;
-    const done = copyToBurst(this.#memory.piece, bytes, ring, NetHeader.sizeBytes, count);
+    this.#copying.to = ring;
+    const done = copyBurst(this.#copying, 0, 0, count);
     completeBurst(ring, ledger, done, NetHeader.sizeBytes, NetHeader.sizeBytes + bytes);
     return done;
   }

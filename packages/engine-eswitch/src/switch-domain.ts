@@ -224,7 +224,7 @@ export class SwitchDomain {
       if (queue?.accepts(frame) === true && !this.eswitch.refused) {
         const alike = frame.alike(ring, i, Math.min(count - i, this.#credit), frameOffset);
         this.#touch(queue);
-        const done = queue.deliverBurst(ring, i, alike, frameOffset, ledger);
+        const done = queue.deliverBurst(ring, i, alike, frameOffset, FRAME_BYTES_MAX, ledger);
         alone = i + alike; // what is left of them, because a buffer is missing or odd, goes one by one
         if (done > 0) {
           this.#credit -= done;
@@ -254,7 +254,7 @@ export class SwitchDomain {
     return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
   }
 
-  /** FramePort.sendPlain for it. */
+  /** FramePort.sendPlain for it, of frames that nobody judged. */
   loopPlain(
     port: number,
     pair: number,
@@ -262,13 +262,14 @@ export class SwitchDomain {
     count: number,
     frameOffset: number,
     ledger: QueueLedger,
+    bytesMax: number,
   ): number {
     const receivers = this.#ports[port];
     if (receivers === undefined || receivers.rss !== null) return 0;
     const queue = receiverOf(receivers, pair);
     if (queue === null || !queue.wantsAll || count === 0) return 0;
     this.#touch(queue);
-    return queue.deliverBurst(ring, 0, count, frameOffset, ledger);
+    return queue.deliverBurst(ring, 0, count, frameOffset, bytesMax, ledger);
   }
 
   /** Before a transmit queue's poll. */

@@ -36,6 +36,7 @@ export class SwitchPort implements FramePort {
 
 export class LoopPort implements FramePort {
   readonly overflow = NO_OVERFLOW;
+  readonly judges = true;
   readonly #domain: SwitchDomain;
   readonly #port: number;
   readonly #pair: number;
@@ -51,8 +52,14 @@ export class LoopPort implements FramePort {
     return this.#domain.loop(this.#port, this.#pair, ring, header, frameOffset);
   }
 
-  sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
-    return this.#domain.loopPlain(this.#port, this.#pair, ring, count, frameOffset, ledger);
+  sendPlain(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    bytesMax: number,
+  ): number {
+    return this.#domain.loopPlain(this.#port, this.#pair, ring, count, frameOffset, ledger, bytesMax);
   }
 
   receive(): number {

@@ -24,6 +24,7 @@
  */
 import {
   type HashSettings,
+  PLAIN_MASK,
   type QueueOptions,
   type ReceiveFilter,
   ReceiveHeader,
@@ -40,6 +41,7 @@ import {
   type QueueLedger,
   QueueWait,
   WorkedQueue,
+  writePlainHeader,
 } from '@virtnet/engine-virtqueue';
 import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
 import type { SwitchedFrame } from './switched-frame.js';
@@ -109,6 +111,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       fromHeader: 0,
       to: this.ring,
       toHeader: NetHeader.sizeBytes,
+      unwanted: PLAIN_MASK,
       bytesMax: this.#header.plainBytesMax,
     };
     this.waitsFor = QueueWait.PORT;
@@ -149,6 +152,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     const target = ring.memory.pieces[places[chain]!]!;
     const at = offsets[chain]!;
     if (chain === this.#plainGiven) ledger.begin();
+    writePlainHeader(target.view, at);
     copyBetween(piece, offset, target, at + frameOffset, bytes);
     if (this.#countSizes) ledger.countSize(bytes);
     this.#plainNext = chain + 1;
@@ -159,17 +163,20 @@ export class SwitchedReceiveQueue extends WorkedQueue {
 
   /**
    * The same for a burst: `count` chains of the sender's `plain` from `first` on, behind `frameOffset` bytes each. Each is
-   * completed in the sender's ledger as well. How many, up to one that is not for the short way.
+   * completed in the sender's ledger as well. How many, up to one that is not for the short way or not plain, or has more
+   * than `bytesMax` bytes.
    */
   deliverBurst(
     from: DeviceRing,
     first: number,
     count: number,
     frameOffset: number,
+    bytesMax: number,
     sender: QueueLedger,
   ): number {
     const { ledger } = this;
     const crossing = this.#crossing;
+    crossing.bytesMax = Math.min(bytesMax, this.#header.plainBytesMax);
     crossing.from = from;
     crossing.fromHeader = frameOffset;
     let done = 0;
@@ -200,7 +207,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     this.#endPlain();
     this.#plainNext = 0;
     this.#plainGiven = 0;
-    this.#plainCount = ReceiveHeader.writePlainAhead(this.ring, this.ring.scan(this.#stretch, true));
+    this.#plainCount = this.ring.scan(this.#stretch, true);
     this.#stretch = Math.min(2 * this.#stretch, PLAIN_CHAINS_MAX);
     return this.#plainCount > 0;
   }

@@ -301,26 +301,6 @@ export class ReceiveHeader extends FrameHeader {
     if (!whole) ring.scatter(0, this.whole, 0, frameOffset);
   }
 
-  /** Writes the header of a plain frame in `buffers` buffers, which are NetHeader.sizeBytes bytes from `at` on. */
-  static writePlain(view: DataView, at: number, buffers: number): void {
-    view.setFloat64(at, 0); // eight bytes of zeros
-    view.setInt32((at + 8) | 0, buffers << 16, true); // numBuffers is its upper half
-  }
-
-  /**
-   * The same in front of the first `count` chains of the ring's `plain`, in advance and without harm where another frame
-   * comes: one after the other these stores wait for the driver's cache lines together. How many chains have room for it.
-   */
-  static writePlainAhead(ring: DeviceRing, count: number): number {
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
-    for (let i = 0; i < count; i++) {
-      if (lengths[i]! < NetHeader.sizeBytes) return i;
-      ReceiveHeader.writePlain(pieces[places[i]!]!.view, offsets[i]!, 1);
-    }
-    return count;
-  }
-
   /** The first bytes of the frame in the current chain, for a filter; valid until the next call. */
   headOf(ring: DeviceRing): Uint8Array {
     this.peek(ring, 0, head, HEAD_BYTES);

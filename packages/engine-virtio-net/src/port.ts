@@ -53,10 +53,22 @@ export interface FramePort {
 
   /**
    * Sends plain frames: the first `count` chains of the ring's `plain`, behind `frameOffset` bytes each. Each is
-   * completed, or dropped, in `ledger`, where the burst is begun and ended by the caller. Returns how many; it ends in front of one that has to go the long way, or when
-   * the port is full.
+   * completed, or dropped, in `ledger`, where the burst is begun and ended by the caller. Returns how many; it ends in
+   * front of one that has to go the long way, or when the port is full.
    */
-  sendPlain?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
+  sendPlain?(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    bytesMax: number,
+  ): number;
+
+  /**
+   * Nobody has looked at the headers and lengths of frames that `sendPlain` is given: it ends in front of one that is not
+   * plain, or not of an Ethernet header to `bytesMax` bytes. As copyBurst does, which has to read the frame anyway.
+   */
+  readonly judges?: boolean;
 
   /**
    * Of a port whose `sendPlain` has the kernel send bursts: how many frames of the last one of a former owner, which had
@@ -65,10 +77,10 @@ export interface FramePort {
   sentBefore?(burst: Uint32Array, count: number): number;
 
   /**
-   * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, behind the
-   * headers that are there already. Each is completed in `ledger`, where the burst is begun and ended by the caller.
-   * Returns how many; it ends in front of a
-   * chain that the next frame does not fit in, of a frame that has to go the long way, or when no frame waits.
+   * Receives plain frames of at most `bytesMax` bytes into the first `count` chains of the ring's `plain`, each behind the
+   * header of one in one buffer (writePlainHeader). Each is completed in `ledger`, where the burst is begun and ended by
+   * the caller. Returns how many; it ends in front of a chain that the next frame does not fit in, of a frame that has to
+   * go the long way, or when no frame waits.
    */
   receivePlain?(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number;
 }

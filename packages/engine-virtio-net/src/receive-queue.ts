@@ -72,7 +72,7 @@ export class ReceiveQueue extends WorkedQueue {
     if (!this.#active) return 0;
     let worked = 0;
     if (this.#shortWay) {
-      const count = ReceiveHeader.writePlainAhead(ring, ring.scan(Math.min(waiting, budget), true));
+      const count = ring.scan(Math.min(waiting, budget), true);
       if (count > 0) {
         ledger.begin();
         worked = this.port.receivePlain!(ring, count, this.header.plainBytesMax, ledger);

@@ -38,7 +38,6 @@ export interface QueueOptions {
 
 const PORT_FULL = -Errno.EAGAIN;
 const ETHERNET_BYTES = Ethernet.HEADER_BYTES;
-const CACHE_LINE_BYTES = 64;
 
 export class TransmitQueue extends WorkedQueue {
   readonly #port: FramePort;
@@ -112,13 +111,27 @@ export class TransmitQueue extends WorkedQueue {
   /** Sends plain frames up to `most`; how many there were until one was not, or the port was full. */
   #sendPlain(most: number): number {
     const { ring, ledger } = this;
-    const { offsets, lengths, pieces: places } = ring.plain;
-    const { pieces } = ring.memory;
     const { frameOffset, plainBytesMax } = this.#header;
     const stretch = Math.min(most, this.#stretch);
     const scanned = ring.scan(stretch, false);
+    const plain = this.#port.judges === true ? scanned : this.#judgePlain(scanned);
+    let done = 0;
+    if (plain > 0) {
+      ledger.begin();
+      done = this.#port.sendPlain!(ring, plain, frameOffset, ledger, plainBytesMax);
+      ledger.endPlain(done);
+    }
+    this.#stretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
+    return done;
+  }
+
+  /** How many of the chains of the ring's `plain` are plain frames, up to one that is not. */
+  #judgePlain(scanned: number): number {
+    const { ring } = this;
+    const { offsets, lengths, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const { frameOffset, plainBytesMax } = this.#header;
     let plain = 0;
-    let touched = 0;
     let judged = true;
     while (judged && plain < scanned) {
       const place = places[plain]!;
@@ -130,19 +143,9 @@ export class TransmitQueue extends WorkedQueue {
         judged =
           bytes >= ETHERNET_BYTES && bytes <= plainBytesMax && (view.getInt32(at, true) & PLAIN_MASK) === 0;
         if (!judged) break;
-        // A small frame's other cache line, which shall be on its way with those of the others.
-        touched ^= view.getUint8((at + (length > CACHE_LINE_BYTES ? CACHE_LINE_BYTES : length - 1)) | 0);
       }
     }
-    ring.plain.touched = touched;
-    let done = 0;
-    if (plain > 0) {
-      ledger.begin();
-      done = this.#port.sendPlain!(ring, plain, frameOffset, ledger);
-      ledger.endPlain(done);
-    }
-    this.#stretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
-    return done;
+    return plain;
   }
 
   /** Deals with the current chain; false when the port is full and the chain stays. */

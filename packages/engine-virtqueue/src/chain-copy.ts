@@ -15,10 +15,11 @@
  *
  * Limits  overlapping guests' memory (a guest that maps another's) is copied in some order, as such guests deserve.
  */
-import { copyInWindow, windowPageOf } from './copy-window.js';
+import { copyInWindow, copySegmentsInWindow, onlySegment, windowPageOf } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import type { MemoryPiece } from './guest-memory.js';
 
+const WORD_SHIFT = 2;
 /** Above this a block copy is faster than words. */
 const WORDS_BYTES_MAX = 288;
 /** Above this a call of WebAssembly is. */
@@ -110,6 +111,32 @@ export function copyChain(
   toOffset: number,
   length: number,
 ): number {
+  let done = 0;
+  if (from.segmentPlace >= 0 && to.segmentPlace >= 0) {
+    const target = to.segmentPlace + (to.readableCount << WORD_SHIFT);
+    const { readableCount } = from;
+    done = copySegmentsInWindow(
+      from.segmentPlace,
+      readableCount,
+      fromOffset,
+      target,
+      to.writableCount,
+      toOffset,
+      length,
+    );
+    if (done === length) return done;
+  }
+  return done + copyOutside(from, fromOffset + done, to, toOffset + done, length - done);
+}
+
+/** The same where some of it is not in the window. */
+function copyOutside(
+  from: DeviceRing,
+  fromOffset: number,
+  to: DeviceRing,
+  toOffset: number,
+  length: number,
+): number {
   const fromEnd = from.readableCount;
   const toEnd = to.readableCount + to.writableCount;
   let source = 0;
@@ -152,8 +179,13 @@ export function readChain(
   at: number,
   length: number,
 ): number {
-  let skip = offset;
   let done = 0;
+  if (from.segmentPlace >= 0 && piece.windowPage >= 0) {
+    const only = onlySegment(piece.windowPage, at, length);
+    done = copySegmentsInWindow(from.segmentPlace, from.readableCount, offset, only, 1, 0, length);
+    if (done === length) return done;
+  }
+  let skip = offset + done;
   for (let i = 0; i < from.readableCount && done < length; i++) {
     const size = from.segmentLength[i]!;
     if (skip >= size) {
@@ -182,10 +214,17 @@ export function writeChain(
   offset: number,
   length: number,
 ): number {
-  const end = to.readableCount + to.writableCount;
-  let skip = offset;
+  const first = to.readableCount;
   let done = 0;
-  for (let i = to.readableCount; i < end && done < length; i++) {
+  if (to.segmentPlace >= 0 && piece.windowPage >= 0) {
+    const only = onlySegment(piece.windowPage, at, length);
+    const target = to.segmentPlace + (first << WORD_SHIFT);
+    done = copySegmentsInWindow(only, 1, 0, target, to.writableCount, offset, length);
+    if (done === length) return done;
+  }
+  const end = first + to.writableCount;
+  let skip = offset + done;
+  for (let i = first; i < end && done < length; i++) {
     const size = to.segmentLength[i]!;
     if (skip >= size) {
       skip -= size;

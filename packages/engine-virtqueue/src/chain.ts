@@ -24,6 +24,9 @@ const WORD_BYTES = 4;
 
 export class Chain {
   readonly memory: GuestMemory;
+  /** Where the segments are in the memory of rooms (ring-room.ts); -1: elsewhere. */
+  readonly segmentPlace: number;
+  readonly #segmentPage: Int32Array;
   readonly segmentAddress: Float64Array;
   readonly segmentLength: Uint32Array;
   readonly segmentPiece: Int32Array;
@@ -47,6 +50,8 @@ export class Chain {
     this.plain = new PlainChains(answers, rooms.plainRoom);
     this.segmentsMax = segmentsMax;
     this.room = room;
+    this.segmentPlace = room.place;
+    this.#segmentPage = room.segmentPage;
     this.segmentAddress = room.segmentAddress;
     this.segmentLength = room.segmentLength;
     this.segmentPiece = room.segmentPiece;
@@ -93,6 +98,7 @@ export class Chain {
     this.segmentAddress[at] = piece.address + offset;
     this.segmentLength[at] = contiguous;
     this.segmentPiece[at] = memory.pieceIndex;
+    this.#segmentPage[at] = piece.windowPage;
     this.segmentOffset[at] = offset;
     if (writable) {
       this.writableCount++;

@@ -3,35 +3,43 @@
  *
  * Theory
  *   Copies of WebAssembly stay inside its memory. So a memory as large as there may be is reserved, whoever owns it maps
- *   guests' memory over its pages, and copies between any two guests in it are short vector loops (copy-module.ts). It
+ *   guests' memory over its pages, and copies between any two guests in it are short vector loops (window-module.ts). It
  *   has a limit, so not every guest may fit: what lies elsewhere is copied as before, only slower.
- *   The memory is shared: one thread makes it, and each thread that copies says so once.
+ *   The memory is shared: one thread makes it, and each thread that copies says so once. What bursts look like
+ *   (ring-room.ts) lies in a second memory, which each of these threads has for itself.
  *
  * Invariants
  *   I1  what was asked for inside the window is inside what the rings have judged; the window itself is only addresses.
  *
- * Limits  WINDOW_BYTES_MAX.
+ * Limits  WINDOW_BYTES_MAX; ROOMS_BYTES.
  */
-import { COPY_PAGE_BYTES, copyModule } from './copy-module.js';
+import { COPY_PAGE_BYTES, SEGMENTS_BYTES, SegmentPart, windowModule } from './window-module.js';
 
 /** What a WebAssembly memory of 64-bit addresses may have at most. */
 export const WINDOW_BYTES_MAX = 2 ** 34;
 const WINDOW_BYTES_MIN = 2 ** 30;
 const PAGE_BYTES = 2 ** 16;
+/** For what bursts look like, in each thread: memory that is not used is only addresses. */
+export const ROOMS_BYTES = 2 ** 20;
+export const ROOMS_AT = SEGMENTS_BYTES;
+const WORD_BYTES = 4;
 
 /** What is used of WebAssembly, which the language's own library of types does not have. */
 interface WebAssemblyApi {
-  readonly Memory: new (limits: {
-    readonly address: 'i64';
-    readonly initial: bigint;
-    readonly maximum: bigint;
-    readonly shared: true;
-  }) => WindowMemory;
+  readonly Memory: {
+    new (limits: {
+      readonly address: 'i64';
+      readonly initial: bigint;
+      readonly maximum: bigint;
+      readonly shared: true;
+    }): WindowMemory;
+    new (limits: { readonly initial: number; readonly maximum: number }): WindowMemory;
+  };
   readonly Module: new (bytes: Uint8Array) => object;
   readonly Instance: new (
     module: object,
-    imports: { readonly window: { readonly memory: WindowMemory } },
-  ) => { readonly exports: { readonly copy: WindowCopy } };
+    imports: Readonly<Record<'window' | 'rooms', { readonly memory: WindowMemory }>>,
+  ) => { readonly exports: WindowFunctions };
 }
 
 /** A shared WebAssembly.Memory: it may be posted to other threads. */
@@ -39,14 +47,27 @@ export interface WindowMemory {
   readonly buffer: ArrayBufferLike;
 }
 
-type WindowCopy = (toPage: number, to: number, fromPage: number, from: number, bytes: number) => void;
+type WindowFunction = (...numbers: readonly number[]) => number;
+type WindowFunctions = Readonly<
+  Record<'copy' | 'copyBurst' | 'copySegments' | 'lookPacked' | 'scanPacked' | 'scanSplit', WindowFunction>
+>;
 
 const { WebAssembly } = globalThis as unknown as { readonly WebAssembly: WebAssemblyApi };
 
-let window: ArrayBufferLike | null = null;
-let copy: WindowCopy = () => {
+const noWindow = (): never => {
   throw new Error('this thread has no window');
 };
+
+let window: ArrayBufferLike | null = null;
+let rooms: ArrayBuffer | null = null;
+/** A list of one segment, at the beginning of the memory of rooms. */
+let only = new Int32Array(0);
+let copy: WindowFunction = noWindow;
+let copyBurst: WindowFunction = noWindow;
+let copySegments: WindowFunction = noWindow;
+let look: WindowFunction = noWindow;
+let packed: WindowFunction = noWindow;
+let split: WindowFunction = noWindow;
 
 /**
  * Reserves a window: 16 GiB of addresses, or as many as the kernel lets us have. Null when it does not let us have even
@@ -67,9 +88,14 @@ export function reserveWindow(): WindowMemory | null {
 /** From now on this thread copies inside this window by WebAssembly. The buffer that it is seen through. */
 export function useWindow(memory: WindowMemory): ArrayBuffer {
   const { buffer } = memory;
-  const module = new WebAssembly.Module(copyModule(buffer.byteLength / PAGE_BYTES));
-  copy = new WebAssembly.Instance(module, { window: { memory } }).exports.copy;
+  const roomPages = ROOMS_BYTES / PAGE_BYTES;
+  const own = new WebAssembly.Memory({ initial: roomPages, maximum: roomPages });
+  const module = new WebAssembly.Module(windowModule(buffer.byteLength / PAGE_BYTES, roomPages));
+  const { exports } = new WebAssembly.Instance(module, { window: { memory }, rooms: { memory: own } });
+  ({ copy, copyBurst, copySegments, lookPacked: look, scanPacked: packed, scanSplit: split } = exports);
   window = buffer;
+  rooms = own.buffer as ArrayBuffer;
+  only = new Int32Array(rooms, 0, SEGMENTS_BYTES / WORD_BYTES);
   return buffer as ArrayBuffer; // the views that are made over it are the same
 }
 
@@ -78,7 +104,7 @@ export const windowPageOf = (buffer: ArrayBufferLike, byteOffset: number): numbe
   buffer === window && byteOffset % COPY_PAGE_BYTES === 0 ? byteOffset / COPY_PAGE_BYTES : -1;
 
 /**
- * Copies `bytes` bytes, at least VECTOR_BYTES of copy-module.ts, between places of the window: `to` and `from` bytes behind
+ * Copies `bytes` bytes, at least VECTOR_BYTES of window-module.ts, between places of the window: `to` and `from` bytes behind
  * the beginning of pages. All of them small integers: others would be allocated for the call.
  */
 export function copyInWindow(
@@ -89,4 +115,148 @@ export function copyInWindow(
   bytes: number,
 ): void {
   copy(toPage, to, fromPage, from, bytes);
+}
+
+/** This thread's memory for rooms, ROOMS_BYTES, of which the first ROOMS_AT are taken; null: it has no window. */
+export const roomsMemory = (): ArrayBuffer | null => rooms;
+
+/**
+ * Copies `bytes` bytes between two lists of segments in the memory of rooms, behind so many bytes of each. How many, up to
+ * the end of a list, or a segment outside of the window.
+ */
+export function copySegmentsInWindow(
+  from: number,
+  fromCount: number,
+  fromSkip: number,
+  to: number,
+  toCount: number,
+  toSkip: number,
+  bytes: number,
+): number {
+  return copySegments(from, fromCount, fromSkip, to, toCount, toSkip, bytes);
+}
+
+/** A list of one segment of `bytes` bytes, until the next one; where it is in the memory of rooms. */
+export function onlySegment(page: number, offset: number, bytes: number): number {
+  only[SegmentPart.PAGES / WORD_BYTES] = page;
+  only[SegmentPart.OFFSETS / WORD_BYTES] = offset;
+  only[SegmentPart.LENGTHS / WORD_BYTES] = bytes;
+  return 0;
+}
+
+/**
+ * Copies up to `most` frames from buffers that a room describes to buffers of another: `from` and `to` are where in
+ * roomsMemory() their entries begin. How many, up to one that does not fit or is for another way (window-module.ts).
+ */
+export function copyBurstInWindow(
+  from: number,
+  to: number,
+  fromHeader: number,
+  toHeader: number,
+  unwanted: number,
+  bytesMax: number,
+  most: number,
+): number {
+  return copyBurst(from, to, fromHeader, toHeader, unwanted, bytesMax, most);
+}
+
+/** Where something is in this thread's window. */
+export class WindowPlace {
+  /** -1: it is elsewhere. */
+  readonly page: number;
+  /** Bytes behind the beginning of the page. */
+  readonly at: number;
+
+  private constructor(page: number, at: number) {
+    this.page = page;
+    this.at = at;
+  }
+
+  /** Of what is `skip` bytes behind the first one of a view. */
+  static of({ buffer, byteOffset }: ArrayBufferView, skip = 0): WindowPlace {
+    const at = byteOffset % COPY_PAGE_BYTES;
+    return new WindowPlace(windowPageOf(buffer, byteOffset - at), at + skip);
+  }
+}
+
+/** The piece of a guest's memory in which an address was last found (guest-memory.ts). */
+interface FoundPiece {
+  readonly pieceIndex: number;
+  readonly piece: {
+    readonly iovaHigh: number;
+    readonly iovaLow: number;
+    readonly sizeBytes: number;
+    readonly windowPage: number;
+  };
+}
+
+/**
+ * How many of up to `most` descriptors of a packed ring from `slot` on are available, the first one under `owner` of
+ * PACKED_OWNER, and chains of their own.
+ */
+export function lookPackedInWindow(
+  { page, at }: WindowPlace,
+  slot: number,
+  size: number,
+  owner: number,
+  most: number,
+): number {
+  return look(page, at, slot, size, owner, most);
+}
+
+/** Lays descriptors out, as scanPacked() of plain-scan.ts does it, that are in the memory's last piece. How many. */
+export function scanPackedInWindow(
+  room: number,
+  { page, at }: WindowPlace,
+  slot: number,
+  size: number,
+  count: number,
+  wanted: number,
+  { piece, pieceIndex }: FoundPiece,
+): number {
+  const { iovaHigh, iovaLow, sizeBytes, windowPage } = piece;
+  return packed(
+    room,
+    page,
+    at,
+    slot,
+    size,
+    count,
+    wanted,
+    iovaHigh,
+    iovaLow,
+    sizeBytes,
+    windowPage,
+    pieceIndex,
+  );
+}
+
+/** The same as scanSplit() does it. */
+export function scanSplitInWindow(
+  room: number,
+  table: WindowPlace,
+  entries: WindowPlace,
+  position: number,
+  mask: number,
+  count: number,
+  wanted: number,
+  { piece, pieceIndex }: FoundPiece,
+): number {
+  const { iovaHigh, iovaLow, sizeBytes, windowPage } = piece;
+  return split(
+    room,
+    table.page,
+    table.at,
+    entries.page,
+    entries.at,
+    position,
+    mask,
+    count,
+    wanted,
+    iovaHigh,
+    iovaLow,
+    sizeBytes,
+    windowPage,
+    pieceIndex,
+  );
 }

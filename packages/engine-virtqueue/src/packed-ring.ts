@@ -50,6 +50,7 @@ import {
   PackedWord,
 } from '@virtnet/wire';
 import { Chain } from './chain.js';
+import { lookPackedInWindow } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import {
   bufferFault,
@@ -63,6 +64,7 @@ import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { orderLoads } from './load-order.js';
 import type { PackedRingConfig } from './packed-config.js';
 import { lapOffset, passes } from './packed-position.js';
+import { ScanPlace, scanPacked } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
 
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
@@ -71,8 +73,6 @@ const { INDEX_MASK, WRAP, USED_SHIFT } = PackedPosition;
 const ENTRY_BYTES = PackedDescriptor.sizeBytes;
 const DESCRIPTOR_WORDS_SHIFT = 2;
 const ID_MASK = 0xffff;
-/** Of a journal entry: a chain of one descriptor. */
-const ONE_SLOT = 1 << 16;
 const WRAP_SHIFT = 15;
 /** AVAIL and USED in word ID_FLAGS, and what they are in a descriptor that is available under wrap counter 1 and 0. */
 const OWNER_BITS = (PackedFlag.AVAIL | PackedFlag.USED) << PACKED_FLAGS_SHIFT;
@@ -81,7 +81,6 @@ const AVAILABLE_0 = PackedFlag.USED << PACKED_FLAGS_SHIFT;
 const NEXT_BIT = NEXT << PACKED_FLAGS_SHIFT;
 const WRITE_BIT = WRITE << PACKED_FLAGS_SHIFT;
 const INDIRECT_BIT = INDIRECT << PACKED_FLAGS_SHIFT;
-const KIND_BITS = NEXT_BIT | WRITE_BIT | INDIRECT_BIT;
 
 export class PackedRing extends Chain implements DeviceRing {
   readonly queueSize: number;
@@ -94,6 +93,7 @@ export class PackedRing extends Chain implements DeviceRing {
   readonly #tableWriteBit: number;
   /** Views over exactly the three parts. */
   readonly #table: Int32Array;
+  readonly #place: ScanPlace;
   readonly #driverEvent: Int32Array;
   readonly #deviceEvent: Int32Array;
   readonly #journal: Uint32Array;
@@ -154,6 +154,7 @@ export class PackedRing extends Chain implements DeviceRing {
     this.#tableWriteBit = config.readsOnly === true ? 0 : WRITE_BIT;
     this.#eventIdx = config.eventIdx;
     this.#table = parts.descriptor.i32;
+    this.#place = new ScanPlace(parts.descriptor);
     this.#driverEvent = parts.driver.i32;
     this.#deviceEvent = parts.device.i32;
     this.#journal = config.journal;
@@ -260,7 +261,8 @@ export class PackedRing extends Chain implements DeviceRing {
     this.#plainGiven = 0;
     this.#layOut();
     const count = Math.min(this.#waiting, wished, this.#journalMax - this.#noted);
-    return this.#scan(count, writable ? WRITE_BIT : 0);
+    const { plain, memory } = this;
+    return scanPacked(plain, memory, this.#place, this.#table, this.#index, count, writable ? WRITE_BIT : 0);
   }
 
   /** Where the answers to the chains of `plain` go, and the positions behind them. */
@@ -270,44 +272,6 @@ export class PackedRing extends Chain implements DeviceRing {
     const nextLap = lap + (this.#wrap === 1 ? -WRAP : WRAP) - this.queueSize;
     this.plain.layAnswers((this.#noted - this.#plainGiven) * JOURNAL_ENTRY_WORDS, PLAIN_CHAINS_MAX, 0);
     this.plain.layPositions((lap + index) | 0, this.queueSize - 1 - index, (nextLap + index) | 0);
-  }
-
-  #scan(count: number, wanted: number): number {
-    const { pieces, offsets, lengths, ids } = this.plain;
-    const memory = this.memory;
-    const table = this.#table;
-    const size = this.queueSize;
-    let slot = this.#index;
-    for (let i = 0; ; i++) {
-      const { piece, pieceIndex } = memory;
-      const { iovaHigh, iovaLow, sizeBytes, writable } = piece;
-      let low = 0;
-      let high = 0;
-      let length = 0;
-      // Nothing is called in this loop, so that all it needs stays in registers.
-      for (; i < count; i++) {
-        const at = slot << DESCRIPTOR_WORDS_SHIFT;
-        low = table[at + ADDRESS_LOW]!;
-        high = table[at + ADDRESS_HIGH]!;
-        length = table[at + LENGTH]!;
-        const word = table[at + ID_FLAGS]!;
-        if ((word & KIND_BITS) !== wanted || length <= 0) return i;
-        ids[i] = (word & ID_MASK) | ONE_SLOT;
-        if (++slot === size) slot = 0;
-        const offset = (low - iovaLow) | 0;
-        if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
-        if (wanted !== 0 && !writable) return i;
-        pieces[i] = pieceIndex;
-        offsets[i] = offset;
-        lengths[i] = length;
-      }
-      // In another piece, which the next ones may be in as well.
-      if (i === count || memory.translate(high, low, length) !== length) return i;
-      if (wanted !== 0 && !memory.writable) return i;
-      pieces[i] = memory.pieceIndex;
-      offsets[i] = memory.offset;
-      lengths[i] = length;
-    }
   }
 
   advance(count: number): void {
@@ -403,7 +367,20 @@ export class PackedRing extends Chain implements DeviceRing {
     let word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
     if ((word & OWNER_BITS) !== wanted) return this.#waiting;
     let waiting = this.#waiting;
-    for (;;) {
+    if (this.#place.table.page >= 0) {
+      const simple = lookPackedInWindow(this.#place.table, ahead, size, wanted, most - slots);
+      waiting += simple;
+      slots += simple;
+      ahead += simple;
+      if (ahead >= size) {
+        ahead -= size;
+        wanted ^= OWNER_BITS;
+      }
+      if (simple > 0 && slots < most)
+        word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
+    }
+    // The first one is known to be available; of a chain only its first one need be.
+    for (let known = slots < most && (word & OWNER_BITS) === wanted; known; ) {
       const linked = (word & NEXT_BIT) !== 0;
       slots++;
       if (++ahead === size) {
@@ -413,7 +390,7 @@ export class PackedRing extends Chain implements DeviceRing {
       if (!linked || slots === most) waiting++;
       if (slots === most) break;
       word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
-      if (!linked && (word & OWNER_BITS) !== wanted) break;
+      known = linked || (word & OWNER_BITS) === wanted;
     }
     orderLoads(); // what comes next may not be read before any of these flags
     this.#ahead = ahead;

@@ -2,58 +2,114 @@
  * plain-burst.ts: what is done with a burst of plain chains (plain-chains.ts), all of it at once.
  *
  * Theory
- *   First every frame is copied, then every frame is completed, in its order, in queue-ledger.ts's order of stores. A
- *   successor of a process that died while it copied copies again; of one that died while it completed it goes on where
- *   that stopped. So a crash still costs one frame at most.
+ *   First every frame is judged and copied (in the window by WebAssembly, window-module.ts), then the answers to all of
+ *   them are written, which nobody looks at yet, then every frame is completed in its order. A successor of a process
+ *   that died while it copied or answered does that again; of one that died while it completed it goes on where that
+ *   stopped. So a crash still costs one frame at most.
+ *   Answers of a split ring wait for the driver's cache lines, counters for nobody: in loops of their own, a line's answers
+ *   are all that stands in front of the next line.
  *   Each loop here does one thing, calls nothing, and has all it needs in locals: the compiler then leaves out what it
  *   would otherwise check and load again after every store.
  *
  * Invariants
  *   I1  only what scan() has judged is read or written: lengths are compared before a byte is copied.
- *   I2  the stores of one frame come in the order of QueueLedger.completePlain, and before those of the next.
+ *   I2  a frame's counters and POSITION are stored in the order of QueueLedger.completePlain, before those of the next and
+ *       behind the answers to it.
  */
-import { QueueCounter, QueueWord } from '@virtnet/wire';
-import { copyBetween } from './chain-copy.js';
+import { Ethernet, QueueCounter, QueueWord } from '@virtnet/wire';
+import { copyBetween, type PrivateMemory } from './chain-copy.js';
+import { copyBurstInWindow } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import type { MemoryPiece } from './guest-memory.js';
-import { ANSWER_WORDS } from './plain-chains.js';
+import { PLAIN_CHAINS_MAX } from './limits.js';
+import { ANSWER_WORDS, type PlainChains } from './plain-chains.js';
 import type { QueueLedger } from './queue-ledger.js';
+import { PlainRoom } from './ring-room.js';
 
+const WORD_SHIFT = 2;
+/** The last word of a header: numBuffers is its upper half. */
+const ONE_BUFFER = 1 << 16;
 const { POSITION } = QueueWord;
 const { FRAMES, BYTES, COMPLETED_DESC } = QueueCounter;
 
-/** Frames on their way from the plain chains of a driver that sends to those of one that receives. */
-export interface Crossing {
-  from: DeviceRing;
-  /** Bytes in front of each frame, there and here. */
-  fromHeader: number;
-  readonly to: DeviceRing;
-  readonly toHeader: number;
-  /** Longest frame that may arrive. */
-  readonly bytesMax: number;
+/** What a burst's frames lie in: buffers of pieces of memory. */
+export interface Buffers {
+  readonly plain: Pick<PlainChains, 'pieces' | 'offsets' | 'lengths' | 'place'>;
+  readonly memory: { readonly pieces: readonly MemoryPiece[] };
 }
 
-/** Copies up to `most` frames, from chain `first` on to chain `next` on; how many, up to one that does not fit. */
-export function copyBurst(crossing: Crossing, first: number, next: number, most: number): number {
-  const { from, fromHeader, to, toHeader, bytesMax } = crossing;
+/** How frames are copied from some buffers to others. */
+export interface Copying {
+  from: Buffers;
+  /** Bytes in front of each frame. */
+  fromHeader: number;
+  to: Buffers;
+  /** NetHeader.sizeBytes: the header of a plain frame is put in front of each; 0: none. */
+  readonly toHeader: number;
+  /** Bits of a buffer's first word, which a header begins with, that none of these frames may have. */
+  readonly unwanted: number;
+  /** Longest frame that may arrive. */
+  bytesMax: number;
+}
+
+/** Frames on their way from the plain chains of a driver that sends to those of one that receives. */
+export interface Crossing extends Copying {
+  from: DeviceRing;
+  readonly to: DeviceRing;
+}
+
+/**
+ * Copies up to `most` frames, from buffer `first` on to buffer `next` on; how many, up to one that does not fit, is no
+ * frame, or is unwanted.
+ */
+export function copyBurst(copying: Copying, first: number, next: number, most: number): number {
+  const { from, fromHeader, to, toHeader, unwanted, bytesMax } = copying;
+  const { place: fromPlace } = from.plain;
+  const { place: toPlace } = to.plain;
+  let done = 0;
+  if (fromPlace >= 0 && toPlace >= 0) {
+    const source = (fromPlace + (first << WORD_SHIFT)) | 0;
+    const target = (toPlace + (next << WORD_SHIFT)) | 0;
+    done = copyBurstInWindow(source, target, fromHeader, toHeader, unwanted, bytesMax, most);
+  }
+  return done < most ? copyOneByOne(copying, first, next, done, most) : done;
+}
+
+/** The same where one of them is outside of the window, or too short for it; frames in front of `done` are copied. */
+function copyOneByOne(copying: Copying, first: number, next: number, done: number, most: number): number {
+  const { from, fromHeader, to, toHeader, unwanted, bytesMax } = copying;
   const { offsets: sources, lengths, pieces: sourcePlaces } = from.plain;
   const { offsets: targets, lengths: rooms, pieces: targetPlaces } = to.plain;
   const sourcePieces = from.memory.pieces;
   const targetPieces = to.memory.pieces;
-  for (let i = 0; i < most; i++) {
+  for (let i = done; i < most; i++) {
     const source = (first + i) | 0;
     const target = (next + i) | 0;
     const bytes = (lengths[source]! - fromHeader) | 0;
-    if (bytes > rooms[target]! - toHeader || bytes > bytesMax) return i;
-    copyBetween(
-      sourcePieces[sourcePlaces[source]!]!,
-      (sources[source]! + fromHeader) | 0,
-      targetPieces[targetPlaces[target]!]!,
-      (targets[target]! + toHeader) | 0,
-      bytes,
-    );
+    if (bytes > rooms[target]! - toHeader || bytes > bytesMax || bytes < Ethernet.HEADER_BYTES) return i;
+    const piece = sourcePieces[sourcePlaces[source]!]!;
+    const at = sources[source]!;
+    if (unwanted !== 0 && (piece.view.getInt32(at, true) & unwanted) !== 0) return i;
+    const targetPiece = targetPieces[targetPlaces[target]!]!;
+    const targetAt = targets[target]!;
+    if (toHeader !== 0) writePlainHeader(targetPiece.view, targetAt);
+    copyBetween(piece, (at + fromHeader) | 0, targetPiece, (targetAt + toHeader) | 0, bytes);
   }
   return most;
+}
+
+/**
+ * Puts the header of a plain frame in one buffer into the NetHeader.sizeBytes bytes from `at` on. A driver that uses its
+ * buffers again mostly finds there what it left: then nothing is written, and the cache line stays with both.
+ */
+export function writePlainHeader(view: DataView, at: number): void {
+  const different =
+    view.getInt32(at, true) |
+    view.getInt32((at + 4) | 0, true) |
+    (view.getInt32((at + 8) | 0, true) ^ ONE_BUFFER);
+  if (different === 0) return;
+  view.setFloat64(at, 0); // eight bytes of zeros
+  view.setInt32((at + 8) | 0, ONE_BUFFER, true);
 }
 
 /**
@@ -79,9 +135,18 @@ export function completeCrossing(
   let chains = fromCounters[COMPLETED_DESC]!;
   let toChains = toCounters[COMPLETED_DESC]!;
   for (let i = 0; i < count; ) {
+    const start = i;
     const end = Math.min(count, i + from.plain.run(first + i), i + to.plain.run(next + i));
     let fromAt = from.plain.answerAt(first + i);
     let toAt = to.plain.answerAt(next + i);
+    for (let j = start; j < end; j++) {
+      toAnswers[toAt] = toIds[next + j]!;
+      toAnswers[toAt + 1] = (lengths[first + j]! - fromHeader + toHeader) | 0;
+      toAt = (toAt + ANSWER_WORDS) | 0;
+      fromAnswers[fromAt] = fromIds[first + j]!;
+      fromAnswers[fromAt + 1] = 0;
+      fromAt = (fromAt + ANSWER_WORDS) | 0;
+    }
     let fromPosition = from.plain.positionAt(first + i);
     let toPosition = to.plain.positionAt(next + i);
     for (; i < end; i++) {
@@ -92,8 +157,6 @@ export function completeCrossing(
       toCounters[FRAMES] = toFrames;
       toCounters[BYTES] = toBytes;
       toCounters[COMPLETED_DESC] = toChains;
-      toAnswers[toAt] = toIds[next + i]!;
-      toAnswers[toAt + 1] = frameBytes + toHeader;
       toWords[POSITION] = toPosition;
       frames += 1;
       bytes += frameBytes;
@@ -101,11 +164,7 @@ export function completeCrossing(
       fromCounters[FRAMES] = frames;
       fromCounters[BYTES] = bytes;
       fromCounters[COMPLETED_DESC] = chains;
-      fromAnswers[fromAt] = fromIds[first + i]!;
-      fromAnswers[fromAt + 1] = 0;
       fromWords[POSITION] = fromPosition;
-      fromAt = (fromAt + ANSWER_WORDS) | 0;
-      toAt = (toAt + ANSWER_WORDS) | 0;
       fromPosition = (fromPosition + 1) | 0;
       toPosition = (toPosition + 1) | 0;
     }
@@ -131,6 +190,11 @@ export function completeBurst(
   for (let i = 0; i < count; ) {
     const end = Math.min(count, i + plain.run(i));
     let at = plain.answerAt(i);
+    for (let j = i; j < end; j++) {
+      answers[at] = ids[j]!;
+      answers[at + 1] = written;
+      at = (at + ANSWER_WORDS) | 0;
+    }
     let position = plain.positionAt(i);
     for (; i < end; i++) {
       frames += 1;
@@ -139,29 +203,28 @@ export function completeBurst(
       counters[FRAMES] = frames;
       counters[BYTES] = bytes;
       counters[COMPLETED_DESC] = chains;
-      answers[at] = ids[i]!;
-      answers[at + 1] = written;
       words[POSITION] = position;
-      at = (at + ANSWER_WORDS) | 0;
       position = (position + 1) | 0;
     }
   }
 }
 
-/** Copies the same `bytes` bytes of `piece` into up to `most` chains of `to`; how many, up to one that is too short. */
-export function copyToBurst(
-  piece: MemoryPiece,
-  bytes: number,
-  to: DeviceRing,
-  toHeader: number,
-  most: number,
-): number {
-  const { offsets, lengths, pieces: places } = to.plain;
-  const { pieces } = to.memory;
-  const needed = toHeader + bytes;
-  for (let i = 0; i < most; i++) {
-    if (lengths[i]! < needed) return i;
-    copyBetween(piece, 0, pieces[places[i]!]!, (offsets[i]! + toHeader) | 0, bytes);
+/** Buffers in memory of our own, PLAIN_CHAINS_MAX of them, laid out once for many bursts. */
+export class PrivateBuffers implements Buffers {
+  readonly plain = new PlainRoom();
+  readonly memory: { readonly pieces: readonly MemoryPiece[] };
+
+  constructor({ piece }: PrivateMemory) {
+    this.memory = { pieces: [piece] };
+    this.plain.pages.fill(piece.windowPage);
+    this.plain.pieces.fill(0);
   }
-  return most;
+
+  /** Lays buffers of `bytes` bytes out, `stride` bytes apart and as many as `room` bytes have room for; then those again. */
+  lay(bytes: number, stride: number, room: number): void {
+    const { offsets, lengths } = this.plain;
+    const count = stride === 0 ? 1 : Math.max(1, Math.floor(room / stride));
+    lengths.fill(bytes);
+    for (let i = 0; i < PLAIN_CHAINS_MAX; i++) offsets[i] = (i % count) * stride;
+  }
 }

@@ -24,14 +24,15 @@ export const ANSWER_WORDS = 2;
 const ANSWER_WORDS_SHIFT = 1;
 
 export class PlainChains {
-  /** Index into memory.pieces, and offset in bytes inside that piece. */
+  /** Index into memory.pieces, that piece's page of the window (ring-room.ts), and offset in bytes inside the piece. */
   readonly pieces: Int32Array;
+  readonly pages: Int32Array;
   readonly offsets: Int32Array;
   readonly lengths: Int32Array;
+  /** Held on to: its place is given to others when nobody has it any more. */
+  readonly #room: PlainRoom;
   /** First word of each answer. */
   readonly ids: Uint32Array;
-  /** For what is read ahead of its use: without one the compiler leaves the reads out. It means nothing. */
-  touched = 0;
   /** Where the answers go. */
   readonly answers: Uint32Array;
   #answerAt = 0;
@@ -44,9 +45,16 @@ export class PlainChains {
   constructor(answers: Uint32Array, room = new PlainRoom()) {
     this.answers = answers;
     this.pieces = room.pieces;
+    this.pages = room.pages;
+    this.#room = room;
     this.offsets = room.offsets;
     this.lengths = room.lengths;
     this.ids = room.ids;
+  }
+
+  /** Where all this is in the memory of rooms; -1: elsewhere. */
+  get place(): number {
+    return this.#room.place;
   }
 
   /** The ring's: chain 0 is answered at word `at`, and from chain `wrapsAt` on `less` words before where it would be. */

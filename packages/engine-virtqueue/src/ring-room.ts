@@ -12,11 +12,17 @@
  *
  * Limits  CHAIN_SEGMENTS_MAX segments; PLAIN_CHAINS_MAX plain chains.
  */
+import { ROOMS_AT, roomsMemory } from './copy-window.js';
 import { SeamEntry } from './indirect-table.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
+import { RoomPart, SEGMENTS_BYTES, SegmentPart } from './window-module.js';
 
 /** For current chains (chain.ts). */
 export class ChainRoom {
+  /** Where lists of segments begin in the memory of rooms (SegmentPart of window-module.ts); -1: they are elsewhere. */
+  readonly place: number;
+  /** Page of this thread's window that each segment's piece begins with; -1: it is elsewhere. */
+  readonly segmentPage: Int32Array;
   readonly segmentAddress: Float64Array;
   readonly segmentLength: Uint32Array;
   readonly segmentPiece: Int32Array;
@@ -26,11 +32,18 @@ export class ChainRoom {
   readonly ids: Uint16Array;
   readonly slots: Uint16Array;
   readonly seam = new SeamEntry();
-  constructor(segmentsMax: number) {
+
+  /** `kept`: for as long as the thread lives, so it gets a place in its memory of rooms if there is one. */
+  constructor(segmentsMax: number, kept = false) {
+    const memory = kept ? roomsMemory() : null;
+    this.place = takePlace(memory, SEGMENTS_BYTES);
+    const buffer = memory !== null && this.place >= 0 ? memory : new ArrayBuffer(SEGMENTS_BYTES);
+    const at = Math.max(this.place, 0);
+    this.segmentPage = new Int32Array(buffer, at + SegmentPart.PAGES, segmentsMax);
+    this.segmentOffset = new Int32Array(buffer, at + SegmentPart.OFFSETS, segmentsMax);
+    this.segmentLength = new Uint32Array(buffer, at + SegmentPart.LENGTHS, segmentsMax);
     this.segmentAddress = new Float64Array(segmentsMax);
-    this.segmentLength = new Uint32Array(segmentsMax);
     this.segmentPiece = new Int32Array(segmentsMax);
-    this.segmentOffset = new Int32Array(segmentsMax);
     this.chainEnds = new Uint32Array(segmentsMax);
     this.ids = new Uint16Array(segmentsMax);
     this.slots = new Uint16Array(segmentsMax);
@@ -42,12 +55,57 @@ export class ChainRoom {
   }
 }
 
-/** For a burst of plain chains (plain-chains.ts). */
+const WORD_BYTES = 4;
+const PLAIN_ROOM_BYTES = 5 * PLAIN_CHAINS_MAX * WORD_BYTES;
+
+/** Where plain rooms were that nobody has any more, in the memory of rooms; all from `fresh` on was never used. */
+const free: number[] = [];
+let fresh = 0;
+let freshOf: ArrayBuffer | null = null;
+const returned = new FinalizationRegistry<number>((at) => free.push(at));
+
+/** Takes a place in this thread's memory for rooms; -1: there is none, or no memory. */
+function takePlace(memory: ArrayBuffer | null, bytes: number): number {
+  if (memory === null) return -1;
+  if (memory !== freshOf) {
+    freshOf = memory;
+    fresh = ROOMS_AT;
+    free.length = 0;
+  }
+  const at = bytes === PLAIN_ROOM_BYTES ? free.pop() : undefined;
+  if (at !== undefined) return at;
+  if (fresh + bytes > memory.byteLength) return -1;
+  fresh += bytes;
+  return fresh - bytes;
+}
+
+/**
+ * For a burst of plain chains (plain-chains.ts). In the memory of rooms, if this thread has one with a place left, so that
+ * WebAssembly can copy the burst (copy-window.ts).
+ */
 export class PlainRoom {
-  readonly pieces = new Int32Array(PLAIN_CHAINS_MAX);
-  readonly offsets = new Int32Array(PLAIN_CHAINS_MAX);
-  readonly lengths = new Int32Array(PLAIN_CHAINS_MAX);
-  readonly ids = new Uint32Array(PLAIN_CHAINS_MAX);
+  /** Page of this thread's window that each chain's piece begins with; -1: it is elsewhere. */
+  readonly pages: Int32Array;
+  readonly offsets: Int32Array;
+  readonly lengths: Int32Array;
+  readonly pieces: Int32Array;
+  readonly ids: Uint32Array;
+  /** Where it is in the memory of rooms; -1: it is elsewhere. */
+  readonly place: number;
+
+  constructor() {
+    const memory = roomsMemory();
+    this.place = takePlace(memory, PLAIN_ROOM_BYTES);
+    const inside = memory !== null && this.place >= 0;
+    const buffer = inside ? memory : new ArrayBuffer(PLAIN_ROOM_BYTES);
+    const at = inside ? this.place : 0;
+    if (inside) returned.register(this, at);
+    this.pages = new Int32Array(buffer, at + RoomPart.PAGES, PLAIN_CHAINS_MAX);
+    this.offsets = new Int32Array(buffer, at + RoomPart.OFFSETS, PLAIN_CHAINS_MAX);
+    this.lengths = new Int32Array(buffer, at + RoomPart.LENGTHS, PLAIN_CHAINS_MAX);
+    this.pieces = new Int32Array(buffer, at + RoomPart.PIECES, PLAIN_CHAINS_MAX);
+    this.ids = new Uint32Array(buffer, at + RoomPart.IDS, PLAIN_CHAINS_MAX);
+  }
 }
 
 /** What a ring is given to lay chains out in; what is absent it has for itself. */

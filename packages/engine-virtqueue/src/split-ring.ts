@@ -56,6 +56,7 @@ import type { GuestMemory } from './guest-memory.js';
 import { tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { needsEvent } from './notification.js';
+import { ScanPlace, scanSplit } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
 import type { RingRooms } from './ring-room.js';
 
@@ -83,7 +84,6 @@ const { FLAGS, INDEX, FIRST_ENTRY } = RingWord;
 const { FIRST_ELEMENT, WORDS_PER_ELEMENT_SHIFT, LENGTH: USED_LENGTH } = UsedWord;
 const ENTRY_BYTES = VirtqDescriptor.sizeBytes;
 const INDEX_MASK = 0xffff;
-const KIND = NEXT | WRITE | INDIRECT;
 
 export class SplitRing extends Chain implements DeviceRing {
   readonly queueSize: number;
@@ -97,6 +97,7 @@ export class SplitRing extends Chain implements DeviceRing {
   readonly #availableEventAt: number;
   /** Views over exactly the three parts. */
   readonly #table: Int32Array;
+  readonly #place: ScanPlace;
   readonly #available: Uint16Array;
   readonly #used: Uint16Array;
   readonly #usedElements: Uint32Array;
@@ -141,6 +142,7 @@ export class SplitRing extends Chain implements DeviceRing {
     this.#usedEventAt = usedEventAt(config.queueSize);
     this.#availableEventAt = availableEventAt(config.queueSize);
     this.#table = parts.descriptor.i32;
+    this.#place = new ScanPlace(parts.descriptor, parts.driver);
     this.#available = parts.driver.u16;
     this.#used = parts.device.u16;
     this.#usedElements = usedElements;
@@ -218,45 +220,12 @@ export class SplitRing extends Chain implements DeviceRing {
       this.#seen = index;
     }
     this.#layOut(position);
-    return this.#scan(position, Math.min(waiting, most, PLAIN_CHAINS_MAX), writable ? WRITE : 0);
-  }
-
-  #scan(position: number, count: number, wanted: number): number {
-    const { pieces, offsets, lengths, ids } = this.plain;
-    const memory = this.memory;
+    const count = Math.min(waiting, most, PLAIN_CHAINS_MAX);
+    const wanted = writable ? WRITE : 0;
+    const { plain, memory } = this;
     const table = this.#table;
     const available = this.#available;
-    const mask = this.#mask;
-    for (let i = 0; ; i++) {
-      const { piece, pieceIndex } = memory;
-      const { iovaHigh, iovaLow, sizeBytes, writable } = piece;
-      let low = 0;
-      let high = 0;
-      let length = 0;
-      // Nothing is called in this loop, so that all it needs stays in registers.
-      for (; i < count; i++) {
-        const head = available[FIRST_ENTRY + ((position + i) & mask)]!;
-        if (head > mask) return i;
-        const at = head << DESCRIPTOR_WORDS_SHIFT;
-        low = table[at + ADDRESS_LOW]!;
-        high = table[at + ADDRESS_HIGH]!;
-        length = table[at + LENGTH]!;
-        if ((table[at + FLAGS_NEXT]! & KIND) !== wanted || length <= 0) return i;
-        ids[i] = head;
-        const offset = (low - iovaLow) | 0;
-        if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
-        if (wanted !== 0 && !writable) return i;
-        pieces[i] = pieceIndex;
-        offsets[i] = offset;
-        lengths[i] = length;
-      }
-      // In another piece, which the next ones may be in as well.
-      if (i === count || memory.translate(high, low, length) !== length) return i;
-      if (wanted !== 0 && !memory.writable) return i;
-      pieces[i] = memory.pieceIndex;
-      offsets[i] = memory.offset;
-      lengths[i] = length;
-    }
+    return scanSplit(plain, memory, this.#place, table, available, position, this.#mask, count, wanted);
   }
 
   /** Chain 0 of `plain` is the one at `position`. */

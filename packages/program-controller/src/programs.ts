@@ -28,6 +28,12 @@ const TIDIES_WHEN_IT_WANTS = ['--no-memory-reducer', '--expose-gc'];
  */
 const KEEPS_WHAT_IT_COMPILED = '--no-flush-bytecode';
 
+/**
+ * Counters are kept as floats: V8 would compute those that have been whole numbers so far as integers, and convert each
+ * of them to and fro for every frame.
+ */
+const COUNTS_IN_FLOATS = '--no-additive-safe-int-feedback';
+
 /** Node flags of each program; the emulator's datapath threads share its process and so its flags. */
 export const nodeFlags: Readonly<Record<ProgramKind, readonly string[]>> = {
   ha: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE],
@@ -36,6 +42,7 @@ export const nodeFlags: Readonly<Record<ProgramKind, readonly string[]>> = {
     COLLECTS_ALONE,
     COMPILES_WITH_ONE,
     KEEPS_WHAT_IT_COMPILED,
+    COUNTS_IN_FLOATS,
     ...HEAP_WITH_ROOM,
     ...TIDIES_WHEN_IT_WANTS,
   ],

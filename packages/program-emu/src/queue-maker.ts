@@ -52,8 +52,11 @@ export class QueueMaker {
   /** Null: there can be none; undefined: nobody needed it yet. */
   #bursts: BurstTable | null | undefined;
   /** Where the rings lay chains out: a poll sends from one ring, and receives into one at a time. */
-  readonly #transmitRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX), plainRoom: new PlainRoom() };
-  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX), plainRoom: new PlainRoom() };
+  readonly #transmitRooms = {
+    chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX, true),
+    plainRoom: new PlainRoom(),
+  };
+  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX, true), plainRoom: new PlainRoom() };
   /** Of rings that are given frames: what they have laid out stays until the next one comes. */
   readonly #givenRooms = { chainRoom: this.#receiveRooms.chainRoom };
 

@@ -29,6 +29,8 @@ export interface Entry {
   readonly block: QueueBlock | null;
   /** Words of its block of the state page; of nobody's for an uplink, of a queue of its pair for another reader. */
   readonly words: Uint32Array;
+  /** Its frames go to the kernel or come from there. */
+  readonly toKernel: boolean;
   idleTurns: number;
   /** Frames since it woke up, as far as they count. */
   streak: number;
@@ -42,7 +44,16 @@ export function readerEntry(
   words: Uint32Array = new Uint32Array(QUEUE_COUNTERS_AT * 2),
 ): Entry {
   const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
-  return { slot: NO_SLOT, device, config: null, queue, domain: queue.domain, words, ...state };
+  return {
+    slot: NO_SLOT,
+    device,
+    config: null,
+    queue,
+    domain: queue.domain,
+    words,
+    toKernel: true,
+    ...state,
+  };
 }
 
 export function moderationOf(

@@ -39,6 +39,7 @@ import {
 import { memoryRegions } from './device-memory.js';
 import {
   EVENT_LOOK_FRAMES,
+  EVENT_LOOK_SHIFT,
   IDLE_QUEUES_SHIFT,
   IDLE_TURNS_MAX,
   IDLE_TURNS_MORE,
@@ -116,6 +117,8 @@ export class WorkerLoop {
   readonly #uplinks: (Entry | null)[] = [];
   readonly #pending = new PendingInterrupts<Entry>(this.#epoll, TokenKind.WAKE);
   readonly #sendPending = (entry: Entry) => this.#send(entry);
+  /** Frames since the descriptors were looked at, as far as they count. */
+  #unlooked = 0;
   #stopped = false;
 
   constructor(
@@ -137,7 +140,6 @@ export class WorkerLoop {
   /** Runs until a 'stop' message. */
   run(): void {
     let turn = 0;
-    let frames = 0;
     while (!this.#stopped) {
       this.#mailbox.beat();
       this.#lane.beat();
@@ -157,12 +159,11 @@ export class WorkerLoop {
         }
         continue;
       }
-      const worked = this.turn();
+      this.turn();
       turn = (turn + 1) | 0;
       if (turn % CLOCK_LOOK_TURNS === 0) this.#switching.tick();
-      frames += worked;
-      if (frames < EVENT_LOOK_FRAMES && turn % EVENT_LOOK_TURNS !== 0) continue;
-      frames = 0;
+      if (this.#unlooked < EVENT_LOOK_FRAMES && turn % EVENT_LOOK_TURNS !== 0) continue;
+      this.#unlooked = 0;
       this.takeEvents(0);
     }
   }
@@ -182,6 +183,7 @@ export class WorkerLoop {
       const frames = this.#work(entry);
       worked += frames;
       if (frames > 0) {
+        this.#unlooked += entry.toKernel ? frames : frames >> EVENT_LOOK_SHIFT;
         entry.idleTurns = 0;
         if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
       } else if (entry.faulted || (this.#longIdle(entry, idle) && !this.#arm(entry))) {
@@ -393,6 +395,7 @@ export class WorkerLoop {
       moderation: moderationOf(config, block),
       block,
       words: block.words,
+      toKernel: config.tapFd >= 0,
       idleTurns: 0,
       streak: 0,
       busy: false,

@@ -11,6 +11,7 @@
  * Limits  the size it was made with; RangeError beyond it, for that is the test's mistake.
  */
 import type { MemoryRegion } from '@virtnet/engine-virtqueue';
+import { ensureWindow, passingRoom, type WindowRoom } from './window-room.js';
 
 /** Blocks are multiples of this, so that few sizes exist. */
 const BLOCK_BYTES = 64;
@@ -28,6 +29,20 @@ export interface DriverMemoryOptions {
   readonly writable?: boolean;
 }
 
+let inWindow = false;
+
+/** From now on memory for which no place is given lies in this thread's copy window, as guests' does in an emulator. */
+export function placeInWindow(): void {
+  ensureWindow();
+  inWindow = true;
+}
+
+function placeOf({ sizeBytes, buffer, byteOffset = 0 }: DriverMemoryOptions): WindowRoom {
+  if (buffer !== undefined) return { buffer: buffer as ArrayBuffer, byteOffset };
+  if (inWindow && byteOffset === 0) return passingRoom(sizeBytes);
+  return { buffer: new ArrayBuffer(byteOffset + sizeBytes), byteOffset };
+}
+
 export class DriverMemory {
   readonly iova: bigint;
   readonly sizeBytes: number;
@@ -38,8 +53,8 @@ export class DriverMemory {
   readonly #free = new Map<number, bigint[]>();
 
   constructor(options: DriverMemoryOptions) {
-    const { sizeBytes, iova = 0x1_0000_0000n, byteOffset = 0, address = PRETENDED_ADDRESS } = options;
-    const buffer = (options.buffer ?? new ArrayBuffer(byteOffset + sizeBytes)) as ArrayBuffer;
+    const { sizeBytes, iova = 0x1_0000_0000n, address = PRETENDED_ADDRESS } = options;
+    const { buffer, byteOffset } = placeOf(options);
     this.iova = iova;
     this.sizeBytes = sizeBytes;
     this.bytes = new Uint8Array(buffer, byteOffset, sizeBytes);

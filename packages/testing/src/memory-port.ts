@@ -1,7 +1,7 @@
 /** memory-port.ts: a frame port that keeps what it is sent and gives what it was told, for tests. */
 
 import type { FramePort } from '@virtnet/engine-virtio-net';
-import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
+import { type DeviceRing, type QueueLedger, writePlainHeader } from '@virtnet/engine-virtqueue';
 import { BurstWord, Errno, Ethernet, NetHeader } from '@virtnet/wire';
 
 export interface PortFrame {
@@ -80,7 +80,8 @@ export class PlainMemoryPort extends MemoryPort {
       this.reads++;
       this.plain++;
       this.waiting.shift();
-      const { u8 } = ring.memory.pieces[pieces[i]!]!;
+      const { u8, view } = ring.memory.pieces[pieces[i]!]!;
+      writePlainHeader(view, offsets[i]!);
       u8.set(frame, offsets[i]! + NetHeader.sizeBytes);
       ledger.completePlain(i, frame.length, needed);
     }

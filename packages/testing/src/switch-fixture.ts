@@ -40,10 +40,10 @@ const CHAIN_SEGMENTS_MAX = 64;
 
 /** As a worker has them: all rings that are sent from share a room, and all that are received into. */
 const TRANSMIT_ROOMS: RingRooms = {
-  chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX),
+  chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX, true),
   plainRoom: new PlainRoom(),
 };
-const RECEIVE_ROOMS: RingRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX) };
+const RECEIVE_ROOMS: RingRooms = { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX, true) };
 
 export interface FunctionOptions {
   readonly features?: readonly number[];

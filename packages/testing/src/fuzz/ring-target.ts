@@ -37,6 +37,7 @@ import {
 } from '@virtnet/wire';
 import { PlainMemoryPort } from '../memory-port.js';
 import { packedPosition } from '../packed-ring-fixture.js';
+import { ensureWindow } from '../window-room.js';
 import { FuzzInput } from './fuzz-input.js';
 import { FuzzFailure, type FuzzTarget, type FuzzWatch } from './fuzzer.js';
 import { GuardedMemory } from './guarded-memory.js';
@@ -62,8 +63,9 @@ const MENU: AddressMenu = {
   ],
 };
 const SEGMENTS_MAX = [128, 16, 3, 1] as const;
-/** As a worker's rings have them: with what the case before left there. */
-const ROOMS = { chainRoom: new ChainRoom(Math.max(...SEGMENTS_MAX)), plainRoom: new PlainRoom() };
+ensureWindow();
+/** As a worker's rings have them: with what the case before left there, and where WebAssembly finds it. */
+const ROOMS = { chainRoom: new ChainRoom(Math.max(...SEGMENTS_MAX), true), plainRoom: new PlainRoom() };
 const FRAME_SIZES = [0, 1, 13, 14, 60, 64, 300, 1_514, 1_515, 9_014, 65_000, 65_600] as const;
 const BUFFER_SIZES = [0, 1, 11, 12, 26, 60, 128, 1_526, 2_048, 9_100] as const;
 const OFFLOADS = [
