@@ -106,10 +106,19 @@ export class SourcePort implements FramePort {
   readonly #sink: SinkPort;
   readonly #memory: PrivateMemory;
   readonly #bytes: number;
+  readonly #buffers: PrivateBuffers;
   readonly #copying: Copying;
 
-  /** Frames of `bytes` bytes, Ethernet header included; frames sent are swallowed by `sink`. */
-  constructor(bytes: number, sink: SinkPort, memory: PrivateMemory = new PrivateMemory(SLOT_BYTES)) {
+  /**
+   * Frames of `bytes` bytes, Ethernet header included; frames sent are swallowed by `sink`. `memory` and the buffers in it may
+   * be those of other sources as well.
+   */
+  constructor(
+    bytes: number,
+    sink: SinkPort,
+    memory: PrivateMemory = new PrivateMemory(SLOT_BYTES),
+    from: PrivateBuffers = new PrivateBuffers(memory),
+  ) {
     this.#sink = sink;
     this.#memory = memory;
     this.#bytes = Math.max(Ethernet.HEADER_BYTES, Math.min(bytes, SLOT_BYTES));
@@ -117,8 +126,7 @@ export class SourcePort implements FramePort {
     frame.fill(0xff, 0, 6);
     frame.set([2, 0, 0, 0, 0, 1, 0x88, 0xb5], 6); // EtherType for local experiments
     for (let i = Ethernet.HEADER_BYTES; i < this.#bytes; i++) frame[i] = i & 0xff;
-    const from = new PrivateBuffers(memory);
-    from.lay(this.#bytes, 0, 0);
+    this.#buffers = from;
     this.#copying = {
       from,
       fromHeader: 0,
@@ -146,6 +154,7 @@ export class SourcePort implements FramePort {
   receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
     const bytes = this.#bytes;
     if (bytes > bytesMax) return 0;
+    if (this.#buffers.bytes !== bytes) this.#buffers.lay(bytes, 0, 0);
     this.#copying.to = ring;
     const done = copyBurst(this.#copying, 0, 0, count);
     completeBurst(ring, ledger, done, NetHeader.sizeBytes, NetHeader.sizeBytes + bytes);

@@ -175,6 +175,11 @@ export class SwitchDomain {
     else this.eswitch.remove(UPLINK_PORT);
   }
 
+  /** Frames may leave for the outside. */
+  get hasUplink(): boolean {
+    return this.#uplink !== null;
+  }
+
   /** A frame in private memory came in through the uplink. */
   receive(memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): void {
     const frame = this.#frame;

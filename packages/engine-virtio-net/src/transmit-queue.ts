@@ -7,7 +7,7 @@
  *   its frame in the ring: nothing is queued here, so a driver that is faster than the representor fills its own
  *   ring and no memory of ours (failure C20).
  *   Plain frames (port.ts) go in bursts, if the port has a short way for them: descriptors of the burst, then headers,
- *   then frames, each in a short loop. The first frame that is not plain ends the burst and goes alone; how far the next
+ *   then frames, each in a short loop; a port that copies frames reads their headers with them. The first frame that is not plain ends the burst and goes alone; how far the next
  *   burst looks follows from how far the last one came.
  *   A port may have the kernel send a burst in one go. It then knows what of a former owner's last burst was sent: those
  *   chains are given back first.

@@ -2,7 +2,8 @@
  * chain-copy.ts: copies frames between chains of two guests, and between a chain and private memory, at full speed.
  *
  * Theory
- *   Both ends are lists of segments; what is contiguous on both sides is one copy. Small copies run as 64-bit words
+ *   Both ends are lists of segments; what is contiguous on both sides is one copy. In the window (copy-window.ts) all of
+ *   it is one call of WebAssembly. Elsewhere small copies run as 64-bit words
  *   through the pieces' own views, whose indices stay small. Larger ones are done by WebAssembly, if both pieces lie in
  *   the window (copy-window.ts). Else words go further, and then come block copies: two guests' pieces lie in one arena,
  *   and copyWithin over a view of all of it is a builtin that does not care how large an index is. Views are never made

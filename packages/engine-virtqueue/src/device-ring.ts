@@ -36,9 +36,9 @@ export interface DeviceRing {
    */
   readonly position: number;
 
-  /** Segments of what is current: `readableCount` readable ones, then `writableCount` writable ones. */
   /** Where the segments are in the memory of rooms (ring-room.ts); -1: elsewhere. */
   readonly segmentPlace: number;
+  /** Segments of what is current: `readableCount` readable ones, then `writableCount` writable ones. */
   readonly segmentAddress: Float64Array;
   readonly segmentLength: Uint32Array;
   /** Index into memory.pieces, and offset in bytes inside that piece. */

@@ -260,7 +260,9 @@ export class PackedRing extends Chain implements DeviceRing {
     if (this.#noted > 0 && this.#journalMax - this.#noted < wished) this.#makeRoom();
     this.#plainGiven = 0;
     this.#layOut();
-    const count = Math.min(this.#waiting, wished, this.#journalMax - this.#noted);
+    // Of a driver that links descriptors after they were seen, more chains wait than slots.
+    const waiting = Math.min(this.#waiting, this.#waitingSlots);
+    const count = Math.min(waiting, wished, this.#journalMax - this.#noted);
     const { plain, memory } = this;
     return scanPacked(plain, memory, this.#place, this.#table, this.#index, count, writable ? WRITE_BIT : 0);
   }

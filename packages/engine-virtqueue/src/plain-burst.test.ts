@@ -1,7 +1,9 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { copyChain, PrivateMemory, readChain, writeChain } from './chain-copy.js';
-import { reserveWindow, roomsMemory, useWindow } from './copy-window.js';
+import { ROOMS_BYTES, reserveWindow, roomsMemory, useWindow } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
 import { type Copying, copyBurst, PrivateBuffers, writePlainHeader } from './plain-burst.js';
@@ -119,8 +121,40 @@ describe('bursts', () => {
     expect(new Set(rooms.map(({ place }) => place)).size).toBe(100);
   });
 
+  it('a place that another room had before is empty', async () => {
+    const dirty = (): Set<number> =>
+      new Set(
+        Array.from({ length: 50 }, () => {
+          const room = new PlainRoom();
+          room.offsets.fill(2 ** 29);
+          room.lengths.fill(5000);
+          return room.place;
+        }),
+      );
+    setFlagsFromString('--expose-gc');
+    const collect = runInNewContext('gc') as () => void;
+    const before = dirty();
+    const kept: PlainRoom[] = []; // whoever else’s places they have
+    let again: PlainRoom | undefined;
+    for (let i = 0; i < 20 && again === undefined; i++) {
+      collect();
+      await new Promise((resolve) => setTimeout(resolve, 5)); // places come back in the event loop
+      for (let room = 0; room < 200; room++) kept.push(new PlainRoom());
+      again = kept.find(({ place }) => before.has(place));
+    }
+    expect([again?.offsets[5], again?.lengths[7]]).toEqual([0, 0]);
+  });
+
+  it('buffers of our own hold nothing before they are laid out', () => {
+    const { plain } = new PrivateBuffers(new PrivateMemory(4096));
+    expect([plain.lengths.some((length) => length !== 0), plain.offsets.some((at) => at !== 0)]).toEqual([
+      false,
+      false,
+    ]);
+  });
+
   it('rooms for which there is no place are elsewhere', () => {
-    const rooms = Array.from({ length: 500 }, () => new PlainRoom());
+    const rooms = Array.from({ length: ROOMS_BYTES / 2560 + 1 }, () => new PlainRoom());
     expect(rooms.at(-1)!.place).toBe(-1);
     expect(rooms.at(-1)!.lengths).toHaveLength(PLAIN_CHAINS_MAX);
   });

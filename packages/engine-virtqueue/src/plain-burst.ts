@@ -75,7 +75,7 @@ export function copyBurst(copying: Copying, first: number, next: number, most: n
   return done < most ? copyOneByOne(copying, first, next, done, most) : done;
 }
 
-/** The same where one of them is outside of the window, or too short for it; frames in front of `done` are copied. */
+/** The same from frame `done` on: outside of the window, too short for it, or such as to end the burst. */
 function copyOneByOne(copying: Copying, first: number, next: number, done: number, most: number): number {
   const { from, fromHeader, to, toHeader, unwanted, bytesMax } = copying;
   const { offsets: sources, lengths, pieces: sourcePlaces } = from.plain;
@@ -212,18 +212,22 @@ export function completeBurst(
 /** Buffers in memory of our own, PLAIN_CHAINS_MAX of them, laid out once for many bursts. */
 export class PrivateBuffers implements Buffers {
   readonly plain = new PlainRoom();
+  /** Of each buffer. */
+  bytes = 0;
   readonly memory: { readonly pieces: readonly MemoryPiece[] };
 
   constructor({ piece }: PrivateMemory) {
     this.memory = { pieces: [piece] };
     this.plain.pages.fill(piece.windowPage);
     this.plain.pieces.fill(0);
+    this.lay(0, 0, 0);
   }
 
   /** Lays buffers of `bytes` bytes out, `stride` bytes apart and as many as `room` bytes have room for; then those again. */
   lay(bytes: number, stride: number, room: number): void {
     const { offsets, lengths } = this.plain;
     const count = stride === 0 ? 1 : Math.max(1, Math.floor(room / stride));
+    this.bytes = bytes;
     lengths.fill(bytes);
     for (let i = 0; i < PLAIN_CHAINS_MAX; i++) offsets[i] = (i % count) * stride;
   }

@@ -58,11 +58,15 @@ export class ChainRoom {
 const WORD_BYTES = 4;
 const PLAIN_ROOM_BYTES = 5 * PLAIN_CHAINS_MAX * WORD_BYTES;
 
-/** Where plain rooms were that nobody has any more, in the memory of rooms; all from `fresh` on was never used. */
+/** Where plain rooms were that were collected, in the memory of rooms; all from `fresh` on was never used. */
 const free: number[] = [];
 let fresh = 0;
 let freshOf: ArrayBuffer | null = null;
-const returned = new FinalizationRegistry<number>((at) => free.push(at));
+const collected = new FinalizationRegistry<{ readonly memory: ArrayBuffer; readonly at: number }>(
+  ({ memory, at }) => {
+    if (memory === freshOf) free.push(at);
+  },
+);
 
 /** Takes a place in this thread's memory for rooms; -1: there is none, or no memory. */
 function takePlace(memory: ArrayBuffer | null, bytes: number): number {
@@ -81,7 +85,8 @@ function takePlace(memory: ArrayBuffer | null, bytes: number): number {
 
 /**
  * For a burst of plain chains (plain-chains.ts). In the memory of rooms, if this thread has one with a place left, so that
- * WebAssembly can copy the burst (copy-window.ts).
+ * WebAssembly can copy the burst (copy-window.ts). A thread that never comes back to its event loop gets no place back: it
+ * has to use its rooms again itself.
  */
 export class PlainRoom {
   /** Page of this thread's window that each chain's piece begins with; -1: it is elsewhere. */
@@ -99,12 +104,13 @@ export class PlainRoom {
     const inside = memory !== null && this.place >= 0;
     const buffer = inside ? memory : new ArrayBuffer(PLAIN_ROOM_BYTES);
     const at = inside ? this.place : 0;
-    if (inside) returned.register(this, at);
+    if (inside) collected.register(this, { memory, at });
     this.pages = new Int32Array(buffer, at + RoomPart.PAGES, PLAIN_CHAINS_MAX);
     this.offsets = new Int32Array(buffer, at + RoomPart.OFFSETS, PLAIN_CHAINS_MAX);
     this.lengths = new Int32Array(buffer, at + RoomPart.LENGTHS, PLAIN_CHAINS_MAX);
     this.pieces = new Int32Array(buffer, at + RoomPart.PIECES, PLAIN_CHAINS_MAX);
     this.ids = new Uint32Array(buffer, at + RoomPart.IDS, PLAIN_CHAINS_MAX);
+    if (inside) new Uint8Array(buffer, at, PLAIN_ROOM_BYTES).fill(0); // what another ring's driver said
   }
 }
 

@@ -48,20 +48,35 @@ export interface MadeQueue {
 
 export const isMade = (made: MadeQueue | RingFault): made is MadeQueue => 'ring' in made;
 
+/** Where the rings of this thread lay chains out: a poll sends from one ring, and receives into one at a time. */
+interface ThreadRooms {
+  readonly transmit: Required<RingRooms>;
+  readonly receive: Required<RingRooms>;
+}
+
+let threadRooms: ThreadRooms | null = null;
+
+/** Made when the thread has its window. */
+function roomsOfThread(): ThreadRooms {
+  threadRooms ??= {
+    transmit: { chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX, true), plainRoom: new PlainRoom() },
+    receive: { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX, true), plainRoom: new PlainRoom() },
+  };
+  return threadRooms;
+}
+
 export class QueueMaker {
   /** Null: there can be none; undefined: nobody needed it yet. */
   #bursts: BurstTable | null | undefined;
-  /** Where the rings lay chains out: a poll sends from one ring, and receives into one at a time. */
-  readonly #transmitRooms = {
-    chainRoom: new ChainRoom(CHAIN_SEGMENTS_MAX, true),
-    plainRoom: new PlainRoom(),
-  };
-  readonly #receiveRooms = { chainRoom: new ChainRoom(FRAME_SEGMENTS_MAX, true), plainRoom: new PlainRoom() };
-  /** Of rings that are given frames: what they have laid out stays until the next one comes. */
-  readonly #givenRooms = { chainRoom: this.#receiveRooms.chainRoom };
+  readonly #rooms = roomsOfThread();
+  /**
+   * By slot, for rings that are given frames: what they have laid out stays until the next one comes. A slot's next ring has
+   * its room, because only an event loop would give it back.
+   */
+  readonly #given: PlainRoom[] = [];
 
-  /** What works the queue, or what is wrong with its ring. */
-  make(config: QueueConfig, block: QueueBlock, memory: GuestMemory): MadeQueue | RingFault {
+  /** What works the queue of a slot that has none, or what is wrong with its ring. */
+  make(slot: number, config: QueueConfig, block: QueueBlock, memory: GuestMemory): MadeQueue | RingFault {
     const { features, direction, active } = config;
     const spread = direction === 'receive' && hasFeature(features, NetFeature.MRG_RXBUF);
     const ring = openRing({
@@ -77,7 +92,7 @@ export class QueueMaker {
       position: null,
       chainSegmentsMax: spread ? FRAME_SEGMENTS_MAX : CHAIN_SEGMENTS_MAX,
       journal: block.journal,
-      ...this.#roomsOf(config),
+      ...this.#roomsOf(slot, config),
     });
     if (!isRing(ring)) return ring;
     const linkUp = config.linkUp && (direction === 'receive' || active);
@@ -94,9 +109,12 @@ export class QueueMaker {
     this.#bursts?.close();
   }
 
-  #roomsOf({ direction, switched, rss }: QueueConfig): RingRooms {
-    if (direction === 'transmit') return this.#transmitRooms;
-    return switched === null && rss === null ? this.#receiveRooms : this.#givenRooms;
+  #roomsOf(slot: number, { direction, switched, rss }: QueueConfig): RingRooms {
+    const { transmit, receive } = this.#rooms;
+    if (direction === 'transmit') return transmit;
+    if (switched === null && rss === null) return receive;
+    this.#given[slot] ??= new PlainRoom();
+    return { chainRoom: receive.chainRoom, plainRoom: this.#given[slot] };
   }
 
   /** Of this thread, made when the first queue needs it. */

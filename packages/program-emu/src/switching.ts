@@ -34,7 +34,7 @@ import {
   SpreadReceiveQueue,
   TransmitQueue,
 } from '@virtnet/engine-virtio-net';
-import type { WorkedQueue } from '@virtnet/engine-virtqueue';
+import { PrivateBuffers, type WorkedQueue } from '@virtnet/engine-virtqueue';
 import { hasFeature, NetFeature, type QueueBlock } from '@virtnet/wire';
 import type { QueueConfig, SwitchedConfig } from './datapath-protocol.js';
 import type { Scratch } from './scratch.js';
@@ -67,6 +67,8 @@ export class Switching {
   /** Domain and port of each function, by the device's number. */
   readonly #ports = new Map<number, { readonly domain: Domain; readonly port: number }>();
   #sink: SinkPort | null = null;
+  /** Of all sources. */
+  #sources: PrivateBuffers | null = null;
 
   /** `settled`: the receive queue in this slot was given frames. */
   constructor(scratch: Scratch, settled: (slot: number) => void) {
@@ -163,8 +165,11 @@ export class Switching {
   }
 
   #diagnosticPort({ mode, frameBytes }: SwitchedConfig): FramePort {
-    this.#sink ??= new SinkPort(this.#scratch.sink);
-    return mode === 'sink' ? this.#sink : new SourcePort(frameBytes, this.#sink, this.#scratch.source);
+    const { sink, source } = this.#scratch;
+    this.#sink ??= new SinkPort(sink);
+    if (mode === 'sink') return this.#sink;
+    this.#sources ??= new PrivateBuffers(source);
+    return new SourcePort(frameBytes, this.#sink, source, this.#sources);
   }
 
   #portOf(device: number, number: number): { readonly domain: Domain; readonly port: number } {

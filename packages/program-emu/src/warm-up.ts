@@ -10,7 +10,15 @@
  */
 
 import { MessageChannel } from 'node:worker_threads';
-import { close, eventfd, eventfdSignal, memfdCreate, sharedMapping, socketPair } from '@virtnet/host-linux';
+import {
+  type ArenaPlace,
+  close,
+  eventfd,
+  eventfdSignal,
+  memfdCreate,
+  sharedMapping,
+  socketPair,
+} from '@virtnet/host-linux';
 import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
 import {
   burstPageAt,
@@ -22,6 +30,7 @@ import {
   VirtioFeature,
 } from '@virtnet/wire';
 import { type QueueConfig, REPORT_INTERRUPT, type WorkerMessage } from './datapath-protocol.js';
+import { SCRATCH_BYTES } from './scratch.js';
 import { WorkerLoop } from './worker-loop.js';
 
 /** What DPDK's driver negotiates, and Linux's: the loops for the two are not the same. */
@@ -39,10 +48,10 @@ const TURNS_MAX = 1000;
 const ROUNDS_MAX = 4 * (FRAMES / BURST);
 const QUEUE_SIZE = 256;
 const FRAME_BYTES = NetHeader.sizeBytes + 64;
-const BUFFER_BYTES = 2048;
+const BUFFER_BYTES = 512;
 /** Room for one ring with its three parts, page by page. */
 const RING_BYTES = 3 * 8192;
-const REGION_BYTES = 2 * (RING_BYTES + QUEUE_SIZE * BUFFER_BYTES);
+const WARM_UP_BYTES = 2 * (RING_BYTES + QUEUE_SIZE * BUFFER_BYTES);
 
 const RECEIVE_SLOT = 0;
 const TRANSMIT_SLOT = 1;
@@ -92,27 +101,30 @@ class SyntheticDriver {
   }
 }
 
-/** Runs the warm-up in memory of its own; leaves nothing behind. */
-export function warmUp(): void {
+/**
+ * Runs the warm-up in SCRATCH_BYTES of memory, in this thread's window if it has one, as guests' memory is; what it used of
+ * it is zeros then, and nothing else is left behind.
+ */
+export function warmUp(memory: ArenaPlace): void {
   const sockets = socketPair('seqpacket');
   const pageBytes = statePageSize(2);
   const pageFd = memfdCreate('virtnet-warm-up', statePageFileSize(2));
-  const memoryFd = memfdCreate('virtnet-warm-up', REGION_BYTES);
   const page = sharedMapping(pageFd, statePageFileSize(2), pageBytes);
-  const memory = sharedMapping(memoryFd, REGION_BYTES);
   const doorbell = eventfd();
   const interrupt = eventfd();
-  if (typeof sockets === 'number' || typeof page === 'number' || typeof memory === 'number') return;
+  if (typeof sockets === 'number' || typeof page === 'number') return;
+  if (WARM_UP_BYTES > SCRATCH_BYTES) throw new Error('the warm-up needs more than there is');
+  const region = new Uint8Array(memory.buffer, memory.byteOffset, WARM_UP_BYTES);
   for (const features of FEATURES) {
     new Uint8Array(page.buffer).fill(0);
-    new Uint8Array(memory.buffer).fill(0);
+    region.fill(0);
     const burstAddress = Number(page.address) + burstPageAt(2, TRANSMIT_SLOT);
     const pages = { pageAddress: page.address, pageBytes, burstAddress };
     move({ features, sockets, doorbell, interrupt, ...pages, memory });
   }
   page.close();
-  memory.close();
-  for (const fd of [pageFd, memoryFd, doorbell, interrupt, ...sockets]) close(fd);
+  region.fill(0);
+  for (const fd of [pageFd, doorbell, interrupt, ...sockets]) close(fd);
 }
 
 interface Course {
@@ -123,20 +135,20 @@ interface Course {
   readonly pageAddress: bigint;
   readonly pageBytes: number;
   readonly burstAddress: number;
-  readonly memory: { readonly address: bigint; readonly buffer: ArrayBuffer };
+  readonly memory: ArenaPlace;
 }
 
 /** Moves FRAMES frames with the features; now and then the queues fall asleep. */
 function move(course: Course): void {
   const { features, sockets, doorbell, interrupt, pageAddress, pageBytes, burstAddress, memory } = course;
-  const region = new DataView(memory.buffer);
+  const region = new DataView(memory.buffer, memory.byteOffset, WARM_UP_BYTES);
   const transmit = new SyntheticDriver(region, 0, FRAME_BYTES, 0);
-  const receive = new SyntheticDriver(region, REGION_BYTES / 2, BUFFER_BYTES, WRITE_FLAG);
+  const receive = new SyntheticDriver(region, WARM_UP_BYTES / 2, BUFFER_BYTES, WRITE_FLAG);
   const channel = new MessageChannel();
   const control = createControl();
   const sender = new MailboxSender<WorkerMessage>(channel.port2, control, () => {});
   const loop = new WorkerLoop(
-    { locate: () => ({ buffer: memory.buffer, byteOffset: 0, address: Number(memory.address) }) },
+    { locate: () => memory },
     new MailboxReceiver(channel.port1, control),
     -1,
     () => {},
@@ -174,7 +186,7 @@ function move(course: Course): void {
   loop.handle({
     kind: 'memory',
     device: 0,
-    regions: [{ iova: 0n, sizeBytes: REGION_BYTES, arenaOffset: 0, writable: true }],
+    regions: [{ iova: 0n, sizeBytes: WARM_UP_BYTES, arenaOffset: 0, writable: true }],
   });
   const queue = (slot: number, config: QueueConfig | null) =>
     loop.handle({ kind: 'queue', device: 0, slot, config });

@@ -183,7 +183,8 @@ export class WorkerLoop {
       const frames = this.#work(entry);
       worked += frames;
       if (frames > 0) {
-        this.#unlooked += entry.toKernel ? frames : frames >> EVENT_LOOK_SHIFT;
+        const toKernel = entry.toKernel || entry.domain?.hasUplink === true;
+        this.#unlooked += toKernel ? frames : frames >> EVENT_LOOK_SHIFT;
         entry.idleTurns = 0;
         if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
       } else if (entry.faulted || (this.#longIdle(entry, idle) && !this.#arm(entry))) {
@@ -338,7 +339,7 @@ export class WorkerLoop {
   /** Views and objects are made: what the page and the rings say is their owner's until `begin`. */
   #keep(slot: number, device: number, config: QueueConfig): void {
     this.#pages.at(config.pageAddress, config.pageBytes);
-    const made = this.#madeAhead < MADE_AHEAD_MAX ? this.#make(device, config) : null;
+    const made = this.#madeAhead < MADE_AHEAD_MAX ? this.#make(device, slot, config) : null;
     if (made !== null) this.#madeAhead++;
     this.#ahead.set(slot, { device, config, made });
   }
@@ -357,14 +358,14 @@ export class WorkerLoop {
     this.#attach(slot, ahead);
   }
 
-  #make(device: number, config: QueueConfig): NonNullable<Ahead['made']> {
+  #make(device: number, slot: number, config: QueueConfig): NonNullable<Ahead['made']> {
     const block = queueBlock(this.#pages.at(config.pageAddress, config.pageBytes), config.queue);
     const memory = this.#memories.get(device) ?? new GuestMemory([]);
-    return { block, queue: this.#maker.make(config, block, memory) };
+    return { block, queue: this.#maker.make(slot, config, block, memory) };
   }
 
   #attach(slot: number, { device, config, made }: Ahead): void {
-    const { block, queue } = made ?? this.#make(device, config);
+    const { block, queue } = made ?? this.#make(device, slot, config);
     if (!isMade(queue)) {
       this.#report({ kind: 'fault', slot, fault: queue });
       return;

@@ -14,7 +14,7 @@ export default function run({ index, port, control, data }: RunStart<WorkerStart
   if (data.processors !== null) setThreadAffinity(data.processors);
   const window = data.window === null ? null : useWindow(data.window);
   const arena = Arena.attach(data.arenaBase, data.arenaBytes, window);
-  warmUp();
+  warmUp(arena.locate(data.scratchAt));
   const report = (message: WorkerReport) => port.postMessage(message);
   const mailbox = new MailboxReceiver<WorkerMessage>(port, control);
   const lane = laneAt(data.progressAddress, data.progressLane);
