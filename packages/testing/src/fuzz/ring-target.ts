@@ -15,17 +15,29 @@
  *   I4  a driver that keeps to the rules gets back what it gave, each chain once, and readable buffers unchanged.
  *   I5  what was completed is either a frame or dropped under a reason, when no frame takes several chains.
  */
-import { FRAME_BYTES_MAX, ReceiveQueue, SpreadReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
+import {
+  FRAME_BYTES_MAX,
+  PLAIN_MASK,
+  ReceiveQueue,
+  SpreadReceiveQueue,
+  TransmitQueue,
+} from '@virtnet/engine-virtio-net';
 import {
   ChainRoom,
+  copyBurst,
   type DeviceRing,
   isRing,
   openRing,
   PlainRoom,
+  PrivateBuffers,
+  PrivateMemory,
   type QueueLedger,
+  readChain,
   resumePosition,
+  writeChain,
 } from '@virtnet/engine-virtqueue';
 import {
+  Errno,
   featureMask,
   NetFeature,
   NetHeader,
@@ -37,7 +49,7 @@ import {
 } from '@virtnet/wire';
 import { PlainMemoryPort } from '../memory-port.js';
 import { packedPosition } from '../packed-ring-fixture.js';
-import { ensureWindow } from '../window-room.js';
+import { ensureWindow, windowRoom } from '../window-room.js';
 import { FuzzInput } from './fuzz-input.js';
 import { FuzzFailure, type FuzzTarget, type FuzzWatch } from './fuzzer.js';
 import { GuardedMemory } from './guarded-memory.js';
@@ -46,6 +58,7 @@ import { type AddressMenu, type RawRing, rawPacked, rawSplit } from './raw-ring.
 const STEPS_MAX = 96;
 /** Frames a poll may move: the largest ones, copied by the port of this test, stay below a millisecond. */
 const POLL_BUDGET = 8;
+const GUARD_BYTES = 4096;
 const PIECE_BYTES = 2 ** 30;
 /** The driver's memory crosses a line at which memory is cut, which is a line of 4 GiB as well. */
 const MAIN = { iova: BigInt(4 * PIECE_BYTES - 0x1_0000), sizeBytes: 0x2_0000, writable: true };
@@ -89,29 +102,119 @@ class RacingPort extends PlainMemoryPort {
   race: (() => void) | null = null;
 
   override send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
-    this.#race();
+    this.strike();
     return super.send(ring, header, frameOffset);
   }
 
   override receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     const received = super.receive(ring, header, frameOffset);
-    this.#race();
+    this.strike();
     return received;
   }
 
   override sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
-    this.#race();
+    this.strike();
     return super.sendPlain(ring, count, frameOffset, ledger);
   }
 
   override receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
-    this.#race();
+    this.strike();
     return super.receivePlain(ring, count, bytesMax, ledger);
   }
 
-  #race(): void {
+  protected strike(): void {
     this.race?.();
     this.race = null;
+  }
+}
+
+const SLOT_BYTES = 66 * 1024;
+const copiesRoom = windowRoom(POLL_BUDGET * SLOT_BYTES + GUARD_BYTES);
+const copiesMemory = new PrivateMemory(POLL_BUDGET * SLOT_BYTES, copiesRoom.buffer, copiesRoom.byteOffset);
+const behindCopies = new Uint8Array(
+  copiesRoom.buffer,
+  copiesRoom.byteOffset + POLL_BUDGET * SLOT_BYTES,
+  GUARD_BYTES,
+);
+const copies = new PrivateBuffers(copiesMemory);
+
+/** One that copies as a switch does, in the window, to and from memory of its own with a guard behind it. */
+class CopyingPort extends RacingPort {
+  readonly judges = true;
+
+  override send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    if (this.fullFor > 0 || this.refusal !== 0) return super.send(ring, header, frameOffset);
+    this.strike();
+    const bytes = Math.min(ring.readableBytes - frameOffset, SLOT_BYTES);
+    const read = readChain(ring, frameOffset, copiesMemory, 0, bytes);
+    this.#keep(0, read, header);
+    return header.length + read;
+  }
+
+  override receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    this.reads++;
+    const next = this.waiting.shift();
+    if (next === undefined) return -Errno.EAGAIN;
+    const { frame } = next;
+    header.set(next.header);
+    copiesMemory.u8.set(frame);
+    const fitted = writeChain(copiesMemory, 0, ring, frameOffset, frame.length);
+    this.overflow.set(frame.subarray(fitted));
+    this.strike();
+    return NetHeader.sizeBytes + frame.length;
+  }
+
+  override sendPlain(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    bytesMax = SLOT_BYTES,
+  ): number {
+    if (this.fullFor > 0 || this.refusal !== 0) return 0;
+    this.strike();
+    copies.lay(SLOT_BYTES, SLOT_BYTES, POLL_BUDGET * SLOT_BYTES);
+    const how = {
+      fromHeader: frameOffset,
+      toHeader: 0,
+      unwanted: PLAIN_MASK,
+      bytesMax: Math.min(bytesMax, SLOT_BYTES),
+    };
+    const done = copyBurst({ from: ring, to: copies, ...how }, 0, 0, Math.min(count, POLL_BUDGET));
+    for (let i = 0; i < done; i++) {
+      const bytes = ring.plain.lengths[i]! - frameOffset;
+      this.#keep(i * SLOT_BYTES, bytes, new Uint8Array(NetHeader.sizeBytes));
+      ledger.completePlain(i, bytes, 0);
+    }
+    return done;
+  }
+
+  override receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
+    const most = Math.min(count, POLL_BUDGET, this.waiting.length);
+    copies.lay(SLOT_BYTES, SLOT_BYTES, POLL_BUDGET * SLOT_BYTES);
+    let plain = 0;
+    for (; plain < most; plain++) {
+      const { frame, header } = this.waiting[plain]!;
+      if (header.some((byte) => byte !== 0)) break;
+      copiesMemory.u8.set(frame, plain * SLOT_BYTES);
+      copies.plain.lengths[plain] = frame.length;
+    }
+    const how = { fromHeader: 0, toHeader: NetHeader.sizeBytes, unwanted: 0, bytesMax };
+    const done = copyBurst({ from: copies, to: ring, ...how }, 0, 0, plain);
+    this.strike();
+    for (const [i, { frame }] of this.waiting.splice(0, done).entries())
+      ledger.completePlain(i, frame.length, NetHeader.sizeBytes + frame.length);
+    this.#check();
+    return done;
+  }
+
+  #keep(at: number, bytes: number, header: Uint8Array): void {
+    this.#check();
+    this.sent.push({ header: header.slice(), frame: copiesMemory.u8.slice(at, at + bytes) });
+  }
+
+  #check(): void {
+    if (behindCopies.some((byte) => byte !== 0)) throw new FuzzFailure('the guard behind copies was written');
   }
 }
 
@@ -125,6 +228,8 @@ interface Shape {
   readonly chainSegmentsMax: number;
   readonly features: bigint;
   readonly position: number;
+  /** The port copies in the window. */
+  readonly copies: boolean;
 }
 
 function shapeOf(input: FuzzInput, packed: boolean): Shape {
@@ -147,6 +252,7 @@ function shapeOf(input: FuzzInput, packed: boolean): Shape {
       ...(mergeable ? [NetFeature.MRG_RXBUF] : []),
       ...offloads,
     ]),
+    copies: (bits & 32) !== 0,
     position: packed ? packedPosition(place % queueSize, (place >>> 15) & 1) : place,
   };
 }
@@ -158,7 +264,7 @@ class RingCase {
   readonly #watch: FuzzWatch;
   readonly #raw: RawRing;
   readonly #block: QueueBlock;
-  readonly #port = new RacingPort();
+  readonly #port: RacingPort;
   #queue: TransmitQueue | ReceiveQueue | null = null;
   /** The driver has done nothing yet that it must not. */
   #honest = true;
@@ -172,6 +278,7 @@ class RingCase {
     this.#watch = watch;
     const shape = shapeOf(input, packed);
     this.#shape = shape;
+    this.#port = shape.copies ? new CopyingPort() : new RacingPort();
     const memory = guarded.driverMemory(0);
     const make = packed ? rawPacked : rawSplit;
     this.#raw = make(memory, shape.queueSize, shape.eventIdx, shape.position, MENU);
