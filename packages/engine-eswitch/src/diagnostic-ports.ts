@@ -2,8 +2,8 @@
  * diagnostic-ports.ts: ends of the line for measuring: what is sent ends in private memory, what is received is made up.
  *
  * Theory
- *   A sink copies every frame it is sent into private memory, as a switch or a kernel would have to, and goes round in
- *   some of it, as they would in a pool of buffers. A source gives frames of one size for as long as somebody reads:
+ *   A sink copies every frame it is sent into private memory, as a switch or a kernel would have to, and uses some of it
+ *   again and again, as they would a pool of buffers: one by one it goes round there, a burst begins in front. A source gives frames of one size for as long as somebody reads:
  *   copies of one frame that asks for nothing, with a broadcast destination so that every filter takes it.
  */
 import { type FramePort, PLAIN_MASK } from '@virtnet/engine-virtio-net';
@@ -44,7 +44,6 @@ export class SinkPort implements FramePort {
   #at = 0;
   readonly #buffers: PrivateBuffers;
   readonly #copying: Copying;
-  #stride = 0;
 
   constructor(memory: PrivateMemory = new PrivateMemory(SINK_BYTES)) {
     this.#memory = memory;
@@ -80,8 +79,9 @@ export class SinkPort implements FramePort {
     copying.from = ring;
     copying.fromHeader = frameOffset;
     copying.bytesMax = Math.min(bytesMax, SLOT_BYTES);
+    const buffers = this.#buffers;
     let done = copyBurst(copying, 0, 0, count);
-    while (done < count && lengths[done]! - frameOffset > this.#stride && this.#stride < SLOT_BYTES) {
+    while (done < count && lengths[done]! - frameOffset > buffers.bytes && buffers.bytes < SLOT_BYTES) {
       this.#layOut(lengths[done]! - frameOffset);
       done += copyBurst(copying, done, 0, count - done);
     }
@@ -91,8 +91,8 @@ export class SinkPort implements FramePort {
 
   /** Buffers for frames of so many bytes; for longer ones than there may be, of SLOT_BYTES. */
   #layOut(bytes: number): void {
-    this.#stride = Math.min((bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK, SLOT_BYTES);
-    this.#buffers.lay(this.#stride, this.#stride, this.#last);
+    const stride = Math.min((bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK, SLOT_BYTES);
+    this.#buffers.lay(stride, stride, this.#last);
   }
 
   receive(): number {

@@ -1,5 +1,5 @@
 /**
- * copy-window.ts: a range of addresses inside which bytes are copied by WebAssembly, which is faster than what JavaScript has.
+ * copy-window.ts: a range of addresses inside which WebAssembly reads descriptors and copies bytes, faster than JavaScript does.
  *
  * Theory
  *   Copies of WebAssembly stay inside its memory. So a memory as large as there may be is reserved, whoever owns it maps

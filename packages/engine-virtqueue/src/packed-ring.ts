@@ -66,6 +66,7 @@ import type { PackedRingConfig } from './packed-config.js';
 import { lapOffset, passes } from './packed-position.js';
 import { ScanPlace, scanPacked } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
+import { PACKED_OWNER } from './window-module.js';
 
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, ID_FLAGS } = PackedWord;
@@ -74,8 +75,7 @@ const ENTRY_BYTES = PackedDescriptor.sizeBytes;
 const DESCRIPTOR_WORDS_SHIFT = 2;
 const ID_MASK = 0xffff;
 const WRAP_SHIFT = 15;
-/** AVAIL and USED in word ID_FLAGS, and what they are in a descriptor that is available under wrap counter 1 and 0. */
-const OWNER_BITS = (PackedFlag.AVAIL | PackedFlag.USED) << PACKED_FLAGS_SHIFT;
+/** What PACKED_OWNER has in a descriptor that is available under wrap counter 1 and 0. */
 const AVAILABLE_1 = PackedFlag.AVAIL << PACKED_FLAGS_SHIFT;
 const AVAILABLE_0 = PackedFlag.USED << PACKED_FLAGS_SHIFT;
 const NEXT_BIT = NEXT << PACKED_FLAGS_SHIFT;
@@ -367,7 +367,7 @@ export class PackedRing extends Chain implements DeviceRing {
     let ahead = this.#ahead;
     let wanted = this.#aheadWrap === 1 ? AVAILABLE_1 : AVAILABLE_0;
     let word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
-    if ((word & OWNER_BITS) !== wanted) return this.#waiting;
+    if ((word & PACKED_OWNER) !== wanted) return this.#waiting;
     let waiting = this.#waiting;
     if (this.#place.table.page >= 0) {
       const simple = lookPackedInWindow(this.#place.table, ahead, size, wanted, most - slots);
@@ -376,23 +376,23 @@ export class PackedRing extends Chain implements DeviceRing {
       ahead += simple;
       if (ahead >= size) {
         ahead -= size;
-        wanted ^= OWNER_BITS;
+        wanted ^= PACKED_OWNER;
       }
       if (simple > 0 && slots < most)
         word = Atomics.load(table, (ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS);
     }
     // The first one is known to be available; of a chain only its first one need be.
-    for (let known = slots < most && (word & OWNER_BITS) === wanted; known; ) {
+    for (let known = slots < most && (word & PACKED_OWNER) === wanted; known; ) {
       const linked = (word & NEXT_BIT) !== 0;
       slots++;
       if (++ahead === size) {
         ahead = 0;
-        wanted ^= OWNER_BITS;
+        wanted ^= PACKED_OWNER;
       }
       if (!linked || slots === most) waiting++;
       if (slots === most) break;
       word = table[(ahead << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS]!;
-      known = linked || (word & OWNER_BITS) === wanted;
+      known = linked || (word & PACKED_OWNER) === wanted;
     }
     orderLoads(); // what comes next may not be read before any of these flags
     this.#ahead = ahead;
@@ -446,7 +446,7 @@ export class PackedRing extends Chain implements DeviceRing {
     const firstAt = (this.#used << DESCRIPTOR_WORDS_SHIFT) + ID_FLAGS;
     let first = 0;
     let index = this.#used;
-    let owner = this.#usedWrap === 1 ? OWNER_BITS : 0;
+    let owner = this.#usedWrap === 1 ? PACKED_OWNER : 0;
     for (let entry = 0; entry < count; entry++) {
       const note = (entry * JOURNAL_ENTRY_WORDS) | 0;
       const answer = journal[note]!;
@@ -459,7 +459,7 @@ export class PackedRing extends Chain implements DeviceRing {
       index = (index + (answer >>> 16)) | 0;
       if (index >= size) {
         index = (index - size) | 0;
-        owner ^= OWNER_BITS;
+        owner ^= PACKED_OWNER;
       }
     }
     Atomics.store(table, firstAt, first);

@@ -8,6 +8,7 @@ import type { DeviceRing } from './device-ring.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
 import { type Copying, copyBurst, PrivateBuffers, writePlainHeader } from './plain-burst.js';
 import { ChainRoom, PlainRoom } from './ring-room.js';
+import { PLAIN_ROOM_BYTES } from './window-module.js';
 
 const AREA_BYTES = 2 ** 20;
 const HEADER_BYTES = 12;
@@ -154,7 +155,7 @@ describe('bursts', () => {
   });
 
   it('rooms for which there is no place are elsewhere', () => {
-    const rooms = Array.from({ length: ROOMS_BYTES / 2560 + 1 }, () => new PlainRoom());
+    const rooms = Array.from({ length: ROOMS_BYTES / PLAIN_ROOM_BYTES }, () => new PlainRoom());
     expect(rooms.at(-1)!.place).toBe(-1);
     expect(rooms.at(-1)!.lengths).toHaveLength(PLAIN_CHAINS_MAX);
   });

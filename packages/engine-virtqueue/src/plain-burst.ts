@@ -25,10 +25,9 @@ import { PLAIN_CHAINS_MAX } from './limits.js';
 import { ANSWER_WORDS, type PlainChains } from './plain-chains.js';
 import type { QueueLedger } from './queue-ledger.js';
 import { PlainRoom } from './ring-room.js';
+import { ONE_BUFFER } from './window-module.js';
 
 const WORD_SHIFT = 2;
-/** The last word of a header: numBuffers is its upper half. */
-const ONE_BUFFER = 1 << 16;
 const { POSITION } = QueueWord;
 const { FRAMES, BYTES, COMPLETED_DESC } = QueueCounter;
 
@@ -135,11 +134,10 @@ export function completeCrossing(
   let chains = fromCounters[COMPLETED_DESC]!;
   let toChains = toCounters[COMPLETED_DESC]!;
   for (let i = 0; i < count; ) {
-    const start = i;
     const end = Math.min(count, i + from.plain.run(first + i), i + to.plain.run(next + i));
     let fromAt = from.plain.answerAt(first + i);
     let toAt = to.plain.answerAt(next + i);
-    for (let j = start; j < end; j++) {
+    for (let j = i; j < end; j++) {
       toAnswers[toAt] = toIds[next + j]!;
       toAnswers[toAt + 1] = (lengths[first + j]! - fromHeader + toHeader) | 0;
       toAt = (toAt + ANSWER_WORDS) | 0;
@@ -209,7 +207,7 @@ export function completeBurst(
   }
 }
 
-/** Buffers in memory of our own, PLAIN_CHAINS_MAX of them, laid out once for many bursts. */
+/** Buffers in memory of our own, PLAIN_CHAINS_MAX of them, laid out once for many bursts; until then without a byte. */
 export class PrivateBuffers implements Buffers {
   readonly plain = new PlainRoom();
   /** Of each buffer. */
@@ -219,8 +217,6 @@ export class PrivateBuffers implements Buffers {
   constructor({ piece }: PrivateMemory) {
     this.memory = { pieces: [piece] };
     this.plain.pages.fill(piece.windowPage);
-    this.plain.pieces.fill(0);
-    this.lay(0, 0, 0);
   }
 
   /** Lays buffers of `bytes` bytes out, `stride` bytes apart and as many as `room` bytes have room for; then those again. */

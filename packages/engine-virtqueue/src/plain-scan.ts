@@ -9,7 +9,7 @@
  * Invariants
  *   I1  every word of a descriptor is read once into a local, then judged, then used (failure C13).
  */
-import { DescriptorWord, RingWord } from '@virtnet/wire';
+import { DESCRIPTOR_WORDS_SHIFT, DescriptorWord, RingWord } from '@virtnet/wire';
 import { scanPackedInWindow, scanSplitInWindow, WindowPlace } from './copy-window.js';
 import type { GuestMemory, MemorySlice } from './guest-memory.js';
 import type { PlainChains } from './plain-chains.js';
@@ -18,7 +18,6 @@ import { ONE_SLOT, PACKED_KIND, SPLIT_KIND } from './window-module.js';
 // Locals of the module: an imported object's property costs a load per use.
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
 const { FIRST_ENTRY } = RingWord;
-const DESCRIPTOR_WORDS_SHIFT = 2;
 const ID_MASK = 0xffff;
 
 /** Where a ring's descriptors are, and a split ring's available entries. */

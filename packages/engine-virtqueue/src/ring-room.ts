@@ -15,7 +15,7 @@
 import { ROOMS_AT, roomsMemory } from './copy-window.js';
 import { SeamEntry } from './indirect-table.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
-import { RoomPart, SEGMENTS_BYTES, SegmentPart } from './window-module.js';
+import { PLAIN_ROOM_BYTES, RoomPart, SEGMENTS_BYTES, SegmentPart } from './window-module.js';
 
 /** For current chains (chain.ts). */
 export class ChainRoom {
@@ -54,9 +54,6 @@ export class ChainRoom {
     return this.segmentAddress.length;
   }
 }
-
-const WORD_BYTES = 4;
-const PLAIN_ROOM_BYTES = 5 * PLAIN_CHAINS_MAX * WORD_BYTES;
 
 /** Where plain rooms were that were collected, in the memory of rooms; all from `fresh` on was never used. */
 const free: number[] = [];

@@ -76,17 +76,32 @@ import {
   when,
   wordAccess,
 } from './assembler.js';
+import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 
 /** Offsets begin at multiples of this. */
 export const COPY_PAGE_BYTES = 4096;
 const COPY_PAGE_SHIFT = 12;
 /** Least bytes of a copy. */
 export const VECTOR_BYTES = 16;
+const WORD_BYTES = 4;
+const PLAIN_PART_BYTES = PLAIN_CHAINS_MAX * WORD_BYTES;
 /** Where the parts of a room are (PlainRoom of ring-room.ts), in bytes from its beginning; an entry is a word. */
-export const RoomPart = { PAGES: 0, OFFSETS: 512, LENGTHS: 1024, PIECES: 1536, IDS: 2048 } as const;
+export const RoomPart = {
+  PAGES: 0,
+  OFFSETS: PLAIN_PART_BYTES,
+  LENGTHS: 2 * PLAIN_PART_BYTES,
+  PIECES: 3 * PLAIN_PART_BYTES,
+  IDS: 4 * PLAIN_PART_BYTES,
+} as const;
+export const PLAIN_ROOM_BYTES = 5 * PLAIN_PART_BYTES;
+const SEGMENT_PART_BYTES = CHAIN_SEGMENTS_MAX * WORD_BYTES;
 /** The same of a list of segments (ChainRoom), of CHAIN_SEGMENTS_MAX entries at most. */
-export const SegmentPart = { PAGES: 0, OFFSETS: 4096, LENGTHS: 8192 } as const;
-export const SEGMENTS_BYTES = 12_288;
+export const SegmentPart = {
+  PAGES: 0,
+  OFFSETS: SEGMENT_PART_BYTES,
+  LENGTHS: 2 * SEGMENT_PART_BYTES,
+} as const;
+export const SEGMENTS_BYTES = 3 * SEGMENT_PART_BYTES;
 /** Of an entry in a packed ring's journal: a chain of one descriptor. */
 export const ONE_SLOT = 1 << 16;
 /** What tells descriptors apart, in the word that has their flags. */
@@ -98,10 +113,9 @@ export const PACKED_OWNER = (PackedFlag.AVAIL | PackedFlag.USED) << PACKED_FLAGS
 /** From here on the C library's own copy is faster than a loop of vectors. */
 const BULK_BYTES_MIN = 512;
 const VECTORS_A_TURN = 4;
-const WORD_BYTES = 4;
 const ID_MASK = 0xffff;
-/** The last word of a plain frame's header: one buffer. */
-const ONE_BUFFER = 1 << 16;
+/** The last word of a plain frame's header, whose upper half is numBuffers: one buffer. */
+export const ONE_BUFFER = 1 << 16;
 const LAST_WORD_AT = NetHeader.sizeBytes - WORD_BYTES;
 
 /** Of two numbers, a page and what is added to it: the offset they stand for. */
@@ -204,22 +218,24 @@ const plainHeader = (target: Local): number[] =>
     ],
   );
 
+/** Parameters and variables of a function that makes many copies; what `other` is, is its own. */
+const MANY_PARAMETERS = 7;
+const MANY_LOCALS = { left: 7, vector: 8, target: 9, source: 10, done: 11, other: 12 } as const;
+const MANY_VARIABLES = vector([
+  [1, ValueType.I32],
+  [1, ValueType.V128],
+  [2, ValueType.I64],
+  [2, ValueType.I32],
+]);
+
 function copyBurstFunction(): FunctionOf {
   const [from, to, fromHeader, toHeader, unwanted, bytesMax, most] = [0, 1, 2, 3, 4, 5, 6] as const;
-  const locals = { left: 7, vector: 8, target: 9, source: 10 };
-  const { left, target, source } = locals;
-  const [done, page] = [11, 12] as const;
-  const variables = [
-    [1, ValueType.I32],
-    [1, ValueType.V128],
-    [2, ValueType.I64],
-    [2, ValueType.I32],
-  ];
+  const { left, target, source, done, other: page } = MANY_LOCALS;
   const { PAGES, OFFSETS, LENGTHS } = RoomPart;
   const room = [...fromRoom(to, LENGTHS), ...get(toHeader), ...Op.I32_SUB];
   const pages = [...fromRoom(from, PAGES), ...fromRoom(to, PAGES), ...tee(page), ...Op.I32_OR];
   const code = [
-    ...vector(variables),
+    ...MANY_VARIABLES,
     ...forever([
       ...leaveIf([...get(done), ...get(most), ...Op.I32_NOT_LESS]),
       ...[...fromRoom(from, LENGTHS), ...get(fromHeader), ...Op.I32_SUB, ...set(left)],
@@ -232,12 +248,12 @@ function copyBurstFunction(): FunctionOf {
       ...[...behind(source, get(fromHeader)), ...set(source)],
       ...[...toOffset(get(page), fromRoom(to, OFFSETS)), ...set(target)],
       ...when(get(toHeader), [...plainHeader(target), ...behind(target, get(toHeader)), ...set(target)]),
-      ...copyBytes(locals),
+      ...copyBytes(MANY_LOCALS),
       ...[...add32(from, WORD_BYTES), ...add32(to, WORD_BYTES), ...add32(done, 1)],
     ]),
     ...[...get(done), ...Op.END],
   ];
-  return { parameters: 7, returns: true, body: code };
+  return { parameters: MANY_PARAMETERS, returns: true, body: code };
 }
 
 /** Copies `left` bytes, however few. */
@@ -257,15 +273,7 @@ const copyAny = (locals: CopyLocals): number[] => [
 
 function copySegmentsFunction(): FunctionOf {
   const [from, fromCount, fromSkip, to, toCount, toSkip, bytes] = [0, 1, 2, 3, 4, 5, 6] as const;
-  const locals = { left: 7, vector: 8, target: 9, source: 10 };
-  const { left, target, source } = locals;
-  const [done, room] = [11, 12] as const;
-  const variables = [
-    [1, ValueType.I32],
-    [1, ValueType.V128],
-    [2, ValueType.I64],
-    [2, ValueType.I32],
-  ];
+  const { left, target, source, done, other: room } = MANY_LOCALS;
   const { PAGES, OFFSETS, LENGTHS } = SegmentPart;
   /** What is left of a segment becomes `room`; a segment that is left behind is passed. */
   const segment = (list: Local, count: Local, skip: Local) => [
@@ -285,7 +293,7 @@ function copySegmentsFunction(): FunctionOf {
     toOffset(fromRoom(list, PAGES), [...fromRoom(list, OFFSETS), ...get(skip), ...Op.I32_ADD]);
   const moveOn = (skip: Local) => [...get(skip), ...get(left), ...Op.I32_ADD, ...set(skip)];
   const code = [
-    ...vector(variables),
+    ...MANY_VARIABLES,
     ...forever([
       ...leaveIf([...get(done), ...get(bytes), ...Op.I32_NOT_LESS]),
       ...[...get(bytes), ...get(done), ...Op.I32_SUB, ...set(left)],
@@ -294,11 +302,11 @@ function copySegmentsFunction(): FunctionOf {
       ...leaveIf([...fromRoom(from, PAGES), ...fromRoom(to, PAGES), ...Op.I32_OR, ...i32(0), ...Op.I32_LESS]),
       ...[...place(from, fromSkip), ...set(source), ...place(to, toSkip), ...set(target)],
       ...[...moveOn(fromSkip), ...moveOn(toSkip), ...moveOn(done)],
-      ...copyAny(locals),
+      ...copyAny(MANY_LOCALS),
     ]),
     ...[...get(done), ...Op.END],
   ];
-  return { parameters: 7, returns: true, body: code };
+  return { parameters: MANY_PARAMETERS, returns: true, body: code };
 }
 
 /** Where a function that scans has what it needs: its last parameters, and then its variables. */

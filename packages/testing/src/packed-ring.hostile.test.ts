@@ -335,4 +335,27 @@ describe('packed ring, hostile driver', () => {
     for (const [word, count] of reads) if (word < 12) expect(count, `word ${word}`).toBe(most(word));
     expect([...reads.keys()].filter((word) => word < 12)).toHaveLength(12);
   });
+
+  it('descriptors that are linked after they were seen, and parted again, give no more answers than there are slots', () => {
+    const fixture = packedFixture({ queueSize: 4 });
+    const { ring, driver, memory } = fixture;
+    const buffer = memory.allocate(16);
+    post(
+      fixture,
+      Array.from({ length: 4 }, () => entry(buffer)),
+    );
+    expect(ring.available()).toBe(4);
+    const flags = driver.availableFlags(placeOf(ring.position & 0xffff));
+    for (const index of [0, 1]) driver.writeDescriptor(index, entry(buffer, { flags: flags | NEXT }));
+    expect(ring.take()).toBe(3);
+    for (const index of [0, 1]) driver.writeDescriptor(index, entry(buffer, { flags }));
+    ring.give(0);
+    const chains = ring.scan(8, false);
+    expect(chains, 'three of the four slots have an answer already').toBeLessThanOrEqual(1);
+    for (let i = 0; i < chains; i++) ring.plain.answer(i, 0);
+    ring.advance(chains);
+    expect(fixture.open(ring.position).position).toBe(ring.position);
+    ring.publish();
+    expect(fixture.open(ring.position).position).toBe(ring.position);
+  });
 });
