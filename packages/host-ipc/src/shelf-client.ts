@@ -128,6 +128,11 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     return this.#fd >= 0;
   }
 
+  /** The keeper was told everything that this writer said, and was there when it was looked at last. */
+  get told(): boolean {
+    return this.#told;
+  }
+
   /** The keeper's process while it is connected. */
   get keeperPid(): number | null {
     return this.connected ? this.#keeperPid : null;

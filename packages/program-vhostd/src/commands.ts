@@ -52,7 +52,7 @@ export class VfeCommands {
         });
       }
       case 'mgmtpf':
-        return this.#mgmtpf(request.params) ?? meaningless('pf');
+        return (await this.#mgmtpf(request.params)) ?? meaningless('pf');
       case 'vf':
         return (await this.#vf(request.params)) ?? meaningless('vf');
       case undefined:
@@ -60,7 +60,7 @@ export class VfeCommands {
     }
   }
 
-  #mgmtpf({ add, remove, list, dev }: VfeParams<'mgmtpf'>): CommandAnswer | null {
+  async #mgmtpf({ add, remove, list, dev }: VfeParams<'mgmtpf'>): Promise<CommandAnswer | null> {
     if (chosen(add, remove, list) !== 1) return null;
     if (list) {
       const devices = this.#registry.pfs().map((pf) => ({ pf }));
@@ -69,7 +69,7 @@ export class VfeCommands {
     if (dev === undefined) return ending(VfeError.NO_PF_NAME);
     const bdf = canonicalBdf(dev);
     if (bdf === null) return ending(VfeError.NO_PF_DEVICE);
-    return ending(add ? this.#registry.addPf(bdf) : this.#registry.removePf(bdf));
+    return this.#changed(add ? this.#registry.addPf(bdf) : this.#registry.removePf(bdf));
   }
 
   async #vf(params: VfeParams<'vf'>): Promise<CommandAnswer | null> {
@@ -79,10 +79,16 @@ export class VfeCommands {
     if (vfdev === undefined) return ending(VfeError.NO_VF_NAME);
     const bdf = canonicalBdf(vfdev);
     if (bdf === null) return ending(VfeError.NO_VF_DEVICE);
-    if (add) return ending(await this.#registry.addFunction(bdf, socket_file, uuid ?? ''));
-    if (remove) return ending(await this.#registry.removeFunction(bdf));
+    if (add) return this.#changed(await this.#registry.addFunction(bdf, socket_file, uuid ?? ''));
+    if (remove) return this.#changed(await this.#registry.removeFunction(bdf));
     const served = this.#registry.find(bdf);
     return served === undefined ? ending(VfeError.NO_VF_DEVICE) : ending(0, { device: describe(served) });
+  }
+
+  /** Something was changed, or could not be; what is said now is so for a successor, too. */
+  async #changed(errno: number): Promise<CommandAnswer> {
+    await this.#registry.kept();
+    return ending(errno);
   }
 
   #listVfs(pf: string | undefined): CommandAnswer {

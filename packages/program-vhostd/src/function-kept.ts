@@ -62,13 +62,14 @@ export class FunctionKept {
     this.#answered = null;
   }
 
-  /** A message is over; one that changed nothing may be handled twice and is not kept. */
-  answered(snapshot: SessionSnapshot, answered: AnsweredRequest, parts: KeptParts): void {
+  /** A message is over; one that changed nothing may be handled twice and is not kept: then this is false. */
+  answered(snapshot: SessionSnapshot, answered: AnsweredRequest, parts: KeptParts): boolean {
     const settled = this.#options.page.phase === Phase.SETTLED;
-    if (settled && this.#snapshot !== null && same(snapshot, this.#snapshot)) return;
+    if (settled && this.#snapshot !== null && same(snapshot, this.#snapshot)) return false;
     this.#snapshot = snapshot;
     this.#answered = answered;
     this.keep(parts);
+    return true;
   }
 
   keep(parts: KeptParts): void {

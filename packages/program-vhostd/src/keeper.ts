@@ -4,7 +4,8 @@
  * Theory
  *   Of each function a record and its descriptors are kept, as entries `vf/<address>/<name>`. A change is one
  *   transaction that holds what differs, so the keeper never has half of one. Nobody waits for the keeper: without one,
- *   and while one is away, this process goes on, and a new keeper is told everything.
+ *   and while one is away, this process goes on, and a new keeper is told everything. Only what promises something, an
+ *   answer, waits for that (`kept`, of ShelfClient).
  *   A keeper whose vfe-vhostd is gone lets go of descriptors after KEPT_WITHOUT_US_MS, but for those of a machine that
  *   is still connected.
  *
@@ -61,6 +62,9 @@ export class Keeper {
     this.#log = options.log;
     this.#client = new ShelfClient(options);
     this.#client.on('lost', (reason) => this.#log.warn({ reason }, 'vfe-vhostd-ha is away: nothing is kept'));
+    this.#client.on('keeper-missing', () =>
+      this.#log.warn('no vfe-vhostd-ha came: nobody waits for one any more'),
+    );
     this.#client.on('refused', (errno) => this.#log.error({ errno }, 'vfe-vhostd-ha refused a change'));
   }
 
@@ -121,6 +125,17 @@ export class Keeper {
 
   dropPf(bdf: string): void {
     this.#send([{ delete: `pf/${bdf}` }], bdf);
+  }
+
+  /** Null when what was said survives this process; else resolves when it does, or nobody is to wait any longer. */
+  kept(): Promise<void> | null {
+    return this.#client.kept();
+  }
+
+  /** Whether a successor finds everything here; waits for a keeper that is being replaced. */
+  async hasAll(): Promise<boolean> {
+    await this.#client.kept();
+    return this.#client.told;
   }
 
   close(): void {

@@ -34,7 +34,7 @@ export interface RegistryOptions {
   readonly log: Logger;
   /** Connect to frontends instead of listening for them. */
   readonly client: boolean;
-  readonly keeper: Pick<Keeper, 'put' | 'drop' | 'putPf' | 'dropPf'>;
+  readonly keeper: Pick<Keeper, 'put' | 'drop' | 'putPf' | 'dropPf' | 'kept'>;
   readonly replies: ReplySender;
 }
 
@@ -54,6 +54,11 @@ export class Registry implements KeptSource {
 
   functions(): { readonly bdf: string; kept(): Promise<Kept | null> }[] {
     return [...this.#functions].map(([bdf, served]) => ({ bdf, kept: () => served.kept() }));
+  }
+
+  /** Null when what was done survives this process; else resolves when it does, or nobody is to wait any longer. */
+  kept(): Promise<void> | null {
+    return this.#options.keeper.kept();
   }
 
   /** Goes on with what a process that died had; before anything else is asked. */
@@ -116,6 +121,13 @@ export class Registry implements KeptSource {
       this.#functions.delete(bdf);
       await served.stop();
       return 0;
+    });
+  }
+
+  /** Leaves everything to a successor. What is asked of this process from now on is done by that. */
+  leave(): Promise<void> {
+    return this.#serial.run(async () => {
+      await Promise.all([...this.#functions.values()].map((served) => served.leave()));
     });
   }
 

@@ -4,6 +4,8 @@ import { frontendPayload as payload } from '@virtnet/server-vhost-user';
 import { Errno, featureMask, hasFeature, NetFeature, VhostUserFlags, VhostUserRequest } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { VfeError } from './errors.js';
+import { Phase } from './function-page.js';
+import { decodeFunctionRecord } from './function-record.js';
 import { openFds, ServedFunctionFixture } from './test-support/served-function-fixture.js';
 import { TEST_FEATURES, TestFunction } from './test-support/test-function.js';
 import { MIB, TestMachine } from './test-support/test-machine.js';
@@ -129,6 +131,76 @@ describe('a served function whose emulator is restarted', () => {
     }
     t.replaceFunction();
     await expect.poll(() => t.served.profile?.dataQueues, { timeout: 5000 }).toBe(4);
+  });
+});
+
+describe('a served function whose keeper is being replaced', () => {
+  const away = () => {
+    const back = Promise.withResolvers<void>();
+    t.kept = back.promise;
+    return () => {
+      t.kept = null;
+      back.resolve();
+    };
+  };
+  const phase = () => t.served.options.page.phase;
+
+  test('a change is made at once, answered when the next keeper knows of it, and unsettled so long', async () => {
+    await t.serve();
+    const m = t.machine();
+    await m.boot(1);
+    expect(phase()).toBe(Phase.SETTLED);
+    const isBack = away();
+    expect(await m.frontend.getU64(R.GET_STATUS)).toBe(0n); // changes nothing
+    let result: number | null = null;
+    void m.frontend
+      .acknowledged(R.ADD_MEM_REG, payload.singleRegion(m.region(16n * MIB)), [m.memory])
+      .then((errno) => {
+        result = errno;
+      });
+    await expect.poll(() => t.fn.dma.size).toBe(2);
+    const kept = await t.served.kept(); // what the next keeper is told has it already
+    expect(decodeFunctionRecord(kept!.record)?.session?.regions).toHaveLength(2);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect([result, phase()]).toEqual([null, Phase.UNSETTLED]);
+    isBack();
+    await expect.poll(() => result).toBe(0);
+    expect(phase()).toBe(Phase.SETTLED);
+  });
+
+  test('a machine leaves, a function goes and comes back > unsettled until the next keeper knows', async () => {
+    await t.serve();
+    await t.machine().boot(1);
+    const isBack = away();
+    t.killMachines();
+    await expect.poll(() => t.fn.heldFds).toBe(0);
+    t.server.vanish();
+    await expect.poll(() => t.served.profile).toBeNull();
+    t.replaceFunction();
+    await expect.poll(() => t.served.profile).not.toBeNull();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(phase()).toBe(Phase.UNSETTLED);
+    isBack();
+    await expect.poll(phase).toBe(Phase.SETTLED);
+  });
+
+  test('stopped while an answer waits > the machine is let go without it', async () => {
+    await t.serve();
+    const m = t.machine();
+    await m.boot(1);
+    away();
+    let answered = false;
+    void m.startRing(1).then(
+      () => {
+        answered = true;
+      },
+      () => {},
+    );
+    await expect.poll(phase).toBe(Phase.UNSETTLED);
+    await t.served.stop();
+    await m.frontend.ended;
+    expect(answered).toBe(false);
+    expect(t.fn.heldFds).toBe(0);
   });
 });
 

@@ -4,7 +4,9 @@
  * Theory
  *   Two connections meet here, each made again whenever it is lost: to the function (FunctionLink) and from or to the
  *   frontend (Endpoint). Neither waits for the other once the function was seen for the first time.
- *   Whatever changes is kept for a successor (function-kept.ts), which begins with `resume` instead of `start`.
+ *   Whatever changes is kept for a successor (function-kept.ts), which begins with `resume` instead of `start`. While
+ *   the keeper is being replaced, answers to what changed something wait, and the page does not say SETTLED: a record
+ *   that a keeper may have from before is not how the function stands.
  *
  * States    new -> serving -> stopped;  new -> stopped when the first look at the function fails
  *
@@ -52,7 +54,7 @@ export interface ServedFunctionOptions {
   readonly log: Logger;
   /** The function's from now on. */
   readonly page: FunctionPage;
-  readonly keeper: Pick<Keeper, 'put' | 'drop'>;
+  readonly keeper: Pick<Keeper, 'put' | 'drop' | 'kept'>;
   readonly replies: ReplySender;
 }
 
@@ -95,6 +97,8 @@ export class ServedFunction {
   /** The function does all that is wanted of it. */
   #attached = false;
   #stopping = false;
+  /** Resolves when what was said so far is kept. */
+  #settling: Promise<void> | null = null;
 
   constructor(options: ServedFunctionOptions) {
     this.options = options;
@@ -186,6 +190,11 @@ export class ServedFunction {
     await this.#binding.dispose();
     this.#kept.drop();
     this.options.page.close();
+  }
+
+  /** Leaves everything to a successor: no message of the frontend's is handled any more. Resolves when none is. */
+  leave(): Promise<void> {
+    return this.#backend?.suspend() ?? Promise.resolve();
   }
 
   /** What a successor needs, when nothing is under way; null when nobody is served any more. */
@@ -316,19 +325,32 @@ export class ServedFunction {
     this.#backend?.reportBroken(Errno.EIO);
   }
 
-  /** A message of the frontend's was carried out; its answer goes out when this is kept. */
-  #record(answered: AnsweredRequest): void {
-    if (this.#backend === null) return;
-    this.#kept.answered(this.#backend.save(), answered, this.#parts());
-    if (!this.#binding.resuming) this.options.page.phase = Phase.SETTLED;
+  /** A message of the frontend's was carried out; its answer goes out when this is kept: now, or when it resolves. */
+  #record(answered: AnsweredRequest): Promise<void> | null {
+    if (this.#backend === null) return null;
+    if (!this.#kept.answered(this.#backend.save(), answered, this.#parts())) return null;
+    return this.#settle(false);
   }
 
   /** Something changed that is no message of the frontend's. */
   #keep(): void {
     this.#kept.keep(this.#parts());
-    if (this.#binding.resuming) return;
     // In the middle of a message the frontend's part is the one from before it.
-    this.options.page.phase = this.#backend?.busy === true ? Phase.UNSETTLED : Phase.SETTLED;
+    void this.#settle(this.#backend?.busy === true);
+  }
+
+  /** The page says whether the function is as the keeper knows; resolves when the keeper does, null: it does. */
+  #settle(busy: boolean): Promise<void> | null {
+    const { keeper, page } = this.options;
+    const kept = keeper.kept();
+    if (!this.#binding.resuming) page.phase = busy || kept !== null ? Phase.UNSETTLED : Phase.SETTLED;
+    if (kept !== null && kept !== this.#settling) {
+      this.#settling = kept;
+      void kept.then(() => {
+        if (!this.#stopping) void this.#settle(this.#backend?.busy === true);
+      });
+    }
+    return kept;
   }
 
   #parts() {

@@ -1,5 +1,5 @@
 import { readdirSync } from 'node:fs';
-import { close, eventfd, memfdCreate, Poller, send, socketPair } from '@virtnet/host-linux';
+import { close, eventfd, memfdCreate, Poller, readableBytes, send, socketPair } from '@virtnet/host-linux';
 import {
   Errno,
   featureMask,
@@ -12,7 +12,7 @@ import {
   viewOf,
 } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type CloseReason, VhostUserBackend } from './backend.js';
+import { type CloseReason, type FrontendJournal, VhostUserBackend } from './backend.js';
 import { frontendPayload as payload, VhostUserFrontend } from './frontend.js';
 import { encodeMessage } from './requests.js';
 import { RecordingDevice } from './test-support/recording-device.js';
@@ -28,12 +28,19 @@ let frontend: VhostUserFrontend;
 let backend: VhostUserBackend;
 let reasons: CloseReason[];
 
-function connect(): void {
+function connect(journal?: FrontendJournal): void {
   const pair = socketPair('stream');
   if (typeof pair === 'number') throw new Error(`socketpair: ${pair}`);
   reasons = [];
   frontend = new VhostUserFrontend(pair[0], poller);
-  backend = VhostUserBackend.open({ fd: pair[1], poller, device, onClose: (reason) => reasons.push(reason) });
+  const onClose = (reason: CloseReason) => reasons.push(reason);
+  backend = VhostUserBackend.open({
+    fd: pair[1],
+    poller,
+    device,
+    onClose,
+    ...(journal === undefined ? {} : { journal }),
+  });
 }
 
 beforeEach(() => {
@@ -183,6 +190,100 @@ describe('vhost-user backend', () => {
     await expect.poll(() => reasons).toEqual([{ kind: 'end' }]);
     expect(device.calls.at(-1)).toBe('release');
     expect(openFds()).toBe(before - 2);
+  });
+
+  /** Holds every answer back until `release`. */
+  function holding() {
+    let held = Promise.withResolvers<void>();
+    let commits = 0;
+    const journal: FrontendJournal = {
+      begin: () => 'fresh',
+      commit: () => {
+        commits++;
+        return held.promise;
+      },
+      finish() {},
+      forget() {},
+    };
+    const release = () => {
+      held.resolve();
+      held = Promise.withResolvers();
+    };
+    return { journal, release, commits: () => commits };
+  }
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 20));
+
+  test('a journal that takes its time > the answer waits for it, the next message for the answer, others do not', async () => {
+    const { journal, release, commits } = holding();
+    connect(journal);
+    const answers: string[] = [];
+    void frontend.getU64(R.GET_FEATURES).then(() => answers.push('first'));
+    void frontend.getU64(R.GET_PROTOCOL_FEATURES).then(() => answers.push('second'));
+    await expect.poll(commits).toBe(1);
+    // The message is over: what was said can be saved, and nobody has to wait for that.
+    await backend.idle;
+    expect(backend.busy).toBe(false);
+    await pause();
+    expect([answers, commits()]).toEqual([[], 1]);
+    release();
+    await expect.poll(commits).toBe(2);
+    await pause();
+    expect(answers).toEqual(['first']);
+    release();
+    await expect.poll(() => answers).toEqual(['first', 'second']);
+  });
+
+  test.each(['closed', 'left by its frontend'])(
+    'a connection that is %s while an answer waits > is let go of without the answer',
+    async (how) => {
+      const { journal, release, commits } = holding();
+      connect(journal);
+      let answered = false;
+      void frontend.getU64(R.GET_FEATURES).then(
+        () => {
+          answered = true;
+        },
+        () => {},
+      );
+      await expect.poll(commits).toBe(1);
+      if (how === 'closed') await backend.close();
+      else {
+        frontend.close();
+        await pause();
+        release();
+      }
+      await expect.poll(() => reasons.length).toBe(1);
+      await pause();
+      expect(answered).toBe(false);
+      expect(device.calls.at(-1)).toBe('release');
+    },
+  );
+
+  test('suspended > the message under way is answered, the next one and a hang-up are left in the socket', async () => {
+    connect();
+    await agree();
+    const gate = Promise.withResolvers<void>();
+    device.gate = gate.promise;
+    const memory = memfdCreate('guest', 1 << 20);
+    const region = { guestAddress: 0n, sizeBytes: 1n << 20n, userAddress: 0n, mmapOffset: 0n };
+    const underWay = frontend.acknowledged(R.ADD_MEM_REG, payload.singleRegion(region), [memory]);
+    const next = encodeMessage(R.GET_FEATURES, VhostUserFlags.VERSION, new Uint8Array());
+    await expect.poll(() => device.calls).toContain('mapRegion 0x0');
+    const suspended = backend.suspend();
+    frontend.raw(next);
+    gate.resolve();
+    await suspended;
+    expect(await underWay).toBe(0);
+    close(memory);
+    const { messages } = backend.counters;
+    await pause();
+    expect(backend.counters.messages).toBe(messages);
+    expect(readableBytes(backend.fd)).toBe(next.length);
+    const released = device.calls.length;
+    frontend.close();
+    await pause();
+    expect(device.calls).toHaveLength(released);
+    expect(reasons).toEqual([]);
   });
 
   test('a frontend that never reads replies > is not read any more, and others are not held up', async () => {

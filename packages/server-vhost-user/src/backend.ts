@@ -3,8 +3,8 @@
  *
  * Theory
  *   Messages are peeked, handled and answered strictly one after the other, and leave the socket with their answer.
- *   While a handler waits for the device, or a reply for room in the socket, nothing is read, so the frontend's own
- *   socket buffer is the only queue. Whoever takes the socket over from a process that was killed finds there what is
+ *   While a handler waits for the device, or a reply for the journal or for room in the socket, nothing is read, so the
+ *   frontend's own socket buffer is the only queue. Whoever takes the socket over from a process that was killed finds there what is
  *   still owed; the journal knows how much of it was done.
  *
  * States
@@ -55,8 +55,8 @@ export type CloseReason =
 export interface FrontendJournal {
   /** A whole message is in hand: to be handled, or answered as it was recorded. */
   begin(message: Uint8Array): 'fresh' | { readonly replay: Uint8Array | null };
-  /** It was handled, and the answer may go out when this returns. */
-  commit(message: Uint8Array, reply: Uint8Array | null): void;
+  /** It was handled, and the answer may go out when this returns null, or what it returns resolves. */
+  commit(message: Uint8Array, reply: Uint8Array | null): Promise<void> | null;
   /** It is answered and out of the socket. */
   finish(): void;
   /** The connection has ended. */
@@ -87,7 +87,7 @@ interface Pending {
 }
 
 const TURN_MESSAGES_MAX = 32;
-const NO_JOURNAL: FrontendJournal = { begin: () => 'fresh', commit() {}, finish() {}, forget() {} };
+const NO_JOURNAL: FrontendJournal = { begin: () => 'fresh', commit: () => null, finish() {}, forget() {} };
 
 export class VhostUserBackend {
   readonly #options: VhostUserBackendOptions;
@@ -99,8 +99,12 @@ export class VhostUserBackend {
   #partialTimer: NodeJS.Timeout | undefined;
   #partialWaitMs = PARTIAL_WAIT_MIN_MS;
   #busy = false;
+  /** The message is handled, its answer waits for the journal. */
+  #held = false;
+  #suspended = false;
   #idle = Promise.withResolvers<void>();
   #reason: CloseReason | null = null;
+  readonly #ending = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
 
   private constructor(options: VhostUserBackendOptions, session: VhostUserSession) {
@@ -147,7 +151,7 @@ export class VhostUserBackend {
 
   /** Whether a message is being handled, or the connection is being ended. */
   get busy(): boolean {
-    return this.#busy || this.#reason !== null;
+    return (this.#busy && !this.#held) || this.#reason !== null;
   }
 
   /** Resolves when neither is the case, or the connection has ended. */
@@ -179,9 +183,16 @@ export class VhostUserBackend {
     return this.#closed.promise;
   }
 
+  /** Handles no further message: the next is a successor's. Resolves when none is being handled. */
+  suspend(): Promise<void> {
+    this.#suspended = true;
+    if (this.#reason === null) this.#watch?.setReadable(false);
+    return this.#idle.promise;
+  }
+
   #ready(events: number): void {
     if (this.#reason !== null) return;
-    if (this.#busy) {
+    if (this.#busy || (this.#suspended && this.#pending === null)) {
       // Level-triggered: look again when the handler is done. A hang-up cannot be switched off, only no longer watched.
       if ((events & (EpollEvent.HUP | EpollEvent.ERR)) !== 0) this.#watch?.close();
       else this.#watch?.setReadable(false);
@@ -201,7 +212,7 @@ export class VhostUserBackend {
     if (this.#reason !== null) void this.#finish();
     else {
       this.#idle.resolve();
-      const readable = this.#pending === null && this.#partialTimer === undefined;
+      const readable = !this.#suspended && this.#pending === null && this.#partialTimer === undefined;
       if (this.#watch!.setReadable(readable) < 0) this.#end({ kind: 'end' });
     }
   }
@@ -213,11 +224,11 @@ export class VhostUserBackend {
       const broken = this.#answer(pending.reply, pending.pieces);
       if (broken !== null || this.#pending !== null) return broken;
     }
-    for (let left = TURN_MESSAGES_MAX; this.#reason === null; left--) {
+    for (let left = TURN_MESSAGES_MAX; !this.#over; left--) {
       if (left === 0) {
         await new Promise(setImmediate);
         left = TURN_MESSAGES_MAX;
-        if (this.#reason !== null) return null;
+        if (this.#over) return null;
       }
       const request = this.#reader.read();
       if (request.kind === 'wait') {
@@ -239,7 +250,8 @@ export class VhostUserBackend {
         const outcome = await this.#session.handle(read);
         if ('fault' in outcome) return { kind: 'fault', fault: outcome.fault };
         reply = outcome.reply;
-        this.#journal.commit(message, reply);
+        const recording = this.#journal.commit(message, reply);
+        if (recording !== null && !(await this.#hold(recording))) return null;
       } else {
         closeAll(fds); // the predecessor took them over; these are duplicates
         reply = beginning.replay;
@@ -248,6 +260,21 @@ export class VhostUserBackend {
       if (broken !== null || this.#pending !== null) return broken;
     }
     return null;
+  }
+
+  /** Nothing more is to be handled. */
+  get #over(): boolean {
+    return this.#suspended || this.#reason !== null;
+  }
+
+  /** Waits until `recording` resolves; false when the connection is ended before that. */
+  async #hold(recording: Promise<void>): Promise<boolean> {
+    this.#held = true;
+    this.#idle.resolve();
+    await Promise.race([recording, this.#ending.promise]);
+    this.#idle = Promise.withResolvers();
+    this.#held = false;
+    return this.#reason === null;
   }
 
   /** Answers the message and drops it, or has both wait for room; the reason to end when the socket is broken. */
@@ -284,6 +311,7 @@ export class VhostUserBackend {
   #end(reason: CloseReason): void {
     if (this.#reason !== null) return;
     this.#reason = reason;
+    this.#ending.resolve();
     clearTimeout(this.#partialTimer);
     this.#watch?.close();
     if (this.#busy) return;

@@ -17,6 +17,8 @@ export class ServedFunctionFixture {
   readonly machines: TestMachine[] = [];
   fn = new TestFunction();
   server: TestFunctionServer;
+  /** As ShelfClient.kept: null, or resolves when a keeper that is away is there again. */
+  kept: Promise<void> | null = null;
   #current: ServedFunction | null = null;
 
   constructor() {
@@ -73,7 +75,7 @@ export class ServedFunctionFixture {
     if (typeof page === 'number') throw new Error(`no page: ${page}`);
     return new ServedFunction({
       page,
-      keeper: { put: () => {}, drop: () => {} },
+      keeper: { put: () => {}, drop: () => {}, kept: () => this.kept },
       replies: plainReplies,
       bdf: '0000:15:00.0',
       functionSocket: this.functionSocket,
