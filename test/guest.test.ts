@@ -191,14 +191,14 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     expect((await world.service.query()).status.value).toBe(DRIVER_READY);
   }, 60_000);
 
-  test('vfe-vhostd killed, and its keeper, and again > the guest sees nothing, and streams go on without a loss', async () => {
+  test('vfe-vhostd killed, and its keeper, and again, and told to end > the guest sees nothing, and streams go on without a loss', async () => {
     const { ends, guest, service, bridgeMac } = used.value;
     const resets = await guest.watchLink();
     const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7301);
     const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7302);
-    for (const keeperToo of [false, true]) {
-      if (keeperToo) await service.replaceVhostdKeeper();
-      await service.killVhostd();
+    for (const how of ['SIGKILL', 'SIGKILL behind its keeper', 'SIGTERM'] as const) {
+      if (how === 'SIGKILL behind its keeper') await service.replaceVhostdKeeper();
+      await service.killVhostd(how === 'SIGTERM' ? how : 'SIGKILL');
       await sleep(300);
       await service.startVhostd('client');
     }

@@ -211,9 +211,9 @@ export class Service {
     });
   }
 
-  /** SIGKILL for vfe-vhostd; resolves when it is dead. */
-  async killVhostd(): Promise<void> {
-    await this.#vhostd?.end('SIGKILL');
+  /** A signal for vfe-vhostd; resolves when it is dead. */
+  async killVhostd(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): Promise<void> {
+    await this.#vhostd?.end(signal, STOP_TIMEOUT_MS);
     this.#vhostd = null;
   }
 
@@ -404,7 +404,7 @@ export class Service {
   async stop(): Promise<void> {
     const problems: string[] = [];
     if (this.#vhostd !== null && this.#vhostd.exit === null) {
-      const { code, signal } = await this.#vhostd.end('SIGTERM', STOP_TIMEOUT_MS);
+      const { code, signal } = await this.#vhostd.end('SIGINT', STOP_TIMEOUT_MS);
       if (code !== 0) problems.push(`vfe-vhostd ended with ${signal ?? code}`);
     }
     if (this.#vhostdKeeper !== null && this.#vhostdKeeper.exit === null) {

@@ -2,7 +2,9 @@
  * The package in a Debian system of its own, and the service under systemd itself: installed, confined, stopped,
  * restarted, killed under streams, replaced by a newer package, and removed without a trace.
  */
+import { once } from 'node:events';
 import { existsSync, readdirSync, statSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { debianPackage } from '../../scripts/lib/debian-package.ts';
@@ -159,7 +161,7 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     expect(health.health_recover_counter).toBe(interruptions);
   }, 240_000);
 
-  test('vfe-vhostd and its keeper serve as the same user without any capability; killed, it goes on with what it had', async () => {
+  test('vfe-vhostd and its keeper serve as the same user without any capability; killed or restarted, it goes on with what it had, stopped it lets go', async () => {
     const { machine } = used.value;
     await machine.run(`systemctl start ${VHOST_UNIT}`);
     const socket = join(machine.root, 'tmp/vhost-net0');
@@ -170,9 +172,24 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     await machine.run(`vfe-vhost-cli vf -a 0000:${device.bdf} -v /tmp/vhost-net0`);
     await until('the socket for a virtual machine', 30_000, () => existsSync(socket));
     const { ino } = statSync(socket);
-    for (const unit of [VHOST_UNIT, VHOST_HA_UNIT, VHOST_UNIT]) {
+    const ends: readonly (readonly [string, (pid: number) => string])[] = [
+      [VHOST_UNIT, (pid) => `kill -9 ${pid}`],
+      [VHOST_HA_UNIT, (pid) => `kill -9 ${pid}`],
+      [VHOST_UNIT, (pid) => `kill -9 ${pid}`],
+      [VHOST_UNIT, () => `systemctl restart ${VHOST_UNIT}`],
+      [VHOST_HA_UNIT, () => `systemctl restart ${VHOST_HA_UNIT}`],
+      [VHOST_UNIT, (pid) => `kill ${pid}`],
+    ];
+    // Like a machine that does not connect again.
+    const connection = connect(socket).on('error', () => {});
+    let disconnected = false;
+    connection.once('close', () => {
+      disconnected = true;
+    });
+    await once(connection, 'connect');
+    for (const [unit, script] of ends) {
       const former = await machine.mainPid(unit);
-      await machine.run(`kill -9 ${former}`);
+      await machine.run(script(former));
       await machine.restarted(unit, former);
       await until('vfe-vhostd at its keeper', 30_000, async () => {
         const { code, stdout } = await machine.output('vfe-vhost-cli version');
@@ -180,10 +197,14 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
       });
       expect(await machine.run(`vfe-vhost-cli vf -i 0000:${device.bdf}`)).toContain('"probed": true');
       expect(statSync(socket).ino).toBe(ino);
+      expect(disconnected, unit).toBe(false);
     }
-    await machine.run(`vfe-vhost-cli vf -r 0000:${device.bdf}`);
-    await machine.run(`systemctl stop ${VHOST_UNIT} ${VHOST_HA_UNIT}`);
+    await machine.run(`systemctl stop ${VHOST_UNIT}`);
+    await until('the end of the connection', 10_000, () => disconnected);
     expect(existsSync(socket)).toBe(false);
+    await machine.run(`systemctl start ${VHOST_UNIT}`);
+    expect((await machine.output(`vfe-vhost-cli vf -i 0000:${device.bdf}`)).stdout).toContain('-1003');
+    await machine.run(`systemctl stop ${VHOST_UNIT} ${VHOST_HA_UNIT}`);
   });
 
   test('a newer package does not disturb what runs; the next start is the newer one, the older goes with the next package', async () => {

@@ -3,8 +3,9 @@
  *
  * Theory
  *   Whoever listens at the lock's path is the vfe-vhostd of this root. One that is there already, because the
- *   supervisor before this one died, is not disturbed: its end is waited for. One that ends with 0 was told to end,
- *   and is not started again.
+ *   supervisor before this one died, is not disturbed: its end is waited for. However one ends, the next is started, as
+ *   a service manager would; a signal for one alone is how it is replaced. Only together with the keeper it is told to
+ *   let go of everything (SIGINT).
  *
  * States    starting -> running (a child, or somebody else's) -> waiting -> starting;  any -> ended
  *
@@ -69,7 +70,7 @@ export class VhostdSupervisor {
     child.once('close', (code, signal) => {
       this.#child = null;
       if (performance.now() - startedMs >= LASTED_MS) this.#delayMs = START_AGAIN_FIRST_MS;
-      this.#gone({ code, signal }, code === 0);
+      this.#gone({ code, signal });
     });
   }
 
@@ -77,8 +78,8 @@ export class VhostdSupervisor {
   stop(): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#timer);
-    if (this.#child !== null) this.#child.kill('SIGTERM');
-    else if (this.#pidfd >= 0) pidfdSendSignal(this.#pidfd, constants.signals.SIGTERM);
+    if (this.#child !== null) this.#child.kill('SIGINT');
+    else if (this.#pidfd >= 0) pidfdSendSignal(this.#pidfd, constants.signals.SIGINT);
     else this.#ended.resolve();
     return this.#ended.promise;
   }
@@ -92,7 +93,7 @@ export class VhostdSupervisor {
       if (typeof watch !== 'number') watch.close();
       close(pidfd);
       this.#pidfd = -1;
-      this.#gone({ pid }, false);
+      this.#gone({ pid });
     });
     if (typeof watch === 'number') {
       close(pidfd);
@@ -103,17 +104,13 @@ export class VhostdSupervisor {
     return true;
   }
 
-  #gone(facts: object, wanted: boolean): void {
+  #gone(facts: object): void {
     const { log } = this.#options;
     if (this.#stopping) {
       this.#ended.resolve();
       return;
     }
-    if (wanted) {
-      log.info(facts, 'vfe-vhostd was told to end');
-      return;
-    }
-    log.warn({ ...facts, againMs: this.#delayMs }, 'vfe-vhostd died');
+    log.warn({ ...facts, againMs: this.#delayMs }, 'vfe-vhostd ended');
     this.#timer = setTimeout(() => this.start(), this.#delayMs);
     this.#delayMs = Math.min(this.#delayMs * 2, START_AGAIN_LAST_MS);
   }

@@ -1,6 +1,6 @@
 /** vfe-vhostd killed with SIGKILL, under vfe-vhostd-ha: what the machine and the function see of it. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { virtnetPaths } from '@virtnet/host-ipc';
@@ -225,6 +225,95 @@ describe('vfe-vhostd under vfe-vhostd-ha', () => {
     await expect.poll(() => fn.heldFds, patiently).toBe(0);
   }, 60_000);
 
+  test('the keeper is killed > what is asked is done at once, and answered when the next keeper knows of it', async () => {
+    const machine = TestMachine.connect(socket(), poller);
+    await machine.boot(1);
+    process.kill(pidOf('vhostd-ha'), 'SIGKILL');
+    await new Promise((resolve) => keeper.once('exit', resolve));
+    const answers: string[] = [];
+    const region = payload.singleRegion(machine.region(16n * MIB));
+    const added = machine.frontend
+      .acknowledged(R.ADD_MEM_REG, region, [machine.memory])
+      .then((result) => answers.push(`machine ${result}`));
+    const registered = cli('mgmtpf', '-a', BDF).then(({ code }) => answers.push(`operator ${code}`));
+    await expect.poll(() => fn.dma.size, patiently).toBe(2);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(answers).toEqual([]);
+    // Whoever changes nothing does not wait.
+    expect((await cli('vf', '-i', BDF)).code).toBe(0);
+    await startKeeper();
+    await Promise.all([added, registered]);
+    expect(answers.sort()).toEqual(['machine 0', 'operator 0']);
+    const former = pidOf('vhostd');
+    killVhostd();
+    expect(await machine.frontend.acknowledged(R.REM_MEM_REG, region)).toBe(0);
+    expect(pidOf('vhostd')).not.toBe(former);
+    expect(fn.dma.size).toBe(1);
+    expect((await cli('mgmtpf', '-l')).out).toContain(BDF);
+    expect((await cli('mgmtpf', '-r', BDF)).out).toContain('-1013');
+    expect(server.connections).toBe(1);
+    machine.kill();
+    await expect.poll(() => fn.heldFds, patiently).toBe(0);
+  }, 60_000);
+
+  test('no keeper comes > after three seconds what is asked is answered all the same', async () => {
+    const machine = TestMachine.connect(socket(), poller);
+    await machine.boot(1);
+    process.kill(pidOf('vhostd-ha'), 'SIGKILL');
+    await new Promise((resolve) => keeper.once('exit', resolve));
+    const killedMs = performance.now();
+    expect(await machine.startRing(1)).toBe(0);
+    expect(performance.now() - killedMs).toBeGreaterThan(2_000);
+    const answeredMs = performance.now();
+    expect(await machine.startRing(2)).toBe(0);
+    expect(performance.now() - answeredMs).toBeLessThan(1_000);
+    await startKeeper();
+    await expect.poll(async () => (await cli('version')).out, patiently).not.toContain('HA Disconnected');
+    machine.kill();
+    await expect.poll(() => fn.heldFds, patiently).toBe(0);
+  }, 60_000);
+
+  test('SIGTERM, again and again > nobody is disconnected, nothing reset, each request answered by who comes next', async () => {
+    const machine = TestMachine.connect(socket(), poller);
+    await machine.boot(2);
+    const { resets } = fn;
+    for (let round = 0; round < 3; round++) {
+      const former = pidOf('vhostd');
+      process.kill(former, 'SIGTERM');
+      // Under way, before it has ended, and while nobody is there.
+      for (const index of [2, 3, 2]) {
+        expect(await machine.startRing(index)).toBe(0);
+        expect(await machine.frontend.getVringBase(index)).toBe(0);
+      }
+      await successorOf(former);
+      expect(JSON.parse((await cli('vf', '-i', BDF)).out).device).toMatchObject({ configured: true });
+    }
+    expect(fn.resets).toBe(resets);
+    expect(server.connections).toBe(1);
+    expect(machine.frontend.unexpected).toBe(0);
+    machine.kill();
+    await expect.poll(() => fn.heldFds, patiently).toBe(0);
+  }, 60_000);
+
+  test('SIGTERM without a keeper, or SIGINT > everything is let go', async () => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      const machine = TestMachine.connect(socket(), poller);
+      await machine.boot(2);
+      if (signal === 'SIGTERM') {
+        process.kill(pidOf('vhostd-ha'), 'SIGKILL');
+        await new Promise((resolve) => keeper.once('exit', resolve));
+      }
+      process.kill(pidOf('vhostd'), signal);
+      await machine.frontend.ended;
+      await expect.poll(() => fn.heldFds, patiently).toBe(0);
+      expect(existsSync(socket())).toBe(false);
+      machine.kill();
+      if (signal === 'SIGTERM') await startKeeper();
+      expect((await cli('vf', '-i', BDF)).out).toContain('-1003');
+      expect((await cli('vf', '-a', BDF, '-v', socket())).code).toBe(0);
+    }
+  }, 60_000);
+
   test('both killed at once > the machine is disconnected and the function let go, as without a keeper', async () => {
     const machine = TestMachine.connect(socket(), poller);
     await machine.boot(2);
@@ -239,9 +328,15 @@ describe('vfe-vhostd under vfe-vhostd-ha', () => {
   }, 60_000);
 
   test('SIGTERM for the keeper that supervises > ends both, and lets everything go', async () => {
+    const machine = TestMachine.connect(socket(), poller);
+    await machine.boot(2);
     const ended = new Promise((resolve) => keeper.once('exit', resolve));
     keeper.kill('SIGTERM');
     expect(await ended).toBe(0);
+    await machine.frontend.ended;
+    machine.kill();
+    await expect.poll(() => fn.heldFds, patiently).toBe(0);
+    expect(existsSync(socket())).toBe(false);
     expect(pidOf('vhostd')).toBe(0);
     expect(pidOf('vhostd-ha')).toBe(0);
   }, 60_000);

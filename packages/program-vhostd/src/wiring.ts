@@ -4,8 +4,13 @@
  * Theory
  *   Whoever has the lock is the only one of its root: a predecessor is dead, all of it, when the lock can be had, since
  *   a process lets go of its descriptors with its last thread. Only then the keeper is asked for what it left.
+ *
+ *   SIGTERM is how it is replaced: with a keeper that has everything it stops between two messages and just ends, as if
+ *   it had been killed there, and whoever is started next goes on. SIGINT, or SIGTERM without a keeper, is the end of
+ *   what it serves: machines and functions are let go.
  */
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createLogger, exitOnFault, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
 import {
@@ -28,8 +33,10 @@ const PROGRAM = 'vfe-vhostd';
 const PID_FILE = 'vhostd';
 const EXIT_SERVED = 0;
 const EXIT_UNABLE = 1;
+/** A message that is not over by then is a successor's, which carries it out again. */
+const LEAVE_WAIT_MS = 2_000;
 
-/** Serves until SIGTERM or SIGINT. The exit code. */
+/** Serves until SIGTERM or SIGINT. The exit code; the process has to end then, whatever is still open. */
 export async function serve(options: VhostdOptions): Promise<number> {
   setProcessName(PROGRAM);
   exitOnFault(PROGRAM);
@@ -68,7 +75,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const pidFile = paths.vfePidFile(PID_FILE);
   writeFileSync(pidFile, `${process.pid}\n`);
 
-  const ended = Promise.withResolvers<string>();
+  const ended = Promise.withResolvers<NodeJS.Signals>();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
   log.info({ client: options.client }, 'serving');
   process.stdout.write('ready\n');
@@ -77,6 +84,15 @@ export async function serve(options: VhostdOptions): Promise<number> {
   manager?.notify('STOPPING=1');
   clearInterval(watchdog);
 
+  if (reason === 'SIGTERM' && (await keeper.hasAll())) {
+    await rpc.drain();
+    await Promise.race([registry.leave(), setTimeout(LEAVE_WAIT_MS)]);
+    if (await keeper.hasAll()) {
+      log.info({ reason }, 'everything is left to the next vfe-vhostd');
+      rmSync(pidFile, { force: true });
+      return EXIT_SERVED; // nothing is closed here, and the lock is held to the end
+    }
+  }
   log.info({ reason }, 'closing');
   await rpc.close();
   await registry.close();
