@@ -71,6 +71,7 @@ const samples = {
   LEND: [4712, [{ ...put, name: `dev/${VUID}/`, blob: encodeNote(1234.5), handle: null }]],
   PASS: [4712, []],
   BURY: [4711, []],
+  WRITER_END: [4711, [{ ...put, name: 'writer', blob: new Uint8Array(0), handle: 0 }]],
 } as const satisfies Record<
   keyof typeof ShelfMessageKind,
   readonly [number, Parameters<typeof encodeShelfMessage<number>>[0]['operations']]

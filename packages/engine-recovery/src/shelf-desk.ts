@@ -9,6 +9,10 @@
  *   A keeper that replaces a dead one starts unsettled: it is empty although the world is not. It tells no subscriber
  *   SYNCED, which would make it drop what it knows, before a writer has uploaded everything, or none came in time.
  *
+ *   What a writer has said would be lost with a keeper that dies before it has passed it on. So subscribers hold the
+ *   keeper's end of the writer's connection, too, from when the writer has said everything on it: a message stays in
+ *   the connection until it was passed on, and whoever finds the keeper dead takes what is left there.
+ *
  *   A writer may lend names, by prefix, to another client, which then writes them; loans end when somebody else takes
  *   the lease. It may also pass the whole lease on. Both come in the order of its transactions, so whoever hears of a
  *   loan or of a new holder knows everything the former one said about it.
@@ -74,6 +78,8 @@ export interface DeskPorts<H, C> {
   readAll(client: C): void;
   /** Hands over every message of `client` that is there, and ends its connection as if the client had. */
   bury(client: C): void;
+  /** A new handle of our end of the connection of `client`; null when there can be none. */
+  endOf(client: C): H | null;
   /** Whether somebody is at the other end of an entry that is a connection. */
   hasPeer(entry: ShelfEntry<H>): boolean;
   nowMs(): number;
@@ -103,6 +109,8 @@ export interface DeskStatus {
 }
 
 const NEVER = (): void => {};
+const WRITER_END_NAME = 'writer';
+const NO_BLOB = new Uint8Array(0);
 
 export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   readonly #ports: DeskPorts<H, C>;
@@ -115,6 +123,8 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   #lenderPid = 0;
   /** The observer knows that the shelf is whole; only a writer's word makes it so. */
   #observed = false;
+  /** The writer has said everything on its connection, and from now on what changes. */
+  #complete = false;
   /** What the writer puts came out of the service manager's store. */
   #restoring = false;
   #settled: boolean;
@@ -193,7 +203,7 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
       case ShelfMessageKind.LEASE:
         return this.#lease(client, message.argument);
       case ShelfMessageKind.COMPLETE:
-        return this.#complete(client);
+        return this.#endUpload(client);
       default:
         return `kind ${message.kind} from a client`;
     }
@@ -205,6 +215,7 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     this.#ports.log('info', { peerPid: client.pid, reason, writer: client === this.#writer }, 'client gone');
     if (client === this.#writer) {
       this.#writer = null;
+      this.#complete = false;
       this.#restoring = false;
       this.#shelf.abandonUpload();
       this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: client.pid, operations: [] });
@@ -270,6 +281,7 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     this.#loans.clear();
     this.#writer = [...this.#clients].find((other) => other.pid === pid && other.isClient) ?? null;
     this.#tell({ kind: ShelfMessageKind.LEASE_HELD, argument: pid, operations: [] });
+    this.#handEnd([...this.#clients]);
     const connected = this.#writer !== null;
     this.#ports.log('info', { fromPid: client.pid, toPid: pid, connected }, 'lease passed on');
   }
@@ -297,6 +309,7 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     const holder = this.#writer?.pid ?? 0;
     if (this.#settled) this.#send(client, ShelfMessageKind.SYNCED, holder);
     else if (holder !== 0) this.#send(client, ShelfMessageKind.LEASE_HELD, holder);
+    this.#handEnd([client]);
     return null;
   }
 
@@ -321,21 +334,43 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     this.#tell({ kind: ShelfMessageKind.LEASE_HELD, argument: client.pid, operations: [] });
     this.#ports.log('info', { peerPid: client.pid, mode }, 'lease granted');
     this.#restoring = mode === LeaseMode.RESTORE;
+    this.#complete = false;
     if (mode !== LeaseMode.ADOPT) this.#shelf.beginUpload();
     else {
       this.#shelf.abandonUpload();
-      this.#observeWhole();
-      this.#settle();
+      this.#whole();
     }
     return null;
   }
 
-  #complete(client: C): string | null {
+  #endUpload(client: C): string | null {
     if (client !== this.#writer) return null; // its lease was refused: it has been told
     this.#remove(this.#shelf.endUpload().filter((name) => this.#loans.borrowerOf(name) === null));
+    this.#whole();
+    return null;
+  }
+
+  /** The writer has said everything. */
+  #whole(): void {
+    this.#complete = true;
     this.#observeWhole();
     this.#settle();
-    return null;
+    this.#handEnd([...this.#clients]);
+  }
+
+  /** Has subscribers hold what the writer says, should we die before it is passed on. */
+  #handEnd(clients: readonly C[]): void {
+    const subscribers = clients.filter((client) => client.subscribed && client !== this.#writer);
+    if (this.#writer === null || !this.#complete || subscribers.length === 0) return;
+    const handle = this.#ports.endOf(this.#writer);
+    if (handle === null) return;
+    const put = { kind: 'put', name: WRITER_END_NAME, blob: NO_BLOB, handle, ttlWithoutHolderMs: 0 } as const;
+    this.#ports.send(subscribers, {
+      kind: ShelfMessageKind.WRITER_END,
+      argument: this.#writer.pid,
+      operations: [put],
+    });
+    handle.release();
   }
 
   /** Everything is on the shelf: subscribers may forget what they were not sent. */

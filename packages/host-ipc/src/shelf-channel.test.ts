@@ -6,93 +6,31 @@ import {
   connect,
   memfdCreate,
   openDescriptorCount,
-  Poller,
   Receiver,
   send,
   socketPair,
 } from '@virtnet/host-linux';
 import { Errno, SHELF_MESSAGE_BYTES_MAX, ShelfMessageKind } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { KEPT_WAIT_MS, ShelfClient, type ShelfOperation, type ShelfSubscriber } from './shelf-client.js';
+import { describe, expect, it } from 'vitest';
+import {
+  connected,
+  ends,
+  keeperPath,
+  listener,
+  memory,
+  serve,
+  useShelfChannel,
+  writer,
+} from './shelf-channel.fixture.js';
+import type { ShelfOperation } from './shelf-client.js';
 import { encodeShelfMessage } from './shelf-codec.js';
 import { OUTBOX_BYTES_MAX } from './shelf-outbox.js';
-import { CLIENTS_MAX, ShelfServer, type ShelfServerOptions } from './shelf-server.js';
-import { eventually, type TemporaryRoot, temporaryRoot } from './temporary-root.fixture.js';
+import { CLIENTS_MAX } from './shelf-server.js';
+import { eventually } from './temporary-root.fixture.js';
 
-let root: TemporaryRoot;
-let poller: Poller;
-let before: number;
-const ends: (() => void)[] = [];
-
-beforeEach(() => {
-  root = temporaryRoot();
-  poller = new Poller();
-  poller.start();
-  before = openDescriptorCount();
-});
-afterEach(async () => {
-  for (const end of ends.splice(0).reverse()) end();
-  expect(openDescriptorCount()).toBe(before); // every descriptor of every test
-  await poller.stop();
-  root.remove();
-});
-
-function serve(options: Partial<ShelfServerOptions> = {}): ShelfServer {
-  const server = ShelfServer.open({ path: root.file('ha.sock'), poller, ...options });
-  if (typeof server === 'number') throw new Error(`errno ${-server}`);
-  ends.push(() => server.close());
-  return server;
-}
-function connected(): ShelfClient {
-  const client = new ShelfClient({ path: root.file('ha.sock'), poller });
-  ends.push(() => client.close());
-  client.start();
-  return client;
-}
-async function writer(
-  upload: (client: ShelfClient) => void | Promise<void> = () => {},
-): Promise<ShelfClient> {
-  const client = connected();
-  expect(await client.lease(() => upload(client))).toBe(0);
-  return client;
-}
-function memory(): number {
-  const fd = memfdCreate('test', 4096);
-  ends.push(() => close(fd));
-  return fd;
-}
-
-/** Remembers what it heard, in order, and what it would hold. */
-class Listener implements ShelfSubscriber {
-  readonly heard: string[] = [];
-  readonly held = new Map<string, { blob: Uint8Array; ino: number | null }>();
-  onEntry(name: string, blob: Uint8Array, fd: number): void {
-    this.heard.push(`+${name}`);
-    this.held.set(name, { blob, ino: fd < 0 ? null : fstatSync(fd).ino });
-    if (fd >= 0) close(fd);
-  }
-  onDelete(name: string): void {
-    this.heard.push(`-${name}`);
-    this.held.delete(name);
-  }
-  onSynced(holderPid: number | null): void {
-    this.heard.push(`synced ${holderPid}`);
-  }
-  onLeaseHeld(pid: number): void {
-    this.heard.push(`held ${pid}`);
-  }
-  onLeaseLost(pid: number): void {
-    this.heard.push(`lost ${pid}`);
-  }
-}
-async function listener(client = connected()): Promise<Listener> {
-  const heard = new Listener();
-  client.subscribe(heard);
-  await eventually('synced', () => heard.heard.some((line) => line.startsWith('synced')));
-  return heard;
-}
 const after = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const pid = process.pid;
+useShelfChannel();
 
 describe('shelf channel', () => {
   it('a subscriber hears the whole shelf, SYNCED, and then every change in order', async () => {
@@ -139,7 +77,7 @@ describe('shelf channel', () => {
     const heard = await listener();
     const count = 300;
     const script = fileURLToPath(new URL('./shelf-writer.fixture.ts', import.meta.url));
-    const child = spawn(process.execPath, [script, root.file('ha.sock'), String(count)], {
+    const child = spawn(process.execPath, [script, keeperPath(), String(count)], {
       stdio: 'inherit',
     });
     await eventually('the lease is lost', () => heard.heard.at(-1) === `lost ${child.pid}`, 10_000);
@@ -156,7 +94,7 @@ describe('shelf channel', () => {
     const standby = connected();
     const heard = await listener(standby);
     const script = fileURLToPath(new URL('./shelf-writer.fixture.ts', import.meta.url));
-    const child = spawn(process.execPath, [script, root.file('ha.sock'), '3', 'stop'], { stdio: 'inherit' });
+    const child = spawn(process.execPath, [script, keeperPath(), '3', 'stop'], { stdio: 'inherit' });
     ends.push(() => child.kill('SIGKILL'));
     const writerPid = child.pid as number;
     await eventually('all is heard', () => heard.heard.at(-1) === '+n/2', 10_000);
@@ -250,7 +188,7 @@ describe('shelf channel', () => {
     const standby = connected();
     const heard = await listener(standby);
     const script = fileURLToPath(new URL('./shelf-writer.fixture.ts', import.meta.url));
-    const child = spawn(process.execPath, [script, root.file('ha.sock'), '3', 'stop'], { stdio: 'inherit' });
+    const child = spawn(process.execPath, [script, keeperPath(), '3', 'stop'], { stdio: 'inherit' });
     ends.push(() => child.kill('SIGKILL'));
     await eventually('all is heard', () => heard.heard.at(-1) === '+n/2', 10_000);
     standby.bury(child.pid as number);
@@ -325,139 +263,9 @@ describe('shelf channel', () => {
   });
 });
 
-describe('shelf channel, the keeper restarts', () => {
-  it('the writer takes the lease again and uploads; a standby then forgets what was not uploaded', async () => {
-    const first = serve();
-    const truth = new Set(['a', 'b', 'gone']);
-    const w = await writer((client) => {
-      for (const name of truth) client.transaction([{ put: name }]);
-    });
-    for (const name of truth) w.transaction([{ put: name }]);
-    const heard = await listener();
-    truth.delete('gone');
-    heard.heard.length = 0;
-    first.close();
-    serve({ expectUpload: true });
-    await eventually('synced again', () => heard.heard.includes(`synced ${pid}`));
-    expect([...heard.held.keys()]).toEqual(['a', 'b']);
-    expect(heard.heard.filter((line) => line.startsWith('-'))).toEqual(['-gone']);
-  });
-
-  it('a standby back before the writer keeps all it knows until the upload is complete', async () => {
-    const first = serve();
-    const gate = Promise.withResolvers<void>();
-    const w = await writer(async (client) => {
-      client.transaction([{ put: 'a' }]);
-      if (client.counters.connections === 1) return;
-      await gate.promise;
-      client.transaction([{ put: 'b' }]);
-    });
-    w.transaction([{ put: 'a' }, { put: 'b' }]);
-    const heard = await listener();
-    first.close();
-    const second = serve({ expectUpload: true });
-    await eventually('half of it is uploaded', () => second.status().entries === 1);
-    await after(30);
-    expect([...heard.held.keys()].sort()).toEqual(['a', 'b']);
-    expect(second.status().settled).toBe(false);
-    gate.resolve();
-    await eventually('settled', () => second.status().settled);
-    expect(heard.heard.filter((line) => line.startsWith('-'))).toEqual([]);
-  });
-
-  it('the writer dies in the middle of the upload: the standby still holds everything and is told of the death', async () => {
-    const first = serve();
-    const w = await writer(async (client) => {
-      client.transaction([{ put: 'a' }]);
-      if (client.counters.connections > 1) await new Promise(() => {});
-    });
-    w.transaction([{ put: 'a' }, { put: 'b' }]);
-    const standby = connected();
-    const heard = await listener(standby);
-    first.close();
-    const second = serve({ expectUpload: true });
-    await eventually('half of it is uploaded', () => second.status().entries === 1);
-    w.close();
-    await eventually('told', () => heard.heard.at(-1) === `lost ${pid}`);
-    expect([...heard.held.keys()].sort()).toEqual(['a', 'b']);
-    let uploads = 0;
-    expect(await standby.lease(() => void uploads++)).toBe(0);
-    expect(uploads).toBe(1); // what the keeper has is not everything
-    await eventually('settled', () => second.status().settled);
-  });
-
-  it('transactions while the keeper is away say ENOTCONN and end at once', async () => {
-    const server = serve();
-    const w = await writer();
-    let lost = 0;
-    w.on('lost', () => lost++);
-    server.close();
-    await eventually('noticed', () => lost === 1);
-    expect(w.transaction([{ put: 'a' }])).toBe(-Errno.ENOTCONN);
-  });
-
-  it('what the writer says is kept as soon as the kernel has it, and again when a new keeper was told everything', async () => {
-    const first = serve();
-    const gate = Promise.withResolvers<void>();
-    const w = await writer((client) => (client.counters.connections === 1 ? undefined : gate.promise));
-    expect(w.kept()).toBeNull();
-    first.close();
-    await eventually('noticed', () => !w.connected);
-    const kept = w.kept();
-    expect(w.kept()).toBe(kept);
-    let isKept = false;
-    void kept?.then(() => {
-      isKept = true;
-    });
-    const second = serve({ expectUpload: true });
-    await eventually('being told', () => second.status().leaseHolderPid === pid);
-    await after(30);
-    expect(isKept).toBe(false);
-    gate.resolve();
-    await eventually('kept', () => isKept);
-    expect(w.kept()).toBeNull();
-  });
-
-  it('a successor that was in step has nothing to wait for, nor has who is no writer, or never had a keeper', async () => {
-    const lonely = connected();
-    expect(await lonely.lease(() => {})).toBe(-Errno.ENOTCONN);
-    expect(lonely.kept()).toBeNull();
-    lonely.close();
-    serve();
-    const w = await writer();
-    const standby = connected();
-    expect(standby.kept()).toBeNull();
-    await listener(standby);
-    w.close();
-    expect(await standby.lease(() => {})).toBe(0);
-    expect(standby.kept()).toBeNull();
-  });
-
-  it('nobody waits longer for a keeper than KEPT_WAIT_MS, counted from its end', async () => {
-    const server = serve();
-    const lonely = await writer();
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
-    try {
-      server.close();
-      while (lonely.connected) await new Promise((resolve) => setImmediate(resolve));
-      let over = false;
-      void lonely.kept()?.then(() => {
-        over = true;
-      });
-      await vi.advanceTimersByTimeAsync(KEPT_WAIT_MS - 1);
-      expect(over).toBe(false);
-      await vi.advanceTimersByTimeAsync(1);
-      expect(over).toBe(true);
-      expect(lonely.kept()).toBeNull();
-    } finally {
-      vi.useRealTimers();
-    }
-  });
-});
-
 describe('shelf channel, bad clients', () => {
   const raw = () => {
-    const fd = connect(root.file('ha.sock'), 'seqpacket');
+    const fd = connect(keeperPath(), 'seqpacket');
     ends.push(() => close(fd));
     return fd;
   };

@@ -9,6 +9,9 @@
  *   again are reported as deleted when the whole shelf is there, not before, so that a keeper that lost its memory
  *   takes nothing away from a standby.
  *   A subscriber to whom names were lent writes these, and goes on hearing what others write.
+ *   A keeper that dies leaves what the writer had said and it had not passed on; a subscriber, who holds its end of the
+ *   writer's connection, takes that as soon as it knows of the death (shelf-inheritance.ts), and before it succeeds the
+ *   writer. Since others hold that end, a writer may see no end of its connection; it watches the keeper itself.
  *   What is said while the keeper is being replaced is with nobody else until the new one was told everything: a
  *   writer whose answers promise something holds them back so long (`kept`).
  *
@@ -24,20 +27,27 @@
  * Limits  one message per transaction: 253 descriptors, 180 KiB, names of 200 printable ASCII bytes.
  */
 import { EventEmitter } from 'node:events';
-import { lendMessage, ShelfFollower, type ShelfOperation as StoredOperation } from '@virtnet/engine-recovery';
+import {
+  lendMessage,
+  ShelfFollower,
+  type ShelfMessage,
+  type ShelfOperation as StoredOperation,
+} from '@virtnet/engine-recovery';
 import {
   close,
   closeAll,
   connect,
   type Poller,
   peerCredentials,
+  pidfdOpen,
   send,
   setSendBuffer,
   type Watch,
 } from '@virtnet/host-linux';
-import { Errno, LeaseMode, ShelfMessageKind } from '@virtnet/wire';
+import { Errno, LeaseMode, LinuxErrno, ShelfMessageKind } from '@virtnet/wire';
 import { decodeShelfMessage, encodeShelfMessage } from './shelf-codec.js';
 import { MESSAGES_PER_TURN, SHELF_SEND_BUFFER_BYTES, shelfReceiver } from './shelf-connection.js';
+import { ShelfInheritance } from './shelf-inheritance.js';
 import { TOO_MANY_REFERENCES } from './shelf-outbox.js';
 
 /** One change. A put replaces the whole entry. */
@@ -99,6 +109,9 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   #fd = -1;
   #keeperPid = 0;
   #watch: Watch | null = null;
+  /** Ends the watch over the life of the keeper that was connected last. */
+  #forgetKeeper: () => void = () => {};
+  readonly #inheritance = new ShelfInheritance();
   #timer: NodeJS.Timeout | undefined;
   #delayMs = RECONNECT_FIRST_MS;
   #closed = false;
@@ -170,6 +183,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
     this.#untoldSinceMs = performance.now();
     if (!this.connected) {
+      this.#inherit();
       this.#follower = null;
       return Promise.resolve(-Errno.ENOTCONN);
     }
@@ -246,6 +260,8 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#closed = true;
     clearTimeout(this.#timer);
     this.#drop();
+    this.#forgetKeeper();
+    this.#inheritance.drop();
     this.#waitNoLonger();
   }
 
@@ -271,6 +287,10 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   #adopt(fd: number): boolean {
     const peer = peerCredentials(fd);
     const ours = typeof peer === 'object' && (peer.uid === 0 || peer.uid === process.getuid?.());
+    if (ours && !this.#watchKeeper(peer.pid)) {
+      close(fd);
+      return false;
+    }
     const watch = ours ? this.#poller.watch(fd, { readable: true }, () => this.#read()) : -Errno.EPERM;
     if (typeof watch === 'number' || typeof peer === 'number') {
       close(fd);
@@ -282,6 +302,45 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#watch = watch;
     this.#reset = false;
     return true;
+  }
+
+  /** False when process `pid` is dead. */
+  #watchKeeper(pid: number): boolean {
+    // Another keeper listens where the former one did, so that is dead; the same one hands its end anew.
+    if (pid !== this.#keeperPid) this.#inherit();
+    this.#inheritance.drop();
+    this.#forgetKeeper();
+    this.#forgetKeeper = () => {};
+    const pidfd = pidfdOpen(pid);
+    if (pidfd < 0) return pidfd !== -LinuxErrno.ESRCH; // where it cannot be watched, its end is that of the connection
+    const watch = this.#poller.watch(pidfd, { readable: true }, () => this.#keeperDied());
+    if (typeof watch === 'number') {
+      close(pidfd);
+      return false;
+    }
+    this.#forgetKeeper = () => {
+      this.#forgetKeeper = () => {};
+      watch.close();
+      close(pidfd);
+    };
+    return true;
+  }
+
+  #keeperDied(): void {
+    this.#forgetKeeper();
+    while (this.connected && this.#read()) {
+      // what it said last
+    }
+    this.#lose('the keeper is dead');
+    this.#inherit();
+  }
+
+  /** Takes what a dead keeper had not passed on. */
+  #inherit(): void {
+    this.#inheritance.take((message) => {
+      if (this.#follower !== null) this.#follower.take(message);
+      else for (const operation of message.operations) closeHandle(operation);
+    });
   }
 
   #takeLease(adopt: boolean): void {
@@ -339,27 +398,29 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     return isFull(sent) ? -Errno.ETIMEDOUT : sent;
   }
 
-  #read(): void {
+  /** Whether there may be more. */
+  #read(): boolean {
     for (let count = 0; count < MESSAGES_PER_TURN && this.connected; count++) {
       const received = shelfReceiver.receive(this.#fd);
       if (typeof received === 'number') {
-        if (received === -Errno.EAGAIN) return;
+        if (received === -Errno.EAGAIN) return false;
         // A peer that died with unread data reports this once, before the messages that it left.
         if (received === -Errno.ECONNRESET && !this.#reset) {
           this.#reset = true;
           continue;
         }
         this.#lose(`receive failed: errno ${-received}`);
-        return;
+        return false;
       }
       const { bytes, fds, truncated } = received;
       if (bytes.byteLength === 0 || truncated) {
         closeAll(fds);
         this.#lose(truncated ? 'a message was cut off' : 'end of connection');
-        return;
+        return false;
       }
       this.#take(bytes, fds);
     }
+    return true;
   }
 
   #take(bytes: Uint8Array, fds: readonly number[]): void {
@@ -375,6 +436,10 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
       this.#follower.take(message);
       return;
     }
+    if (this.#takeEnd(message)) return;
+    // Everything that it said is told; or there is another writer, or another connection of this one.
+    const over = kind === ShelfMessageKind.LEASE_LOST && argument === this.#inheritance.writerPid;
+    if (over || kind === ShelfMessageKind.LEASE_HELD) this.#inheritance.drop();
     closeAll(fds); // what was on its way to a subscriber that meanwhile is the writer
     if (kind === ShelfMessageKind.REFUSED) this.emit('refused', -argument);
     else if (kind === ShelfMessageKind.LEASE) this.#leaseAnswered(argument);
@@ -386,7 +451,10 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   }
 
   #leaseAnswered(result: number): void {
-    if (result === 0) this.#follower = null;
+    if (result === 0) {
+      this.#follower = null;
+      this.#inheritance.drop();
+    }
     this.#leasePromise?.resolve(result);
     this.#leasePromise = null;
     // Somebody else writes. Whoever asked first decides what that means; we ask again on a new connection.
@@ -396,8 +464,38 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
   /** Not inside a caller's transaction: listeners may do anything. */
   #loseLater(reason: string): void {
     if (!this.connected) return;
+    if (this.#follower !== null) this.#readRest(this.#follower);
     this.#drop();
     setImmediate(() => this.#lost(reason));
+  }
+
+  /** What a keeper that takes nothing any more had still told, as far as it is about the shelf. */
+  #readRest(follower: ShelfFollower<number>): void {
+    for (;;) {
+      const received = shelfReceiver.receive(this.#fd);
+      if (received === -Errno.ECONNRESET && !this.#reset) {
+        this.#reset = true;
+        continue;
+      }
+      if (typeof received === 'number') return;
+      const { bytes, fds, truncated } = received;
+      const message = bytes.byteLength === 0 || truncated ? null : decodeShelfMessage(bytes, fds);
+      if (message === null || typeof message === 'string') {
+        closeAll(fds);
+        return;
+      }
+      if (message.kind === ShelfMessageKind.TRANSACTION) follower.take(message);
+      else if (!this.#takeEnd(message)) closeAll(fds);
+    }
+  }
+
+  /** False when it is no WRITER_END. */
+  #takeEnd({ kind, argument, operations }: ShelfMessage<number>): boolean {
+    const [first] = operations;
+    if (kind !== ShelfMessageKind.WRITER_END || first?.kind !== 'put' || first.handle === null) return false;
+    if (this.#follower === null) close(first.handle);
+    else this.#inheritance.hold(argument, first.handle);
+    return true;
   }
 
   #lose(reason: string): void {
@@ -413,6 +511,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
     this.#fd = -1;
     if (this.#told) this.#untoldSinceMs = performance.now();
     this.#told = false;
+    if (this.#leasePromise !== null) this.#inherit(); // it is to succeed the writer
     this.#follower?.disconnected();
     this.#leasePromise?.resolve(-Errno.ENOTCONN);
     this.#leasePromise = null;
@@ -428,6 +527,10 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 
 function isFull(sent: number): boolean {
   return sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS || sent === -TOO_MANY_REFERENCES;
+}
+
+function closeHandle(operation: StoredOperation<number>): void {
+  if (operation.kind === 'put' && operation.handle !== null) close(operation.handle);
 }
 
 function stored(operation: ShelfOperation): StoredOperation<number> {

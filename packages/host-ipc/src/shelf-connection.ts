@@ -3,8 +3,9 @@
  *
  * Theory
  *   Messages are taken as the socket has them, a bounded number per loop turn. The end of the connection is reported
- *   behind the last message. A peer that died with unread data of ours makes the kernel say ECONNRESET once *before*
- *   the messages it left: that is not the end.
+ *   behind the last message. A message stays in the socket until it was handed over: if we die before that, whoever
+ *   holds our end of the connection, too, finds it there. A peer that died with unread data of ours makes the kernel
+ *   say ECONNRESET once *before* the messages it left: that is not the end.
  *
  * Invariants
  *   I1  `ended` is called once, after every message that could be read was handed over.
@@ -12,9 +13,18 @@
  *
  * Limits  MESSAGES_PER_TURN; ShelfOutbox.
  */
-import { close, closeAll, type Poller, Receiver, type Watch } from '@virtnet/host-linux';
+import {
+  close,
+  closeAll,
+  discard,
+  dup,
+  type Poller,
+  Receiver,
+  shutdown,
+  type Watch,
+} from '@virtnet/host-linux';
 import { EpollEvent, Errno, SHELF_MESSAGE_BYTES_MAX } from '@virtnet/wire';
-import type { SharedFd } from './shared-fd.js';
+import { SharedFd } from './shared-fd.js';
 import type { EncodedShelfMessage } from './shelf-codec.js';
 import { type OutboxState, ShelfOutbox } from './shelf-outbox.js';
 
@@ -23,6 +33,8 @@ export const MESSAGES_PER_TURN = 64;
 export const SHELF_SEND_BUFFER_BYTES = 8 * 1024 * 1024;
 /** How soon a send is tried again that failed for descriptors in flight, in milliseconds. */
 const CROWDED_RETRY_MS = 5;
+
+const PEEK = { peek: true };
 
 /** One buffer for all: a message is decoded before the next is read. */
 export const shelfReceiver = new Receiver(SHELF_MESSAGE_BYTES_MAX);
@@ -103,7 +115,14 @@ export class ShelfConnection {
     clearTimeout(this.#retry);
     this.#watch?.close();
     this.outbox.clear();
+    shutdown(this.#fd); // others may hold it, too
     close(this.#fd);
+  }
+
+  /** Our end of the connection, for somebody else to hold; null when we have no descriptor left. */
+  end(): SharedFd | null {
+    const fd = dup(this.#fd);
+    return fd < 0 ? null : new SharedFd(fd);
   }
 
   #ready(events: number): void {
@@ -115,7 +134,7 @@ export class ShelfConnection {
   #readSome(): boolean {
     for (let count = 0; count < MESSAGES_PER_TURN; count++) {
       if (this.#closed) return false;
-      const received = shelfReceiver.receive(this.#fd);
+      const received = shelfReceiver.receive(this.#fd, PEEK);
       if (typeof received === 'number') {
         if (received === -Errno.EAGAIN) return false;
         if (received === -Errno.ECONNRESET && !this.#reset) {
@@ -141,6 +160,7 @@ export class ShelfConnection {
         this.#end(`malformed message: ${wrong}`);
         return false;
       }
+      if (!this.#closed) discard(this.#fd, 1); // which is the whole message
     }
     return true;
   }

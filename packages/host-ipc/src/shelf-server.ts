@@ -3,7 +3,8 @@
  *
  * Theory
  *   What the keeper does with what it is told is engine-recovery's ShelfDesk; here is what carries it. A client that
- *   dies leaves its last messages in our socket: they are read before its end is, so the desk hears them first.
+ *   dies leaves its last messages in our socket: they are read before its end is, so the desk hears them first. If we
+ *   die, they are still there for whoever holds our end of the connection.
  *
  * Parties
  *   clients      emulators, and tools that look; may be slow, stopped or hostile: they get a bounded queue and are
@@ -92,6 +93,7 @@ export class ShelfServer {
           }),
         readAll: (connection) => connection.readAll(),
         bury: (connection) => connection.bury(),
+        endOf: (connection) => connection.end(),
         hasPeer: ({ handle }) => handle !== null && !isPeerGone(handle.fd),
         nowMs: () => performance.now(),
         after: (ms, action) => {

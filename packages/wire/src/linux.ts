@@ -29,6 +29,8 @@ export const RobustListHead = layout('RobustListHead', 24, { next: u64, futexOff
 
 /** Errors only the host side meets. */
 export const LinuxErrno = {
+  /** No such process. */
+  ESRCH: 3,
   /** Path longer than a socket address holds. */
   ENAMETOOLONG: 36,
   /** Descriptor in a bad state: of a TAP that is gone, or a queue that is detached. */

@@ -77,6 +77,11 @@ export const ShelfMessageKind = {
    * hold, end them, and answer with LEASE_LOST, whether there was any or not.
    */
   BURY: 11,
+  /**
+   * Keeper: its own end of the connection of writer `argument`, as the descriptor of the only operation. What is in it
+   * when the keeper dies was not passed on.
+   */
+  WRITER_END: 12,
 } as const;
 export type ShelfMessageKind = (typeof ShelfMessageKind)[keyof typeof ShelfMessageKind];
 

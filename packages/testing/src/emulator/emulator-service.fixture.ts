@@ -193,13 +193,22 @@ export class EmulatorService {
     return (await borrowed).pauseMs;
   }
 
-  /** Kills the state keeper and starts another; resolves when it has everything again. */
-  async replaceKeeper(): Promise<void> {
+  /** From now on the state keeper reads nothing. */
+  stopKeeper(): void {
+    this.#keeper?.kill('SIGSTOP');
+  }
+
+  async killKeeper(): Promise<void> {
     const keeper = this.#keeper;
     if (keeper === null) throw new Error('there is no keeper');
     const exit = once(keeper, 'exit');
     keeper.kill('SIGKILL');
     await exit;
+  }
+
+  /** Kills the state keeper, unless it is dead, and starts another; resolves when it has everything again. */
+  async replaceKeeper(): Promise<void> {
+    if (this.#keeper?.signalCode === null) await this.killKeeper();
     this.#keeper = this.#spawn([programMain('program-ha'), '--expect-upload']);
     await eventually('the next keeper', async () => {
       const status = await this.ha.call('ha.status', {}, { deadlineMs: 500 }).catch(() => null);
@@ -218,6 +227,12 @@ export class EmulatorService {
     const { active } = this;
     this.#active = null;
     await active.end();
+  }
+
+  /** Has the standby take over from an active one that is dead. */
+  async promote(): Promise<void> {
+    await this.standby.rpc.call('emu.promote', { reason: 'crash' }, { deadlineMs: PATIENCE_MS });
+    await this.takenOver();
   }
 
   /** Waits until the standby serves, after the active one has died by whatever cause. */

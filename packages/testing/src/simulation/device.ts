@@ -111,6 +111,8 @@ export interface Flaws {
   readonly answerFirst?: boolean;
   /** The answer goes out although nobody else knows of the record. */
   readonly answerUnkept?: boolean;
+  /** What a dead keeper has left is nobody's. */
+  readonly noInheritance?: boolean;
   /** A command that was carried out already is carried out again. */
   readonly noMemory?: boolean;
   /** Rings go on at their beginning. */

@@ -83,7 +83,7 @@ export class SimEmulator {
     this.process = process;
     const { world } = service;
     this.#world = world;
-    const shelf = new SimShelfClient(world, process, service);
+    const shelf = new SimShelfClient(world, process, service, service.flaws.noInheritance !== true);
     this.shelf = shelf;
     this.#site = {
       world,

@@ -1,7 +1,7 @@
 /** keeper.ts: a state keeper: engine-recovery's ShelfDesk behind connections. */
 import { type DeskClient, type DeskStatus, ShelfDesk } from '@virtnet/engine-recovery';
 import { ShelfLink } from './shelf-link.js';
-import type { SimHandle, SimProcess, SimWorld } from './world.js';
+import { SimHandle, type SimProcess, type SimWorld } from './world.js';
 
 interface Client extends DeskClient {
   readonly link: ShelfLink;
@@ -38,6 +38,7 @@ export class SimKeeper {
         },
         readAll: ({ link }) => link.readAll(KEEPER),
         bury: ({ link }) => link.readAll(KEEPER), // of a dead process that is all there is
+        endOf: ({ link }) => new SimHandle(link.keeperEnd, null),
         hasPeer: ({ handle }) => handle !== null && handle.object.holders > 1,
         nowMs: () => world.now,
         after: (ms, action) => world.after(process, ms, 'keeper timer', action),

@@ -3,7 +3,9 @@
  *
  * Theory
  *   A connection loses and reorders nothing, but each message takes its time, what its sender has sent before it died
- *   arrives, what its receiver has not read when it dies is gone, and it may break while both live. The client follows
+ *   arrives, what its receiver has not read when it dies is gone, and it may break while both live. The keeper's end is an
+ *   object that others may hold: then what a dead keeper had not passed on is still there, and who talks to it hears
+ *   of its death a while later. The client follows
  *   host-ipc's ShelfClient: it connects again by itself, a writer then takes the lease again and uploads everything, a
  *   subscriber is told everything anew. What a subscriber knows is engine-recovery's ShelfFollower.
  */
@@ -14,7 +16,7 @@ import {
   type ShelfOperation,
 } from '@virtnet/engine-recovery';
 import { Errno, LeaseMode, ShelfMessageKind } from '@virtnet/wire';
-import { SimHandle, type SimProcess, type SimWorld } from './world.js';
+import { SimHandle, SimObject, type SimProcess, type SimWorld } from './world.js';
 
 export type Message = ShelfMessage<SimHandle>;
 export type Operation = ShelfOperation<SimHandle>;
@@ -47,8 +49,19 @@ interface End {
   ended: boolean;
 }
 
+/** The keeper's end of a connection. */
+class KeeperEnd extends SimObject {
+  readonly link: ShelfLink;
+
+  constructor(link: ShelfLink) {
+    super('end of a connection');
+    this.link = link;
+  }
+}
+
 /** One connection. */
 export class ShelfLink {
+  readonly keeperEnd = new KeeperEnd(this);
   readonly #world: SimWorld;
   readonly #ends: readonly [End, End];
   #broken = false;
@@ -63,15 +76,31 @@ export class ShelfLink {
       ended: false,
     });
     this.#ends = [end(client), end(keeper)];
-    for (const [index, { process }] of this.#ends.entries())
-      process.mourners.add(() => {
-        for (const message of this.#ends[index]!.waiting.splice(0)) dropped(message);
-        this.#closed((1 - index) as 0 | 1);
-      });
+    new SimHandle(this.keeperEnd, keeper);
+    const [atClient, atKeeper] = this.#ends;
+    this.keeperEnd.onGone = () => {
+      for (const message of atKeeper.waiting.splice(0)) dropped(message);
+    };
+    client.mourners.add(() => {
+      for (const message of atClient.waiting.splice(0)) dropped(message);
+      this.#closed(KEEPER);
+    });
+    keeper.mourners.add(() => this.#closed(CLIENT));
   }
 
   get open(): boolean {
     return !this.#broken && this.#ends.every(({ process }) => process.alive);
+  }
+
+  get keeperDead(): boolean {
+    return !this.#ends[KEEPER].process.alive;
+  }
+
+  /** Ends the connection and takes what a dead keeper has left in it. */
+  inherit(): Message[] {
+    this.break();
+    this.#broken = true;
+    return this.#ends[KEEPER].waiting.splice(0);
   }
 
   /** Messages that were sent and not read, by end: client, keeper. */
@@ -85,7 +114,8 @@ export class ShelfLink {
 
   /** Sends from end `index`; false when nobody can read it any more. */
   send(index: 0 | 1, message: Message): boolean {
-    if (!this.open) return false;
+    const heldByOthers = index === CLIENT && this.keeperDead && this.keeperEnd.holders > 0 && !this.#broken;
+    if (!this.open && !heldByOthers) return false;
     const to = this.#ends[(1 - index) as 0 | 1];
     to.waiting.push(wrapped(message));
     this.#world.after(to.process, this.#world.between(0.01, 0.8), 'shelf', () => this.#read(to, 1));
@@ -124,9 +154,14 @@ export class ShelfLink {
 
   #read(end: End, most: number): void {
     for (let count = 0; count < most && !end.ended; count++) {
-      const message = end.waiting.shift();
+      const [message] = end.waiting;
       if (message === undefined) return;
-      end.onMessage(received(message, end.process));
+      if (end === this.#ends[KEEPER]) {
+        // It stays there until it was passed on.
+        end.onMessage(received(wrapped(message), end.process));
+        this.#world.point();
+        if (end.waiting[0] === message) dropped(end.waiting.shift()!);
+      } else end.onMessage(received(end.waiting.shift()!, end.process));
     }
   }
 
@@ -143,12 +178,14 @@ export interface KeeperAddress {
 }
 
 const CLIENT = 0;
+const KEEPER = 1;
 const RECONNECT_MS = [2, 20] as const;
 
 export class SimShelfClient {
   readonly #world: SimWorld;
   readonly #process: SimProcess;
   readonly #address: KeeperAddress;
+  readonly #inherits: boolean;
   #link: ShelfLink | null = null;
   #follower: ShelfFollower<SimHandle> | null = null;
   /** Calls back when there is something to upload. */
@@ -158,14 +195,18 @@ export class SimShelfClient {
   #onLease: ((result: number) => void) | null = null;
   /** A keeper has everything of this writer, or will have read it when it has read what was sent. */
   uploaded = false;
-  /** A keeper died with what only this process knows now, which was answered already. */
+  /** A keeper died with what no other process knows now but its heir, and it was answered already. */
   missed = false;
+  /** The keeper's end of the writer's connection. */
+  #inheritance: SimHandle | null = null;
+  #writerPid = 0;
   #waiting: (() => void)[] = [];
 
-  constructor(world: SimWorld, process: SimProcess, address: KeeperAddress) {
+  constructor(world: SimWorld, process: SimProcess, address: KeeperAddress, inherits: boolean) {
     this.#world = world;
     this.#process = process;
     this.#address = address;
+    this.#inherits = inherits;
   }
 
   get connected(): boolean {
@@ -207,6 +248,7 @@ export class SimShelfClient {
     this.#upload = when;
     this.#put = put;
     if (this.#link === null) {
+      this.#inherit();
       this.#follower = null;
       onResult(-Errno.ENOTCONN);
       return;
@@ -218,8 +260,11 @@ export class SimShelfClient {
   /** 0 or -errno; handles stay the caller's. */
   transaction(operations: readonly Operation[]): number {
     if (this.#upload === null) return -Errno.EPERM;
-    if (this.#link?.send(CLIENT, { kind: ShelfMessageKind.TRANSACTION, argument: 0, operations }) === true)
+    const message = { kind: ShelfMessageKind.TRANSACTION, argument: 0, operations };
+    if (this.#link?.send(CLIENT, message) === true) {
+      if (this.#link.keeperDead) this.missed = true;
       return 0;
+    }
     this.uploaded = false;
     return -Errno.ENOTCONN;
   }
@@ -237,6 +282,8 @@ export class SimShelfClient {
       this.#world.after(this.#process, this.#world.between(least, most), 'connect', () => this.#connect());
       return;
     }
+    if (this.#left?.keeperDead === true) this.#inherit();
+    this.#forgetEnd();
     this.#link = link;
     link.on(
       CLIENT,
@@ -268,6 +315,32 @@ export class SimShelfClient {
     if (this.uploaded) for (const action of this.#waiting.splice(0)) action();
   }
 
+  get #left(): ShelfLink | null {
+    const object = this.#inheritance?.object;
+    return object instanceof KeeperEnd ? object.link : null;
+  }
+
+  /** Whether it knows all that the keeper at the other end of `link` has passed on, and takes what that leaves. */
+  isHeirOf(link: ShelfLink | null): boolean {
+    return link !== null && this.#left === link && this.inStep;
+  }
+
+  #inherit(): void {
+    if (this.#inherits)
+      for (const message of this.#left?.inherit() ?? []) {
+        if (message.kind === ShelfMessageKind.TRANSACTION && this.#follower !== null) {
+          this.#world.count('inherited');
+          this.#follower.take(received(message, this.#process));
+        } else dropped(message);
+      }
+    this.#forgetEnd();
+  }
+
+  #forgetEnd(): void {
+    this.#inheritance?.release();
+    this.#inheritance = null;
+  }
+
   #control(kind: ShelfMessageKind, argument: number): boolean {
     return this.#link?.send(CLIENT, { kind, argument, operations: [] }) === true;
   }
@@ -276,13 +349,25 @@ export class SimShelfClient {
     if (link !== this.#link) return dropped(message);
     const { kind, argument } = message;
     if (kind === ShelfMessageKind.TRANSACTION && this.#follower === null) return dropped(message);
+    const [first] = message.operations;
+    if (kind === ShelfMessageKind.WRITER_END && this.#follower !== null && first?.kind === 'put') {
+      this.#forgetEnd();
+      this.#inheritance = first.handle;
+      this.#writerPid = argument;
+      return;
+    }
+    const over = kind === ShelfMessageKind.LEASE_LOST && argument === this.#writerPid;
+    if (over || kind === ShelfMessageKind.LEASE_HELD) this.#forgetEnd();
     if (kind === ShelfMessageKind.LEASE) this.#leaseAnswered(link, argument);
     else if (kind === ShelfMessageKind.REFUSED) this.#world.count('refused');
     else this.#follower?.take(message);
   }
 
   #leaseAnswered(link: ShelfLink, result: number): void {
-    if (result === 0) this.#follower = null;
+    if (result === 0) {
+      this.#follower = null;
+      this.#forgetEnd();
+    }
     const answer = this.#onLease;
     this.#onLease = null;
     answer?.(result);
@@ -296,6 +381,10 @@ export class SimShelfClient {
     if (link !== this.#link) return;
     this.#link = null;
     this.uploaded = false;
+    if (this.#onLease !== null)
+      this.#inherit(); // it is to succeed the writer
+    else if (link.keeperDead)
+      this.#world.after(this.#process, this.#world.between(0.01, 1), 'keeper died', () => this.#inherit());
     this.#follower?.disconnected();
     this.#onLost();
     const answer = this.#onLease;

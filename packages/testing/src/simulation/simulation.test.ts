@@ -30,6 +30,7 @@ describe('simulated service', { timeout: TEST_MS }, () => {
       'links broken',
       'quarantines',
       'answers held back',
+      'inherited',
     ])
       expect(totals[name], name).toBeGreaterThan(0);
   });
@@ -52,6 +53,11 @@ describe('simulated service', { timeout: TEST_MS }, () => {
       'an answer that is forgotten',
       { answerUnkept: true },
       /although nobody|is lost|raised|modified|removed|gave back|broke|late|waits/,
+    ],
+    [
+      'what a dead keeper had not passed on and nobody takes',
+      { noInheritance: true },
+      /although nobody|is lost|raised|modified|removed|gave back|broke|late|waits|hotplug|unplug|RING/,
     ],
     ['rings that begin anew', { restartRings: true }, /went back|gave back/],
   ])(

@@ -14,8 +14,9 @@
  *   I4  whatever dies, everything is served again and comes to rest.
  *
  * Limits
- *   A process does not die here while it alone knows something: the active emulator while no keeper has what it changed,
- *   the keeper while nobody else does. Who loses both within that time is restored by the service manager, if at all.
+ *   A process does not die here while it alone knows something: the active emulator while no keeper has what it changed
+ *   and nobody inherits that of a dead one, the keeper while nobody else does. Who loses both within that time is
+ *   restored by the service manager, if at all.
  *   Messages between keeper and emulators are objects here, not bytes. Live updates are not part of it.
  */
 import { SimController } from './controller.js';
@@ -55,6 +56,8 @@ class Simulation implements Service {
   readonly operator: SimOperator;
   keeper: SimKeeper | null = null;
   controller: SimController | null = null;
+  /** Who takes what the last keeper left. */
+  #heir: SimEmulator | null = null;
 
   constructor(seed: number, flaws: Flaws) {
     this.world = new SimWorld(seed);
@@ -162,11 +165,12 @@ class Simulation implements Service {
     if (emulator === undefined) return false;
     if (emulator.status.role === 'standby') return keeps || this.active !== null;
     if (keeps && emulator.shelf.uploaded) return true;
-    // Another knows all that was answered, but for what a keeper took with it that had not read or passed it on.
+    // Another knows all that was answered, but for what a keeper had not passed on; its heir knows that, too.
     const other = [...this.emulators.values()].some(
       (each) => each !== emulator && each.mirrored && each.status.role === 'standby',
     );
-    return !within && emulator.serves && other && !emulator.shelf.missed;
+    const inherited = this.#heir !== null && this.emulators.has(this.#heir.process.pid);
+    return !within && emulator.serves && other && (inherited || !emulator.shelf.missed);
   }
 
   #died(process: SimProcess): void {
@@ -179,8 +183,11 @@ class Simulation implements Service {
       guest?.crashed(process.cause === 'exception' && guest.poisoned);
     }
     if (process === this.keeper?.process) {
-      // What it had not read, or not passed on, only the active emulator knows.
+      // What it had not passed on only the active emulator knows, and who holds the end of its connection.
       const { active } = this;
+      const link = active?.shelf.link ?? null;
+      this.#heir =
+        [...this.emulators.values()].find((each) => each !== active && each.shelf.isHeirOf(link)) ?? null;
       const followed = [...this.emulators.values()].some((each) => each !== active && each.shelf.inStep);
       if (active !== null && (this.keeper.inFlight || !followed)) active.shelf.missed = true;
     }
