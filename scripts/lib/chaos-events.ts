@@ -114,8 +114,8 @@ const overADeath =
     await asked;
   };
 
-async function killVhostd(stage: ChaosStage): Promise<void> {
-  await stage.service.killVhostd();
+async function killVhostd(stage: ChaosStage, signal?: 'SIGTERM'): Promise<void> {
+  await stage.service.killVhostd(signal);
   await stage.service.startVhostd('server');
 }
 
@@ -279,7 +279,20 @@ export const chaosEvents: readonly ChaosEvent[] = [
       signalPid(pid, 'SIGCONT');
     },
   },
-  { name: 'kill vfe-vhostd', weight: 16, frames: 0, pauseMs: UNNOTICED_MS, happen: killVhostd },
+  {
+    name: 'kill vfe-vhostd',
+    weight: 16,
+    frames: 0,
+    pauseMs: UNNOTICED_MS,
+    happen: (stage) => killVhostd(stage),
+  },
+  {
+    name: 'replace vfe-vhostd',
+    weight: 10,
+    frames: 0,
+    pauseMs: UNNOTICED_MS,
+    happen: (stage) => killVhostd(stage, 'SIGTERM'),
+  },
   {
     name: 'kill vfe-vhostd-ha',
     weight: 10,
