@@ -4,8 +4,8 @@
  * Theory
  *   Messages are peeked, handled and answered strictly one after the other, and leave the socket with their answer.
  *   While a handler waits for the device, or a reply for the journal or for room in the socket, nothing is read, so the
- *   frontend's own socket buffer is the only queue. Whoever takes the socket over from a process that was killed finds there what is
- *   still owed; the journal knows how much of it was done.
+ *   frontend's own socket buffer is the only queue. Whoever takes the socket over from a process that was killed finds
+ *   there what is still owed; the journal knows how much of it was done.
  *
  * States
  *   open -> closing -> closed. A fault, the peer's end, or `close` begin closing: the handler under way is waited for,
