@@ -10,8 +10,12 @@ import { type FramePort, PLAIN_MASK } from '@virtnet/engine-virtio-net';
 import {
   type Copying,
   completeBurst,
+  completeSpreadBurst,
   copyBurst,
+  copyFrames,
   type DeviceRing,
+  type Pieces,
+  PLAIN_CHAINS_MAX,
   PrivateBuffers,
   PrivateMemory,
   type QueueLedger,
@@ -43,7 +47,7 @@ export class SinkPort implements FramePort {
   readonly #last: number;
   #at = 0;
   readonly #buffers: PrivateBuffers;
-  readonly #copying: Copying;
+  readonly #copying: Copying & { from: Pieces };
 
   constructor(memory: PrivateMemory = new PrivateMemory(SINK_BYTES)) {
     this.#memory = memory;
@@ -89,6 +93,23 @@ export class SinkPort implements FramePort {
     return done;
   }
 
+  sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    const { lengths } = ring.plain;
+    const copying = this.#copying;
+    copying.from = ring;
+    copying.fromHeader = frameOffset;
+    copying.bytesMax = SLOT_BYTES;
+    const buffers = this.#buffers;
+    let done = 0;
+    for (let longer = true; longer && done < count; ) {
+      done += copyFrames(copying, done, 0, count - done, PLAIN_CHAINS_MAX, 1);
+      longer = done < count && lengths[done]! - frameOffset > buffers.bytes && buffers.bytes < SLOT_BYTES;
+      if (longer) this.#layOut(lengths[done]! - frameOffset);
+    }
+    completeBurst(ring, ledger, done, frameOffset, 0);
+    return done;
+  }
+
   /** Buffers for frames of so many bytes; for longer ones than there may be, of SLOT_BYTES. */
   #layOut(bytes: number): void {
     const stride = Math.min((bytes + CACHE_LINE_MASK) & ~CACHE_LINE_MASK, SLOT_BYTES);
@@ -107,7 +128,7 @@ export class SourcePort implements FramePort {
   readonly #memory: PrivateMemory;
   readonly #bytes: number;
   readonly #buffers: PrivateBuffers;
-  readonly #copying: Copying;
+  readonly #copying: Copying & { from: Pieces };
 
   /**
    * Frames of `bytes` bytes, Ethernet header included; frames sent are swallowed by `sink`. `memory` and the buffers in it may
@@ -154,11 +175,31 @@ export class SourcePort implements FramePort {
   receivePlain(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number {
     const bytes = this.#bytes;
     if (bytes > bytesMax) return 0;
-    if (this.#buffers.bytes !== bytes) this.#buffers.lay(bytes, 0, 0);
+    if (!this.#buffers.holds(bytes)) this.#buffers.lay(bytes, 0, 0);
     this.#copying.to = ring;
     const done = copyBurst(this.#copying, 0, 0, count);
     completeBurst(ring, ledger, done, NetHeader.sizeBytes, NetHeader.sizeBytes + bytes);
     return done;
+  }
+
+  sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    return this.#sink.sendFrames(ring, count, frameOffset, ledger);
+  }
+
+  receiveFrames(
+    ring: DeviceRing,
+    first: number,
+    count: number,
+    bytesMax: number,
+    ledger: QueueLedger,
+  ): number {
+    const bytes = this.#bytes;
+    if (bytes > bytesMax) return 0;
+    this.#buffers.layFrames(bytes);
+    const copying = this.#copying;
+    copying.to = ring;
+    const frames = copyFrames(copying, 0, first, PLAIN_CHAINS_MAX, count, count);
+    return completeSpreadBurst(ring, ledger, first, frames, bytes, NetHeader.sizeBytes);
   }
 
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {

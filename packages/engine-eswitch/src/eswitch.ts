@@ -148,6 +148,15 @@ export class Eswitch {
     return this.#ports.length > 1 ? Verdict.FLOOD : Verdict.NO_DESTINATION;
   }
 
+  /** The port of a station that a frame is for, if that is another one and its source is known to be at `source`; else -1. */
+  known(source: number, head: Uint8Array): number {
+    const vlan = vlanKey(head);
+    const sourceHigh = vlan | (head[6]! << 8) | head[7]!;
+    if ((head[0]! & 1) !== 0 || this.#table.find(sourceHigh, word32(head, 8)) !== source) return NOWHERE;
+    const port = this.#table.find(vlan | (head[0]! << 8) | head[1]!, word32(head, 2));
+    return port === source ? NOWHERE : port;
+  }
+
   #learn(high: number, low: number, port: number): void {
     const learned = this.#table.hear(high, low, port, this.#now);
     if (learned === Learned.KNOWN) return;

@@ -245,6 +245,34 @@ export class SwitchDomain {
     return count;
   }
 
+  /** FramePort.sendFrames of `pair` of `port`: to a known station, from one that is known here. */
+  sendFrames(
+    port: number,
+    pair: number,
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+  ): number {
+    if (this.#followedOf(port) !== null) return 0;
+    const frame = this.#frame;
+    for (let i = 0; i < count; ) {
+      const most = Math.min(count - i, this.#credit);
+      if (most <= 0 || !frame.fromPieces(ring, i, frameOffset)) return i;
+      // Nothing is learned yet: what does not go this way is decided on when it goes the other.
+      const queue = this.#onlyReceiver(this.eswitch.known(port, frame.head), pair);
+      if (queue?.accepts(frame) !== true) return i;
+      this.eswitch.decide(port, frame.head); // the station was heard
+      const alike = frame.alikeInPieces(ring, i, most, frameOffset);
+      this.#touch(queue);
+      const done = queue.deliverFrames(ring, i, alike, frameOffset, ledger);
+      this.#credit -= done;
+      i += done;
+      if (done < alike) return i;
+    }
+    return count;
+  }
+
   /** Who receives every frame of `pair` at a port, whatever is in it; null: that is not known beforehand. */
   #onlyReceiver(port: number, pair: number): SwitchedReceiveQueue | null {
     const receivers = port < 0 ? undefined : this.#ports[port];
@@ -259,22 +287,14 @@ export class SwitchDomain {
     return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
   }
 
-  /** FramePort.sendPlain for it, of frames that nobody judged. */
-  loopPlain(
-    port: number,
-    pair: number,
-    ring: DeviceRing,
-    count: number,
-    frameOffset: number,
-    ledger: QueueLedger,
-    bytesMax: number,
-  ): number {
+  /** Where every frame that is looped goes, of a driver that wants all of them; null: that is seen frame by frame. */
+  loopedTo(port: number, pair: number): SwitchedReceiveQueue | null {
     const receivers = this.#ports[port];
-    if (receivers === undefined || receivers.rss !== null) return 0;
+    if (receivers === undefined || receivers.rss !== null) return null;
     const queue = receiverOf(receivers, pair);
-    if (queue === null || !queue.wantsAll || count === 0) return 0;
+    if (queue === null || !queue.wantsAll) return null;
     this.#touch(queue);
-    return queue.deliverBurst(ring, 0, count, frameOffset, bytesMax, ledger);
+    return queue;
   }
 
   /** Before a transmit queue's poll. */

@@ -29,6 +29,10 @@ export class SwitchPort implements FramePort {
     return this.#domain.sendPlain(this.#port, this.#pair, ring, count, frameOffset, ledger);
   }
 
+  sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    return this.#domain.sendFrames(this.#port, this.#pair, ring, count, frameOffset, ledger);
+  }
+
   receive(): number {
     return EMPTY;
   }
@@ -59,7 +63,13 @@ export class LoopPort implements FramePort {
     ledger: QueueLedger,
     bytesMax: number,
   ): number {
-    return this.#domain.loopPlain(this.#port, this.#pair, ring, count, frameOffset, ledger, bytesMax);
+    const queue = this.#domain.loopedTo(this.#port, this.#pair);
+    return queue === null ? 0 : queue.deliverBurst(ring, 0, count, frameOffset, bytesMax, ledger);
+  }
+
+  sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    const queue = this.#domain.loopedTo(this.#port, this.#pair);
+    return queue === null ? 0 : queue.deliverFrames(ring, 0, count, frameOffset, ledger);
   }
 
   receive(): number {

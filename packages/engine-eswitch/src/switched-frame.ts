@@ -82,6 +82,52 @@ export class SwitchedFrame {
   }
 
   /**
+   * Frame `index` of those in pieces that `ring` has laid out (DeviceRing.scanFrames): what is known of it is its first
+   * piece behind the header. False when that has not even addresses, type and tag.
+   */
+  fromPieces(ring: DeviceRing, index: number, frameOffset: number): boolean {
+    if (!this.#locate(ring, index, frameOffset)) return false;
+    const { piece, offset, bytes } = this;
+    this.fromPiece(piece, offset, bytes);
+    return true;
+  }
+
+  /** Sets piece, offset and bytes to the first piece of frame `index`, of ALIKE_BYTES at least. */
+  #locate(ring: DeviceRing, index: number, frameOffset: number): boolean {
+    const { segmentLength, segmentOffset, segmentPiece, plain, memory } = ring;
+    const first = plain.offsets[index]!;
+    const end = first + plain.pages[index]!;
+    let skip = frameOffset;
+    let segment = first;
+    for (; segment < end && skip >= segmentLength[segment]!; segment++) skip -= segmentLength[segment]!;
+    if (segment === end) return false;
+    this.piece = memory.pieces[segmentPiece[segment]!]!;
+    this.offset = segmentOffset[segment]! + skip;
+    this.bytes = segmentLength[segment]! - skip;
+    return this.bytes >= ALIKE_BYTES;
+  }
+
+  /** alike() for frames in pieces. */
+  alikeInPieces(ring: DeviceRing, first: number, most: number, frameOffset: number): number {
+    for (let count = 1; count < most; count++) {
+      if (!this.#locate(ring, first + count, frameOffset)) return count;
+      if (!this.#beginsAlike(this.piece.view, this.offset)) return count;
+    }
+    return most;
+  }
+
+  /** Whether what is there has this frame's addresses, type and tag. */
+  #beginsAlike(view: DataView, at: number): boolean {
+    const { view: head } = this.#headMemory.piece;
+    return (
+      view.getInt32(at, true) === head.getInt32(0, true) &&
+      view.getInt32((at + 4) | 0, true) === head.getInt32(4, true) &&
+      view.getInt32((at + 8) | 0, true) === head.getInt32(8, true) &&
+      view.getInt32((at + 12) | 0, true) === head.getInt32(12, true)
+    );
+  }
+
+  /**
    * How many of the plain chains of `ring` from `first` on begin as this frame does, which is that of `first`: the same
    * addresses, type and tag, so that they are switched alike. At most `most`, at least 1.
    */

@@ -19,7 +19,7 @@
  *   I3  the stores around the copy follow queue-ledger.ts; with those of the transmit queue around them a crash repeats
  *       at most the one frame that was being delivered, and loses none.
  *
- * Limits  UNPUBLISHED_MAX chains before the driver is shown them.
+ * Limits  UNPUBLISHED_MAX chains before the driver is shown them, and at most as many more of one burst.
  * Spec    virtio 1.3, 5.1.6.4.
  */
 import {
@@ -34,8 +34,10 @@ import {
 import {
   type Crossing,
   completeCrossing,
+  completeSpreadCrossing,
   copyBetween,
   copyBurst,
+  copyFrames,
   type DeviceRing,
   PLAIN_CHAINS_MAX,
   type QueueLedger,
@@ -197,17 +199,70 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     return done;
   }
 
+  /** The same for frames in several pieces (DeviceRing.scanFrames), which may fill several chains. */
+  deliverFrames(
+    from: DeviceRing,
+    first: number,
+    count: number,
+    frameOffset: number,
+    sender: QueueLedger,
+  ): number {
+    const { ledger } = this;
+    const { plainBytesMax, frameOffset: header } = this.#header;
+    const { lengths } = from.plain;
+    const crossing = this.#crossing;
+    crossing.bytesMax = plainBytesMax;
+    crossing.from = from;
+    crossing.fromHeader = frameOffset;
+    let done = 0;
+    while (done < count) {
+      if (!this.#holds(lengths[first + done]! - frameOffset + header)) break;
+      const next = this.#plainNext;
+      const buffers = this.#plainCount - next;
+      const most = this.#mergeable ? buffers : 1;
+      const copied = copyFrames(crossing, first + done, next, count - done, buffers, most);
+      if (copied === 0) break;
+      if (next === this.#plainGiven) ledger.begin(); // until here everything can be done again
+      const chains = completeSpreadCrossing(crossing, sender, ledger, first + done, next, copied);
+      if (this.#countSizes) this.#countBurst(crossing, first + done, copied);
+      done += copied;
+      this.#plainNext = next + chains;
+      this.#unpublished += chains;
+      if (this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
+    }
+    return done;
+  }
+
+  /** Whether a frame of `needed` bytes with its header fits what is laid out; if that is too little, it is laid out anew. */
+  #holds(needed: number): boolean {
+    if (this.#room(needed)) return true;
+    if (!this.#mergeable && this.#plainNext < this.#plainCount) return false;
+    for (let most = this.#stretch; ; most = Math.min(4 * most, PLAIN_CHAINS_MAX)) {
+      if (!this.#layOut(most)) return false;
+      if (this.#room(needed)) return true;
+      if (!this.#mergeable || this.#plainCount < most || most === PLAIN_CHAINS_MAX) return false;
+    }
+  }
+
+  #room(needed: number): boolean {
+    const { lengths } = this.ring.plain;
+    const end = this.#mergeable ? this.#plainCount : Math.min(this.#plainNext + 1, this.#plainCount);
+    let room = 0;
+    for (let chain = this.#plainNext; chain < end && room < needed; chain++) room += lengths[chain]!;
+    return room >= needed;
+  }
+
   #countBurst({ from, fromHeader }: Crossing, first: number, count: number): void {
     const { lengths } = from.plain;
     for (let i = first; i < first + count; i++) this.ledger.countSize(lengths[i]! - fromHeader);
   }
 
-  #layOut(): boolean {
+  #layOut(most = this.#stretch): boolean {
     if (!this.#shortWay || this.fault !== null) return false;
     this.#endPlain();
     this.#plainNext = 0;
     this.#plainGiven = 0;
-    this.#plainCount = this.ring.scan(this.#stretch, true);
+    this.#plainCount = this.ring.scan(most, true);
     this.#stretch = Math.min(2 * this.#stretch, PLAIN_CHAINS_MAX);
     return this.#plainCount > 0;
   }

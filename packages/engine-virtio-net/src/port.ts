@@ -65,6 +65,12 @@ export interface FramePort {
   ): number;
 
   /**
+   * The same of plain frames in several pieces, which DeviceRing.scanFrames has laid out. What it leaves in front goes the
+   * long way.
+   */
+  sendFrames?(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number;
+
+  /**
    * Nobody has looked at the headers and lengths of frames that `sendPlain` is given: it ends in front of one that is not
    * plain, or not of an Ethernet header to `bytesMax` bytes. As copyBurst does, which has to read the frame anyway.
    */
@@ -83,4 +89,16 @@ export interface FramePort {
    * go the long way, or when no frame waits.
    */
   receivePlain?(ring: DeviceRing, count: number, bytesMax: number, ledger: QueueLedger): number;
+
+  /**
+   * The same of frames that each fill as many buffers as they need, of the first `count` chains from `first` on. Returns how
+   * many chains they are in.
+   */
+  receiveFrames?(
+    ring: DeviceRing,
+    first: number,
+    count: number,
+    bytesMax: number,
+    ledger: QueueLedger,
+  ): number;
 }

@@ -75,8 +75,12 @@ export class ReceiveQueue extends WorkedQueue {
       const count = ring.scan(Math.min(waiting, budget), true);
       if (count > 0) {
         ledger.begin();
-        worked = this.port.receivePlain!(ring, count, this.header.plainBytesMax, ledger);
+        const { plainBytesMax } = this.header;
+        worked = this.port.receivePlain!(ring, count, plainBytesMax, ledger);
+        const spread = worked < count ? this.receiveFrames(worked, count - worked, plainBytesMax) : 0;
+        worked += spread;
         ledger.endPlain(worked);
+        if (spread > 0) return this.#worked(worked); // the chains behind are too few for a frame: again with others
       }
     }
     while (worked < budget) {
@@ -93,8 +97,17 @@ export class ReceiveQueue extends WorkedQueue {
       }
       worked++;
     }
-    if (worked > 0 && ledger.publish()) this.interrupt = true;
-    return worked;
+    return this.#worked(worked);
+  }
+
+  #worked(chains: number): number {
+    if (chains > 0 && this.ledger.publish()) this.interrupt = true;
+    return chains;
+  }
+
+  /** Receives a burst of frames that need several buffers into the laid out chains from `first` on; how many chains. */
+  protected receiveFrames(_first: number, _count: number, _bytesMax: number): number {
+    return 0;
   }
 
   /** Deals with one frame, or with a chain that can hold none; false when the port has no frame. */

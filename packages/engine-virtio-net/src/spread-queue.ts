@@ -23,6 +23,10 @@ export class SpreadReceiveQueue extends ReceiveQueue {
   /** Buffers the last frame took. */
   #buffers = 1;
 
+  protected override receiveFrames(first: number, count: number, bytesMax: number): number {
+    return this.port.receiveFrames?.(this.ring, first, count, bytesMax, this.ledger) ?? 0;
+  }
+
   protected override receive(): boolean {
     const { ring, ledger, header, port } = this;
     const { frameOffset } = header;

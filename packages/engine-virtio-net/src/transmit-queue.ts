@@ -8,7 +8,8 @@
  *   ring and no memory of ours (failure C20).
  *   Plain frames (port.ts) go in bursts, if the port has a short way for them: descriptors of the burst, then headers,
  *   then frames, each in a short loop; a port that copies frames reads their headers with them. The first frame that is not plain ends the burst and goes alone; how far the next
- *   burst looks follows from how far the last one came.
+ *   burst looks follows from how far the last one came. Frames in several pieces go in bursts of their own; where there
+ *   are none, that is tried ever less often.
  *   A port may have the kernel send a burst in one go. It then knows what of a former owner's last burst was sent: those
  *   chains are given back first.
  *
@@ -19,7 +20,13 @@
  * Limits  FRAME_BYTES_MAX a frame; the budget a turn.
  * Spec    virtio 1.3, 5.1.6.2.
  */
-import { type DeviceRing, PLAIN_CHAINS_MAX, QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
+import {
+  type DeviceRing,
+  type FrameDemands,
+  PLAIN_CHAINS_MAX,
+  QueueWait,
+  WorkedQueue,
+} from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, type QueueBlock, QueueCounter } from '@virtnet/wire';
 import { PLAIN_MASK, TransmitHeader } from './net-header.js';
 import { counterOfRefusal, type FramePort } from './port.js';
@@ -38,6 +45,8 @@ export interface QueueOptions {
 
 const PORT_FULL = -Errno.EAGAIN;
 const ETHERNET_BYTES = Ethernet.HEADER_BYTES;
+/** Most chains that go alone before bursts of frames in several pieces are tried again. */
+const PAUSE_MAX = 63;
 
 export class TransmitQueue extends WorkedQueue {
   readonly #port: FramePort;
@@ -46,6 +55,12 @@ export class TransmitQueue extends WorkedQueue {
   readonly #shortWay: boolean;
   /** Frames the next burst looks at. */
   #stretch = PLAIN_CHAINS_MAX;
+  /** The same of frames in several pieces. */
+  #framesStretch = PLAIN_CHAINS_MAX;
+  readonly #demands: FrameDemands;
+  /** Chains that are still to go alone, and how many the next time, since nothing was a frame for a burst. */
+  #aside = 0;
+  #pause = 0;
 
   constructor(options: QueueOptions) {
     super(options.ring, options.block);
@@ -53,6 +68,8 @@ export class TransmitQueue extends WorkedQueue {
     this.#port = options.port;
     this.#header = new TransmitHeader(options.features, options.mtu);
     this.#linkUp = options.linkUp;
+    const { frameOffset, plainBytesMax } = this.#header;
+    this.#demands = { header: frameOffset, unwanted: PLAIN_MASK, bytesMax: plainBytesMax };
   }
 
   override poll(budget: number): number {
@@ -65,6 +82,12 @@ export class TransmitQueue extends WorkedQueue {
       if (this.#shortWay) {
         worked += this.#sendPlain(most - worked);
         if (worked === most) break;
+        if (this.#aside > 0) this.#aside--;
+        else {
+          const frames = this.#sendFrames(most - worked);
+          worked += frames;
+          if (frames > 0) continue;
+        }
       }
       const segments = ring.take();
       if (segments === 0) break;
@@ -122,6 +145,25 @@ export class TransmitQueue extends WorkedQueue {
       ledger.endPlain(done);
     }
     this.#stretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
+    return done;
+  }
+
+  /** The same of frames in several pieces. */
+  #sendFrames(most: number): number {
+    const { ring, ledger } = this;
+    const port = this.#port;
+    if (port.sendFrames === undefined) return 0;
+    const stretch = Math.min(most, this.#framesStretch);
+    const count = ring.scanFrames(stretch, this.#demands);
+    let done = 0;
+    if (count > 0) {
+      ledger.begin();
+      done = port.sendFrames(ring, count, this.#header.frameOffset, ledger);
+      ledger.endPlain(done);
+    }
+    this.#framesStretch = done < stretch ? done + 1 : Math.min(2 * stretch + 1, PLAIN_CHAINS_MAX);
+    this.#pause = done > 0 ? 0 : Math.min(2 * this.#pause + 1, PAUSE_MAX);
+    this.#aside = this.#pause;
     return done;
   }
 

@@ -9,6 +9,7 @@ export const FUNCTION_EXPORT = 0;
 export const SHARED_64 = 0x07;
 export const OWN_32 = 0x01;
 
+/** LESS and MORE are of signed numbers, BELOW and ABOVE of unsigned ones. */
 export const Op = {
   BLOCK: [0x02, ValueType.NONE],
   LOOP: [0x03, ValueType.NONE],
@@ -27,16 +28,23 @@ export const Op = {
   I32_LESS: [0x48],
   I32_MORE: [0x4a],
   I32_NOT_LESS: [0x4e],
+  I32_NOT_BELOW: [0x4f],
   I32_ADD: [0x6a],
   I32_SUB: [0x6b],
   I32_AND: [0x71],
   I32_OR: [0x72],
   I32_XOR: [0x73],
   I32_SHIFT_LEFT: [0x74],
+  I32_SHIFT_RIGHT: [0x76],
+  I64_LESS: [0x53],
+  I64_MORE: [0x55],
+  I64_NOT_ABOVE: [0x58],
   I64_ADD: [0x7c],
+  I64_SUB: [0x7d],
   I64_OR: [0x84],
   I64_SHIFT_LEFT: [0x86],
   I64_FROM_I32: [0xac],
+  I32_FROM_I64: [0xa7],
   I64_NOT_ZERO: [0x50, 0x45],
   MEMORY_COPY: [0xfc, 0x0a, 0, 0],
 } as const;

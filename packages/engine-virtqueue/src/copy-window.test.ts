@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { copyBetween, PrivateMemory } from './chain-copy.js';
 import { copyInWindow, reserveWindow, useWindow, WINDOW_BYTES_MAX, windowPageOf } from './copy-window.js';
-import { COPY_PAGE_BYTES, VECTOR_BYTES } from './window-module.js';
+import { COPY_PAGE_BYTES, VECTOR_BYTES } from './window-layout.js';
 
 const memory = reserveWindow()!;
 const buffer = useWindow(memory);

@@ -13,7 +13,16 @@
  *
  * Limits  WINDOW_BYTES_MAX; ROOMS_BYTES.
  */
-import { COPY_PAGE_BYTES, SEGMENTS_BYTES, SegmentPart, windowModule } from './window-module.js';
+import {
+  COPY_PAGE_BYTES,
+  PIECE_ENTRY_BYTES,
+  PIECE_TABLE_BYTES,
+  PIECES_MAX,
+  PiecePart,
+  SEGMENTS_BYTES,
+  SegmentPart,
+} from './window-layout.js';
+import { windowModule } from './window-module.js';
 
 /** What a WebAssembly memory of 64-bit addresses may have at most. */
 export const WINDOW_BYTES_MAX = 2 ** 34;
@@ -21,8 +30,11 @@ const WINDOW_BYTES_MIN = 2 ** 30;
 const PAGE_BYTES = 2 ** 16;
 /** For what bursts look like, in each thread: memory that is not used is only addresses. */
 export const ROOMS_BYTES = 2 ** 24;
-export const ROOMS_AT = SEGMENTS_BYTES;
 const WORD_BYTES = 4;
+/** Behind a list of one segment: tables of guests' pieces. */
+const PIECES_AT = SEGMENTS_BYTES;
+const PIECE_TABLES = 512;
+export const ROOMS_AT = PIECES_AT + PIECE_TABLES * PIECE_TABLE_BYTES;
 
 /** What is used of WebAssembly, which the language's own library of types does not have. */
 interface WebAssemblyApi {
@@ -49,7 +61,18 @@ export interface WindowMemory {
 
 type WindowFunction = (...numbers: readonly number[]) => number;
 type WindowFunctions = Readonly<
-  Record<'copy' | 'copyBurst' | 'copySegments' | 'lookPacked' | 'scanPacked' | 'scanSplit', WindowFunction>
+  Record<
+    | 'copy'
+    | 'copyBurst'
+    | 'copySegments'
+    | 'copyFrames'
+    | 'lookPacked'
+    | 'scanPacked'
+    | 'scanSplit'
+    | 'layPackedTables'
+    | 'laySplitTables',
+    WindowFunction
+  >
 >;
 
 const { WebAssembly } = globalThis as unknown as { readonly WebAssembly: WebAssemblyApi };
@@ -62,12 +85,19 @@ let window: ArrayBufferLike | null = null;
 let rooms: ArrayBuffer | null = null;
 /** A list of one segment, at the beginning of the memory of rooms. */
 let only = new Int32Array(0);
+let pieceTables = new Int32Array(0);
+/** Whose pieces are in each table: a guest's never change. */
+let owners: Found[] = [];
+let nextTable = 0;
 let copy: WindowFunction = noWindow;
 let copyBurst: WindowFunction = noWindow;
 let copySegments: WindowFunction = noWindow;
+let copyFrames: WindowFunction = noWindow;
 let look: WindowFunction = noWindow;
 let packed: WindowFunction = noWindow;
 let split: WindowFunction = noWindow;
+let packedTables: WindowFunction = noWindow;
+let splitTables: WindowFunction = noWindow;
 
 /**
  * Reserves a window: 16 GiB of addresses, or as many as the kernel lets us have. Null when it does not let us have even
@@ -92,16 +122,23 @@ export function useWindow(memory: WindowMemory): ArrayBuffer {
   const own = new WebAssembly.Memory({ initial: roomPages, maximum: roomPages });
   const module = new WebAssembly.Module(windowModule(buffer.byteLength / PAGE_BYTES, roomPages));
   const { exports } = new WebAssembly.Instance(module, { window: { memory }, rooms: { memory: own } });
-  ({ copy, copyBurst, copySegments, lookPacked: look, scanPacked: packed, scanSplit: split } = exports);
+  ({ copy, copyBurst, copySegments, copyFrames } = exports);
+  ({ lookPacked: look, scanPacked: packed, scanSplit: split } = exports);
+  ({ layPackedTables: packedTables, laySplitTables: splitTables } = exports);
   window = buffer;
   rooms = own.buffer as ArrayBuffer;
   only = new Int32Array(rooms, 0, SEGMENTS_BYTES / WORD_BYTES);
+  pieceTables = new Int32Array(rooms, PIECES_AT, (PIECE_TABLES * PIECE_TABLE_BYTES) / WORD_BYTES);
+  owners = [];
   // Compiled when they are called for the first time, which takes half a millisecond: for nothing, and not for a frame.
   copyBurst(0, 0, 0, 0, 0, 0, 0);
   copySegments(0, 0, 0, 0, 0, 0, 0);
+  copyFrames(0, 0, 0, 0, 0, 0, 0, 0, 0);
   look(0, 0, 0, 1, 0, 0);
-  packed(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0);
-  split(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  packed(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0);
+  split(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  packedTables(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  splitTables(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   return buffer as ArrayBuffer; // the views that are made over it are the same
 }
 
@@ -166,6 +203,25 @@ export function copyBurstInWindow(
   return copyBurst(from, to, fromHeader, toHeader, unwanted, bytesMax, most);
 }
 
+/**
+ * The same of up to `most` frames whose segments are laid out (FramePart of window-layout.ts): from entry `from` of a room,
+ * their list at `segments`, to up to `toCount` buffers from entry `to` on. A frame is spread over `buffersMax` buffers at
+ * most; the header says over how many.
+ */
+export function copyFramesInWindow(
+  from: number,
+  segments: number,
+  to: number,
+  toCount: number,
+  buffersMax: number,
+  fromHeader: number,
+  toHeader: number,
+  bytesMax: number,
+  most: number,
+): number {
+  return copyFrames(from, segments, to, toCount, buffersMax, fromHeader, toHeader, bytesMax, most);
+}
+
 /** Where something is in this thread's window. */
 export class WindowPlace {
   /** -1: it is elsewhere. */
@@ -185,15 +241,47 @@ export class WindowPlace {
   }
 }
 
-/** The piece of a guest's memory in which an address was last found (guest-memory.ts). */
-interface FoundPiece {
+/** A guest's memory (guest-memory.ts), and the piece in which something was last found. */
+interface Found {
   readonly pieceIndex: number;
-  readonly piece: {
+  readonly pieces: readonly {
     readonly iovaHigh: number;
     readonly iovaLow: number;
     readonly sizeBytes: number;
+    readonly writable: boolean;
     readonly windowPage: number;
-  };
+  }[];
+  /** Its table of pieces, and how many are in it. Ours. */
+  pieceTable: number;
+  piecesListed: number;
+}
+
+/** Where the table of a guest's pieces is in the memory of rooms: it keeps it until as many others wanted one. */
+function piecesOf(memory: Found): number {
+  if (owners[memory.pieceTable] !== memory) listPieces(memory);
+  return PIECES_AT + memory.pieceTable * PIECE_TABLE_BYTES;
+}
+
+function listPieces(memory: Found): void {
+  const table = nextTable;
+  nextTable = (nextTable + 1) % PIECE_TABLES;
+  owners[table] = memory;
+  memory.pieceTable = table;
+  let at = (table * PIECE_TABLE_BYTES) / WORD_BYTES;
+  let count = 0;
+  for (let i = 0; i < memory.pieces.length && count < PIECES_MAX; i++) {
+    const { iovaHigh, iovaLow, sizeBytes, writable, windowPage } = memory.pieces[i]!;
+    if (windowPage < 0) continue;
+    pieceTables[at + PiecePart.IOVA_HIGH / WORD_BYTES] = iovaHigh;
+    pieceTables[at + PiecePart.IOVA_LOW / WORD_BYTES] = iovaLow;
+    pieceTables[at + PiecePart.BYTES / WORD_BYTES] = sizeBytes;
+    pieceTables[at + PiecePart.WRITABLE / WORD_BYTES] = writable ? sizeBytes : 0;
+    pieceTables[at + PiecePart.PAGE / WORD_BYTES] = windowPage;
+    pieceTables[at + PiecePart.INDEX / WORD_BYTES] = i;
+    at += PIECE_ENTRY_BYTES / WORD_BYTES;
+    count++;
+  }
+  memory.piecesListed = count;
 }
 
 /**
@@ -210,7 +298,7 @@ export function lookPackedInWindow(
   return look(page, at, slot, size, owner, most);
 }
 
-/** Lays descriptors out, as scanPacked() of plain-scan.ts does it, that are in the memory's last piece. How many. */
+/** Lays descriptors out, as scanPacked() of plain-scan.ts does it, of buffers in the window. How many. */
 export function scanPackedInWindow(
   room: number,
   { page, at }: WindowPlace,
@@ -218,23 +306,13 @@ export function scanPackedInWindow(
   size: number,
   count: number,
   wanted: number,
-  { piece, pieceIndex }: FoundPiece,
+  writable: boolean,
+  memory: Found,
 ): number {
-  const { iovaHigh, iovaLow, sizeBytes, windowPage } = piece;
-  return packed(
-    room,
-    page,
-    at,
-    slot,
-    size,
-    count,
-    wanted,
-    iovaHigh,
-    iovaLow,
-    sizeBytes,
-    windowPage,
-    pieceIndex,
-  );
+  const pieces = piecesOf(memory);
+  const part = writable ? PiecePart.WRITABLE : PiecePart.BYTES;
+  const { piecesListed, pieceIndex } = memory;
+  return packed(room, page, at, slot, size, count, wanted, part, pieces, piecesListed, pieceIndex);
 }
 
 /** The same as scanSplit() does it. */
@@ -246,9 +324,10 @@ export function scanSplitInWindow(
   mask: number,
   count: number,
   wanted: number,
-  { piece, pieceIndex }: FoundPiece,
+  writable: boolean,
+  memory: Found,
 ): number {
-  const { iovaHigh, iovaLow, sizeBytes, windowPage } = piece;
+  const pieces = piecesOf(memory);
   return split(
     room,
     table.page,
@@ -259,10 +338,51 @@ export function scanSplitInWindow(
     mask,
     count,
     wanted,
-    iovaHigh,
-    iovaLow,
-    sizeBytes,
-    windowPage,
-    pieceIndex,
+    writable ? PiecePart.WRITABLE : PiecePart.BYTES,
+    pieces,
+    memory.piecesListed,
+    memory.pieceIndex,
+  );
+}
+
+/** What frames in tables have to be to be laid out. */
+export interface FrameDemands {
+  /** Bytes in front of each frame. */
+  readonly header: number;
+  /** Bits that none may have in the first word of its header. */
+  readonly unwanted: number;
+  /** Longest frame. */
+  readonly bytesMax: number;
+}
+
+/**
+ * The first `count` chains of a room, which are tables of a packed or split ring's memory, become frames with a list of
+ * segments at `segments`, segmentsMax of them at most. How many, up to one with any of the bits `unfit` in the last word of
+ * an entry, or that is for another way (window-module.ts).
+ */
+export function layTablesInWindow(
+  ofPacked: boolean,
+  room: number,
+  segments: number,
+  segmentsMax: number,
+  count: number,
+  unfit: number,
+  { header, unwanted, bytesMax }: FrameDemands,
+  memory: Found,
+): number {
+  const pieces = piecesOf(memory);
+  const lay = ofPacked ? packedTables : splitTables;
+  return lay(
+    room,
+    segments,
+    segmentsMax,
+    count,
+    unfit,
+    header,
+    unwanted,
+    bytesMax,
+    pieces,
+    memory.piecesListed,
+    memory.pieceIndex,
   );
 }

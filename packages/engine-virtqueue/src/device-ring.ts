@@ -23,6 +23,7 @@
  * Limits  queueSize chains outstanding; chainSegmentsMax segments a chain (a buffer that crosses two pieces of memory
  *         is two segments).
  */
+import type { FrameDemands } from './copy-window.js';
 import type { RingFault, RingFaultCode } from './fault.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { PlainChains } from './plain-chains.js';
@@ -102,7 +103,13 @@ export interface DeviceRing {
    * would not find room, those given before are made visible.
    */
   scan(most: number, writable: boolean): number;
-  /** What scan() found, until the next scan(), take() or give(); publish() leaves it as it is. */
+  /**
+   * The same of chains that are tables of readable buffers, frames in several pieces, as far as WebAssembly can do it: their
+   * segments are listed at segmentPlace, and in `plain` is how many there are and which is the first (FramePart of
+   * window-layout.ts), and as a chain's length that of all of them. The headers are judged by then.
+   */
+  scanFrames(most: number, demands: FrameDemands): number;
+  /** What scan() or scanFrames() found, until the next of them, take() or give(); publish() leaves it as it is. */
   readonly plain: PlainChains;
   /** The next `count` chains of `plain` are answered: they are given. Before anything else is done with the ring. */
   advance(count: number): void;

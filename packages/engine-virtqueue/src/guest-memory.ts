@@ -133,6 +133,9 @@ export class GuestMemory {
   piece: MemoryPiece;
   pieceIndex = 0;
   offset = 0;
+  /** copy-window.ts's: which table its pieces are in, and how many. */
+  pieceTable = 0;
+  piecesListed = 0;
   readonly #regions: readonly MemoryRegion[];
 
   /** Regions in any order. RangeError when they break I1: that is the owner's fault, not the guest's. */
@@ -155,6 +158,13 @@ export class GuestMemory {
       return Math.min(lengthBytes, piece.sizeBytes - offset);
     }
     return this.#search(high >>> 0, low >>> 0, lengthBytes);
+  }
+
+  /** What was found last, elsewhere, is in piece `index`: the next is looked for there first. */
+  pointTo(index: number): void {
+    if (index === this.pieceIndex) return;
+    this.pieceIndex = index;
+    this.piece = this.pieces[index]!;
   }
 
   /** Process address of the last successful translate. */

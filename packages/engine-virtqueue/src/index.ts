@@ -15,6 +15,7 @@ export * from './chain-copy.js';
 export * from './copy-window.js';
 export * from './device-ring.js';
 export * from './fault.js';
+export * from './frame-burst.js';
 export * from './guest-memory.js';
 export * from './limits.js';
 export * from './notification.js';

@@ -50,7 +50,7 @@ import {
   PackedWord,
 } from '@virtnet/wire';
 import { Chain } from './chain.js';
-import { lookPackedInWindow } from './copy-window.js';
+import { type FrameDemands, layTablesInWindow, lookPackedInWindow } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import {
   bufferFault,
@@ -66,7 +66,7 @@ import type { PackedRingConfig } from './packed-config.js';
 import { lapOffset, passes } from './packed-position.js';
 import { ScanPlace, scanPacked } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
-import { PACKED_OWNER } from './window-module.js';
+import { PACKED_OWNER, PACKED_TABLE } from './window-layout.js';
 
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, ID_FLAGS } = PackedWord;
@@ -254,6 +254,18 @@ export class PackedRing extends Chain implements DeviceRing {
   }
 
   scan(most: number, writable: boolean): number {
+    return this.#scan(most, writable ? WRITE_BIT : 0, writable);
+  }
+
+  scanFrames(most: number, demands: FrameDemands): number {
+    const { plain, memory, segmentPlace, segmentsMax } = this;
+    if (!this.#indirect || segmentPlace < 0 || !this.#place.reaches(plain)) return 0;
+    const tables = this.#scan(most, PACKED_TABLE, false);
+    const unfit = INDIRECT_BIT | this.#tableWriteBit;
+    return layTablesInWindow(true, plain.place, segmentPlace, segmentsMax, tables, unfit, demands, memory);
+  }
+
+  #scan(most: number, wanted: number, writes: boolean): number {
     if (this.#broken) return 0;
     const wished = Math.min(most, PLAIN_CHAINS_MAX);
     if (this.#waiting < wished && this.#look() === 0) return 0;
@@ -264,7 +276,7 @@ export class PackedRing extends Chain implements DeviceRing {
     const waiting = Math.min(this.#waiting, this.#waitingSlots);
     const count = Math.min(waiting, wished, this.#journalMax - this.#noted);
     const { plain, memory } = this;
-    return scanPacked(plain, memory, this.#place, this.#table, this.#index, count, writable ? WRITE_BIT : 0);
+    return scanPacked(plain, memory, this.#place, this.#table, this.#index, count, wanted, writes);
   }
 
   /** Where the answers to the chains of `plain` go, and the positions behind them. */

@@ -8,7 +8,7 @@ import type { DeviceRing } from './device-ring.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
 import { type Copying, copyBurst, PrivateBuffers, writePlainHeader } from './plain-burst.js';
 import { ChainRoom, PlainRoom } from './ring-room.js';
-import { PLAIN_ROOM_BYTES } from './window-module.js';
+import { PLAIN_ROOM_BYTES } from './window-layout.js';
 
 const AREA_BYTES = 2 ** 20;
 const HEADER_BYTES = 12;

@@ -18,14 +18,14 @@
  */
 import { Ethernet, QueueCounter, QueueWord } from '@virtnet/wire';
 import { copyBetween, type PrivateMemory } from './chain-copy.js';
-import { copyBurstInWindow } from './copy-window.js';
+import { copyBurstInWindow, onlySegment } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import type { MemoryPiece } from './guest-memory.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
 import { ANSWER_WORDS, type PlainChains } from './plain-chains.js';
 import type { QueueLedger } from './queue-ledger.js';
 import { PlainRoom } from './ring-room.js';
-import { ONE_BUFFER } from './window-module.js';
+import { ONE_BUFFER } from './window-layout.js';
 
 const WORD_SHIFT = 2;
 const { POSITION } = QueueWord;
@@ -213,18 +213,44 @@ export class PrivateBuffers implements Buffers {
   /** Of each buffer. */
   bytes = 0;
   readonly memory: { readonly pieces: readonly MemoryPiece[] };
+  /** Where the segments of layFrames() are; -1: outside of the window. */
+  segmentPlace = -1;
+  readonly #piece: MemoryPiece;
+  /** Laid out as frames and not as buffers. */
+  #frames = false;
 
   constructor({ piece }: PrivateMemory) {
     this.memory = { pieces: [piece] };
+    this.#piece = piece;
     this.plain.pages.fill(piece.windowPage);
   }
 
   /** Lays buffers of `bytes` bytes out, `stride` bytes apart and as many as `room` bytes have room for; then those again. */
   lay(bytes: number, stride: number, room: number): void {
-    const { offsets, lengths } = this.plain;
+    const { offsets, lengths, pages } = this.plain;
+    if (this.#frames) pages.fill(this.#piece.windowPage);
+    this.#frames = false;
     const count = stride === 0 ? 1 : Math.max(1, Math.floor(room / stride));
     this.bytes = bytes;
     lengths.fill(bytes);
     for (let i = 0; i < PLAIN_CHAINS_MAX; i++) offsets[i] = (i % count) * stride;
+  }
+
+  /** For the next copyFrames(): every frame is the first `bytes` bytes. */
+  layFrames(bytes: number): void {
+    const { windowPage } = this.#piece;
+    this.segmentPlace = windowPage < 0 ? -1 : onlySegment(windowPage, 0, bytes);
+    if (this.#frames && this.bytes === bytes) return;
+    const { offsets, lengths, pages } = this.plain;
+    this.#frames = true;
+    this.bytes = bytes;
+    lengths.fill(bytes);
+    offsets.fill(0);
+    pages.fill(1);
+  }
+
+  /** Buffers of `bytes` bytes are laid out. */
+  holds(bytes: number): boolean {
+    return !this.#frames && this.bytes === bytes;
   }
 }

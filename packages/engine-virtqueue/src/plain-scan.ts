@@ -2,8 +2,8 @@
  * plain-scan.ts: lays the descriptors of a burst out (plain-chains.ts), of either kind of ring.
  *
  * Theory
- *   In the window (copy-window.ts) WebAssembly does it, for as long as the buffers are in the piece of memory that the
- *   last one was in. What is left of the burst is laid out here: a ring or memory elsewhere, and a change of pieces.
+ *   In the window (copy-window.ts) WebAssembly does it. What is left of the burst is laid out here: a ring or memory
+ *   elsewhere.
  *   A chain that is not one whole buffer in one piece ends the burst.
  *
  * Invariants
@@ -13,7 +13,7 @@ import { DESCRIPTOR_WORDS_SHIFT, DescriptorWord, RingWord } from '@virtnet/wire'
 import { scanPackedInWindow, scanSplitInWindow, WindowPlace } from './copy-window.js';
 import type { GuestMemory, MemorySlice } from './guest-memory.js';
 import type { PlainChains } from './plain-chains.js';
-import { ONE_SLOT, PACKED_KIND, SPLIT_KIND } from './window-module.js';
+import { ONE_SLOT, PACKED_KIND, SPLIT_KIND } from './window-layout.js';
 
 // Locals of the module: an imported object's property costs a load per use.
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
@@ -31,15 +31,15 @@ export class ScanPlace {
     this.available = WindowPlace.of(entries, FIRST_ENTRY * entries.BYTES_PER_ELEMENT);
   }
 
-  /** WebAssembly can lay chains out in `plain`, whose buffers are in the memory's last piece. */
-  reaches({ place }: PlainChains, { piece }: GuestMemory, wanted: number): boolean {
-    return place >= 0 && this.table.page >= 0 && this.available.page >= 0 && (wanted === 0 || piece.writable);
+  /** WebAssembly can lay chains out in `plain`. */
+  reaches({ place }: PlainChains): boolean {
+    return place >= 0 && this.table.page >= 0 && this.available.page >= 0;
   }
 }
 
 /**
  * Lays out up to `count` chains of a packed ring from `slot` on, whose descriptors have `wanted` of PACKED_KIND; they are
- * known to be available. How many.
+ * known to be available. `writes`: into memory that may be written. How many.
  */
 export function scanPacked(
   plain: PlainChains,
@@ -49,12 +49,14 @@ export function scanPacked(
   first: number,
   count: number,
   wanted: number,
+  writes: boolean,
 ): number {
   const { pieces, pages, offsets, lengths, ids } = plain;
   const size = table.length >>> DESCRIPTOR_WORDS_SHIFT;
   let i = 0;
-  if (place.reaches(plain, memory, wanted)) {
-    i = scanPackedInWindow(plain.place, place.table, first, size, count, wanted, memory);
+  if (place.reaches(plain)) {
+    i = scanPackedInWindow(plain.place, place.table, first, size, count, wanted, writes, memory);
+    if (i > 0) memory.pointTo(pieces[i - 1]!);
     if (i === count) return i;
   }
   let slot = first + i;
@@ -77,20 +79,20 @@ export function scanPacked(
       if (++slot === size) slot = 0;
       const offset = (low - iovaLow) | 0;
       if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
-      if (wanted !== 0 && !writable) return i;
+      if (writes && !writable) return i;
       pieces[i] = pieceIndex;
       pages[i] = windowPage;
       offsets[i] = offset;
       lengths[i] = length;
     }
     // In another piece, which the next ones may be in as well.
-    if (i === count || !layTranslated(plain, memory, i, high, low, length, wanted !== 0)) return i;
+    if (i === count || !layTranslated(plain, memory, i, high, low, length, writes)) return i;
   }
 }
 
 /**
  * Lays out up to `count` chains of a split ring from `position` on, whose descriptors have `wanted` of SPLIT_KIND; they are
- * known to be available. How many.
+ * known to be available. `writes`: into memory that may be written. How many.
  */
 export function scanSplit(
   plain: PlainChains,
@@ -102,11 +104,23 @@ export function scanSplit(
   mask: number,
   count: number,
   wanted: number,
+  writes: boolean,
 ): number {
   const { pieces, pages, offsets, lengths, ids } = plain;
   let i = 0;
-  if (place.reaches(plain, memory, wanted)) {
-    i = scanSplitInWindow(plain.place, place.table, place.available, position, mask, count, wanted, memory);
+  if (place.reaches(plain)) {
+    i = scanSplitInWindow(
+      plain.place,
+      place.table,
+      place.available,
+      position,
+      mask,
+      count,
+      wanted,
+      writes,
+      memory,
+    );
+    if (i > 0) memory.pointTo(pieces[i - 1]!);
     if (i === count) return i;
   }
   for (; ; i++) {
@@ -127,14 +141,14 @@ export function scanSplit(
       ids[i] = head;
       const offset = (low - iovaLow) | 0;
       if (high !== iovaHigh || offset < 0 || length > sizeBytes - offset) break;
-      if (wanted !== 0 && !writable) return i;
+      if (writes && !writable) return i;
       pieces[i] = pieceIndex;
       pages[i] = windowPage;
       offsets[i] = offset;
       lengths[i] = length;
     }
     // In another piece, which the next ones may be in as well.
-    if (i === count || !layTranslated(plain, memory, i, high, low, length, wanted !== 0)) return i;
+    if (i === count || !layTranslated(plain, memory, i, high, low, length, writes)) return i;
   }
 }
 

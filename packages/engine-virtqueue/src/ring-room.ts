@@ -15,11 +15,11 @@
 import { ROOMS_AT, roomsMemory } from './copy-window.js';
 import { SeamEntry } from './indirect-table.js';
 import { PLAIN_CHAINS_MAX } from './limits.js';
-import { PLAIN_ROOM_BYTES, RoomPart, SEGMENTS_BYTES, SegmentPart } from './window-module.js';
+import { PLAIN_ROOM_BYTES, RoomPart, SEGMENTS_BYTES, SegmentPart } from './window-layout.js';
 
 /** For current chains (chain.ts). */
 export class ChainRoom {
-  /** Where lists of segments begin in the memory of rooms (SegmentPart of window-module.ts); -1: they are elsewhere. */
+  /** Where lists of segments begin in the memory of rooms (SegmentPart of window-layout.ts); -1: they are elsewhere. */
   readonly place: number;
   /** Page of this thread's window that each segment's piece begins with; -1: it is elsewhere. */
   readonly segmentPage: Int32Array;
@@ -42,8 +42,8 @@ export class ChainRoom {
     this.segmentPage = new Int32Array(buffer, at + SegmentPart.PAGES, segmentsMax);
     this.segmentOffset = new Int32Array(buffer, at + SegmentPart.OFFSETS, segmentsMax);
     this.segmentLength = new Uint32Array(buffer, at + SegmentPart.LENGTHS, segmentsMax);
+    this.segmentPiece = new Int32Array(buffer, at + SegmentPart.PIECES, segmentsMax);
     this.segmentAddress = new Float64Array(segmentsMax);
-    this.segmentPiece = new Int32Array(segmentsMax);
     this.chainEnds = new Uint32Array(segmentsMax);
     this.ids = new Uint16Array(segmentsMax);
     this.slots = new Uint16Array(segmentsMax);

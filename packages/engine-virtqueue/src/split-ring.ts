@@ -44,6 +44,7 @@ import {
   VirtqDescriptor,
 } from '@virtnet/wire';
 import { Chain } from './chain.js';
+import { type FrameDemands, layTablesInWindow } from './copy-window.js';
 import type { DeviceRing } from './device-ring.js';
 import {
   bufferFault,
@@ -59,6 +60,7 @@ import { needsEvent } from './notification.js';
 import { ScanPlace, scanSplit } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
 import type { RingRooms } from './ring-room.js';
+import { SPLIT_TABLE } from './window-layout.js';
 
 export interface SplitRingConfig extends RingRooms {
   /** Entries: a power of two, at most SPLIT_QUEUE_SIZE_MAX. */
@@ -79,6 +81,8 @@ export interface SplitRingConfig extends RingRooms {
 
 // Locals of the module: an imported object's property costs a load per use.
 const { NEXT, WRITE, INDIRECT } = DescriptorFlag;
+/** In a table, whatever is not NEXT is for take(). */
+const ENTRY_UNFIT = 0xffff & ~NEXT;
 const { ADDRESS_LOW, ADDRESS_HIGH, LENGTH, FLAGS_NEXT } = DescriptorWord;
 const { FLAGS, INDEX, FIRST_ENTRY } = RingWord;
 const { FIRST_ELEMENT, WORDS_PER_ELEMENT_SHIFT, LENGTH: USED_LENGTH } = UsedWord;
@@ -210,6 +214,26 @@ export class SplitRing extends Chain implements DeviceRing {
   }
 
   scan(most: number, writable: boolean): number {
+    return this.#scan(most, writable ? WRITE : 0, writable);
+  }
+
+  scanFrames(most: number, demands: FrameDemands): number {
+    const { plain, memory, segmentPlace, segmentsMax } = this;
+    if (!this.#indirect || segmentPlace < 0 || !this.#place.reaches(plain)) return 0;
+    const tables = this.#scan(most, SPLIT_TABLE, false);
+    return layTablesInWindow(
+      false,
+      plain.place,
+      segmentPlace,
+      segmentsMax,
+      tables,
+      ENTRY_UNFIT,
+      demands,
+      memory,
+    );
+  }
+
+  #scan(most: number, wanted: number, writes: boolean): number {
     if (this.#broken) return 0;
     const position = this.#position;
     let waiting = (this.#seen - position) & INDEX_MASK;
@@ -221,11 +245,21 @@ export class SplitRing extends Chain implements DeviceRing {
     }
     this.#layOut(position);
     const count = Math.min(waiting, most, PLAIN_CHAINS_MAX);
-    const wanted = writable ? WRITE : 0;
     const { plain, memory } = this;
     const table = this.#table;
     const available = this.#available;
-    return scanSplit(plain, memory, this.#place, table, available, position, this.#mask, count, wanted);
+    return scanSplit(
+      plain,
+      memory,
+      this.#place,
+      table,
+      available,
+      position,
+      this.#mask,
+      count,
+      wanted,
+      writes,
+    );
   }
 
   /** Chain 0 of `plain` is the one at `position`. */

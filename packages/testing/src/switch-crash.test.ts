@@ -18,9 +18,20 @@ const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 /** Buffers of which a frame needs two. */
 const MERGED_BYTES = 60;
 
-/** Frame numbers survive in the last byte of the source address. */
-const frameOf = (number: number) =>
-  shapeFrame({ destination: BROADCAST, seed: number, payloadBytes: 20 }).bytes;
+const STATION = [2, 0, 0, 0, 0, 9];
+
+/** Frame `number`, which is its last byte: to everybody, or from one station to another one. */
+const frameOf = (number: number, { learned = false }: Way): Uint8Array => {
+  const destination = learned ? STATION : BROADCAST;
+  const { bytes } = shapeFrame({ destination, seed: learned ? 0 : number, payloadBytes: 20 });
+  bytes[bytes.length - 1] = number;
+  return bytes;
+};
+
+/** What a station at `port` sends to everybody tells a switch where it is. */
+function learn({ eswitch }: SwitchDomain, port: number, station: ArrayLike<number>): void {
+  eswitch.decide(port, Uint8Array.from([...BROADCAST, ...Array.from(station), 8, 0, 0, 0]));
+}
 
 type Ring = 'split' | 'packed';
 
@@ -33,6 +44,10 @@ interface Way {
   readonly merged?: boolean;
   /** Senders have the header in a buffer of its own, so that no frame goes the short way. */
   readonly parts?: boolean;
+  /** Senders name the buffers in a table, so that frames go in bursts of their own. */
+  readonly table?: boolean;
+  /** The switch knows where both stations are, so that frames cross it in bursts. */
+  readonly learned?: boolean;
 }
 
 const BOTH = ['split', 'packed'] as const;
@@ -41,6 +56,12 @@ const WAYS: readonly Way[] = BOTH.flatMap((from): Way[] => [
   { name: `${from} in several buffers, to a split and a packed ring`, from, to: BOTH, parts: true },
   { name: `${from}, to mergeable buffers of either ring`, from, to: BOTH, merged: true },
   { name: `${from}, back to where it came from`, from, to: 'back' },
+  { name: `${from} in tables, back to where it came from`, from, to: 'back', parts: true, table: true },
+  { name: `${from} in tables, back to mergeable buffers`, from, to: 'back', table: true, merged: true },
+  ...BOTH.map((to) => ({
+    name: `${from} in tables, to mergeable buffers of a ${to} ring that is known`,
+    ...{ from, to: [to], table: true, merged: true, learned: true },
+  })),
 ]);
 
 interface Outcome {
@@ -69,7 +90,8 @@ function expectVisible({ receiver, blocks }: SwitchedPair): void {
 }
 
 /** Numbers of the frames in what came back; each is there as a whole, in as many buffers as its header says. */
-function numbersIn(used: readonly UsedChain[], merged: boolean): number[] {
+function numbersIn(used: readonly UsedChain[], way: Way): number[] {
+  const { merged = false } = way;
   const numbers: number[] = [];
   for (let at = 0; at < used.length; ) {
     const buffers = merged ? used[at]!.written[10]! : 1;
@@ -77,8 +99,8 @@ function numbersIn(used: readonly UsedChain[], merged: boolean): number[] {
     expect(parts.length, 'a frame is visible as a whole').toBe(buffers);
     const bytes = parts.flatMap(({ written, lengthBytes }) => [...written.subarray(0, lengthBytes)]);
     const frame = Uint8Array.from(bytes.slice(HEADER));
-    const number = frame[11]!;
-    expect(frame).toEqual(frameOf(number));
+    const number = frame.at(-1)!;
+    expect(frame).toEqual(frameOf(number, way));
     numbers.push(number);
     at += buffers;
   }
@@ -97,8 +119,8 @@ function runWatched(
   lives: readonly number[],
   budget: number,
 ): Outcome {
-  const { from, to, merged = false } = way;
-  const sender = functionAt(0, from);
+  const { from, to, merged = false, table = false } = way;
+  const sender = functionAt(0, from, to === 'back' && merged ? [NetFeature.MRG_RXBUF] : []);
   const receivers =
     to === 'back'
       ? [sender]
@@ -106,7 +128,8 @@ function runWatched(
   const pairs = new Set([sender, ...receivers]);
   const makePort = to === 'back' ? (domain: SwitchDomain) => new LoopPort(domain, 0, 0) : undefined;
   // Receivers have room for what is sent and for what is repeated, or it would be dropped.
-  const atOnce = way.parts === true || merged ? 1 : QUEUE_SIZE / 2;
+  const alone = (way.parts === true && !table) || (merged && !table);
+  const atOnce = alone ? 1 : QUEUE_SIZE / (merged ? 4 : 2);
   const parts = way.parts === true ? [30] : [];
   const left = [...lives];
   const arrived: number[][] = receivers.map(() => []);
@@ -124,7 +147,7 @@ function runWatched(
     while (
       posted < frames &&
       posted - completed < atOnce &&
-      sender.send(frameOf(posted), undefined, parts) >= 0
+      sender.send(frameOf(posted, way), undefined, parts, table ? { indirectFrom: 0 } : {}) >= 0
     )
       posted++;
     for (const { receiver } of receivers) {
@@ -135,6 +158,10 @@ function runWatched(
       if (domain === null) {
         const made: SwitchDomain = new SwitchDomain({ seed: 1, settled: () => {} });
         for (const pair of pairs) pair.open(made, crashes, makePort);
+        if (way.learned === true) {
+          learn(made, 0, frameOf(0, way).subarray(6, 12));
+          learn(made, 1, STATION);
+        }
         domain = made;
         for (const pair of receivers) expectVisible(pair);
       }
@@ -155,7 +182,7 @@ function runWatched(
     }
     completed += sender.transmitter.collect().length;
     receivers.forEach((receiver, i) => {
-      arrived[i]!.push(...numbersIn(receiver.collect(), merged));
+      arrived[i]!.push(...numbersIn(receiver.collect(), way));
     });
   }
   return { arrived, crashed, completed };

@@ -32,11 +32,11 @@ import {
 import { DriverMemory } from './driver-memory.js';
 import { filterState, netHeader } from './net-fixture.js';
 import { PackedDriver } from './packed-driver.js';
-import type { UsedChain } from './ring-driver.js';
+import type { AddOptions, UsedChain } from './ring-driver.js';
 import { SplitDriver } from './split-driver.js';
 
 const MEMORY_BYTES = 1 << 20;
-const CHAIN_SEGMENTS_MAX = 64;
+export const CHAIN_SEGMENTS_MAX = 64;
 
 /** As a worker has them: all rings that are sent from share a room, and all that are received into. */
 const TRANSMIT_ROOMS: RingRooms = {
@@ -68,6 +68,8 @@ export interface FunctionOptions {
   /** Shared with others, as guests' memory is in one arena; absent: memory of its own. */
   readonly arena?: ArrayBuffer;
   readonly arenaOffset?: number;
+  /** Guest address of its first byte. */
+  readonly iova?: bigint;
 }
 
 interface Wrap {
@@ -100,6 +102,7 @@ export class SwitchedPair {
     this.memory = new DriverMemory({
       sizeBytes: options.memoryBytes ?? MEMORY_BYTES,
       ...(arena === undefined ? {} : { buffer: arena, byteOffset: arenaOffset }),
+      ...(options.iova === undefined ? {} : { iova: options.iova }),
     });
     const { memory } = this;
     const driver = () =>
@@ -167,10 +170,18 @@ export class SwitchedPair {
     this.transmit.resume();
   }
 
-  /** Makes a frame under a header available, framed as its parts; without any, all of it is one buffer. */
-  send(frame: Uint8Array, header = netHeader({}), parts: readonly number[] = []): number {
+  /**
+   * Makes a frame under a header available, framed as its parts, with what `options` say in a table; without any parts all
+   * of it is one buffer.
+   */
+  send(
+    frame: Uint8Array,
+    header = netHeader({}),
+    parts: readonly number[] = [],
+    options: AddOptions = {},
+  ): number {
     if (parts.length === 0) {
-      const id = this.transmitter.add({ readable: [Uint8Array.of(...header, ...frame)] });
+      const id = this.transmitter.add({ readable: [Uint8Array.of(...header, ...frame)] }, options);
       this.transmitter.publish();
       return id;
     }
@@ -182,7 +193,7 @@ export class SwitchedPair {
       at += part;
     }
     if (at < frame.length) readable.push(frame.subarray(at));
-    const id = this.transmitter.add({ readable });
+    const id = this.transmitter.add({ readable }, options);
     this.transmitter.publish();
     return id;
   }

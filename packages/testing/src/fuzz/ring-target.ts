@@ -24,7 +24,9 @@ import {
 } from '@virtnet/engine-virtio-net';
 import {
   ChainRoom,
+  completeSpreadBurst,
   copyBurst,
+  copyFrames,
   type DeviceRing,
   isRing,
   openRing,
@@ -206,6 +208,41 @@ class CopyingPort extends RacingPort {
       ledger.completePlain(i, frame.length, NetHeader.sizeBytes + frame.length);
     this.#check();
     return done;
+  }
+
+  sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    if (this.fullFor > 0 || this.refusal !== 0) return 0;
+    this.strike();
+    copies.lay(SLOT_BYTES, SLOT_BYTES, POLL_BUDGET * SLOT_BYTES);
+    const how = { fromHeader: frameOffset, toHeader: 0, unwanted: 0, bytesMax: SLOT_BYTES };
+    const done = copyFrames({ from: ring, to: copies, ...how }, 0, 0, count, POLL_BUDGET, 1);
+    for (let i = 0; i < done; i++) {
+      const bytes = ring.plain.lengths[i]! - frameOffset;
+      this.#keep(i * SLOT_BYTES, bytes, new Uint8Array(NetHeader.sizeBytes));
+      ledger.completePlain(i, bytes, 0);
+    }
+    return done;
+  }
+
+  receiveFrames(
+    ring: DeviceRing,
+    first: number,
+    count: number,
+    bytesMax: number,
+    ledger: QueueLedger,
+  ): number {
+    const [next] = this.waiting;
+    if (next === undefined || next.header.some((byte) => byte !== 0)) return 0;
+    const { frame } = next;
+    copiesMemory.u8.set(frame);
+    copies.layFrames(frame.length);
+    const how = { fromHeader: 0, toHeader: NetHeader.sizeBytes, unwanted: 0, bytesMax };
+    const done = copyFrames({ from: copies, to: ring, ...how }, 0, first, 1, count, count);
+    this.strike();
+    this.#check();
+    if (done === 0) return 0;
+    this.waiting.shift();
+    return completeSpreadBurst(ring, ledger, first, 1, frame.length, NetHeader.sizeBytes);
   }
 
   #keep(at: number, bytes: number, header: Uint8Array): void {
