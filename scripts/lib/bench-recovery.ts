@@ -27,14 +27,17 @@ const MADE_AHEAD_MS = 3_000;
 const MANY_HEADING = `
 kill -9 of the active emulator: nobody works each of many functions for (ms)
 
-devices   kills     min  median     p99     max
+                                                       without a kill
+devices   kills     min  median     p99     max       median      p99
 `;
 
 interface ManyRow {
   readonly devices: number;
   readonly kills: number;
-  /** From the kill until the device took a frame that its driver made available then; of every function and kill. */
+  /** From the kill until the device sent a frame that its driver had made available; of every function and kill. */
   readonly pausesMs: Summary;
+  /** How long a frame of a device that lives was on its way, by the same measurement. */
+  readonly quietMs: Summary;
 }
 
 interface StreamReport extends StreamDamage {
@@ -89,20 +92,22 @@ async function measureMany(scene: Scene, devices: number, kills: number): Promis
   const many = await ManyDevices.start(await Service.start(scene), devices);
   await sleep(MADE_AHEAD_MS);
   const pauses: number[] = [];
+  const quiet: number[] = [];
   for (let kill = 0; kill < kills; kill++) {
-    await many.exercise();
+    quiet.push(...(await many.exercise()));
     pauses.push(...(await many.kill()));
   }
   await many.close();
-  return { devices, kills, pausesMs: summarise(pauses) };
+  return { devices, kills, pausesMs: summarise(pauses), quietMs: summarise(quiet) };
 }
 
 function columns({ min, median, p99, max }: Summary): string {
   return [min, median, p99, max].map((value) => value.toFixed(1).padStart(8)).join('');
 }
 
-function manyLine({ devices, kills, pausesMs }: ManyRow): string {
-  return `${`${devices}`.padStart(7)}${`${kills}`.padStart(8)}${columns(pausesMs)}\n`;
+function manyLine({ devices, kills, pausesMs, quietMs }: ManyRow): string {
+  const quiet = [quietMs.median, quietMs.p99].map((value) => value.toFixed(1).padStart(9)).join('');
+  return `${`${devices}`.padStart(7)}${`${kills}`.padStart(8)}${columns(pausesMs)}    ${quiet}\n`;
 }
 
 function table(report: StreamReport): string {

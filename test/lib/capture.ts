@@ -14,6 +14,8 @@ export interface CaptureOptions {
   /** What enters the host through the interface, what leaves it, or both. */
   readonly direction?: 'in' | 'out' | 'inout';
   readonly snapBytes?: number;
+  /** Packets are handed over as they come; false: within a second or so, which takes less from who is measured. */
+  readonly atOnce?: boolean;
 }
 
 export class HostCapture {
@@ -42,7 +44,7 @@ export class HostCapture {
         `${options.snapBytes ?? 128}`,
         '-B',
         '16384',
-        '--immediate-mode',
+        ...(options.atOnce === false ? [] : ['--immediate-mode']),
         '-U',
         '-w',
         '-',
