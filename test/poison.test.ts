@@ -42,7 +42,7 @@ describe('a guest that makes each emulator crash', () => {
     const open = async (last: string) => {
       const device = await service.hotplug({ mac: `0C:C4:7A:FF:22:${last}`, queueSize: QUEUE_SIZE });
       await scene.net.ip(`link set ${device.sf_rep_net_device} up`);
-      const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
+      const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS, undefined, false);
       return { device, fn, driver: await fn.start({ queueSize: QUEUE_SIZE }) };
     };
     return { service, guest: await open('95'), neighbour: await open('96'), robber: await open('97') };

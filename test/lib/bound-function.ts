@@ -9,6 +9,7 @@
  *   I1  a message of the client is answered, or the test fails: there is no retry and no reconnecting here.
  */
 import {
+  addSeals,
   close,
   ftruncate,
   memfdCreate,
@@ -18,6 +19,7 @@ import {
 } from '@virtnet/host-linux';
 import { VfioUserClient } from '@virtnet/server-vfio-user';
 import { DriverMemory, type NetDriverOptions, overRegions, VirtioNetDriver } from '@virtnet/testing';
+import { Seal } from '@virtnet/wire';
 
 const MEMORY_BYTES = 16 * 1024 * 1024;
 const IOVA = 0x1_0000_0000n;
@@ -47,12 +49,18 @@ export class BoundFunction {
 
   /**
    * Connects and maps memory; no driver yet. `timeoutMs`: how long an answer may take; `shared`: a poller for many
-   * functions, which its owner stops.
+   * functions, which its owner stops; `lasting`: the memory is sealed, as QEMU's is, and cannot be taken away.
    */
-  static async open(socket: string, timeoutMs?: number, shared?: Poller): Promise<BoundFunction> {
+  static async open(
+    socket: string,
+    timeoutMs?: number,
+    shared?: Poller,
+    lasting = true,
+  ): Promise<BoundFunction> {
     const poller = shared ?? new Poller();
     if (shared === undefined) poller.start();
     const fd = memfdCreate('guest', MEMORY_BYTES);
+    if (lasting) addSeals(fd, Seal.SHRINK | Seal.GROW | Seal.SEAL);
     const mapping = sharedMapping(fd, MEMORY_BYTES);
     if (typeof mapping === 'number') throw new Error(`mmap: errno ${-mapping}`);
     try {

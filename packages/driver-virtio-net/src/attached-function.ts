@@ -13,6 +13,7 @@
  * Limits  PAIRS_MAX, RING_ENTRIES_MAX.
  */
 import {
+  addSeals,
   close,
   eventfd,
   memfdCreate,
@@ -28,6 +29,7 @@ import {
   hasFeature,
   NetFeature,
   NetHeader,
+  Seal,
   VirtioFeature,
 } from '@virtnet/wire';
 import { COMMAND_BYTES_MAX, CONTROL_ENTRIES, ControlChannel, word } from './control-channel.js';
@@ -105,6 +107,7 @@ export class AttachedFunction {
     this.#memory = memfdCreate('virtio-net', this.#sizeBytes);
     const mapping = this.#memory < 0 ? this.#memory : sharedMapping(this.#memory, this.#sizeBytes);
     if (typeof mapping === 'number') throw new Error(`no memory for the rings: errno ${-mapping}`);
+    addSeals(this.#memory, Seal.SHRINK); // a standby looks ahead only at memory that stays
     this.#mapping = mapping;
     this.#eventfds = Array.from({ length: plans.length * 2 + 1 }, () => eventfd());
   }

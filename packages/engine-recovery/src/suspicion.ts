@@ -135,14 +135,24 @@ export interface Suspicion extends Marks {
 export function findSuspects(devices: readonly LeftDevice[]): Map<string, Suspicion> {
   const robbery = devices.some(({ robbed }) => robbed);
   const suspects = new Map<string, Suspicion>();
-  for (const { vuid, page, isWritten, robbed } of devices) {
-    let marks = takeMarks(page, isWritten);
-    if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
-    if (marks === null) continue;
-    suspects.set(vuid, { ...marks, pid: ownerOf(page), held: suspicionsOf(page) > 0 });
-    suspect(page);
+  for (const device of devices) {
+    const suspicion = findSuspicion(device, robbery);
+    if (suspicion !== null) suspects.set(device.vuid, suspicion);
   }
   return suspects;
+}
+
+/** The same of one device; null: it is not suspected. `robbery`: memory was taken away, of this device or another. */
+export function findSuspicion(
+  { page, isWritten, robbed }: Omit<LeftDevice, 'vuid'>,
+  robbery: boolean,
+): Suspicion | null {
+  let marks = takeMarks(page, isWritten);
+  if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
+  if (marks === null) return null;
+  const suspicion = { ...marks, pid: ownerOf(page), held: suspicionsOf(page) > 0 };
+  suspect(page);
+  return suspicion;
 }
 
 /**

@@ -83,8 +83,8 @@ export type WorkerMessage =
       /** To be kept until `begin` says that it holds: nothing of the queue is touched before. */
       readonly ahead?: boolean;
     }
-  /** What was told ahead for this slot holds now. */
-  | { readonly kind: 'begin'; readonly slot: number }
+  /** What was told ahead for these slots holds now. */
+  | { readonly kind: 'begin'; readonly slots: readonly number[] }
   /** The TAP that is the uplink of a switch domain; -1: it has none. */
   | { readonly kind: 'uplink'; readonly domain: number; readonly fd: number }
   | { readonly kind: 'sync'; readonly id: number }

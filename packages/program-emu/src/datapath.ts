@@ -52,10 +52,15 @@ export interface Place {
   readonly slot: number;
 }
 
+/** More can be said to begin with the last of them. */
+type Unsent =
+  | Exclude<WorkerMessage, { kind: 'begin' }>
+  | { readonly kind: 'begin'; readonly slots: number[] };
+
 interface WorkerState {
   readonly mailbox: MailboxSender<WorkerMessage>;
   /** Not sent yet: what belongs together is one message, which is much cheaper. */
-  readonly outbox: WorkerMessage[];
+  readonly outbox: Unsent[];
   readonly slots: (Slot | null)[];
   readonly free: number[];
   pairs: number;
@@ -214,7 +219,11 @@ export class Datapath {
 
   /** What a queue's worker was told ahead holds now; much cheaper than to tell it. */
   begin({ worker, slot }: Place): void {
-    this.#post(worker, { kind: 'begin', slot });
+    const last = this.#workers[worker]!.outbox.at(-1);
+    if (last?.kind === 'begin' && last.slots.length < TOLD_AT_ONCE) {
+      last.slots.push(slot);
+      this.#told++;
+    } else this.#post(worker, { kind: 'begin', slots: [slot] });
   }
 
   /** Tells `worker` the memory of a device; null forgets it. */
@@ -302,7 +311,7 @@ export class Datapath {
     return best;
   }
 
-  #post(worker: number, message: WorkerMessage): void {
+  #post(worker: number, message: Unsent): void {
     this.#workers[worker]!.outbox.push(message);
     this.#dirty.add(worker);
     this.#told++;

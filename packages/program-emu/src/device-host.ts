@@ -163,10 +163,9 @@ export class DeviceHost {
     state.continuing = true;
     this.page.mapAhead();
     const wanted = this.fn.queues.map((_, queue) => state.wanted(queue));
-    // Each fault of a page costs a takeover some 10 us.
-    const first = wanted.flatMap((config, queue) => (config === null ? [] : state.ringExtents(queue)));
-    if (state.controlWanted) first.push(...state.ringExtents(state.controlIndex));
-    this.memory.populate(first);
+    const rings = wanted.flatMap((config, queue) => (config === null ? [] : state.ringExtents(queue)));
+    if (state.controlWanted) rings.push(...state.ringExtents(state.controlIndex));
+    this.memory.mapAhead(rings);
     void this.#queues.goAhead(wanted.length, (queue) => wanted[queue]!);
   }
 
@@ -200,12 +199,17 @@ export class DeviceHost {
 
   async #continue(memoryChanged = false): Promise<void> {
     this.state.continuing = true;
-    let working = this.#paused || memoryChanged ? null : this.#queues.begin();
+    const begun = this.#paused || memoryChanged ? null : this.#queues.begin();
+    // A queue that begins is signalled by its worker.
+    const signalled = begun === null ? null : this.#queues.interruptFds;
+    let working = begun;
     if (working === null) {
       this.#reconcileTaps();
       working = this.#reconcileData(memoryChanged);
     }
-    for (const { index, vector } of this.interrupts.entries()) {
+    await null; // others' rings come first
+    for (const { index, vector, fd } of this.interrupts.entries()) {
+      if (signalled?.has(fd)) continue;
       if (index === IrqIndex.MSIX || index === IrqIndex.INTX) this.interrupts.fire(index, vector);
     }
     await working;

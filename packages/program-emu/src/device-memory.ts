@@ -17,12 +17,13 @@
  * Limits  DMA_REGIONS_MAX.
  */
 import { fstatSync } from 'node:fs';
-import type { MemoryRegion } from '@virtnet/engine-virtqueue';
+import type { MemoryRegion, RingExtent } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
-import { close, fileSize, isMemoryFile, populate } from '@virtnet/host-linux';
-import { Errno } from '@virtnet/wire';
+import { close, fileSize, getSeals } from '@virtnet/host-linux';
+import { Errno, Seal } from '@virtnet/wire';
 import type { RegionMessage } from './datapath-protocol.js';
 import { DMA_REGIONS_MAX } from './limits.js';
+import { mapAhead } from './memory-ahead.js';
 
 export interface DmaRange {
   readonly iova: bigint;
@@ -37,6 +38,8 @@ export interface DmaRegion extends DmaRange {
   readonly fd: number;
   /** Offset in the arena (Arena.locate), -1 when not mapped. */
   readonly arenaOffset: number;
+  /** Nobody can make the file shorter. */
+  readonly sealed: boolean;
 }
 
 /** What the keeper stores beside a region's descriptor. */
@@ -114,25 +117,13 @@ export class DeviceMemory {
       if (arenaOffset < 0 && !(known && isCutOff(range, fd))) return arenaOffset;
     }
     arenaOffset = Math.max(arenaOffset, -1);
-    this.#regions.set(iova, { ...range, fd, arenaOffset });
+    this.#regions.set(iova, { ...range, fd, arenaOffset, sealed: fd >= 0 && isSealed(fd) });
     return 0;
   }
 
-  /**
-   * Has the pages of ranges mapped before anybody touches them, as far as each lies in one region of a file in memory: who
-   * waits for a page of another one must be known for it, and not be a standby. Best effort.
-   */
-  populate(ranges: readonly { readonly address: bigint; readonly sizeBytes: number }[]): void {
-    for (const region of this.#regions.values()) {
-      const { iova, sizeBytes: regionBytes, arenaOffset, fd } = region;
-      const inside = ranges.filter(
-        ({ address, sizeBytes }) =>
-          address >= iova && address + BigInt(sizeBytes) <= iova + BigInt(regionBytes),
-      );
-      if (inside.length === 0 || arenaOffset < 0 || !isMemoryFile(fd)) continue;
-      const at = this.#arena.locate(arenaOffset).address;
-      for (const { address, sizeBytes } of inside) populate(at + Number(address - iova), sizeBytes, region);
-    }
+  /** Has rings in it mapped before anybody touches them. */
+  mapAhead(rings: readonly RingExtent[]): void {
+    mapAhead(this.#arena, this.#regions.values(), rings);
   }
 
   /** Takes an exact range out of the table; it stays mapped until `release`. -EINVAL when there is no such range. */
@@ -204,7 +195,13 @@ export function memoryRegions(
 }
 
 function isTruncated(region: DmaRegion): boolean {
-  return region.fd >= 0 && (region.arenaOffset < 0 || isCutOff(region, region.fd));
+  if (region.fd < 0) return false;
+  return region.arenaOffset < 0 || (!region.sealed && isCutOff(region, region.fd));
+}
+
+function isSealed(fd: number): boolean {
+  const seals = getSeals(fd);
+  return seals > 0 && (seals & Seal.SHRINK) !== 0;
 }
 
 function isCutOff({ fdOffset, sizeBytes }: DmaRange, fd: number): boolean {

@@ -111,6 +111,11 @@ export class DeviceQueues {
     });
   }
 
+  /** The events by which workers interrupt the driver for queues that they have been told of. */
+  get interruptFds(): ReadonlySet<number> {
+    return new Set([...this.#attached.values()].map(({ config }) => config.interruptFd));
+  }
+
   #inTurn(apply: () => Promise<void>): Promise<void> {
     const alone = this.#turns++ === 0;
     const turn = (alone ? apply() : this.#chain.then(apply)).finally(() => {

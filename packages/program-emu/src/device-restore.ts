@@ -12,7 +12,8 @@
  *   has succeeded.
  *
  * Invariants
- *   I1  nothing that is made ahead changes the page, or reads or changes the client's memory.
+ *   I1  nothing that is made ahead changes the page or the client's memory, which is looked at only where the client cannot
+ *       take it away (memory-ahead.ts).
  *   I2  what was made ahead is taken back (`forsake`) before anything that it uses is let go of.
  *
  * Limits  those of the mirror.

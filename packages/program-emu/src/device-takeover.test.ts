@@ -171,6 +171,17 @@ describe('takeover of a function', () => {
     },
   );
 
+  it('of what was made ahead every vector is signalled as well, and those of queues by their workers alone', async () => {
+    connect();
+    const mirror = mirrored();
+    await prepare(mirror);
+    await first.host.destroy();
+    for (const vector of driver.events.keys()) driver.interrupts(vector);
+    await takeOver(mirror);
+    expect(world.datapath.begun).toBe(4);
+    expect(driver.events.map((fd) => eventfdDrain(fd))).toEqual(driver.events.map(() => 1));
+  });
+
   it('whatever of a function changes takes back what was made ahead, and the next is made of it', async () => {
     connect();
     const mirror = mirrored();

@@ -39,6 +39,12 @@ export const IDLE_QUEUES_SHIFT = 3;
 export const MADE_AHEAD_MAX = 512;
 
 /**
+ * Pages of buffers that are mapped ahead for each ring: some 20 us each of a standby's time, and a takeover's first frames of
+ * as many queues as there are.
+ */
+export const NAMED_PAGES_MAX = 16;
+
+/**
  * Frames between two looks at the descriptors, which wake queues that sleep: a look costs as much as 20 frames between
  * guests, and 256 frames take a TAP 0.2 ms. Frames that no kernel sees count one in so many, as a power of two.
  */

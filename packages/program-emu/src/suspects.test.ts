@@ -73,7 +73,8 @@ describe('who is suspected of a death', () => {
       },
       served,
     );
-    suspects.examine([mirror]);
+    suspects.begin([mirror]);
+    suspects.examine(mirror);
     const held = suspects.heldBack(mirror);
     const restored = restoreDevice(mirror, world.services);
     if (typeof restored === 'string') throw new Error(restored);
@@ -164,11 +165,13 @@ describe('who is suspected of a death', () => {
     const page = { buffer: new ArrayBuffer(buffer.byteLength), view: () => {}, written: () => () => true };
     const robbed = { vuid: 'robbed', page, memory: { findTruncated: () => true } } as unknown as DeviceMirror;
     const suspects = new Suspects<RestoredDevice>(world.services.log, () => Promise.resolve(), new Map());
-    suspects.examine([other, robbed]);
+    suspects.begin([other, robbed]);
+    for (const each of [other, robbed]) suspects.examine(each);
     expect([suspicionsOf(buffer), suspicionsOf(page.buffer)]).toEqual([0, 1]);
     expect(takeMarks(buffer)).toBeNull();
     ftruncate(memory.fd, 4096);
-    suspects.examine([other]);
+    suspects.begin([other]);
+    suspects.examine(other);
     expect(suspicionsOf(buffer)).toBe(1);
     acquit(buffer);
     ftruncate(memory.fd, 4 << 20);

@@ -19,7 +19,7 @@
  */
 import {
   acquit,
-  findSuspects,
+  findSuspicion,
   type Suspicion,
   sentence,
   suspicionsOf,
@@ -60,7 +60,9 @@ export class Suspects<R extends RestoredDevice> {
   readonly #open: (restored: R) => Promise<void>;
   /** What is served now. */
   readonly #served: ReadonlyMap<string, Device>;
-  #suspicions: ReadonlyMap<string, Suspicion> = new Map();
+  #suspicions = new Map<string, Suspicion>();
+  /** Devices whose clients took memory away. */
+  #robbed: ReadonlySet<DeviceMirror> = new Set();
   readonly #verdicts = new Map<number, boolean>();
   readonly #waiting = new Map<number, (guestsFault: boolean) => void>(); // while settling
   #forgiving: NodeJS.Timeout | undefined;
@@ -84,16 +86,22 @@ export class Suspects<R extends RestoredDevice> {
     }
   }
 
-  /** Looks for marks, before anything is restored. */
-  examine(mirrors: readonly DeviceMirror[]): void {
-    this.#suspicions = findSuspects(
-      mirrors.flatMap(({ vuid, page, memory }) => {
-        page?.view(); // of all queues that its owner had
-        return page === null
-          ? []
-          : [{ vuid, page: page.buffer, isWritten: page.written(), robbed: memory.findTruncated() }];
-      }),
-    );
+  /** Looks for memory that was taken away, before anything is restored: then it is known that this was the reason. */
+  begin(mirrors: readonly DeviceMirror[]): void {
+    this.#suspicions = new Map();
+    this.#robbed = new Set(mirrors.filter(({ page, memory }) => page !== null && memory.findTruncated()));
+  }
+
+  /** Looks for marks of a device, before it is restored, and takes them away; whether it is held back. */
+  examine(mirror: DeviceMirror): boolean {
+    const { vuid, page } = mirror;
+    if (page === null) return false;
+    page.view(); // of all queues that its owner had
+    const left = { page: page.buffer, isWritten: page.written(), robbed: this.#robbed.has(mirror) };
+    const suspicion = findSuspicion(left, this.#robbed.size > 0);
+    if (suspicion === null) return false;
+    this.#suspicions.set(vuid, suspicion);
+    return suspicion.held;
   }
 
   /** Whether nothing of the device may be worked before `settle` has looked at it. */

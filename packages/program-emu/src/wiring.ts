@@ -20,6 +20,7 @@ import {
   beatingPage,
   getThreadAffinity,
   Poller,
+  packMemory,
   ReplyRing,
   setProcessName,
 } from '@virtnet/host-linux';
@@ -57,6 +58,7 @@ function endInDoubt(error: unknown): never {
 /** Serves until SIGTERM, SIGINT or emu.shutdown. */
 export async function serve(options: EmuOptions): Promise<void> {
   setProcessName(PROGRAM);
+  packMemory(); // before heaps grow
   const version = packageVersion(new URL('../package.json', import.meta.url));
   const progress = beatingPage(options.progressFd, BEAT_MS);
   exitOnFault(PROGRAM, (error) => {

@@ -348,7 +348,7 @@ describe('worker loop', () => {
       const position = packed ? 0x8003_8003 : 2;
       pair.block(TRANSMIT).words[QueueWord.POSITION] = position;
       pair.block(TRANSMIT).words[QueueWord.PUBLISHED] = position;
-      sender.post({ kind: 'begin', slot: TRANSMIT });
+      sender.post({ kind: 'begin', slots: [TRANSMIT] });
       settle();
       expect(reports).toEqual([]);
       expect(pair.arrived().map(numberOf)).toEqual(packed ? [] : [3]);
@@ -363,7 +363,7 @@ describe('worker loop', () => {
     settle();
     expect(reports).toEqual([]);
     pair.block(TRANSMIT).words[QueueWord.POSITION] = 0x7fff_7fff;
-    for (const slot of [RECEIVE, TRANSMIT]) sender.post({ kind: 'begin', slot });
+    sender.post({ kind: 'begin', slots: [RECEIVE, TRANSMIT] });
     settle();
     expect(reports).toMatchObject([
       { kind: 'fault', slot: RECEIVE, fault: { code: 'BAD_RING_ADDRESS' } },

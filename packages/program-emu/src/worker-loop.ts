@@ -227,7 +227,7 @@ export class WorkerLoop {
         else this.#attach(message.slot, { device: message.device, config: message.config, made: null });
         break;
       case 'begin':
-        this.#begin(message.slot);
+        for (const slot of message.slots) this.#begin(slot);
         break;
       case 'uplink':
         this.#setUplink(message.domain, message.fd);

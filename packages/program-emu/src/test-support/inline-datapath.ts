@@ -60,7 +60,7 @@ export class InlineDatapath implements DatapathPort {
 
   begin({ slot }: Place): void {
     if (this.#aheads.delete(slot)) this.begun++;
-    this.waiting.push({ kind: 'begin', slot });
+    this.waiting.push({ kind: 'begin', slots: [slot] });
   }
 
   memory(...[, device, regions]: Parameters<DatapathPort['memory']>): void {
