@@ -46,7 +46,7 @@ export {
   writtenRanges,
 } from './memory.js';
 export * from './netdev.js';
-export { packMemory, useLargePages } from './own-memory.js';
+export { packMemory } from './own-memory.js';
 export * from './poller.js';
 export * from './process.js';
 export * from './progress.js';

@@ -6,7 +6,7 @@ async function printed(script: string): Promise<unknown> {
   const { code, output, errors } = await ended(
     startChild(`
       import { readFileSync } from 'node:fs';
-      import { packMemory, useLargePages } from '@virtnet/host-linux';
+      import { packMemory } from '@virtnet/host-linux';
       const ranges = () => readFileSync('/proc/self/maps', 'latin1').trim().split('\\n').map((line) => {
         const [range, permissions] = line.split(' ');
         const [start, end] = range.split('-').map((text) => Number.parseInt(text, 16));
@@ -48,32 +48,5 @@ describe("a process's own memory", () => {
       grow();
       console.log(spread().length - before.length);`);
     expect(result).toBeGreaterThan(50);
-  });
-
-  it('large pages: what is in use gets them, with all that is in it; what is not in use does not grow', async ({
-    skip,
-  }) => {
-    const result = (await printed(`
-      const kib = (name) => Number(new RegExp(name + ': +(\\\\d+)').exec(readFileSync('/proc/self/smaps_rollup', 'latin1'))[1]);
-      packMemory();
-      grow();
-      globalThis.sparse = new Uint8Array(64 << 20);
-      for (let at = 0; at < sparse.length; at += 1 << 20) sparse[at] = 1;
-      const before = { huge: kib('AnonHugePages'), rss: kib('Rss') };
-      let steps = 0, last;
-      for (const pages = useLargePages(); ; steps++) { last = pages.next(); if (last.done) break; }
-      const after = { huge: kib('AnonHugePages'), rss: kib('Rss') };
-      console.log(JSON.stringify({ count: last.value, steps, huge: after.huge - before.huge, grown: after.rss - before.rss,
-        whole: kept.every(({ i, more }, at) => i === at && more[0] === at) }));`)) as {
-      count: number;
-      steps: number;
-      huge: number;
-      grown: number;
-    };
-    if (result.steps === 0) skip('no large pages here');
-    expect(result).toMatchObject({ whole: true });
-    expect(result.count).toBeGreaterThan(10);
-    expect(result.huge).toBeGreaterThan(10 * 2048);
-    expect(result.grown).toBeLessThan(32 * 1024);
   });
 });

@@ -20,7 +20,8 @@
  *
  * Limits  limits.ts
  */
-import { unlinkSync } from 'node:fs';
+import { readdirSync, rmSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import type { VirtnetConf } from '@virtnet/engine-control';
 import { Owners, own } from '@virtnet/engine-recovery';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
@@ -45,9 +46,7 @@ import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { SfPool } from './sf-pool.js';
 import { shelfNames } from './shelf-names.js';
-import { removeStaleSockets } from './stale-sockets.js';
 import { forgetMarks, Suspects, type Verdict } from './suspects.js';
-import { Tidying } from './tidying.js';
 import { Unplugged } from './unplugged.js';
 import { UplinkMonitor } from './uplink-monitor.js';
 import { UplinkTaps } from './uplink-taps.js';
@@ -126,7 +125,6 @@ export class Emulator {
   readonly #makingAhead: MakingAhead;
   /** What the keeper told at first was prepared. */
   #prepared = false;
-  readonly #tidying = new Tidying();
   /** Nobody is held back any more. */
   #settled: Promise<void> = Promise.resolve();
 
@@ -152,8 +150,7 @@ export class Emulator {
       wanted: () => this.#role === 'standby',
       one: () => {
         this.beat();
-        const more = this.#mirror.prepareNext((mirror) => prepareDevice(mirror, this.services));
-        return more || this.#tidying.next();
+        return this.#mirror.prepareNext((mirror) => prepareDevice(mirror, this.services));
       },
       made: (more) => {
         if (!more) this.#prepared ||= this.#mirrored;
@@ -194,11 +191,9 @@ export class Emulator {
 
   /** A standby is ready when it holds the whole mirror, has prepared it, and its loops are compiled. */
   get ready(): boolean {
-    return this.#role === 'active' ? this.#promotion === null : this.#made && this.#tidying.tidy;
-  }
-
-  get #made(): boolean {
-    return this.#mirrored && this.#warm && this.#prepared;
+    return this.#role === 'active'
+      ? this.#promotion === null
+      : this.#mirrored && this.#warm && this.#prepared;
   }
 
   /** It was told everything: it is active, or could be. */
@@ -233,10 +228,7 @@ export class Emulator {
         this.#leased = null;
         this.#shelf.withdraw();
       }
-      if (this.#role === 'standby') {
-        this.#precedence.aside(); // everything is told anew
-        this.#tidying.again();
-      }
+      if (this.#role === 'standby') this.#precedence.aside(); // everything is told anew
       this.#log.info({ reason }, 'state keeper lost');
     });
     this.#shelf.subscribe({
@@ -282,14 +274,11 @@ export class Emulator {
   }
 
   #standByIfReady(): void {
-    if (this.#role !== 'standby' || !this.#made || this.#precedence.standsBy) return;
-    if (this.#urgent) this.#tidying.skip();
-    if (this.#tidying.tidy) {
-      this.#standBy();
-      return;
-    }
-    this.#tidying.begin();
-    this.#makingAhead.soon();
+    if (this.#role !== 'standby' || !this.ready || this.#precedence.standsBy) return;
+    // Much was made, once: whoever runs in real time must not be stopped by its traces for a tenth of a second. Who is
+    // waited for tidies up when V8 thinks fit.
+    if (!this.#urgent) globalThis.gc?.();
+    this.#standBy();
   }
 
   #standBy(): void {
@@ -464,11 +453,7 @@ export class Emulator {
       await nextTurn();
     }
     for (const { plan } of this.#hosts()) this.pool.drop(plan.representor);
-    if (reason === 'crash')
-      removeStaleSockets(
-        this.paths.pci,
-        new Set([...this.#hosts()].map(({ plan }) => this.paths.pciSocket(pciAddress(plan.bdf)))),
-      );
+    if (reason === 'crash') this.#removeStaleSockets();
     this.#restored.resolve();
     this.#uplinks.start();
     const lease = await leased;
@@ -559,6 +544,21 @@ export class Emulator {
       await this.#open(restored);
       await this.#record(restored.device);
     };
+  }
+
+  /** What a predecessor that died over an unplug or a hotplug left of devices that do not exist. */
+  #removeStaleSockets(): void {
+    const served = new Set(
+      [...this.devices.values()].map(({ host }) => this.paths.pciSocket(pciAddress(host.plan.bdf))),
+    );
+    try {
+      for (const name of readdirSync(this.paths.pci)) {
+        const path = join(this.paths.pci, name);
+        if (name.endsWith('.sock') && !served.has(path)) rmSync(path, { force: true });
+      }
+    } catch {
+      // there is no directory as long as there was no device
+    }
   }
 
   #countRecovery(host: DeviceHost, reason: 'first' | 'crash'): void {

@@ -63,8 +63,6 @@ export const MADV_REMOVE = 9;
 /** madvise (since Linux 5.14): have the pages mapped as if each was read, or written, now. */
 export const MADV_POPULATE_READ = 22;
 export const MADV_POPULATE_WRITE = 23;
-/** madvise (since Linux 6.1): back it with large pages now. */
-export const MADV_COLLAPSE = 25;
 
 /** lseek: the next byte of a file that it has memory for, and the next one that it has none for. */
 export const SEEK_DATA = 3;
