@@ -160,9 +160,17 @@ export class ShelfConnection {
         this.#end(`malformed message: ${wrong}`);
         return false;
       }
-      if (!this.#closed) discard(this.#fd, 1); // which is the whole message
+      if (!this.#closed) this.#takeOut();
     }
     return true;
+  }
+
+  /** Takes the message out that was handed over. */
+  #takeOut(): void {
+    // One byte is the whole message. Whichever call is told of the reset, once, has done nothing.
+    if (discard(this.#fd, 1) !== -Errno.ECONNRESET) return;
+    this.#reset = true;
+    discard(this.#fd, 1);
   }
 
   #after(state: OutboxState): void {
