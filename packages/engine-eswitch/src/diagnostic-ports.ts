@@ -78,31 +78,34 @@ export class SinkPort implements FramePort {
     ledger: QueueLedger,
     bytesMax: number,
   ): number {
-    const { lengths } = ring.plain;
-    const copying = this.#copying;
-    copying.from = ring;
-    copying.fromHeader = frameOffset;
-    copying.bytesMax = Math.min(bytesMax, SLOT_BYTES);
-    const buffers = this.#buffers;
-    let done = copyBurst(copying, 0, 0, count);
-    while (done < count && lengths[done]! - frameOffset > buffers.bytes && buffers.bytes < SLOT_BYTES) {
-      this.#layOut(lengths[done]! - frameOffset);
-      done += copyBurst(copying, done, 0, count - done);
-    }
-    completeBurst(ring, ledger, done, frameOffset, 0);
-    return done;
+    this.#copying.bytesMax = Math.min(bytesMax, SLOT_BYTES);
+    return this.#swallow(ring, count, frameOffset, ledger, false);
   }
 
   sendFrames(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
+    this.#copying.bytesMax = SLOT_BYTES;
+    return this.#swallow(ring, count, frameOffset, ledger, true);
+  }
+
+  /** Frames in one buffer each, or in pieces. */
+  #swallow(
+    ring: DeviceRing,
+    count: number,
+    frameOffset: number,
+    ledger: QueueLedger,
+    pieces: boolean,
+  ): number {
     const { lengths } = ring.plain;
     const copying = this.#copying;
     copying.from = ring;
     copying.fromHeader = frameOffset;
-    copying.bytesMax = SLOT_BYTES;
     const buffers = this.#buffers;
     let done = 0;
     for (let longer = true; longer && done < count; ) {
-      done += copyFrames(copying, done, 0, count - done, PLAIN_CHAINS_MAX, 1);
+      const left = count - done;
+      done += pieces
+        ? copyFrames(copying, done, 0, left, PLAIN_CHAINS_MAX, 1)
+        : copyBurst(copying, done, 0, left);
       longer = done < count && lengths[done]! - frameOffset > buffers.bytes && buffers.bytes < SLOT_BYTES;
       if (longer) this.#layOut(lengths[done]! - frameOffset);
     }

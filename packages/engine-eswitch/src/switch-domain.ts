@@ -287,7 +287,7 @@ export class SwitchDomain {
     return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
   }
 
-  /** Where every frame that is looped goes, of a driver that wants all of them; null: that is seen frame by frame. */
+  /** Whom looped frames are delivered to next, a driver that wants all of them; null: that is seen frame by frame. */
   loopedTo(port: number, pair: number): SwitchedReceiveQueue | null {
     const receivers = this.#ports[port];
     if (receivers === undefined || receivers.rss !== null) return null;

@@ -95,8 +95,8 @@ export class SwitchedFrame {
   /** Sets piece, offset and bytes to the first piece of frame `index`, of ALIKE_BYTES at least. */
   #locate(ring: DeviceRing, index: number, frameOffset: number): boolean {
     const { segmentLength, segmentOffset, segmentPiece, plain, memory } = ring;
-    const first = plain.offsets[index]!;
-    const end = first + plain.pages[index]!;
+    const first = plain.firstSegment(index);
+    const end = first + plain.segmentCount(index);
     let skip = frameOffset;
     let segment = first;
     for (; segment < end && skip >= segmentLength[segment]!; segment++) skip -= segmentLength[segment]!;

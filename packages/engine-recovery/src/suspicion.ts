@@ -113,7 +113,6 @@ const NO_MARKS: Marks = { queues: [], request: false };
 
 /** A device as its predecessor left it. */
 export interface LeftDevice {
-  readonly vuid: string;
   /** Its state page. */
   readonly page: ArrayBuffer;
   readonly isWritten?: IsWritten;
@@ -129,24 +128,10 @@ export interface Suspicion extends Marks {
 }
 
 /**
- * Who is suspected of their owner's death, by VUID; each is counted one death more. Where memory was taken away that is
- * the reason, and nobody else is suspected.
+ * Whether a device is suspected of its owner's death, which is then counted; null: it is not. `robbery`: memory was taken
+ * away, of this device or another. Then that is the reason, and nobody else is suspected.
  */
-export function findSuspects(devices: readonly LeftDevice[]): Map<string, Suspicion> {
-  const robbery = devices.some(({ robbed }) => robbed);
-  const suspects = new Map<string, Suspicion>();
-  for (const device of devices) {
-    const suspicion = findSuspicion(device, robbery);
-    if (suspicion !== null) suspects.set(device.vuid, suspicion);
-  }
-  return suspects;
-}
-
-/** The same of one device; null: it is not suspected. `robbery`: memory was taken away, of this device or another. */
-export function findSuspicion(
-  { page, isWritten, robbed }: Omit<LeftDevice, 'vuid'>,
-  robbery: boolean,
-): Suspicion | null {
+export function findSuspicion({ page, isWritten, robbed }: LeftDevice, robbery: boolean): Suspicion | null {
   let marks = takeMarks(page, isWritten);
   if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
   if (marks === null) return null;

@@ -11,7 +11,7 @@
  * Invariants
  *   I1  what was asked for inside the window is inside what the rings have judged; the window itself is only addresses.
  *
- * Limits  WINDOW_BYTES_MAX; ROOMS_BYTES.
+ * Limits  WINDOW_BYTES_MAX; ROOMS_BYTES. The pieces of PIECE_TABLES guests are listed at a time, PIECES_MAX of each.
  */
 import {
   COPY_PAGE_BYTES,

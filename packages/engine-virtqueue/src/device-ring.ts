@@ -105,8 +105,8 @@ export interface DeviceRing {
   scan(most: number, writable: boolean): number;
   /**
    * The same of chains that are tables of readable buffers, frames in several pieces, as far as WebAssembly can do it: their
-   * segments are listed at segmentPlace, and in `plain` is how many there are and which is the first (FramePart of
-   * window-layout.ts), and as a chain's length that of all of them. The headers are judged by then.
+   * segments are listed, `plain` knows which of them are a chain's (firstSegment, segmentCount), and a chain's length is
+   * that of all of them. The headers are judged by then.
    */
   scanFrames(most: number, demands: FrameDemands): number;
   /** What scan() or scanFrames() found, until the next of them, take() or give(); publish() leaves it as it is. */

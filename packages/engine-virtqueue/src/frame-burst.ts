@@ -82,21 +82,15 @@ export function completeSpreadCrossing(
   next: number,
   count: number,
 ): number {
-  const { words: fromWords, counters: fromCounters } = sender;
   const { lengths } = from.plain;
   let chain = next;
-  for (let i = first; i < first + count; i++) {
+  for (let i = first; i < first + count; i++)
     chain = answerSpread(to.plain, chain, (lengths[i]! - fromHeader + toHeader) | 0);
-    from.plain.answer(i, 0);
-  }
   let done = next;
   for (let i = first; i < first + count; i++) {
     const bytes = (lengths[i]! - fromHeader) | 0;
     done = completeReceived(to, receiver, done, bytes, toHeader);
-    fromCounters[FRAMES] = fromCounters[FRAMES]! + 1;
-    fromCounters[BYTES] = fromCounters[BYTES]! + bytes;
-    fromCounters[COMPLETED_DESC] = fromCounters[COMPLETED_DESC]! + 1;
-    fromWords[POSITION] = from.plain.positionAt(i);
+    sender.completePlain(i, bytes, 0);
   }
   return done - next;
 }

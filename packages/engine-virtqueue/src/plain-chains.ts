@@ -57,6 +57,14 @@ export class PlainChains {
     return this.#room.place;
   }
 
+  /** Of chain `i` as a frame in pieces (DeviceRing.scanFrames): the number of its first segment, and how many it has. */
+  firstSegment(i: number): number {
+    return this.offsets[i]!;
+  }
+  segmentCount(i: number): number {
+    return this.pages[i]!;
+  }
+
   /** The ring's: chain 0 is answered at word `at`, and from chain `wrapsAt` on `less` words before where it would be. */
   layAnswers(at: number, wrapsAt: number, less: number): void {
     this.#answerAt = at;

@@ -2,6 +2,7 @@
 import { DescriptorFlag, NetHeader, PACKED_FLAGS_SHIFT, PackedFlag } from '@virtnet/wire';
 import { Access, get, i64, type Local, Op, wordAccess } from './assembler.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
+
 /** Offsets begin at multiples of this. */
 export const COPY_PAGE_BYTES = 4096;
 const COPY_PAGE_SHIFT = 12;

@@ -22,8 +22,9 @@
  *       segment outside of the window. `from` and `to` are where the lists begin in the memory of rooms (SegmentPart).
  *
  *     copyFrames(from, segments, to, toCount, buffersMax, fromHeader, toHeader, bytesMax, most) -> count
- *       copyBurst for frames that layTables() has laid out, each of them into as many of the toCount buffers as it needs,
- *       buffersMax at most. The number of buffers is in the header. layTables() has judged the one it comes with.
+ *       copyBurst for frames that layPackedTables() or laySplitTables() has laid out, each of them into as many of the toCount buffers as it needs,
+ *       buffersMax at most. The number of buffers is in the header. The one it comes with was judged when it was
+ *       laid out.
  *
  *     lookPacked(tablePage, table, slot, size, owner, most) -> count
  *       how many of up to `most` descriptors from `slot` on are available, and chains of their own. `owner` is what AVAIL
@@ -37,11 +38,11 @@
  *     layPackedTables(room, segments, segmentsMax, count, unfit, header, unwanted, bytesMax, pieces, pieceCount, piece)
  *     laySplitTables(... the same) -> count
  *       chains of a room that are tables of readable buffers become frames (FramePart), whose segments are listed in
- *       `segments`; how many, up to one whose table has an entry with any of the bits `unfit` in its last word, or
- *       without a byte, or links its entries in another order, with a buffer that is not wholly in one piece of
- *       memory, for which the list, of
- *       segmentsMax entries, has no room, or that is no frame of VECTOR_BYTES to bytesMax bytes behind a header in one
- *       piece with none of the bits `unwanted` in its first word.
+ *       `segments`; how many, up to one whose table
+ *         has an entry with any of the bits `unfit` in its last word, or without a byte, or links them in another order;
+ *         names a buffer that is not wholly in one piece of memory, or more than the list of segmentsMax has room for;
+ *         names no frame of VECTOR_BYTES to bytesMax bytes behind a header that is in one piece and has none of the bits
+ *         `unwanted` in its first word.
  *
  *   All numbers are i32. An offset is passed as a page and what is added to it, because JavaScript would have to allocate
  *   a BigInt for an i64, and a number on its heap for an f64.

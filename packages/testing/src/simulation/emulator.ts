@@ -7,7 +7,7 @@
  *
  * States   standby -> active
  */
-import { findSuspects, Owners, type Suspicion, sentence, takeMarks } from '@virtnet/engine-recovery';
+import { findSuspicion, Owners, type Suspicion, sentence, takeMarks } from '@virtnet/engine-recovery';
 import { Errno } from '@virtnet/wire';
 import { type DeviceWorld, type Flaws, SimDevice } from './device.js';
 import { ListenerObject, PageObject, type TapObject } from './objects.js';
@@ -287,13 +287,14 @@ export class SimEmulator {
     const mirrors = [...this.#mirror];
     this.#mirror.clear();
     const used = mirrors.filter(([, { handles }]) => handles.has('connection'));
-    const suspects = findSuspects(
-      used.map(([vuid, { handles }]) => ({ vuid, page: pageOf(handles), robbed: false })),
-    );
+    const suspects = new Map<string, Suspicion>();
     const restored: Restored[] = [];
     for (const [vuid, mirror] of [...used, ...mirrors.filter((each) => !used.includes(each))]) {
       const connected = mirror.handles.has('connection');
-      if (!connected) takeMarks(pageOf(mirror.handles));
+      const page = pageOf(mirror.handles);
+      const suspicion = connected ? findSuspicion({ page, robbed: false }, false) : null;
+      if (suspicion !== null) suspects.set(vuid, suspicion);
+      if (!connected) takeMarks(page);
       const device = this.#restore(vuid, mirror);
       if (device === null) continue;
       world.point();
