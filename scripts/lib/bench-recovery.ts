@@ -12,6 +12,7 @@ import { type Summary, summarise } from '../../test/lib/stream-analysis.ts';
 import { sleep } from '../../test/lib/waiting.ts';
 import type { BenchOptions } from '../bench.ts';
 import { STREAM_MAC, STREAM_QUEUE_SIZE, type StreamDamage, streamThroughKills } from './kill-stream.ts';
+import { ignoreSessions } from './machine-state.ts';
 import { ManyDevices } from './many-devices.ts';
 
 /** The promises: see docs/promises.md. */
@@ -46,6 +47,7 @@ interface StreamReport extends StreamDamage {
 }
 
 export async function run(options: BenchOptions): Promise<number> {
+  ignoreSessions();
   const stream = await onStage((scene) => measure(scene, options.kills));
   process.stdout.write(table(stream));
   const many: ManyRow[] = [];

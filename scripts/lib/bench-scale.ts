@@ -18,6 +18,7 @@ import { type Summary, summarise } from '../../test/lib/stream-analysis.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import type { BenchOptions } from '../bench.ts';
 import { STREAM_MAC, STREAM_QUEUE_SIZE, streamThroughKills } from './kill-stream.ts';
+import { ignoreSessions } from './machine-state.ts';
 import { configure, fullShape, functionsOf, plugAll, type Shape, setVfs } from './scale-stage.ts';
 
 const IDLE_S = 10;
@@ -54,6 +55,7 @@ interface Report {
 }
 
 export async function run({ pfs, kills, json }: BenchOptions): Promise<number> {
+  ignoreSessions();
   const scene = await Scene.open();
   let problems: readonly string[] = [];
   let report: Report | null = null;

@@ -30,14 +30,14 @@ import {
 import { extractBytes, mergeBytes, overlap } from './byte-lanes.js';
 import { judgeStatusWrite, STATUS_STEPS } from './device-status.js';
 import type { Effect } from './effects.js';
-import { AddressWord, isQueueSize, QueueRegisters } from './queue-registers.js';
+import { AddressWord, isQueueSize, QueueRegisters, queueAddresses } from './queue-registers.js';
 import type { CellPort, VirtioDevice } from './virtio-device.js';
 
 interface Register {
   readonly at: number;
   readonly sizeBytes: number;
-  readonly read: () => number;
-  readonly write?: (value: number, effects: Effect[]) => void;
+  readonly read: (common: CommonConfig) => number;
+  readonly write?: (common: CommonConfig, value: number, effects: Effect[]) => void;
   /** Accepts only some values: halves are kept until they make one. */
   readonly checked?: boolean;
 }
@@ -70,7 +70,8 @@ export class CommonConfig {
   readonly #vectors: number;
   readonly #generation: CellPort;
   readonly #onReset: () => void;
-  readonly #registers: readonly Register[];
+  /** The same for every function: there may be a thousand. */
+  static readonly #registers: readonly Register[] = CommonConfig.#table();
 
   /** `onReset` runs after the registers were reset by the driver. */
   constructor(device: VirtioDevice, vectors: number, generation: CellPort, onReset: () => void) {
@@ -78,11 +79,11 @@ export class CommonConfig {
     this.#vectors = vectors;
     this.#generation = generation;
     this.#onReset = onReset;
+    const addresses = queueAddresses(device.queueCount);
     this.queues = Array.from(
       { length: device.queueCount },
-      (_, index) => new QueueRegisters(index, device.queueSizeMax),
+      (_, index) => new QueueRegisters(index, device.queueSizeMax, addresses),
     );
-    this.#registers = this.#table();
   }
 
   /** Features the driver has accepted; 0 before FEATURES_OK. */
@@ -114,16 +115,16 @@ export class CommonConfig {
 
   /** Copies registers; what lies outside reads 0. */
   read(offset: number, target: Uint8Array, targetAt: number, count: number): void {
-    for (const register of this.#registers) {
+    for (const register of CommonConfig.#registers) {
       const part = overlap(offset, count, register.at, register.sizeBytes);
       if (part !== null)
-        extractBytes(register.read(), part.inRange, target, targetAt + part.inAccess, part.count);
+        extractBytes(register.read(this), part.inRange, target, targetAt + part.inAccess, part.count);
     }
   }
 
   /** Writes registers; effects are added to `effects` in the order of the registers. */
   write(offset: number, bytes: Uint8Array, effects: Effect[]): void {
-    for (const register of this.#registers) {
+    for (const register of CommonConfig.#registers) {
       const part = overlap(offset, bytes.length, register.at, register.sizeBytes);
       if (part === null) continue;
       const value = mergeBytes(this.#base(register), part.inRange, bytes, part.inAccess, part.count);
@@ -131,14 +132,14 @@ export class CommonConfig {
         if (part.count < register.sizeBytes) this.halves.set(register.at, { queue: this.queueSelect, value });
         else this.halves.delete(register.at);
       }
-      register.write?.(value, effects);
+      register.write?.(this, value, effects);
     }
   }
 
   /** What a narrow write is merged with. */
   #base(register: Register): number {
     const half = this.halves.get(register.at);
-    return half !== undefined && half.queue === this.queueSelect ? half.value : register.read();
+    return half !== undefined && half.queue === this.queueSelect ? half.value : register.read(this);
   }
 
   get #selected(): QueueRegisters | undefined {
@@ -223,11 +224,16 @@ export class CommonConfig {
     effects.push({ kind: 'queue-reset', queue: queue.index });
   }
 
-  #table(): Register[] {
+  static #table(): Register[] {
     const at = Registers.at;
-    const u32 = (where: number, read: () => number, write?: Register['write']): Register =>
+    const u32 = (where: number, read: Register['read'], write?: Register['write']): Register =>
       write === undefined ? { at: where, sizeBytes: 4, read } : { at: where, sizeBytes: 4, read, write };
-    const u16 = (where: number, read: () => number, write?: Register['write'], checked = false): Register =>
+    const u16 = (
+      where: number,
+      read: Register['read'],
+      write?: Register['write'],
+      checked = false,
+    ): Register =>
       write === undefined
         ? { at: where, sizeBytes: 2, read }
         : { at: where, sizeBytes: 2, read, write, checked };
@@ -235,88 +241,88 @@ export class CommonConfig {
       [0, 1].map((half) =>
         u32(
           where + 4 * half,
-          () => this.#selected?.words[word + half] ?? 0,
-          (value) => {
-            const queue = this.#selected;
-            if (queue !== undefined && !queue.enabled && !queue.resetting) queue.words[word + half] = value;
+          (common) => common.#selected?.word(word + half) ?? 0,
+          (common, value) => {
+            const queue = common.#selected;
+            if (queue !== undefined && !queue.enabled && !queue.resetting) queue.setWord(word + half, value);
           },
         ),
       );
     return [
       u32(
         at.deviceFeatureSelect,
-        () => this.deviceFeatureSelect,
-        (value) => {
-          this.deviceFeatureSelect = value;
+        (common) => common.deviceFeatureSelect,
+        (common, value) => {
+          common.deviceFeatureSelect = value;
         },
       ),
-      u32(at.deviceFeature, () => wordOf(this.#device.offeredFeatures, this.deviceFeatureSelect)),
+      u32(at.deviceFeature, (common) => wordOf(common.#device.offeredFeatures, common.deviceFeatureSelect)),
       u32(
         at.driverFeatureSelect,
-        () => this.driverFeatureSelect,
-        (value) => {
-          this.driverFeatureSelect = value;
+        (common) => common.driverFeatureSelect,
+        (common, value) => {
+          common.driverFeatureSelect = value;
         },
       ),
       u32(
         at.driverFeature,
-        () => wordOf(this.driverFeatures, this.driverFeatureSelect),
-        (value) => this.#writeDriverFeatures(value),
+        (common) => wordOf(common.driverFeatures, common.driverFeatureSelect),
+        (common, value) => common.#writeDriverFeatures(value),
       ),
       u16(
         at.configVector,
-        () => this.configVector,
-        (value, effects) => {
-          this.configVector = this.#vector(value);
+        (common) => common.configVector,
+        (common, value, effects) => {
+          common.configVector = common.#vector(value);
           effects.push({ kind: 'vectors-changed' });
         },
         true,
       ),
-      u16(at.queueCount, () => this.queues.length),
+      u16(at.queueCount, (common) => common.queues.length),
       {
         at: at.deviceStatus,
         sizeBytes: 1,
-        read: () => this.status,
-        write: (value, effects) => this.#writeStatus(value, effects),
+        read: (common) => common.status,
+        write: (common, value, effects) => common.#writeStatus(value, effects),
       },
-      { at: at.configGeneration, sizeBytes: 1, read: () => this.#generation.get() },
+      { at: at.configGeneration, sizeBytes: 1, read: (common) => common.#generation.get() },
       u16(
         at.queueSelect,
-        () => this.queueSelect,
-        (value) => {
-          this.queueSelect = value;
+        (common) => common.queueSelect,
+        (common, value) => {
+          common.queueSelect = value;
         },
       ),
       u16(
         at.queueSize,
-        () => this.#selected?.size ?? 0,
-        (value) => this.#writeSize(value),
+        (common) => common.#selected?.size ?? 0,
+        (common, value) => common.#writeSize(value),
         true,
       ),
       u16(
         at.queueVector,
-        () => this.#selected?.vector ?? NO_VECTOR,
-        (value, effects) => {
-          const queue = this.#selected;
+        (common) => common.#selected?.vector ?? NO_VECTOR,
+        (common, value, effects) => {
+          const queue = common.#selected;
           if (queue === undefined) return;
-          queue.vector = this.#vector(value);
+          queue.vector = common.#vector(value);
           effects.push({ kind: 'vectors-changed' });
         },
         true,
       ),
       u16(
         at.queueEnable,
-        () => (this.#selected?.enabled ? 1 : 0),
-        (value, effects) => this.#writeEnable(value, effects),
+        (common) => (common.#selected?.enabled ? 1 : 0),
+        (common, value, effects) => common.#writeEnable(value, effects),
       ),
-      u16(at.queueNotifyOffset, () => this.#selected?.notifyOffset ?? 0),
+      u16(at.queueNotifyOffset, (common) => common.#selected?.notifyOffset ?? 0),
       ...address(at.queueDescriptor, AddressWord.DESCRIPTOR),
       ...address(at.queueDriver, AddressWord.DRIVER),
       ...address(at.queueDevice, AddressWord.DEVICE),
       u16(
         at.queueReset,
-        () => (this.#selected?.resetting ? 1 : 0),
-        (value, effects) => this.#writeQueueReset(value, effects),
+        (common) => (common.#selected?.resetting ? 1 : 0),
+        (common, value, effects) => common.#writeQueueReset(value, effects),
       ),
     ];
   }

@@ -32,10 +32,14 @@ export interface QueueView {
   readonly notifyOffset: number;
 }
 
-/** The three addresses, as indices into `words` of 32 bits: low half, then high half. */
+/** The three addresses, as indices of words of 32 bits: low half, then high half. */
 export const AddressWord = { DESCRIPTOR: 0, DRIVER: 2, DEVICE: 4 } as const;
 export type AddressWord = (typeof AddressWord)[keyof typeof AddressWord];
 const ADDRESS_WORDS = 6;
+
+/** The addresses of all queues of a function, one after the other: a view for each would be most of its memory. */
+export const queueAddresses = (queueCount: number): Uint32Array =>
+  new Uint32Array(queueCount * ADDRESS_WORDS);
 
 export interface QueueState {
   readonly index: number;
@@ -55,12 +59,23 @@ export class QueueRegisters implements QueueView {
   vector: number = NO_VECTOR;
   enabled = false;
   resetting = false;
-  readonly words = new Uint32Array(ADDRESS_WORDS);
+  readonly #addresses: Uint32Array;
 
-  constructor(index: number, sizeMax: number) {
+  /** `addresses`: of all queues of the function. */
+  constructor(index: number, sizeMax: number, addresses: Uint32Array) {
     this.index = index;
     this.sizeMax = sizeMax;
     this.size = sizeMax;
+    this.#addresses = addresses;
+  }
+
+  /** A word of the addresses, by AddressWord. */
+  word(word: number): number {
+    return this.#addresses[this.index * ADDRESS_WORDS + word]!;
+  }
+
+  setWord(word: number, value: number): void {
+    this.#addresses[this.index * ADDRESS_WORDS + word] = value;
   }
 
   get notifyOffset(): number {
@@ -80,7 +95,7 @@ export class QueueRegisters implements QueueView {
   }
 
   #address(word: AddressWord): bigint {
-    return (BigInt(this.words[word + 1]!) << 32n) | BigInt(this.words[word]!);
+    return (BigInt(this.word(word + 1)) << 32n) | BigInt(this.word(word));
   }
 
   reset(): void {
@@ -88,7 +103,7 @@ export class QueueRegisters implements QueueView {
     this.vector = NO_VECTOR;
     this.enabled = false;
     this.resetting = false;
-    this.words.fill(0);
+    for (let word = 0; word < ADDRESS_WORDS; word++) this.setWord(word, 0);
   }
 
   get isDefault(): boolean {
@@ -97,7 +112,9 @@ export class QueueRegisters implements QueueView {
       this.vector === NO_VECTOR &&
       !this.enabled &&
       !this.resetting &&
-      this.words.every((word) => word === 0)
+      this.descriptorAddress === 0n &&
+      this.driverAddress === 0n &&
+      this.deviceAddress === 0n
     );
   }
 
@@ -140,8 +157,8 @@ export class QueueRegisters implements QueueView {
     this.enabled = state.enabled;
     this.resetting = state.resetting;
     for (const [i, address] of [state.descriptor, state.driver, state.device].entries()) {
-      this.words[2 * i] = Number(address & 0xffff_ffffn);
-      this.words[2 * i + 1] = Number(address >> 32n);
+      this.setWord(2 * i, Number(address & 0xffff_ffffn));
+      this.setWord(2 * i + 1, Number(address >> 32n));
     }
   }
 }

@@ -70,7 +70,7 @@ export function prepareBlock({ words }: QueueBlock, position: number, request: n
 }
 
 /** The request under way ends what it started itself: if it starts the queue once more, that is a new beginning. */
-export function unprepareBlock({ words }: QueueBlock): void {
+export function unprepareBlock({ words }: Pick<QueueBlock, 'words'>): void {
   words[STARTED_BY] = 0;
 }
 

@@ -27,6 +27,7 @@ import {
   type QueueBlock,
   QueueWord,
   queueBlock,
+  queueWords,
   StatePageHeader,
   VirtioFeature,
 } from '@virtnet/wire';
@@ -65,7 +66,8 @@ export class QueueState {
   /** Queues continue where their blocks say, and are signalled once: a predecessor's are being taken over. */
   continuing = false;
   readonly #parts: QueueStateParts;
-  readonly #blocks: readonly QueueBlock[];
+  /** Of queues that somebody asked for: most functions have many that no driver uses. */
+  readonly #blocks: (QueueBlock | undefined)[];
   #filter: ReceiveFilterState | null = null;
   #filterKey = '';
   /** Moderations in use, one object each, so that an unchanged queue is not configured anew. */
@@ -74,11 +76,15 @@ export class QueueState {
   constructor(parts: QueueStateParts) {
     this.#parts = parts;
     this.kicks = parts.kicks;
-    this.#blocks = parts.fn.queues.map((_, queue) => queueBlock(parts.page.buffer, queue));
+    this.#blocks = parts.fn.queues.map(() => undefined);
   }
 
   block(queue: number): QueueBlock {
-    return this.#blocks[queue]!;
+    const known = this.#blocks[queue];
+    if (known !== undefined) return known;
+    const block = queueBlock(this.#parts.page.buffer, queue);
+    this.#blocks[queue] = block;
+    return block;
   }
 
   get driverReady(): boolean {
@@ -206,7 +212,9 @@ export class QueueState {
 
   /** The device was reset. */
   reset(): void {
-    for (const block of this.#blocks) unprepareBlock(block);
+    for (let queue = 0; queue < this.#blocks.length; queue++) {
+      unprepareBlock({ words: queueWords(this.#parts.page.buffer, queue) });
+    }
     this.broken.clear();
     this.bases.clear();
     this.ringEnables.clear();

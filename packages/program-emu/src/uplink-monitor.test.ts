@@ -66,6 +66,30 @@ describe('uplink monitor', () => {
     expect(device.told).toEqual([DOWN]);
   });
 
+  it('tells everyone of a change of state or speed at once, and else at every eighth look only', () => {
+    const device = new Follower('mlx5_0');
+    let state = DOWN;
+    const monitor = new UplinkMonitor(
+      DEFAULT_CONF,
+      () => [device],
+      () => state,
+    );
+    const slow: UplinkState = { up: true, speedMbps: 10_000 };
+    const toldAfter = (looks: number): readonly UplinkState[] => {
+      device.told.length = 0;
+      for (let i = 0; i < looks; i++) monitor.look();
+      return [...device.told];
+    };
+    expect(toldAfter(8)).toEqual([DOWN]);
+    state = FAST;
+    expect(toldAfter(2)).toEqual([FAST]); // the ninth look
+    state = slow;
+    expect(toldAfter(7)).toEqual([slow, slow]); // because it changed, and the seventeenth look
+    state = { ...slow };
+    expect(toldAfter(7)).toEqual([]);
+    expect(toldAfter(1)).toEqual([slow]);
+  });
+
   it('a network device that does not exist is up, without a speed', () => {
     expect(readUplink('no-such-device')).toEqual(UPLINK_UNKNOWN);
     expect(readUplink('a name no device can have')).toEqual(UPLINK_UNKNOWN);

@@ -226,11 +226,16 @@ export const burstPageAt = (queueCount: number, index: number): number =>
 /** Where in a state page the block of queue `index` begins. */
 export const queueBlockAt = (index: number): number => STATE_PAGE_HEADER_BYTES + index * QUEUE_BLOCK_BYTES;
 
+/** The words of queue `index` alone: `queueBlock` makes three views more. */
+export function queueWords(page: ArrayBufferLike, index: number, pageOffset = 0): Uint32Array {
+  return new Uint32Array(page as ArrayBuffer, pageOffset + queueBlockAt(index), 8);
+}
+
 /** Views over queue `index` of a mapped state page. */
 export function queueBlock(page: ArrayBufferLike, index: number, pageOffset = 0): QueueBlock {
   const at = pageOffset + queueBlockAt(index);
   return {
-    words: new Uint32Array(page as ArrayBuffer, at, 8),
+    words: queueWords(page, index, pageOffset),
     counters: new Float64Array(
       page as ArrayBuffer,
       at + QUEUE_COUNTERS_AT * 8,
