@@ -14,6 +14,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { sleep, until } from './waiting.ts';
 
+/** A socket holds few messages: whoever has more to say waits, and may be killed meanwhile. systemd reads at once. */
+const LISTEN_MS = 2;
+
 export interface ServiceManagerOptions {
   readonly socket: string;
   readonly command: readonly string[];
@@ -29,6 +32,8 @@ export class FakeServiceManager {
   readonly #kept: { name: string; fd: number }[] = [];
   /** What the service said of itself, in order. */
   readonly said: string[] = [];
+  #saidBefore = 0;
+  readonly #listening: NodeJS.Timeout;
   #child: ChildProcess | null = null;
   #exited: Promise<number | null> = Promise.resolve(null);
 
@@ -37,6 +42,7 @@ export class FakeServiceManager {
     this.#linux = linux;
     this.#notify = linux.bindDatagram(options.socket);
     if (this.#notify < 0) throw new Error(`cannot bind ${options.socket}: errno ${-this.#notify}`);
+    this.#listening = setInterval(() => this.#listen(), LISTEN_MS).unref();
     this.#receiver = new linux.Receiver(4096);
   }
 
@@ -68,6 +74,7 @@ export class FakeServiceManager {
   /** Starts the service with everything that is kept. */
   start(): void {
     this.#listen();
+    this.#saidBefore = this.said.length;
     const kept = [...this.#kept];
     const log = createWriteStream(this.#options.log, { flags: 'a' });
     const listen = { LISTEN_FDS: `${kept.length}`, LISTEN_FDNAMES: kept.map(({ name }) => name).join(':') };
@@ -88,12 +95,11 @@ export class FakeServiceManager {
     this.#exited = new Promise((resolve) => child.once('exit', (code) => resolve(code)));
   }
 
-  /** Waits until the service says READY=1, after what it said before. */
+  /** Waits until the service says READY=1, or has since its last start. */
   async ready(timeoutMs = 60_000): Promise<void> {
-    const before = this.said.length;
     await until('READY=1', timeoutMs, () => {
       this.#listen();
-      return this.said.slice(before).some((line) => line === 'READY=1');
+      return this.said.slice(this.#saidBefore).some((line) => line === 'READY=1');
     });
   }
 
@@ -120,6 +126,7 @@ export class FakeServiceManager {
   async close(): Promise<void> {
     await this.stop();
     await sleep(10);
+    clearInterval(this.#listening);
     this.#listen();
     for (const { fd } of this.#kept.splice(0)) this.#linux.close(fd);
     this.#linux.close(this.#notify);
