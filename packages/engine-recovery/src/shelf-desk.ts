@@ -8,8 +8,6 @@
  *   for the lease is granted, knows everything the former writer ever said.
  *   A keeper that replaces a dead one starts unsettled: it is empty although the world is not. It tells no subscriber
  *   SYNCED, which would make it drop what it knows, before a writer has uploaded everything, or none came in time.
- *   One of which neither the keeper nor a client is left, but what it had, begins with that; whoever of its clients did
- *   live uploads as ever.
  *
  *   What a writer has said would be lost with a keeper that dies before it has passed it on. So subscribers hold the
  *   keeper's end of the writer's connection, too, from when the writer has said everything on it: a message stays in
@@ -93,8 +91,6 @@ export interface DeskPorts<H, C> {
 export interface DeskOptions<H> {
   /** It replaces a keeper that died: see Theory. */
   readonly expectUpload: boolean;
-  /** What a keeper of which nobody is left had; its handles are the desk's. The shelf begins with it. */
-  readonly kept?: readonly ShelfEntry<H>[];
   readonly limits?: ShelfLimits;
   readonly observer?: DeskObserver<H>;
 }
@@ -138,16 +134,14 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   #stopExpiry: (() => void) | null = null;
   readonly #counters = { transactions: 0, refused: 0, expired: 0 };
 
-  constructor(ports: DeskPorts<H, C>, { expectUpload, kept = [], limits, observer }: DeskOptions<H>) {
+  constructor(ports: DeskPorts<H, C>, { expectUpload, limits, observer }: DeskOptions<H>) {
     this.#ports = ports;
     this.#shelf = new Shelf(limits);
     this.#observer = observer;
     this.#settled = !expectUpload;
     this.#clientlessSinceMs = ports.nowMs();
-    this.#begin(kept);
     if (this.#settled) this.#observeWhole();
     this.#awaitWriter();
-    this.#armExpiry(0);
   }
 
   status(): DeskStatus {
@@ -229,17 +223,6 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     } else if (this.#loans.has(client.pid) && !this.#isConnected(client.pid))
       this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: client.pid, operations: [] });
     this.#clientsChanged();
-  }
-
-  /** What is not possible any more, because limits are others, is left out. */
-  #begin(kept: readonly ShelfEntry<H>[]): void {
-    for (const entry of kept) {
-      const outcome = this.#shelf.apply([{ kind: 'put', ...entry }]);
-      const left = 'errno' in outcome ? [entry] : outcome.left;
-      for (const { handle } of left) handle?.release();
-      if ('errno' in outcome)
-        this.#ports.log('error', { name: entry.name }, `not kept any more: ${outcome.reason}`);
-    }
   }
 
   #transaction(client: C, operations: readonly ShelfOperation<H>[]): void {

@@ -1,7 +1,6 @@
 /** wiring.ts: the controller as a process: lock, supervisor, command line front, and the order of their ends. */
 import {
   createLogger,
-  DescriptorStore,
   exitOnFault,
   type LogLevelName,
   RpcServer,
@@ -22,6 +21,7 @@ import {
 import { type Build, readDestination, readRunningBuild } from './builds.js';
 import { CliFront } from './cli-front.js';
 import { deleteObsoleteRecovery, putIntoEffect } from './configuration.js';
+import { DescriptorStore } from './descriptor-store.js';
 import { LiveUpdate } from './live-update.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';

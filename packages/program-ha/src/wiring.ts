@@ -1,11 +1,9 @@
 /**
  * wiring.ts: the state keeper as a process: the shelf's channel, its RPC, and the order of their ends.
  */
-import { setTimeout } from 'node:timers/promises';
 import { BEAT_MS } from '@virtnet/engine-recovery';
 import {
   createLogger,
-  type DescriptorStore,
   exitOnFault,
   type HaStatus,
   type Logger,
@@ -32,9 +30,6 @@ import { LastWord } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
 
 export const PROGRAM = 'virtio_net_ha';
-/** At an orderly end the service manager may take so long to hear the rest. */
-const MANAGER_WAITS_MAX = 400;
-const MANAGER_WAIT_MS = 5;
 export const VERSION = packageVersion(new URL('../package.json', import.meta.url));
 
 /** Which keeper a process is, and where it is found. */
@@ -42,8 +37,6 @@ export interface KeeperIdentity {
   readonly program: string;
   socket(paths: VirtnetPaths): string;
   ipc(paths: VirtnetPaths): string;
-  /** What the service manager kept for it, where it is the main process of a service. */
-  kept?(manager: ServiceManager, log: Logger): DescriptorStore | null;
   /** It serves; resolves when its own part of the end is over, which begins with `ended`. */
   serving?(paths: VirtnetPaths, poller: Poller, log: Logger, ended: Promise<unknown>): Promise<void>;
 }
@@ -79,10 +72,7 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   const poller = new Poller();
   poller.start();
   const manager = ServiceManager.connect(poller);
-  const passed = manager === null ? null : (identity.kept?.(manager, log) ?? null);
-  const logFds = options.logFds ?? passed?.logFds;
-  const kept = passed?.take() ?? [];
-  if (kept.length > 0) log.info({ entries: kept.length }, 'the service manager kept what there was');
+  const { logFds } = options;
   const store =
     manager === null || logFds === undefined ? null : new ShelfStore(manager, new ShelfLog(logFds));
   for (const fd of logFds ?? []) setCloseOnExec(fd);
@@ -91,7 +81,6 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
     poller,
     log,
     expectUpload: options.expectUpload,
-    kept,
     ...(store === null ? {} : { observer: store }),
     ...(preferred ? { meanwhile: behindOthers } : {}),
   });
@@ -146,9 +135,6 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   log.info({ reason, ...shelf.status() }, 'closing');
   progress.stop();
   await rpc.close();
-  shelf.readAll(); // what the next one is to find with the service manager
-  for (let waits = 0; manager !== null && manager.waiting > 0 && waits < MANAGER_WAITS_MAX; waits++)
-    await setTimeout(MANAGER_WAIT_MS);
   shelf.close();
   manager?.close();
   await poller.stop();

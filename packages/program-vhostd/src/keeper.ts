@@ -6,18 +6,15 @@
  *   transaction that holds what differs, so the keeper never has half of one. Nobody waits for the keeper: without one,
  *   and while one is away, this process goes on, and a new keeper is told everything. Only what promises something, an
  *   answer, waits for that (`kept`, of ShelfClient).
- *   Both may have been killed at once: then a service manager starts both again, and has what the keeper had. So one
- *   that is started while a keeper is dead, and not ended, waits for the next.
  *   A keeper whose vfe-vhostd is gone lets go of descriptors after KEPT_WITHOUT_US_MS, but for those of a machine that
  *   is still connected.
  *
  * Invariants
  *   I1  what the keeper was told of a function is as the record says, or the connection was lost and is made again.
- *   I2  at most COMING_WAIT_MS and FOUND_WAIT_MS pass before this process serves, whatever the keeper does.
+ *   I2  at most FOUND_WAIT_MS pass before this process serves, whatever the keeper does.
  *
  * Limits  a record and its changes fit one message, or the function is not kept and that is logged.
  */
-import { existsSync } from 'node:fs';
 import { type Logger, ShelfClient, type ShelfOperation } from '@virtnet/host-ipc';
 import { close, type Poller } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
@@ -49,14 +46,12 @@ export interface FoundFunction {
 const RECORD = 'record';
 const KEPT_WITHOUT_US_MS = 3_000;
 const FOUND_WAIT_MS = 3_000;
-const COMING_WAIT_MS = 3_000;
 /** Most descriptors that are put into one message; the kernel's limit is 253. */
 const FDS_PER_MESSAGE = 200;
 const NOTHING: Found = { pfs: [], functions: new Map() };
 
 export class Keeper {
   readonly #client: ShelfClient;
-  readonly #path: string;
   readonly #log: Logger;
   /** What was said of each function: its record, and its descriptors by name. */
   readonly #said = new Map<string, Kept>();
@@ -65,7 +60,6 @@ export class Keeper {
 
   constructor(options: { readonly path: string; readonly poller: Poller; readonly log: Logger }) {
     this.#log = options.log;
-    this.#path = options.path;
     this.#client = new ShelfClient(options);
     this.#client.on('lost', (reason) => this.#log.warn({ reason }, 'vfe-vhostd-ha is away: nothing is kept'));
     this.#client.on('keeper-missing', () =>
@@ -78,14 +72,10 @@ export class Keeper {
     return this.#client.connected;
   }
 
-  /**
-   * Becomes the one who writes, and resolves with what was kept; with nothing when there is no keeper. `restarted`: one
-   * that died is started again.
-   */
-  async take(restarted: boolean): Promise<Found> {
+  /** Becomes the one who writes, and resolves with what was kept; with nothing when there is no keeper. */
+  async take(): Promise<Found> {
     this.#client.start();
     const upload = () => this.#upload();
-    if (restarted && !this.#client.connected && existsSync(this.#path)) await this.#coming();
     if (!this.#client.connected) {
       this.#log.warn('vfe-vhostd-ha does not run: nothing is kept');
       void this.#client.lease(upload);
@@ -107,20 +97,6 @@ export class Keeper {
     this.#source = source;
     this.#sourceKnown.resolve(source);
     this.#client.on('connected', () => this.#log.info('vfe-vhostd-ha is there'));
-  }
-
-  /** Resolves when the keeper is there, or does not come. */
-  #coming(): Promise<void> {
-    this.#log.info('vfe-vhostd-ha died: waiting for the next');
-    return new Promise((resolve) => {
-      const end = () => {
-        clearTimeout(patience);
-        this.#client.off('connected', end);
-        resolve();
-      };
-      const patience = setTimeout(end, COMING_WAIT_MS);
-      this.#client.on('connected', end);
-    });
   }
 
   /** Says what changed of a function. */

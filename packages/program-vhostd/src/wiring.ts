@@ -61,7 +61,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const ring = ReplyRing.create();
   const replies = ring ?? plainReplies;
   const registry = new Registry({ paths, poller, log, client: options.client, keeper, replies });
-  await registry.restore(await keeper.take(manager !== null));
+  await registry.restore(await keeper.take());
   keeper.serve(registry);
   const commands = new VfeCommands(registry, buildFacts(), () =>
     keeper.connected ? keeperBuild(paths.vfeHaBuild) : null,

@@ -1,22 +1,28 @@
 /**
- * descriptor-store.ts: what the service manager kept of a service of which everything was killed.
+ * descriptor-store.ts: the controller's part in keeping devices with the service manager.
  *
  * Theory
- *   While the service lives the keeper mirrors its shelf there (shelf-store.ts); the main process of the service has the
+ *   While the service lives the keeper mirrors its shelf there (host-ipc's shelf-store.ts); the controller gives it the
  *   two files of the log, which it makes once and has the manager keep as well. When everything was killed, the next
- *   main process is handed all descriptors at its start. It reads the log, and gives each entry its descriptor back.
- *   The controller puts them on the shelf of a new keeper, as a writer like any other, and lets go. An emulator that
- *   starts meanwhile mirrors the shelf and is promoted once it is whole. vfe-vhostd-ha is the main process of its
- *   service: its own shelf begins with them.
+ *   controller is handed all descriptors at its start. It reads the log, puts every entry with its descriptor on the
+ *   shelf of a new keeper, as a writer like any other, and lets go. An emulator that starts meanwhile mirrors the shelf
+ *   and is promoted once it is whole.
  *   A controller that becomes another by exec hands it the two files itself: the manager hands nothing over then.
  *
  * Invariants
- *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves, or the receiver's when `take`
- *       returns; nothing of the log's is closed.
+ *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves; nothing of the log's is closed.
  *   I2  an entry whose descriptor is missing is left out and told; the others are restored.
  *
  * Limits  RESTORE_MS for the keeper to be there.
  */
+import {
+  type LoggedEntry,
+  type Logger,
+  nameOfSpare,
+  readShelfLog,
+  ShelfClient,
+  type ShelfOperation,
+} from '@virtnet/host-ipc';
 import {
   closeAll,
   memfdCreate,
@@ -25,10 +31,6 @@ import {
   type ServiceManager,
   setCloseOnExec,
 } from '@virtnet/host-linux';
-import type { Logger } from './logging.js';
-import { ShelfClient, type ShelfOperation } from './shelf-client.js';
-import { type LoggedEntry, readShelfLog } from './shelf-log.js';
-import { nameOfSpare } from './shelf-store.js';
 
 const LOG_VARIABLE = 'VIRTNET_LOG_FDS';
 type Environment = Record<string, string | undefined>;
@@ -66,14 +68,6 @@ const MESSAGE_OPERATIONS_MAX = 200;
 const MESSAGE_BLOB_BYTES_MAX = 96 * 1024;
 /** How long the new keeper may take to come up. */
 const RESTORE_MS = 15_000;
-
-/** An entry of the shelf that was kept, with its descriptor if it has one. */
-export interface KeptEntry {
-  readonly name: string;
-  readonly blob: Uint8Array;
-  readonly fd: number | null;
-  readonly ttlWithoutHolderMs: number;
-}
 
 export class DescriptorStore {
   /** The two files of the log. */
@@ -150,19 +144,14 @@ export class DescriptorStore {
     this.#passed.clear();
   }
 
-  /** Everything that was kept, whose descriptors are the receiver's now. */
-  take(): KeptEntry[] {
-    const entries = this.#whole();
-    for (const { name, fd } of entries) if (fd !== null) this.#passed.delete(name);
-    this.discard();
-    return entries;
-  }
-
   /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
   async restore(path: string, poller: Poller): Promise<number> {
-    const whole = this.#whole().map(({ name, blob, fd, ttlWithoutHolderMs }) =>
-      fd === null ? { put: name, blob, ttlWithoutHolderMs } : { put: name, blob, fd, ttlWithoutHolderMs },
-    );
+    const { whole, missing } = this.#matched();
+    if (missing.length > 0)
+      this.#log.error(
+        { missing: missing.slice(0, 20), count: missing.length },
+        'descriptors did not come back',
+      );
     const client = new ShelfClient({ path, poller });
     const restored = await new Promise<number>((resolve) => {
       const patience = setTimeout(() => resolve(0), RESTORE_MS);
@@ -187,21 +176,16 @@ export class DescriptorStore {
     return restored;
   }
 
-  /** The entries of the log with their descriptors; those whose descriptor is missing are told and left out. */
-  #whole(): KeptEntry[] {
-    const whole: KeptEntry[] = [];
+  #matched(): { whole: ShelfOperation[]; missing: string[] } {
+    const whole: ShelfOperation[] = [];
     const missing: string[] = [];
     for (const { name, blob, handle, ttlWithoutHolderMs } of this.#entries) {
-      const fd = handle === null ? null : this.#passed.get(name);
-      if (fd === undefined) missing.push(name);
-      else whole.push({ name, blob, fd, ttlWithoutHolderMs });
+      const fd = this.#passed.get(name);
+      if (handle === null) whole.push({ put: name, blob, ttlWithoutHolderMs });
+      else if (fd === undefined) missing.push(name);
+      else whole.push({ put: name, blob, fd, ttlWithoutHolderMs });
     }
-    if (missing.length > 0)
-      this.#log.error(
-        { missing: missing.slice(0, 20), count: missing.length },
-        'descriptors did not come back',
-      );
-    return whole;
+    return { whole, missing };
   }
 }
 
