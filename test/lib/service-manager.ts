@@ -7,7 +7,8 @@
  *   FDSTOREREMOVE=1, and hands what it has to the next start. What was sent before a kill is read after it.
  *
  * Invariants
- *   I1  like systemd: several descriptors may be kept under one name, and all of them go by it.
+ *   I1  like systemd: several descriptors may be kept under one name, and all of them go by it; an opened file that is
+ *       kept under any name is not kept once more.
  *   I2  `close` lets everything go.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -138,11 +139,16 @@ export class FakeServiceManager {
       if (typeof received === 'number') return;
       const lines = Buffer.from(received.bytes).toString('utf8').split('\n');
       const name = lines.find((line) => line.startsWith('FDNAME='))?.slice('FDNAME='.length) ?? 'stored';
-      if (lines.includes('FDSTORE=1')) for (const fd of received.fds) this.#kept.push({ name, fd });
+      if (lines.includes('FDSTORE=1')) for (const fd of received.fds) this.#keep(name, fd);
       else this.#linux.closeAll(received.fds);
       if (lines.includes('FDSTOREREMOVE=1')) this.#remove(name);
       this.said.push(...lines.filter((line) => !line.startsWith('FD')));
     }
+  }
+
+  #keep(name: string, fd: number): void {
+    if (this.#kept.some((kept) => this.#linux.sameOpenFile(kept.fd, fd))) this.#linux.close(fd);
+    else this.#kept.push({ name, fd });
   }
 
   #remove(name: string): void {

@@ -1,12 +1,12 @@
-import { ftruncateSync, writeSync } from 'node:fs';
+import { fstatSync, ftruncateSync, writeSync } from 'node:fs';
 import { Shelf, type ShelfOperation } from '@virtnet/engine-recovery';
-import { close, fileSize, memfdCreate } from '@virtnet/host-linux';
+import { close, dup, eventfd, fileSize, memfdCreate, sameOpenFile } from '@virtnet/host-linux';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { SharedFd } from './shared-fd.js';
 import { readShelfLog, ShelfLog } from './shelf-log.js';
-import { nameOfSpare, ShelfStore } from './shelf-store.js';
+import { ShelfStore, STORED_MAX, storedName } from './shelf-store.js';
 
 let fds: [number, number];
 beforeEach(() => {
@@ -110,13 +110,34 @@ describe('log of the shelf', () => {
 
 describe('mirror of the shelf in the manager’s store', () => {
   const asked: string[] = [];
+  /** What a manager keeps: an opened file once, whatever name it comes under. */
+  const kept: { readonly name: string; readonly fd: number }[] = [];
+  const plain = new Map(['a', 'b', 'gone', 'stays', 'new'].map((name) => [storedName(name), name]));
   const manager = {
-    store: (name: string) => void asked.push(`+${name}`),
-    remove: (name: string) => void asked.push(`-${name}`),
+    store: (name: string, fd: number) => {
+      asked.push(`+${plain.get(name) ?? name}`);
+      if (!kept.some((one) => sameOpenFile(one.fd, fd))) kept.push({ name, fd: dup(fd) });
+    },
+    remove: (name: string) => {
+      asked.push(`-${plain.get(name) ?? name}`);
+      for (const one of kept.filter((held) => held.name === name)) {
+        close(one.fd);
+        kept.splice(kept.indexOf(one), 1);
+      }
+    },
+  };
+  /** Which file the manager has for an entry; null when it has none. */
+  const inoOf = (name: string) => {
+    const held = kept.filter((one) => one.name === storedName(name));
+    expect(held.length).toBeLessThanOrEqual(1);
+    return held[0] === undefined ? null : fstatSync(held[0].fd).ino;
   };
   const fd = () => new SharedFd(memfdCreate('held', 0));
   beforeEach(() => {
     asked.length = 0;
+  });
+  afterEach(() => {
+    for (const one of kept.splice(0)) close(one.fd);
   });
 
   function mirror() {
@@ -135,33 +156,72 @@ describe('mirror of the shelf in the manager’s store', () => {
     return { shelf, store, apply, end };
   }
 
-  it('stores what comes, replaces over a spare name, removes what goes', () => {
+  it('stores what comes, replaces it, removes what goes', () => {
     const { shelf, store, apply, end } = mirror();
     store.settled(shelf.entries());
     apply([put('a', '', fd()), put('b', 'text')]);
-    apply([put('a', '', fd())]);
+    const next = fd();
+    apply([put('a', '', next)]);
+    expect(inoOf('a')).toBe(fstatSync(next.fd).ino);
     apply([{ kind: 'delete-prefix', prefix: 'a' }]);
-    expect(asked).toEqual(['+a', '+a~', '-a', '+a', '-a~', '-a']);
+    expect(asked).toEqual(['+a', '-a', '+a', '-a']);
+    expect(kept).toEqual([]);
     expect(said()).toEqual({ b: 'text' });
     end();
   });
 
-  it('killed after any message: the manager has a descriptor of every name that has one, and the newer by the spare name', () => {
+  it('an eventfd that is taken back and forth, and one file under several names: the manager has each of them', () => {
     const { shelf, store, apply, end } = mirror();
     store.settled(shelf.entries());
-    apply([put('a', '', fd()), put('b', '', fd())]);
-    const before = asked.length;
-    apply([put('a', '', fd()), put('b', '', fd())]);
-    for (let last = before; last <= asked.length; last++) {
-      const kept = new Set<string>();
-      for (const each of asked.slice(0, last)) {
-        if (each.startsWith('+')) kept.add(each.slice(1));
-        else kept.delete(each.slice(1));
-      }
-      const names = [...kept].map((name) => nameOfSpare(name) ?? name);
-      expect(new Set(names), `after ${asked.slice(0, last)}`).toEqual(new Set(['a', 'b']));
+    const [one, other] = [new SharedFd(eventfd()), new SharedFd(eventfd())];
+    for (const handle of [one, other, one, other]) {
+      apply([put('a', '', handle.retain())]);
+      expect(kept.map(({ fd: held }) => sameOpenFile(held, handle.fd))).toEqual([true]);
     }
+    for (const handle of [one, other]) handle.release();
+    const memory = fd();
+    apply([put('b', '', memory), put('new', '', memory.retain())]);
+    expect([inoOf('b'), inoOf('new')]).toEqual([fstatSync(memory.fd).ino, fstatSync(memory.fd).ino]);
+    apply([{ kind: 'delete', name: 'b' }]);
+    expect([inoOf('b'), inoOf('new')]).toEqual([null, fstatSync(memory.fd).ino]);
     end();
+  });
+
+  it('the keeper was replaced, and the same files are put again: the manager has them still', () => {
+    const former = mirror();
+    former.store.settled(former.shelf.entries());
+    const [file, event] = [fd(), new SharedFd(eventfd())];
+    former.apply([put('a', '', file.retain()), put('b', '', event.retain())]);
+    former.end();
+    const { shelf, store, apply, end } = mirror();
+    apply([put('a', '', file), put('b', '', event)]);
+    store.settled(shelf.entries());
+    expect(inoOf('a')).toBe(fstatSync(file.fd).ino);
+    expect(kept.filter(({ fd: held }) => sameOpenFile(held, event.fd))).toHaveLength(1);
+    end();
+  });
+
+  it('more than a start can be handed: told once, the rest is stored', () => {
+    const full: string[] = [];
+    const stored: string[] = [];
+    const counting = { store: (name: string) => void stored.push(name), remove: () => {} };
+    const store = new ShelfStore(counting, new ShelfLog(fds), (name) => full.push(name));
+    const event = new SharedFd(eventfd());
+    const entry = (index: number) => ({
+      ...{ kind: 'put' as const, name: `dev/${index}`, blob: blob('') },
+      ...{ handle: event, ttlWithoutHolderMs: 0 },
+    });
+    for (let index = 0; index < STORED_MAX + 3; index++) store.changed([entry(index)], [], false);
+    expect([stored.length, new Set(stored).size, full]).toEqual([
+      STORED_MAX,
+      STORED_MAX,
+      [`dev/${STORED_MAX}`],
+    ]);
+    expect(STORED_MAX * (stored[0]!.length + 1)).toBeLessThan(128 * 1024 - 1024); // LISTEN_FDNAMES
+    store.changed([{ kind: 'delete', name: 'dev/0' }], [entry(0)], false);
+    store.changed([put('new', '', event)], [], false);
+    expect(stored.at(-1)).toBe(storedName('new'));
+    event.release();
   });
 
   it('restored out of the store: stored no second time, even when it is put twice', () => {
@@ -187,11 +247,11 @@ describe('mirror of the shelf in the manager’s store', () => {
     asked.length = 0;
     const { shelf, store, apply, end } = mirror();
     apply([put('stays', '', fd())]);
-    const replaced = ['+stays~', '-stays', '+stays', '-stays~'];
+    const replaced = ['-stays', '+stays'];
     expect(asked).toEqual(replaced);
     expect(said()).toEqual({ gone: '+', stays: '+' }); // until the upload is complete the old log counts
     store.settled(shelf.entries());
-    expect(asked).toEqual([...replaced, '-gone', '-gone~']);
+    expect(asked).toEqual([...replaced, '-gone']);
     expect(said()).toEqual({ stays: '+' });
     end();
   });

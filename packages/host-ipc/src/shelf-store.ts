@@ -4,32 +4,33 @@
  * Theory
  *   Descriptors go to the manager under the names of their entries; names and blobs go to a log (shelf-log.ts) in memory
  *   that the manager keeps too. When everything of ours is killed at once, the next start is handed all of it.
- *   The manager keeps several descriptors under one name, lets all of them go by it, and takes one it has already for a
- *   repetition. So a replacement is stored under a spare name first, then in the place of the former, and then the spare
- *   one goes: whatever kills us between two of these messages, the descriptor is there under one of the names, and under
- *   the spare one, if it is there, is the newer.
+ *   The manager keeps several descriptors under one name and lets all of them go by it. One that it has already, under
+ *   whatever name, it takes for a repetition: so a replaced one is let go before the next is stored, and a file, which may
+ *   be kept under several names, is opened anew for each. Names are handed over in one variable of the environment, which has
+ *   room for 128 KiB: they are short (storedName), and what does not fit is not stored.
  *   A keeper that replaces a dead one does not know what the manager has, but its predecessor's log does: nothing is
  *   written before the upload is complete, and then what was not uploaded again is removed.
  *
  * Invariants
  *   I1  once settled, log and store say what the shelf says.
- *   I3  the manager has a descriptor of every name of the log's that has one, at any instant.
  *   I2  while `restoring`, what is put came out of the store: it is logged and not stored again.
  *
- * Limits  as the shelf's; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md.
+ * Limits  STORED_MAX descriptors; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md. Killed between two
+ *         messages, microseconds apart, a descriptor that is just being replaced is lost.
  */
+import { createHash } from 'node:crypto';
 import type { DeskObserver, ShelfEntry, ShelfOperation } from '@virtnet/engine-recovery';
-import type { ServiceManager } from '@virtnet/host-linux';
+import { close, reopenFile, type ServiceManager } from '@virtnet/host-linux';
 import type { SharedFd } from './shared-fd.js';
 import type { ShelfLog } from './shelf-log.js';
 
-/** Behind the name of an entry, of which no name has it: a descriptor that is about to be stored under that name. */
-const SPARE = '~';
+/** 128 KiB, less the name of the variable and those of the log, by the bytes of a stored name and a colon. */
+export const STORED_MAX = 16_000;
+const STORED_NAME_CHARACTERS = 7;
 
-export const spareName = (name: string): string => `${name}${SPARE}`;
-/** The entry whose spare name this is; null when it is none. */
-export const nameOfSpare = (name: string): string | null =>
-  name.endsWith(SPARE) ? name.slice(0, -SPARE.length) : null;
+/** Under which name the manager keeps the descriptor of an entry. That two of STORED_MAX are the same: 1 in 30,000. */
+export const storedName = (name: string): string =>
+  createHash('sha1').update(name).digest('base64url').slice(0, STORED_NAME_CHARACTERS);
 
 /** What a ShelfServer tells of its shelf. */
 export type ShelfObserver = DeskObserver<SharedFd>;
@@ -39,11 +40,19 @@ export class ShelfStore implements ShelfObserver {
   readonly #log: ShelfLog;
   /** Names the manager has a descriptor for. Bounded by the shelf. */
   readonly #stored: Set<string>;
+  readonly #onFull: (name: string) => void;
+  #full = false;
   #settled = false;
   #entries: () => Iterable<ShelfEntry<SharedFd>> = () => [];
 
-  constructor(manager: Pick<ServiceManager, 'store' | 'remove'>, log: ShelfLog) {
+  /** `onFull` is told the name of the first descriptor that there is no room for. */
+  constructor(
+    manager: Pick<ServiceManager, 'store' | 'remove'>,
+    log: ShelfLog,
+    onFull: (name: string) => void = () => {},
+  ) {
     this.#manager = manager;
+    this.#onFull = onFull;
     this.#log = log;
     this.#stored = new Set(log.read().flatMap(({ name, handle }) => (handle === null ? [] : [name])));
   }
@@ -63,8 +72,8 @@ export class ShelfStore implements ShelfObserver {
       if (handle !== null && !put.has(name)) this.#remove(name);
     }
     for (const [name, handle] of put) {
-      if (!restoring) this.#store(name, handle.fd);
-      this.#stored.add(name);
+      if (restoring) this.#stored.add(name);
+      else this.#store(name, handle.fd);
     }
     if (this.#settled && !this.#log.append(operations)) this.#log.rewrite(this.#entries());
   }
@@ -75,25 +84,26 @@ export class ShelfStore implements ShelfObserver {
     for (const name of [...this.#stored]) {
       if (names.has(name)) continue;
       this.#remove(name);
-      this.#manager.remove(spareName(name)); // of a keeper that died over it
     }
     this.#log.rewrite(held);
     this.#settled = true;
   }
 
   #store(name: string, fd: number): void {
-    if (!this.#stored.has(name)) {
-      this.#manager.store(name, fd);
+    if (!this.#stored.has(name) && this.#stored.size >= STORED_MAX) {
+      if (!this.#full) this.#onFull(name);
+      this.#full = true;
       return;
     }
-    this.#manager.store(spareName(name), fd);
-    this.#manager.remove(name);
-    this.#manager.store(name, fd);
-    this.#manager.remove(spareName(name));
+    if (this.#stored.has(name)) this.#manager.remove(storedName(name));
+    const own = reopenFile(fd);
+    this.#manager.store(storedName(name), own < 0 ? fd : own);
+    if (own >= 0) close(own);
+    this.#stored.add(name);
   }
 
   #remove(name: string): void {
-    if (this.#stored.delete(name)) this.#manager.remove(name);
+    if (this.#stored.delete(name)) this.#manager.remove(storedName(name));
   }
 }
 

@@ -5,7 +5,7 @@
  *         to be signalled is checked with isEventfd() and made non-blocking when it is taken over; a peer that undoes
  *         this *and* fills the counter holds up the thread that signals it until the counter is read.
  */
-import { readlinkSync } from 'node:fs';
+import { fstatSync, openSync, readlinkSync } from 'node:fs';
 import { Errno, EventfdFlag, FcntlCommand, FD_CLOEXEC, OpenFlag, SyscallNumber } from '@virtnet/wire';
 import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
 
@@ -46,6 +46,14 @@ const nativeSyscall = declare<(n: number, a: number, b: number, c: number, d: nu
   ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t'],
 );
 
+/** kcmp has no function of libc. */
+const nativeKcmp = declare<
+  (n: number, pid1: number, pid2: number, type: number, fd1: number, fd2: number) => number
+>('syscall', 'int', ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t']);
+const SYS_KCMP_X64 = 312;
+const SYS_KCMP_ARM64 = 272;
+const KCMP_FILE = 0;
+
 const one = new NativeBuffer(8);
 one.u32[0] = 1;
 const drained = new NativeBuffer(8);
@@ -55,6 +63,25 @@ export function close(fd: number): number {
   if (nativeClose(fd) === 0) return 0;
   const error = negativeErrno();
   return error === -Errno.EINTR ? 0 : error;
+}
+
+/**
+ * A descriptor of a file, in memory or on a disk, that is opened anew for reading and writing: not a duplicate. -EBADF
+ * when it is no file, -EACCES when that is not allowed.
+ */
+export function reopenFile(fd: number): number {
+  try {
+    return fstatSync(fd).isFile() ? openSync(`/proc/self/fd/${fd}`, 'r+') : -Errno.EBADF;
+  } catch {
+    return -Errno.EACCES;
+  }
+}
+
+/** Whether two descriptors are of the same opened file (kcmp, as service managers ask). */
+export function sameOpenFile(one: number, other: number): boolean {
+  const number = process.arch === 'arm64' ? SYS_KCMP_ARM64 : SYS_KCMP_X64;
+  const { pid } = process;
+  return nativeKcmp(number, pid, pid, KCMP_FILE, one, other) === 0;
 }
 
 /** Closes each of `fds`; for descriptors that came with a refused message. */

@@ -22,6 +22,8 @@ export {
   isEventfd,
   pidfdOpen,
   pidfdSendSignal,
+  reopenFile,
+  sameOpenFile,
   setCloseOnExec,
   setNonBlocking,
 } from './fd.js';

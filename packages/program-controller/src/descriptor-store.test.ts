@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { createLogger } from '@virtnet/host-ipc';
+import { createLogger, ShelfLog, storedName } from '@virtnet/host-ipc';
 import { close, memfdCreate } from '@virtnet/host-linux';
 import { describe, expect, it } from 'vitest';
 import { DescriptorStore } from './descriptor-store.js';
@@ -14,33 +14,32 @@ describe('what the service manager hands over', () => {
     }
   };
 
-  it('everything was killed while a descriptor was being replaced: the newer is in its place, here and there', () => {
-    const asked: string[] = [];
+  it('an entry has its descriptor, by its name in the store or, from an older build, its own; what the log does not know is let go', () => {
+    const removed: string[] = [];
     const manager = {
-      store: (name: string, fd: number) => void asked.push(`+${name} ${fd}`),
-      remove: (name: string) => void asked.push(`-${name}`),
-    };
-    const names = ['virtnet-log-0', 'virtnet-log-1', 'whole', 'both', 'both~', 'spare~'];
+      store: () => {},
+      remove: (name: string) => void removed.push(name),
+    } as unknown as Parameters<typeof DescriptorStore.open>[0];
+    const logFds = [memfdCreate('log', 0), memfdCreate('log', 0)] as const;
+    const entries = ['page', 'tap', 'twice'].map((name) => ({
+      ...{ name, blob: new Uint8Array(0), handle: true, ttlWithoutHolderMs: 0 },
+    }));
+    new ShelfLog(logFds).rewrite(entries);
+    const names = [storedName('page'), 'tap', storedName('twice'), storedName('twice'), 'stranger'];
     const passed = names.map((name) => ({ name, fd: memfdCreate(name, 0) }));
-    const [log0, log1, whole, both, newer, spare] = passed.map(({ fd }) => fd) as [
-      number,
+    const [page, tap, former, later, stranger] = passed.map(({ fd }) => fd) as [
       number,
       number,
       number,
       number,
       number,
     ];
-    const log = createLogger('test');
-    const store = DescriptorStore.open(
-      manager as unknown as Parameters<typeof DescriptorStore.open>[0],
-      passed,
-      log,
-      {},
-    )!;
-    expect(asked).toEqual(['-both', `+both ${newer}`, '-both~', '-spare', `+spare ${spare}`, '-spare~']);
-    expect([whole, both, newer, spare].map(isOpen)).toEqual([true, false, true, true]);
+    const logs = logFds.map((fd, index) => ({ name: `virtnet-log-${index}`, fd }));
+    const store = DescriptorStore.open(manager, [...logs, ...passed], createLogger('test'), {})!;
+    expect([page, tap, former, later, stranger].map(isOpen)).toEqual([true, true, false, true, false]);
+    expect(removed).toEqual(['stranger']);
     store.discard();
-    expect([whole, newer, spare].map(isOpen)).toEqual([false, false, false]);
-    for (const fd of [log0, log1]) close(fd);
+    expect([page, tap, later].map(isOpen)).toEqual([false, false, false]);
+    for (const fd of logFds) close(fd);
   });
 });

@@ -18,10 +18,10 @@
 import {
   type LoggedEntry,
   type Logger,
-  nameOfSpare,
   readShelfLog,
   ShelfClient,
   type ShelfOperation,
+  storedName,
 } from '@virtnet/host-ipc';
 import {
   closeAll,
@@ -45,21 +45,6 @@ function handedOver(environment: Environment): PassedDescriptor[] {
     setCloseOnExec(fd);
     return { name, fd };
   });
-}
-
-/** Descriptors that were about to replace others when everything was killed are where they were to be. */
-function unspare(byName: Map<string, number>, manager: Pick<ServiceManager, 'store' | 'remove'>): void {
-  for (const [spare, fd] of [...byName]) {
-    const name = nameOfSpare(spare);
-    if (name === null) continue;
-    const former = byName.get(name);
-    if (former !== undefined) closeAll([former]);
-    byName.set(name, fd);
-    byName.delete(spare);
-    manager.remove(name);
-    manager.store(name, fd);
-    manager.remove(spare);
-  }
 }
 
 const LOG_NAMES = ['virtnet-log-0', 'virtnet-log-1'] as const;
@@ -105,7 +90,6 @@ export class DescriptorStore {
       if (former !== undefined) closeAll([former]); // a replaced one whose removal did not arrive
       byName.set(name, fd);
     }
-    unspare(byName, manager);
     const fds: number[] = [];
     for (const name of LOG_NAMES) {
       const kept = byName.get(name);
@@ -118,7 +102,20 @@ export class DescriptorStore {
       if (kept === undefined) manager.store(name, fd);
       fds.push(fd);
     }
-    return new DescriptorStore([fds[0]!, fds[1]!], byName, handed.length > 0, log);
+    const store = new DescriptorStore([fds[0]!, fds[1]!], byName, handed.length > 0, log);
+    store.#forgetUnknown(manager);
+    return store;
+  }
+
+  /** What was stored and not written down any more belongs to nobody; whoever is at its other end must see its end. */
+  #forgetUnknown(manager: Pick<ServiceManager, 'remove'>): void {
+    const known = new Set(this.#entries.flatMap(({ name }) => [storedName(name), name]));
+    for (const [name, fd] of [...this.#passed]) {
+      if (known.has(name)) continue;
+      closeAll([fd]);
+      this.#passed.delete(name);
+      manager.remove(name);
+    }
   }
 
   /** Before this process becomes another program: that one is handed the log. */
@@ -180,7 +177,7 @@ export class DescriptorStore {
     const whole: ShelfOperation[] = [];
     const missing: string[] = [];
     for (const { name, blob, handle, ttlWithoutHolderMs } of this.#entries) {
-      const fd = this.#passed.get(name);
+      const fd = this.#passed.get(storedName(name)) ?? this.#passed.get(name);
       if (handle === null) whole.push({ put: name, blob, ttlWithoutHolderMs });
       else if (fd === undefined) missing.push(name);
       else whole.push({ put: name, blob, fd, ttlWithoutHolderMs });

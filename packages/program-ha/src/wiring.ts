@@ -12,6 +12,7 @@ import {
   ShelfLog,
   ShelfServer,
   ShelfStore,
+  STORED_MAX,
   setLogLevel,
   type VirtnetPaths,
   virtnetPaths,
@@ -74,7 +75,14 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   const manager = ServiceManager.connect(poller);
   const { logFds } = options;
   const store =
-    manager === null || logFds === undefined ? null : new ShelfStore(manager, new ShelfLog(logFds));
+    manager === null || logFds === undefined
+      ? null
+      : new ShelfStore(manager, new ShelfLog(logFds), (name) =>
+          log.error(
+            { name, most: STORED_MAX },
+            'more than the service manager hands over: not all devices survive the end of all processes',
+          ),
+        );
   for (const fd of logFds ?? []) setCloseOnExec(fd);
   const shelf = ShelfServer.open({
     path: socket,
