@@ -16,7 +16,6 @@ const ROLES = ['controller', 'emu', 'emu-standby', 'ha'] as const;
 /** What runs in the table of broken versions. */
 const BROKEN = '0.4.0';
 const STEP_MS = 240_000;
-const READ_MS = 20;
 /** An update that fails in the middle may end two emulators, each over a frame of each queue. */
 const DAMAGE_PER_FALL = 2;
 
@@ -38,9 +37,6 @@ async function stage(scene: Scene): Promise<Stage> {
     log: scene.path('controller.log'),
   });
   scene.atEnd(() => manager.close());
-  // What it does not read stays in its socket, descriptors of representors included.
-  const reading = setInterval(() => manager.names(), READ_MS);
-  scene.atEnd(() => clearInterval(reading));
   manager.start();
   await manager.ready();
   const service = Service.attached(scene, root);

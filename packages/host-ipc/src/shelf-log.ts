@@ -6,7 +6,7 @@
  *   is the log that counts, the other is free. A transaction is appended and then committed by one store of the new
  *   length; whoever is killed between leaves the log as it was. When the log has grown to several times what it says,
  *   the whole shelf is written to the free file, which from its header on is the one that counts.
- *   Descriptors are not in it: an entry only says that it has one, and the manager keeps that under the entry's name.
+ *   Descriptors are not in it: an entry only says that it has one, and the manager keeps that under a name made of the entry's.
  *
  * Invariants
  *   I1  at any instant one of the two files is a whole log, or both are empty.

@@ -221,6 +221,18 @@ describe('mirror of the shelf in the manager’s store', () => {
     store.changed([{ kind: 'delete', name: 'dev/0' }], [entry(0)], false);
     store.changed([put('new', '', event)], [], false);
     expect(stored.at(-1)).toBe(storedName('new'));
+
+    // The next keeper does not know which of the log's had no room, also when it is told them out of the store.
+    new ShelfLog(fds).rewrite(Array.from({ length: STORED_MAX + 3 }, (_, index) => entry(index)));
+    stored.length = 0;
+    const kept = new Set(Array.from({ length: STORED_MAX + 3 }, (_, index) => storedName(`dev/${index}`)));
+    const keeping = {
+      store: (name: string) => void kept.add(name),
+      remove: (name: string) => void kept.delete(name),
+    };
+    const next = new ShelfStore(keeping, new ShelfLog(fds), (name) => full.push(name));
+    for (let index = 0; index < STORED_MAX + 3; index++) next.changed([entry(index)], [], index % 2 === 0);
+    expect([kept.size, full.length]).toEqual([STORED_MAX, 2]);
     event.release();
   });
 

@@ -2,12 +2,12 @@
  * shelf-store.ts: mirrors the keeper's shelf into the service manager's descriptor store.
  *
  * Theory
- *   Descriptors go to the manager under the names of their entries; names and blobs go to a log (shelf-log.ts) in memory
- *   that the manager keeps too. When everything of ours is killed at once, the next start is handed all of it.
+ *   Descriptors go to the manager under names made of those of their entries (storedName); names and blobs go to a log
+ *   (shelf-log.ts) in memory that the manager keeps too. When everything of ours is killed at once, the next start is handed all of it.
  *   The manager keeps several descriptors under one name and lets all of them go by it. One that it has already, under
  *   whatever name, it takes for a repetition: so a replaced one is let go before the next is stored, and a file, which may
  *   be kept under several names, is opened anew for each. Names are handed over in one variable of the environment, which has
- *   room for 128 KiB: they are short (storedName), and what does not fit is not stored.
+ *   room for 128 KiB: they are short, and what does not fit is not stored.
  *   A keeper that replaces a dead one does not know what the manager has, but its predecessor's log does: nothing is
  *   written before the upload is complete, and then what was not uploaded again is removed.
  *
@@ -38,8 +38,10 @@ export type ShelfObserver = DeskObserver<SharedFd>;
 export class ShelfStore implements ShelfObserver {
   readonly #manager: Pick<ServiceManager, 'store' | 'remove'>;
   readonly #log: ShelfLog;
-  /** Names the manager has a descriptor for. Bounded by the shelf. */
+  /** Names the manager has a descriptor for; at most STORED_MAX. */
   readonly #stored: Set<string>;
+  /** The manager has nothing, whatever the log says. */
+  readonly #anew: boolean;
   readonly #onFull: (name: string) => void;
   #full = false;
   #settled = false;
@@ -54,7 +56,11 @@ export class ShelfStore implements ShelfObserver {
     this.#manager = manager;
     this.#onFull = onFull;
     this.#log = log;
-    this.#stored = new Set(log.read().flatMap(({ name, handle }) => (handle === null ? [] : [name])));
+    const logged = log.read().flatMap(({ name, handle }) => (handle === null ? [] : [name]));
+    this.#stored = new Set(logged);
+    // Which of them had no room is not written down: all are let go, and stored again as they are put.
+    this.#anew = logged.length > STORED_MAX;
+    if (this.#anew) for (const name of logged) this.#remove(name);
   }
 
   /** Where the whole shelf can be read when the log has to be written anew. */
@@ -72,7 +78,7 @@ export class ShelfStore implements ShelfObserver {
       if (handle !== null && !put.has(name)) this.#remove(name);
     }
     for (const [name, handle] of put) {
-      if (restoring) this.#stored.add(name);
+      if (restoring && !this.#anew) this.#stored.add(name);
       else this.#store(name, handle.fd);
     }
     if (this.#settled && !this.#log.append(operations)) this.#log.rewrite(this.#entries());
@@ -81,10 +87,7 @@ export class ShelfStore implements ShelfObserver {
   settled(entries: Iterable<ShelfEntry<SharedFd>>): void {
     const held = [...entries];
     const names = new Set(held.flatMap(({ name, handle }) => (handle === null ? [] : [name])));
-    for (const name of [...this.#stored]) {
-      if (names.has(name)) continue;
-      this.#remove(name);
-    }
+    for (const name of [...this.#stored]) if (!names.has(name)) this.#remove(name);
     this.#log.rewrite(held);
     this.#settled = true;
   }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { readFileSync, writeSync } from 'node:fs';
+import { fstatSync, readFileSync, writeSync } from 'node:fs';
 import { Errno, OpenFlag } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { Epoll } from './epoll.js';
@@ -14,6 +14,8 @@ import {
   isEventfd,
   pidfdOpen,
   pidfdSendSignal,
+  reopenFile,
+  sameOpenFile,
   setCloseOnExec,
   setNonBlocking,
 } from './fd.js';
@@ -76,6 +78,19 @@ describe('descriptor', () => {
     expect(flagsOf(copy) & OpenFlag.CLOEXEC).toBe(0);
     close(fd);
     close(copy);
+  });
+
+  it('a file opened anew is the same file and not the same opened file; an eventfd, and what is closed, cannot be', () => {
+    const file = memfdCreate('again', 8);
+    const [copy, again] = [dup(file), reopenFile(file)];
+    expect(fstatSync(again).ino).toBe(fstatSync(file).ino);
+    expect(flagsOf(again) & OpenFlag.CLOEXEC).toBe(OpenFlag.CLOEXEC);
+    expect([sameOpenFile(file, copy), sameOpenFile(file, again)]).toEqual([true, false]);
+    const [one, other] = [eventfd(), eventfd()];
+    expect(sameOpenFile(one, other)).toBe(false);
+    expect(reopenFile(one)).toBe(-Errno.EINVAL);
+    for (const fd of [file, copy, again, one, other]) close(fd);
+    expect(reopenFile(file)).toBe(-Errno.EBADF);
   });
 
   it('dupTo replaces what the number was', () => {

@@ -6,7 +6,16 @@
  *         this *and* fills the counter holds up the thread that signals it until the counter is read.
  */
 import { fstatSync, openSync, readlinkSync } from 'node:fs';
-import { Errno, EventfdFlag, FcntlCommand, FD_CLOEXEC, OpenFlag, SyscallNumber } from '@virtnet/wire';
+import {
+  Errno,
+  EventfdFlag,
+  FcntlCommand,
+  FD_CLOEXEC,
+  KCMP,
+  KCMP_FILE,
+  OpenFlag,
+  SyscallNumber,
+} from '@virtnet/wire';
 import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
 
 /** close: descriptors arrive from peers as plain numbers, which no Node object owns. */
@@ -39,20 +48,12 @@ const nativeWrite = declare<(fd: number, address: number, bytes: number) => numb
   'uintptr_t',
   'int',
 ]);
-/** syscall: pidfd_open and pidfd_send_signal have libc functions only since glibc 2.36. */
-const nativeSyscall = declare<(n: number, a: number, b: number, c: number, d: number) => number>(
+/** syscall: pidfd_open and pidfd_send_signal have libc functions only since glibc 2.36, kcmp has none. */
+const nativeSyscall = declare<(n: number, a: number, b: number, c: number, d: number, e: number) => number>(
   'syscall',
   'int',
-  ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t'],
+  ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t'],
 );
-
-/** kcmp has no function of libc. */
-const nativeKcmp = declare<
-  (n: number, pid1: number, pid2: number, type: number, fd1: number, fd2: number) => number
->('syscall', 'int', ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t']);
-const SYS_KCMP_X64 = 312;
-const SYS_KCMP_ARM64 = 272;
-const KCMP_FILE = 0;
 
 const one = new NativeBuffer(8);
 one.u32[0] = 1;
@@ -66,22 +67,22 @@ export function close(fd: number): number {
 }
 
 /**
- * A descriptor of a file, in memory or on a disk, that is opened anew for reading and writing: not a duplicate. -EBADF
- * when it is no file, -EACCES when that is not allowed.
+ * A descriptor of a file, in memory or on a disk, that is opened anew for reading and writing: not a duplicate. -EINVAL
+ * when it is no file, or -errno (-EACCES when it is not ours to write).
  */
 export function reopenFile(fd: number): number {
   try {
-    return fstatSync(fd).isFile() ? openSync(`/proc/self/fd/${fd}`, 'r+') : -Errno.EBADF;
-  } catch {
-    return -Errno.EACCES;
+    return fstatSync(fd).isFile() ? openSync(`/proc/self/fd/${fd}`, 'r+') : -Errno.EINVAL;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).errno ?? -Errno.EBADF;
   }
 }
 
 /** Whether two descriptors are of the same opened file (kcmp, as service managers ask). */
 export function sameOpenFile(one: number, other: number): boolean {
-  const number = process.arch === 'arm64' ? SYS_KCMP_ARM64 : SYS_KCMP_X64;
+  const number = KCMP[process.arch as keyof typeof KCMP];
   const { pid } = process;
-  return nativeKcmp(number, pid, pid, KCMP_FILE, one, other) === 0;
+  return nativeSyscall(number, pid, pid, KCMP_FILE, one, other) === 0;
 }
 
 /** Closes each of `fds`; for descriptors that came with a refused message. */
@@ -153,10 +154,10 @@ export function eventfdDrain(fd: number): number {
 
 /** A descriptor that becomes readable when process `pid` has ended, or -errno. */
 export function pidfdOpen(pid: number): number {
-  return orErrno(nativeSyscall(SyscallNumber.PIDFD_OPEN, pid, 0, 0, 0));
+  return orErrno(nativeSyscall(SyscallNumber.PIDFD_OPEN, pid, 0, 0, 0, 0));
 }
 
 /** Sends `signal` (a number; 0 only asks) to the very process a pidfd stands for. Returns 0 or -errno. */
 export function pidfdSendSignal(pidfd: number, signal: number): number {
-  return orErrno(nativeSyscall(SyscallNumber.PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0));
+  return orErrno(nativeSyscall(SyscallNumber.PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0, 0));
 }

@@ -109,7 +109,9 @@ export class DescriptorStore {
 
   /** What was stored and not written down any more belongs to nobody; whoever is at its other end must see its end. */
   #forgetUnknown(manager: Pick<ServiceManager, 'remove'>): void {
-    const known = new Set(this.#entries.flatMap(({ name }) => [storedName(name), name]));
+    const known = new Set(
+      this.#entries.flatMap(({ name, handle }) => (handle === null ? [] : [storedName(name), name])),
+    );
     for (const [name, fd] of [...this.#passed]) {
       if (known.has(name)) continue;
       closeAll([fd]);
@@ -177,7 +179,7 @@ export class DescriptorStore {
     const whole: ShelfOperation[] = [];
     const missing: string[] = [];
     for (const { name, blob, handle, ttlWithoutHolderMs } of this.#entries) {
-      const fd = this.#passed.get(storedName(name)) ?? this.#passed.get(name);
+      const fd = this.#passed.get(storedName(name)) ?? this.#passed.get(name); // of a build before storedName
       if (handle === null) whole.push({ put: name, blob, ttlWithoutHolderMs });
       else if (fd === undefined) missing.push(name);
       else whole.push({ put: name, blob, fd, ttlWithoutHolderMs });

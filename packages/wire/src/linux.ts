@@ -22,6 +22,10 @@ export const SyscallNumber = {
   PIDFD_OPEN: 434,
 } as const;
 
+/** kcmp, whose number depends on the architecture, and what it compares opened files by. */
+export const KCMP = { x64: 312, arm64: 272 } as const;
+export const KCMP_FILE = 0;
+
 /** set_robust_list, whose number depends on the architecture. */
 export const SET_ROBUST_LIST = { x64: 273, arm64: 99 } as const;
 /** struct robust_list_head; the entry's `next` points back to it. The offset is signed. */
