@@ -1,11 +1,12 @@
 /** A Linux guest in QEMU with its own virtio_net driver, over vhost-user. */
 import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
-import { pinnedNode } from '../scripts/lib/paths.ts';
+import { pinnedNode, program } from '../scripts/lib/paths.ts';
 import { HostCapture } from './lib/capture.ts';
 import { signalPid } from './lib/processes.ts';
 import { UDP_PROGRAM } from './lib/programs.ts';
-import type { Service } from './lib/service.ts';
+import { fullAddress, type Service } from './lib/service.ts';
+import { FakeServiceManager } from './lib/service-manager.ts';
 import { generatePackets, streamFromGuest, streamToGuest } from './lib/streams.ts';
 import { isIntact, TransferHost } from './lib/transfer.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -225,6 +226,78 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     expect(await events()).toMatchObject({ carrierChanges: 2, resets: [] });
     expect((await service.query()).status.value).toBe(DRIVER_READY);
   }, 120_000);
+
+  test('the same under a service manager, and both restarted > the guest sees nothing, and streams go on without a loss', async () => {
+    const { ends, guest, service, scene, bridgeMac } = used.value;
+    const managed = async (name: string, words: readonly string[]) => {
+      const manager = await FakeServiceManager.open({
+        socket: scene.path(`${name}.notify`),
+        command: scene.net.inside([program(name), ...words]),
+        env: { VIRTNET_ROOT: service.root, VIRTNET_TEST_MARK: scene.processes.mark },
+        log: scene.path(`${name}.log`),
+      });
+      scene.atEnd(() => manager.close());
+      return manager;
+    };
+    const keeper = await managed('vfe-vhostd-ha', []);
+    const vhostd = await managed('vfe-vhostd', ['--client']);
+    const begin = async (first: FakeServiceManager, second: FakeServiceManager) => {
+      first.start();
+      await sleep(100); // as between RestartSec= of the two
+      second.start();
+      await Promise.all([keeper.ready(), vhostd.ready()]);
+    };
+    await service.killVhostd();
+    await service.killVhostdKeeper();
+    await begin(keeper, vhostd);
+    await service.addVhost(used.value.device.bdf, used.value.vhostSocket);
+    await used.value.reachable();
+
+    const toGuest = await streamToGuest(ends, GUEST_ADDRESS, 7401);
+    const fromGuest = await streamFromGuest(ends, HOST_ADDRESS, bridgeMac, 7402);
+    const events = await guest.watchLink(); // pktgen has something to say when it begins for a second time
+    for (let kill = 0; kill < 3; kill++) {
+      await sleep(200);
+      await Promise.all([keeper.killGroup(), vhostd.killGroup()]);
+      await begin(vhostd, keeper);
+    }
+    for (const one of [vhostd, keeper]) await one.stop(); // in the orders that After= gives
+    for (const one of [keeper, vhostd]) {
+      one.start();
+      await one.ready();
+    }
+    for (const one of [keeper, vhostd]) signalPid(one.pid, 'SIGTERM'); // vfe-vhostd waits for whom it leaves everything to
+    await keeper.exited;
+    keeper.start();
+    await vhostd.exited;
+    vhostd.start();
+    await Promise.all([keeper.ready(), vhostd.ready()]);
+    await Promise.all([keeper.killGroup(), vhostd.killGroup()]);
+    vhostd.start();
+    await vhostd.ready(); // it waits for a keeper no longer
+    keeper.start();
+    await until('what the keeper has is served', 5_000, async () =>
+      (await service.vhostCli('vf', '-i', fullAddress(used.value.device.bdf))).stdout.includes(
+        '"probed": true',
+      ),
+    );
+    await Promise.all([keeper.killGroup(), vhostd.killGroup()]);
+    await begin(vhostd, keeper);
+    // What the guest asks of its device now goes through the last of them.
+    await guest.run('/usr/bin/ethtool -L eth0 combined 2');
+    await guest.run(`/usr/bin/ethtool -L eth0 combined ${QUEUE_PAIRS}`);
+    const [down, up] = [await toGuest(), await fromGuest()];
+    expect(await events()).toMatchObject({ carrierChanges: 0, resets: [] });
+    expect([up.report.lost, up.report.duplicated]).toEqual([[], []]);
+    expect(down.report.duplicated).toEqual([]);
+    expect(down.arrivals.at(-1)?.sequence).toBe(down.report.expected - 1);
+    expect((await service.query()).status.value).toBe(DRIVER_READY);
+
+    signalPid(vhostd.pid, 'SIGINT'); // as by systemctl stop
+    expect(await vhostd.exited).toBe(0);
+    await until('nothing but the log', 5_000, () => keeper.names().length === 2);
+    expect(await keeper.stop()).toBe(0);
+  }, 240_000);
 
   endsCleanly(used);
 });

@@ -128,7 +128,7 @@ const shelfKind: GoldenKind = {
   refusal: `version ${SHELF_VERSION + 1}`,
 };
 
-const LOG_VERSION = 1;
+const LOG_VERSION = 2;
 const LOG_VERSION_AT = 4;
 
 /** What the service manager keeps for the next start. */
@@ -140,11 +140,15 @@ const shelfLogKind: GoldenKind = {
     withLogFiles((fds) => {
       const log = new ShelfLog(fds);
       const entry = { ...put, handle: null };
-      log.rewrite([entry, { ...entry, name: `dev/${VUID}/page`, handle: 1 }]);
-      log.append([
-        { kind: 'delete', name: entry.name },
-        { ...entry, name: 'unplugged/7d0a8c5e-2' },
-      ]);
+      const fileOf = () => 0xf11e;
+      log.rewrite([entry, { ...entry, name: `dev/${VUID}/page`, handle: 1 }], fileOf);
+      log.append(
+        [
+          { kind: 'delete', name: entry.name },
+          { ...entry, name: 'unplugged/7d0a8c5e-2' },
+        ],
+        fileOf,
+      );
       return fds.map((fd) => base64(readFileSync(`/proc/self/fd/${fd}`)));
     }),
   read: (written) =>
@@ -153,7 +157,15 @@ const shelfLogKind: GoldenKind = {
         writeFileSync(`/proc/self/fd/${fds[index]!}`, bytesOf(text));
       const entries = readShelfLog(fds);
       if (entries === null) throw new Error('no log');
-      return plain(entries.map(({ blob, ...entry }) => ({ ...entry, blob: base64(blob) })));
+      // Version 1 said only that there is one.
+      const handleOf = (file: number | null) => (file === 0 ? true : file);
+      return plain(
+        entries.map(({ blob, handle, ...entry }) => ({
+          ...entry,
+          handle: handleOf(handle),
+          blob: base64(blob),
+        })),
+      );
     }),
   newer: (written) =>
     (written as readonly string[]).map((text) => {

@@ -187,17 +187,32 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
       disconnected = true;
     });
     await once(connection, 'connect');
-    for (const [unit, script] of ends) {
-      const former = await machine.mainPid(unit);
-      await machine.run(script(former));
-      await machine.restarted(unit, former);
+    const goesOn = async (after: string): Promise<void> => {
       await until('vfe-vhostd at its keeper', 30_000, async () => {
         const { code, stdout } = await machine.output('vfe-vhost-cli version');
         return code === 0 && !stdout.includes('HA Disconnected');
       });
-      expect(await machine.run(`vfe-vhost-cli vf -i 0000:${device.bdf}`)).toContain('"probed": true');
-      expect(statSync(socket).ino).toBe(ino);
-      expect(disconnected, unit).toBe(false);
+      expect(await machine.run(`vfe-vhost-cli vf -i 0000:${device.bdf}`), after).toContain('"probed": true');
+      expect(statSync(socket).ino, after).toBe(ino);
+      expect(disconnected, after).toBe(false);
+    };
+    for (const [unit, script] of ends) {
+      const former = await machine.mainPid(unit);
+      await machine.run(script(former));
+      await machine.restarted(unit, former);
+      await goesOn(unit);
+    }
+    const units = [VHOST_UNIT, VHOST_HA_UNIT];
+    for (const endBoth of [
+      () => `systemctl restart ${units.join(' ')}`,
+      (pids: readonly number[]) => `kill -9 ${pids.join(' ')}`,
+      () => `systemctl kill -s KILL ${units.join(' ')}`,
+    ]) {
+      const former = await Promise.all(units.map((unit) => machine.mainPid(unit)));
+      const script = endBoth(former);
+      await machine.run(script);
+      for (const [index, unit] of units.entries()) await machine.restarted(unit, former[index]!);
+      await goesOn(script);
     }
     await machine.run(`systemctl stop ${VHOST_UNIT}`);
     await until('the end of the connection', 10_000, () => disconnected);

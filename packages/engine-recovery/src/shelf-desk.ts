@@ -8,6 +8,8 @@
  *   for the lease is granted, knows everything the former writer ever said.
  *   A keeper that replaces a dead one starts unsettled: it is empty although the world is not. It tells no subscriber
  *   SYNCED, which would make it drop what it knows, before a writer has uploaded everything, or none came in time.
+ *   One of which neither the keeper nor a client is left, but what it had, begins with that; whoever of its clients did
+ *   live uploads as ever.
  *
  *   What a writer has said would be lost with a keeper that dies before it has passed it on. So subscribers hold the
  *   keeper's end of the writer's connection, too, from when the writer has said everything on it: a message stays in
@@ -64,8 +66,8 @@ export interface SharedHandle {
 export interface DeskObserver<H> {
   /** `operations` were applied; `left` are the entries that they replaced or removed. */
   changed(operations: readonly ShelfOperation<H>[], left: readonly ShelfEntry<H>[], restoring: boolean): void;
-  /** The shelf is complete. */
-  settled(entries: Iterable<ShelfEntry<H>>): void;
+  /** The shelf is complete; `entries` reads it, now and later. */
+  settled(entries: () => Iterable<ShelfEntry<H>>): void;
 }
 
 /** The world of a desk. */
@@ -91,6 +93,8 @@ export interface DeskPorts<H, C> {
 export interface DeskOptions<H> {
   /** It replaces a keeper that died: see Theory. */
   readonly expectUpload: boolean;
+  /** What a keeper of which nobody is left had; its handles are the desk's. The shelf begins with it. */
+  readonly kept?: readonly ShelfEntry<H>[];
   readonly limits?: ShelfLimits;
   readonly observer?: DeskObserver<H>;
 }
@@ -134,14 +138,16 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   #stopExpiry: (() => void) | null = null;
   readonly #counters = { transactions: 0, refused: 0, expired: 0 };
 
-  constructor(ports: DeskPorts<H, C>, { expectUpload, limits, observer }: DeskOptions<H>) {
+  constructor(ports: DeskPorts<H, C>, { expectUpload, kept = [], limits, observer }: DeskOptions<H>) {
     this.#ports = ports;
     this.#shelf = new Shelf(limits);
     this.#observer = observer;
     this.#settled = !expectUpload;
     this.#clientlessSinceMs = ports.nowMs();
+    this.#begin(kept);
     if (this.#settled) this.#observeWhole();
     this.#awaitWriter();
+    this.#armExpiry(0);
   }
 
   status(): DeskStatus {
@@ -223,6 +229,21 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
     } else if (this.#loans.has(client.pid) && !this.#isConnected(client.pid))
       this.#tell({ kind: ShelfMessageKind.LEASE_LOST, argument: client.pid, operations: [] });
     this.#clientsChanged();
+  }
+
+  /** What is not possible any more, because limits are others, is left out. */
+  #begin(kept: readonly ShelfEntry<H>[]): void {
+    for (const entry of kept) {
+      const operations = [{ kind: 'put' as const, ...entry }];
+      const outcome = this.#shelf.apply(operations);
+      if ('errno' in outcome) {
+        this.#ports.log('error', { name: entry.name }, `not kept any more: ${outcome.reason}`);
+        entry.handle?.release();
+        continue;
+      }
+      this.#observer?.changed(operations, outcome.left, true);
+      for (const { handle } of outcome.left) handle?.release();
+    }
   }
 
   #transaction(client: C, operations: readonly ShelfOperation<H>[]): void {
@@ -384,7 +405,7 @@ export class ShelfDesk<H extends SharedHandle, C extends DeskClient> {
   #observeWhole(): void {
     if (this.#observed) return;
     this.#observed = true;
-    this.#observer?.settled(this.#shelf.entries());
+    this.#observer?.settled(() => this.#shelf.entries());
   }
 
   #awaitWriter(): void {

@@ -11,6 +11,7 @@
 export * from './catalogue.js';
 export * from './catalogue-vfe.js';
 export * from './configuration.js';
+export * from './descriptor-store.js';
 export * from './firmware-store.js';
 export * from './journal.js';
 export * from './logging.js';

@@ -55,6 +55,8 @@ export interface VirtnetPaths {
   readonly vfeIpc: string;
   /** Whoever listens here is the vfe-vhostd of this root. */
   readonly vfeLock: string;
+  /** Is there when a vfe-vhostd was stopped that had not met its keeper: what that has is not wanted. */
+  readonly vfeEnded: string;
   /** Descriptor channel of vfe-vhostd-ha (SOCK_SEQPACKET). */
   readonly vfeHaSocket: string;
   readonly vfeHaIpc: string;
@@ -107,6 +109,7 @@ export function virtnetPaths(
     vfeRun,
     vfeIpc: join(vfeRun, 'vhostd.ipc'),
     vfeLock: join(vfeRun, 'vhostd.lock'),
+    vfeEnded: join(vfeRun, 'vhostd.ended'),
     vfeHaSocket: join(vfeRun, 'vhostd-ha.sock'),
     vfeHaIpc: join(vfeRun, 'vhostd-ha.ipc'),
     vfeHaBuild: join(vfeRun, 'vhostd-ha.json'),

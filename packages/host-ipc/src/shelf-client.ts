@@ -48,7 +48,6 @@ import { Errno, LeaseMode, LinuxErrno, ShelfMessageKind } from '@virtnet/wire';
 import { decodeShelfMessage, encodeShelfMessage } from './shelf-codec.js';
 import { MESSAGES_PER_TURN, SHELF_SEND_BUFFER_BYTES, shelfReceiver } from './shelf-connection.js';
 import { ShelfInheritance } from './shelf-inheritance.js';
-import { TOO_MANY_REFERENCES } from './shelf-outbox.js';
 
 /** One change. A put replaces the whole entry. */
 export type ShelfOperation =
@@ -174,13 +173,13 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
    * said, and after everything else that the keeper had to tell a subscriber; to -EBUSY when somebody else is the
    * writer; or to -ENOTCONN when the keeper is away: it is then asked as soon as it is back. Transactions may be sent at once and need not wait for the answer.
    * `upload` is called at once, unless the subscription is in step with the shelf, and again on every later
-   * connection. What was not put when it has resolved is dropped from the shelf. With `restoring` what is put came out
-   * of the service manager's store.
+   * connection; with a `mode` other than ADOPT, whatever the subscription is. What was not put when it has resolved is
+   * dropped from the shelf.
    */
-  lease(upload: Upload, restoring = false): Promise<number> {
-    const adopt = this.#follower?.synced === true && this.connected && !restoring;
+  lease(upload: Upload, mode: LeaseMode = LeaseMode.ADOPT): Promise<number> {
+    const adopt = this.#follower?.synced === true && this.connected && mode === LeaseMode.ADOPT;
     this.#upload = upload;
-    this.#uploadMode = restoring ? LeaseMode.RESTORE : LeaseMode.UPLOAD;
+    this.#uploadMode = mode === LeaseMode.RESTORE ? mode : LeaseMode.UPLOAD;
     this.#untoldSinceMs = performance.now();
     if (!this.connected) {
       this.#inherit();
@@ -526,7 +525,7 @@ export class ShelfClient extends EventEmitter<ShelfClientEvents> {
 }
 
 function isFull(sent: number): boolean {
-  return sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS || sent === -TOO_MANY_REFERENCES;
+  return sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS || sent === -LinuxErrno.ETOOMANYREFS;
 }
 
 function closeHandle(operation: StoredOperation<number>): void {

@@ -6,7 +6,7 @@
  *   is the log that counts, the other is free. A transaction is appended and then committed by one store of the new
  *   length; whoever is killed between leaves the log as it was. When the log has grown to several times what it says,
  *   the whole shelf is written to the free file, which from its header on is the one that counts.
- *   Descriptors are not in it: an entry only says that it has one, and the manager keeps that under a name made of the entry's.
+ *   Descriptors are not in it: an entry says that it has one, and of which file (shelf-store.ts), by a number.
  *
  * Invariants
  *   I1  at any instant one of the two files is a whole log, or both are empty.
@@ -19,6 +19,7 @@ import { crc32, Shelf, type ShelfEntry, type ShelfOperation } from '@virtnet/eng
 import { fileSize, ftruncate } from '@virtnet/host-linux';
 import {
   layout,
+  SHELF_DESCRIPTORS_MAX,
   SHELF_MESSAGE_BYTES_MAX,
   ShelfMessageHeader,
   ShelfMessageKind,
@@ -28,7 +29,10 @@ import {
 import { decodeShelfMessage, encodeShelfMessage, operationBytes } from './shelf-codec.js';
 
 const LOG_MAGIC = 0x47_4c_53_56; // "VSLG"
-const LOG_VERSION = 1;
+const LOG_VERSION = 2;
+/** Without numbers of files: what a build before them left. All are 0. */
+const LOG_VERSION_UNNUMBERED = 1;
+const NUMBER_BYTES = 4;
 const LOG_BYTES_MAX = 2 ** 30;
 const COMPACT_BYTES_MIN = 4 * 1024 * 1024;
 const COMPACT_FACTOR = 4;
@@ -48,15 +52,19 @@ const LogHeader = layout('ShelfLogHeader', 24, {
 const RecordHead = layout('ShelfLogRecord', 12, {
   sizeBytes: u32,
   checksum: u32,
-  /** Operations of it that have a descriptor. */
+  /** Operations of it that have a descriptor. The numbers of their files are behind the message, a u32 each. */
   descriptors: u32,
 });
 
-/** An entry without its descriptor; `handle` is true when it has one. */
-export type LoggedEntry = ShelfEntry<true>;
+/** An entry without its descriptor; `handle` is the number of its file. */
+export type LoggedEntry = ShelfEntry<number>;
+
+/** The number of the file of an entry that has a descriptor. */
+export type FileOf = (name: string) => number;
 
 interface LogFile {
   readonly fd: number;
+  readonly version: number;
   readonly generation: number;
   readonly committedBytes: number;
 }
@@ -66,8 +74,9 @@ function readHeader(fd: number): LogFile | null {
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return null;
   const { magic, version, generation, committedBytes } = LogHeader.decode(viewOf(bytes));
   const room = fileSize(fd) - LogHeader.sizeBytes;
-  if (magic !== LOG_MAGIC || version !== LOG_VERSION || committedBytes > room) return null;
-  return { fd, generation, committedBytes };
+  const known = version === LOG_VERSION || version === LOG_VERSION_UNNUMBERED;
+  if (magic !== LOG_MAGIC || !known || committedBytes > room) return null;
+  return { fd, version, generation, committedBytes };
 }
 
 /** What the younger whole log of the two files says; null when there is none. */
@@ -82,24 +91,23 @@ export function readShelfLog(fds: readonly [number, number]): LoggedEntry[] | nu
   const shelf = new Shelf<number>();
   for (let at = 0; at + RecordHead.sizeBytes <= bytes.length; ) {
     const { sizeBytes, checksum, descriptors } = RecordHead.decode(viewOf(bytes), at);
+    const numbersBytes = file.version === LOG_VERSION ? descriptors * NUMBER_BYTES : 0;
     const from = at + RecordHead.sizeBytes;
     at = from + sizeBytes;
-    if (sizeBytes > SHELF_MESSAGE_BYTES_MAX || at > bytes.length || descriptors > OPERATIONS_MAX) break;
+    if (sizeBytes > RECORD_BYTES_MAX || at > bytes.length || descriptors > SHELF_DESCRIPTORS_MAX) break;
     const record = bytes.subarray(from, at);
-    if (crc32(record) !== checksum) break;
-    const message = decodeShelfMessage(
-      record,
-      Array.from({ length: descriptors }, (_, index) => index),
+    if (crc32(record) !== checksum || numbersBytes > sizeBytes) break;
+    const numbersAt = sizeBytes - numbersBytes;
+    const numbers = Array.from({ length: descriptors }, (_, index) =>
+      numbersBytes === 0 ? 0 : record.readUInt32LE(numbersAt + index * NUMBER_BYTES),
     );
+    const message = decodeShelfMessage(record.subarray(0, numbersAt), numbers);
     if (typeof message === 'string') break;
     shelf.apply(message.operations);
   }
-  return [...shelf.entries()].map(({ handle, ...entry }) => ({
-    ...entry,
-    handle: handle === null ? null : true,
-  }));
+  return [...shelf.entries()];
 }
-const OPERATIONS_MAX = 4096;
+const RECORD_BYTES_MAX = SHELF_MESSAGE_BYTES_MAX + SHELF_DESCRIPTORS_MAX * NUMBER_BYTES;
 
 export class ShelfLog {
   readonly #fds: readonly [number, number];
@@ -107,6 +115,8 @@ export class ShelfLog {
   #generation: number;
   #committed: number;
   #liveBytes: number;
+  /** The file that counts is one that this version writes. */
+  #numbered: boolean;
   readonly counters = { appended: 0, compactions: 0 };
 
   /** Goes on with what is in the two files. */
@@ -118,17 +128,18 @@ export class ShelfLog {
     this.#generation = Math.max(a, b);
     this.#committed = headers[this.#current]?.committedBytes ?? 0;
     this.#liveBytes = this.#committed;
+    this.#numbered = headers[this.#current]?.version === LOG_VERSION;
   }
 
-  /** Names in the log, with whether the manager keeps a descriptor for them. */
+  /** What the log says. */
   read(): LoggedEntry[] {
     return readShelfLog(this.#fds) ?? [];
   }
 
   /** Appends a transaction. False when the log should be written anew, which then says the same. */
-  append(operations: readonly ShelfOperation<unknown>[]): boolean {
-    if (this.#generation === 0) return false;
-    const record = encodeRecord(operations);
+  append(operations: readonly ShelfOperation<unknown>[], fileOf: FileOf): boolean {
+    if (!this.#numbered) return false;
+    const record = encodeRecord(operations, fileOf);
     if (record === null || LogHeader.sizeBytes + this.#committed + record.length > LOG_BYTES_MAX)
       return false;
     writeSync(this.#fds[this.#current]!, record, 0, record.length, LogHeader.sizeBytes + this.#committed);
@@ -138,17 +149,18 @@ export class ShelfLog {
   }
 
   /** Makes the log say exactly `entries`. */
-  rewrite(entries: Iterable<ShelfEntry<unknown>>): void {
+  rewrite(entries: Iterable<ShelfEntry<unknown>>, fileOf: FileOf): void {
     const fd = this.#fds[1 - this.#current]!;
     ftruncate(fd, 0); // no header: this file does not count until the end
     let at = LogHeader.sizeBytes;
     for (const operations of grouped(entries)) {
-      const record = encodeRecord(operations);
+      const record = encodeRecord(operations, fileOf);
       if (record === null) continue; // an entry came in a message, so it fits one
       writeSync(fd, record, 0, record.length, at);
       at += record.length;
     }
     this.#current = 1 - this.#current;
+    this.#numbered = true;
     this.#generation += 1;
     this.#liveBytes = at - LogHeader.sizeBytes;
     this.#commit(this.#liveBytes);
@@ -171,17 +183,28 @@ export class ShelfLog {
 }
 
 /** Null when it does not fit a message. */
-function encodeRecord(operations: readonly ShelfOperation<unknown>[]): Uint8Array | null {
-  const message = encodeShelfMessage({ kind: ShelfMessageKind.TRANSACTION, argument: 0, operations });
+function encodeRecord(operations: readonly ShelfOperation<unknown>[], fileOf: FileOf): Uint8Array | null {
+  const numbered = operations.map((operation): ShelfOperation<number> => {
+    if (operation.kind !== 'put') return operation;
+    return { ...operation, handle: operation.handle === null ? null : fileOf(operation.name) };
+  });
+  const message = encodeShelfMessage({
+    kind: ShelfMessageKind.TRANSACTION,
+    argument: 0,
+    operations: numbered,
+  });
   if (typeof message === 'number') return null;
   const { bytes, handles } = message;
-  const record = new Uint8Array(RecordHead.sizeBytes + bytes.byteLength);
+  const sizeBytes = bytes.byteLength + handles.length * NUMBER_BYTES;
+  const record = Buffer.alloc(RecordHead.sizeBytes + sizeBytes);
+  record.set(bytes, RecordHead.sizeBytes);
+  for (const [index, number] of handles.entries())
+    record.writeUInt32LE(number, RecordHead.sizeBytes + bytes.byteLength + index * NUMBER_BYTES);
   RecordHead.encode(viewOf(record), 0, {
-    sizeBytes: bytes.byteLength,
-    checksum: crc32(bytes),
+    sizeBytes,
+    checksum: crc32(record.subarray(RecordHead.sizeBytes)),
     descriptors: handles.length,
   });
-  record.set(bytes, RecordHead.sizeBytes);
   return record;
 }
 

@@ -18,6 +18,7 @@ import type { ShelfEntry } from '@virtnet/engine-recovery';
 import { send } from '@virtnet/host-linux';
 import {
   Errno,
+  LinuxErrno,
   SHELF_DESCRIPTORS_MAX,
   SHELF_MESSAGE_BYTES_MAX,
   ShelfMessageHeader,
@@ -42,9 +43,6 @@ export type OutboxState =
   | 'overflow'
   /** The connection is gone. */
   | 'gone';
-
-/** ETOOMANYREFS: an unprivileged user may have only RLIMIT_NOFILE descriptors inside sockets. */
-export const TOO_MANY_REFERENCES = 109;
 
 type Message = EncodedShelfMessage<SharedFd>;
 
@@ -99,7 +97,7 @@ export class ShelfOutbox {
       const fds = message.handles.map((handle) => handle.fd);
       const sent = send(this.#fd, message.bytes, fds);
       if (sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS) return 'full';
-      if (sent === -TOO_MANY_REFERENCES) return 'crowded';
+      if (sent === -LinuxErrno.ETOOMANYREFS) return 'crowded';
       if (sent < 0) return 'gone';
       this.#sent();
     }

@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { openDescriptorCount, type Poller } from '@virtnet/host-linux';
+import { dup, openDescriptorCount, type Poller } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { describe, expect, it, vi } from 'vitest';
 import {
@@ -13,6 +13,8 @@ import {
   writer,
 } from './shelf-channel.fixture.js';
 import { KEPT_WAIT_MS, ShelfClient } from './shelf-client.js';
+import { readShelfLog, ShelfLog } from './shelf-log.js';
+import { ShelfStore, storedName } from './shelf-store.js';
 import { eventually } from './temporary-root.fixture.js';
 
 const after = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -205,5 +207,72 @@ describe('shelf channel, the keeper restarts', () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+});
+
+describe('shelf channel, everything was killed and the service manager kept what there was', () => {
+  const logFds = (): [number, number] => [memory(), memory()];
+  const manager = () => {
+    const asked: string[] = [];
+    return {
+      asked,
+      waiting: 0,
+      whenSent: (action: () => void) => action(),
+      store: (name: string, fd: number) => void asked.push(`+${name} ${fstatSync(fd).ino}`),
+      remove: (name: string) => void asked.push(`-${name}`),
+    };
+  };
+  const entry = (name: string, fd: number | null, ttlWithoutHolderMs = 0) => ({
+    name,
+    blob: Buffer.from(name),
+    fd: fd === null ? null : dup(fd),
+    ttlWithoutHolderMs,
+  });
+
+  it('the shelf begins with it, and whoever subscribes is told at once that this is all', async () => {
+    const fd = memory();
+    const server = serve({ kept: [entry('vf/1/page', fd), entry('vf/1/record', null)] });
+    expect(server.status()).toMatchObject({
+      entries: 2,
+      descriptors: 1,
+      blobBytes: 'vf/1/page'.length + 'vf/1/record'.length,
+      settled: true,
+    });
+    const heard = await listener();
+    expect(heard.heard).toEqual(['+vf/1/page', '+vf/1/record', 'synced null']);
+    expect(heard.held.get('vf/1/page')?.ino).toBe(fstatSync(fd).ino);
+  });
+
+  it('a writer that lives still uploads: what it does not know any more goes, from the service manager too', async () => {
+    const fds = logFds();
+    const [page, gone] = [memory(), memory()];
+    const blob = new Uint8Array(0);
+    new ShelfLog(fds).rewrite(
+      ['page', 'gone'].map((name) => ({ name, blob, handle: 0, ttlWithoutHolderMs: 0 })),
+      () => 0,
+    );
+    const told = manager();
+    const store = new ShelfStore(told, new ShelfLog(fds));
+    const server = serve({ observer: store, kept: [entry('page', page), entry('gone', gone)] });
+    expect(told.asked).toEqual([]); // the manager has them
+    expect(readShelfLog(fds)?.map(({ name }) => name)).toEqual(['page', 'gone']); // and the log says so
+    await writer((client) => void client.transaction([{ put: 'page', fd: page }]));
+    await eventually('swept', () => server.status().entries === 1);
+    expect(told.asked.at(-1)).toBe(`-${storedName('gone')}`);
+    expect(readShelfLog(fds)?.map(({ name }) => name)).toEqual(['page']);
+  });
+
+  it('nobody comes: what does not outlive its clients for long is let go', async () => {
+    const server = serve({ kept: [entry('memory', memory(), 40), entry('record', null)] });
+    await eventually('let go', () => server.status().descriptors === 0);
+    expect(server.status()).toMatchObject({ entries: 1, expired: 1 });
+  });
+
+  it('more than a shelf holds now: what does not fit is left out and closed', () => {
+    const server = serve({
+      limits: { entriesMax: 1, blobBytesMax: 100 },
+      kept: [entry('first', memory()), entry('second', memory())],
+    });
+    expect([...server.entries()].map(({ name }) => name)).toEqual(['first']);
   });
 });

@@ -38,6 +38,7 @@ import {
   setSendBuffer,
 } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
+import type { KeptEntry } from './descriptor-store.js';
 import type { Logger } from './logging.js';
 import { SharedFd } from './shared-fd.js';
 import { decodeShelfMessage, type EncodedShelfMessage, encodeShelfMessage } from './shelf-codec.js';
@@ -53,6 +54,8 @@ export interface ShelfServerOptions {
   readonly log?: Logger;
   /** This keeper replaces one that died: see ShelfDesk. */
   readonly expectUpload?: boolean;
+  /** What the service manager kept; the descriptors are the server's. */
+  readonly kept?: readonly KeptEntry[];
   readonly limits?: ShelfLimits;
   /** Told of every change, after it was applied. */
   readonly observer?: ShelfObserver;
@@ -79,7 +82,7 @@ export class ShelfServer {
     this.#log = options.log;
     this.#listener = listener;
     this.#path = options.path;
-    const { limits, observer, expectUpload = false, meanwhile = (work) => work() } = options;
+    const { kept = [], limits, observer, expectUpload = false, meanwhile = (work) => work() } = options;
     this.#desk = new ShelfDesk<SharedFd, ShelfConnection>(
       {
         send: (connections, message) => {
@@ -104,6 +107,7 @@ export class ShelfServer {
       },
       {
         expectUpload,
+        kept: kept.map(({ fd, ...entry }) => ({ ...entry, handle: fd === null ? null : new SharedFd(fd) })),
         ...(limits === undefined ? {} : { limits }),
         ...(observer === undefined ? {} : { observer }),
       },
@@ -131,6 +135,11 @@ export class ShelfServer {
   /** Entries whose names begin with `prefix`, in the order of their names. */
   list(prefix: string): ShelfEntry<SharedFd>[] {
     return this.#desk.list(prefix);
+  }
+
+  /** Takes what clients have said by now, and what those who ended had. */
+  readAll(): void {
+    for (const connection of [...this.#connections]) connection.readAll();
   }
 
   /** Closes every connection and every descriptor, and removes the socket's file. */

@@ -1,12 +1,12 @@
 import { fstatSync, ftruncateSync, writeSync } from 'node:fs';
 import { Shelf, type ShelfOperation } from '@virtnet/engine-recovery';
-import { close, dup, eventfd, fileSize, memfdCreate, sameOpenFile } from '@virtnet/host-linux';
+import { close, dup, eventfd, fileIdentity, fileSize, memfdCreate, sameOpenFile } from '@virtnet/host-linux';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { SharedFd } from './shared-fd.js';
 import { readShelfLog, ShelfLog } from './shelf-log.js';
-import { ShelfStore, STORED_MAX, storedName } from './shelf-store.js';
+import { fileNumber, ShelfStore, STORED_MAX, storedName } from './shelf-store.js';
 
 let fds: [number, number];
 beforeEach(() => {
@@ -22,6 +22,8 @@ const put = <H>(name: string, text: string, handle: H | null = null): ShelfOpera
   handle,
   ttlWithoutHolderMs: name.length,
 });
+/** Numbers of files, as a store gives them. */
+const fileOf = (name: string): number => 0xffff_ff00 + name.length;
 const said = () =>
   Object.fromEntries(
     (readShelfLog(fds) ?? []).map((entry) => [
@@ -36,9 +38,9 @@ describe('log of the shelf', () => {
     const operation = fc.oneof(
       fc
         .tuple(name, fc.string(), fc.boolean())
-        .map(([n, text, handle]) => put<true>(n, text, handle ? true : null)),
-      name.map((n): ShelfOperation<true> => ({ kind: 'delete', name: n })),
-      name.map((n): ShelfOperation<true> => ({ kind: 'delete-prefix', prefix: n })),
+        .map(([n, text, handle]) => put<number>(n, text, handle ? fileOf(n) : null)),
+      name.map((n): ShelfOperation<number> => ({ kind: 'delete', name: n })),
+      name.map((n): ShelfOperation<number> => ({ kind: 'delete-prefix', prefix: n })),
     );
     fc.assert(
       fc.property(
@@ -47,12 +49,12 @@ describe('log of the shelf', () => {
         (all, rewriteAt) => {
           for (const fd of fds) ftruncateSync(fd, 0);
           const log = new ShelfLog(fds);
-          const shelf = new Shelf<true>();
-          log.rewrite([]);
+          const shelf = new Shelf<number>();
+          log.rewrite([], fileOf);
           for (const [index, operations] of all.entries()) {
             shelf.apply(operations);
-            log.append(operations);
-            if (index === rewriteAt) log.rewrite(shelf.entries());
+            log.append(operations, fileOf);
+            if (index === rewriteAt) log.rewrite(shelf.entries(), fileOf);
           }
           const byName = (a: { name: string }, b: { name: string }) => (a.name < b.name ? -1 : 1);
           const read = (readShelfLog(fds) ?? [])
@@ -70,22 +72,22 @@ describe('log of the shelf', () => {
 
   it('its writer died while appending, or while writing it anew: the log is what it was', () => {
     const log = new ShelfLog(fds);
-    log.rewrite([]);
-    log.append([put('a', 'one')]);
+    log.rewrite([], fileOf);
+    log.append([put('a', 'one')], fileOf);
     writeSync(fds[1], Buffer.alloc(40, 0xff), 0, 40, fileSize(fds[1])); // a record whose length was not committed
     writeSync(fds[0], Buffer.alloc(400, 0xff), 0, 400, 24); // a new file without its header
     expect(said()).toEqual({ a: 'one' });
     const successor = new ShelfLog(fds);
-    successor.append([put('b', 'two', true)]);
+    successor.append([put('b', 'two', true)], fileOf);
     expect(said()).toEqual({ a: 'one', b: 'two+' });
   });
 
   it('a damaged record ends the reading; what is no log at all is none', () => {
     const log = new ShelfLog(fds);
-    log.rewrite([]);
-    log.append([put('a', 'one')]);
+    log.rewrite([], fileOf);
+    log.append([put('a', 'one')], fileOf);
     const at = fileSize(fds[1]);
-    log.append([put('b', 'two')]);
+    log.append([put('b', 'two')], fileOf);
     writeSync(fds[1], Buffer.alloc(4, 0xff), 0, 4, at + 30);
     expect(said()).toEqual({ a: 'one' });
     for (const fd of fds) writeSync(fd, Buffer.alloc(24, 0xee), 0, 24, 0);
@@ -95,12 +97,12 @@ describe('log of the shelf', () => {
   it('written to for long, it does not grow without end', () => {
     const log = new ShelfLog(fds);
     const shelf = new Shelf<never>();
-    log.rewrite([]);
+    log.rewrite([], fileOf);
     const text = 'x'.repeat(4000);
     for (let index = 0; index < 4000; index++) {
       const operations = [put<never>('record', `${text}${index}`)];
       shelf.apply(operations);
-      if (!log.append(operations)) log.rewrite(shelf.entries());
+      if (!log.append(operations, fileOf)) log.rewrite(shelf.entries(), fileOf);
     }
     expect(log.counters.compactions).toBeGreaterThan(1);
     expect(fileSize(fds[0]) + fileSize(fds[1])).toBeLessThan(10 * 1024 * 1024);
@@ -112,9 +114,24 @@ describe('mirror of the shelf in the manager’s store', () => {
   const asked: string[] = [];
   /** What a manager keeps: an opened file once, whatever name it comes under. */
   const kept: { readonly name: string; readonly fd: number }[] = [];
-  const plain = new Map(['a', 'b', 'gone', 'stays', 'new'].map((name) => [storedName(name), name]));
+  /** Whose each stored name is. */
+  const plain = new Map<string, string>();
+  /** A manager that reads at once, unless messages are to wait. */
+  const sending = { waiting: 0, later: [] as (() => void)[] };
+  const atOnce = {
+    get waiting() {
+      return sending.waiting;
+    },
+    whenSent: (action: () => void) => void (sending.waiting === 0 ? action() : sending.later.push(action)),
+  };
   const manager = {
+    ...{ whenSent: atOnce.whenSent },
+    get waiting() {
+      return sending.waiting;
+    },
     store: (name: string, fd: number) => {
+      for (const entry of ['a', 'b', 'gone', 'stays', 'new'])
+        if (storedName(entry, fileNumber(fd)) === name) plain.set(name, entry);
       asked.push(`+${plain.get(name) ?? name}`);
       if (!kept.some((one) => sameOpenFile(one.fd, fd))) kept.push({ name, fd: dup(fd) });
     },
@@ -128,7 +145,7 @@ describe('mirror of the shelf in the manager’s store', () => {
   };
   /** Which file the manager has for an entry; null when it has none. */
   const inoOf = (name: string) => {
-    const held = kept.filter((one) => one.name === storedName(name));
+    const held = kept.filter((one) => plain.get(one.name) === name);
     expect(held.length).toBeLessThanOrEqual(1);
     return held[0] === undefined ? null : fstatSync(held[0].fd).ino;
   };
@@ -143,7 +160,6 @@ describe('mirror of the shelf in the manager’s store', () => {
   function mirror() {
     const shelf = new Shelf<SharedFd>();
     const store = new ShelfStore(manager, new ShelfLog(fds));
-    store.attach(() => shelf.entries());
     const apply = (operations: ShelfOperation<SharedFd>[], restoring = false) => {
       const outcome = shelf.apply(operations);
       if ('errno' in outcome) throw new Error(outcome.reason);
@@ -158,13 +174,13 @@ describe('mirror of the shelf in the manager’s store', () => {
 
   it('stores what comes, replaces it, removes what goes', () => {
     const { shelf, store, apply, end } = mirror();
-    store.settled(shelf.entries());
+    store.settled(() => shelf.entries());
     apply([put('a', '', fd()), put('b', 'text')]);
     const next = fd();
     apply([put('a', '', next)]);
     expect(inoOf('a')).toBe(fstatSync(next.fd).ino);
     apply([{ kind: 'delete-prefix', prefix: 'a' }]);
-    expect(asked).toEqual(['+a', '-a', '+a', '-a']);
+    expect(asked).toEqual(['+a', '+a', '-a', '-a']);
     expect(kept).toEqual([]);
     expect(said()).toEqual({ b: 'text' });
     end();
@@ -172,7 +188,7 @@ describe('mirror of the shelf in the manager’s store', () => {
 
   it('an eventfd that is taken back and forth, and one file under several names: the manager has each of them', () => {
     const { shelf, store, apply, end } = mirror();
-    store.settled(shelf.entries());
+    store.settled(() => shelf.entries());
     const [one, other] = [new SharedFd(eventfd()), new SharedFd(eventfd())];
     for (const handle of [one, other, one, other]) {
       apply([put('a', '', handle.retain())]);
@@ -187,15 +203,17 @@ describe('mirror of the shelf in the manager’s store', () => {
     end();
   });
 
-  it('the keeper was replaced, and the same files are put again: the manager has them still', () => {
+  it('the keeper was replaced, and the same files are put again: the manager has them still, and is told nothing', () => {
     const former = mirror();
-    former.store.settled(former.shelf.entries());
+    former.store.settled(() => former.shelf.entries());
     const [file, event] = [fd(), new SharedFd(eventfd())];
     former.apply([put('a', '', file.retain()), put('b', '', event.retain())]);
     former.end();
+    asked.length = 0;
     const { shelf, store, apply, end } = mirror();
     apply([put('a', '', file), put('b', '', event)]);
-    store.settled(shelf.entries());
+    store.settled(() => shelf.entries());
+    expect(asked).toEqual([]);
     expect(inoOf('a')).toBe(fstatSync(file.fd).ino);
     expect(kept.filter(({ fd: held }) => sameOpenFile(held, event.fd))).toHaveLength(1);
     end();
@@ -204,7 +222,7 @@ describe('mirror of the shelf in the manager’s store', () => {
   it('more than a start can be handed: told once, the rest is stored', () => {
     const full: string[] = [];
     const stored: string[] = [];
-    const counting = { store: (name: string) => void stored.push(name), remove: () => {} };
+    const counting = { ...atOnce, store: (name: string) => void stored.push(name), remove: () => {} };
     const store = new ShelfStore(counting, new ShelfLog(fds), (name) => full.push(name));
     const event = new SharedFd(eventfd());
     const entry = (index: number) => ({
@@ -220,13 +238,17 @@ describe('mirror of the shelf in the manager’s store', () => {
     expect(STORED_MAX * (stored[0]!.length + 1)).toBeLessThan(128 * 1024 - 1024); // LISTEN_FDNAMES
     store.changed([{ kind: 'delete', name: 'dev/0' }], [entry(0)], false);
     store.changed([put('new', '', event)], [], false);
-    expect(stored.at(-1)).toBe(storedName('new'));
+    expect(stored.at(-1)).toBe(storedName('new', fileNumber(event.fd)));
 
     // The next keeper does not know which of the log's had no room, also when it is told them out of the store.
-    new ShelfLog(fds).rewrite(Array.from({ length: STORED_MAX + 3 }, (_, index) => entry(index)));
+    new ShelfLog(fds).rewrite(
+      Array.from({ length: STORED_MAX + 3 }, (_, index) => entry(index)),
+      () => 0,
+    );
     stored.length = 0;
     const kept = new Set(Array.from({ length: STORED_MAX + 3 }, (_, index) => storedName(`dev/${index}`)));
     const keeping = {
+      ...atOnce,
       store: (name: string) => void kept.add(name),
       remove: (name: string) => void kept.delete(name),
     };
@@ -238,14 +260,14 @@ describe('mirror of the shelf in the manager’s store', () => {
 
   it('restored out of the store: stored no second time, even when it is put twice', () => {
     const former = mirror();
-    former.store.settled(former.shelf.entries());
+    former.store.settled(() => former.shelf.entries());
     former.apply([put('a', '', fd())]);
     former.end();
     asked.length = 0;
     const { shelf, store, apply, end } = mirror();
     apply([put('a', '', fd())], true);
     apply([put('a', '', fd())], true);
-    store.settled(shelf.entries());
+    store.settled(() => shelf.entries());
     expect(asked).toEqual([]);
     expect(said()).toEqual({ a: '+' });
     end();
@@ -253,18 +275,95 @@ describe('mirror of the shelf in the manager’s store', () => {
 
   it('the keeper was replaced: what its predecessor stored and nobody uploads again is removed, at the end', () => {
     const former = mirror();
-    former.store.settled(former.shelf.entries());
+    former.store.settled(() => former.shelf.entries());
     former.apply([put('gone', '', fd()), put('stays', '', fd())]);
     former.end();
     asked.length = 0;
     const { shelf, store, apply, end } = mirror();
     apply([put('stays', '', fd())]);
-    const replaced = ['-stays', '+stays'];
-    expect(asked).toEqual(replaced);
+    expect(asked).toEqual(['+stays']);
     expect(said()).toEqual({ gone: '+', stays: '+' }); // until the upload is complete the old log counts
-    store.settled(shelf.entries());
-    expect(asked).toEqual([...replaced, '-gone']);
+    store.settled(() => shelf.entries());
+    expect(asked).toEqual(['+stays', '-stays', '-gone']);
     expect(said()).toEqual({ stays: '+' });
     end();
+  });
+
+  it('messages wait for room: the log says no more than the manager has, until all are sent', () => {
+    const { shelf, store, apply, end } = mirror();
+    store.settled(() => shelf.entries());
+    const [first, second] = [fd(), fd()];
+    apply([put('a', 'before', first.retain())]);
+    sending.waiting = 1;
+    apply([put('a', 'after', second)]);
+    apply([put('b', 'more')]);
+    expect(said()).toEqual({ a: 'before+' });
+    expect(kept.some((one) => fileIdentity(one.fd) === fileIdentity(first.fd))).toBe(true);
+    sending.waiting = 0;
+    for (const action of sending.later.splice(0)) action();
+    expect(said()).toEqual({ a: 'after+', b: 'more' });
+    expect(inoOf('a')).toBe(fstatSync(second.fd).ino);
+    first.release();
+    end();
+  });
+
+  it('everything is killed after any message: each entry of the log has the file that it had', () => {
+    const [one, other, third] = [fd(), fd(), fd()];
+    const [event, second] = [new SharedFd(eventfd()), new SharedFd(eventfd())];
+    const entry = (name: string, { fd: held }: SharedFd) =>
+      put(name, fileIdentity(held)!, new SharedFd(dup(held)));
+    const life = (messages: number): boolean => {
+      let left = messages;
+      const counted = (message: () => void) => {
+        if (left-- === 0) throw new Error('killed');
+        message();
+      };
+      const mortal = {
+        ...atOnce,
+        store: (name: string, held: number) => counted(() => manager.store(name, held)),
+        remove: (name: string) => counted(() => manager.remove(name)),
+      };
+      const keepers: Shelf<SharedFd>[] = [];
+      const keeper = () => {
+        const shelf = new Shelf<SharedFd>();
+        const store = new ShelfStore(mortal, new ShelfLog(fds));
+        keepers.push(shelf);
+        const apply = (...operations: ShelfOperation<SharedFd>[]) => {
+          const outcome = shelf.apply(operations);
+          if ('errno' in outcome) throw new Error(outcome.reason);
+          store.changed(operations, outcome.left, false);
+        };
+        return { apply, settled: () => store.settled(() => shelf.entries()) };
+      };
+      try {
+        const first = keeper();
+        first.settled();
+        first.apply(entry('a', one));
+        first.apply(entry('a', other), entry('b', event));
+        first.apply(entry('a', one), entry('b', second), entry('new', third));
+        first.apply(entry('b', event), { kind: 'delete', name: 'a' }, entry('a', other));
+        const next = keeper();
+        next.apply(entry('b', second), entry('stays', third), entry('b', event));
+        next.apply(entry('a', one));
+        next.settled();
+        next.apply({ kind: 'delete-prefix', prefix: 'a' }, entry('b', second));
+        return true;
+      } catch (error) {
+        if (!(error instanceof Error) || error.message !== 'killed') throw error;
+        return false;
+      }
+    };
+    let whole = false;
+    for (let messages = 0; !whole; messages++) {
+      for (const log of fds) ftruncateSync(log, 0);
+      whole = life(messages);
+      for (const { name, blob: identity, handle } of readShelfLog(fds) ?? []) {
+        const held = kept.filter((stored) => stored.name === storedName(name, handle!));
+        expect(held.map((stored) => fileIdentity(stored.fd))).toEqual([Buffer.from(identity).toString()]);
+      }
+      if (whole) expect(kept).toHaveLength(readShelfLog(fds)!.length);
+      for (const stored of kept.splice(0)) close(stored.fd);
+    }
+    for (const held of [one, other, third, event, second]) held.release();
   });
 });

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { fstatSync, readFileSync, writeSync } from 'node:fs';
+import { fstatSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { Errno, OpenFlag } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { Epoll } from './epoll.js';
@@ -11,6 +11,7 @@ import {
   eventfd,
   eventfdDrain,
   eventfdSignal,
+  fileIdentity,
   isEventfd,
   pidfdOpen,
   pidfdSendSignal,
@@ -91,6 +92,22 @@ describe('descriptor', () => {
     expect(reopenFile(one)).toBe(-Errno.EINVAL);
     for (const fd of [file, copy, again, one, other]) close(fd);
     expect(reopenFile(file)).toBe(-Errno.EBADF);
+  });
+
+  it('identity: the same for whoever has the file, the socket or the eventfd; of nothing else', () => {
+    const sockets = socketPair('stream') as [number, number];
+    const held = [memfdCreate('one', 8), memfdCreate('other', 8), eventfd(), eventfd(), ...sockets];
+    const identities = held.map(fileIdentity);
+    expect(new Set(identities).size).toBe(held.length);
+    expect(identities).not.toContain(null);
+    const copies = held.map((fd) => dup(fd));
+    expect(copies.map(fileIdentity)).toEqual(identities);
+    const again = reopenFile(held[0]!);
+    expect(fileIdentity(again)).toBe(identities[0]);
+    const device = openSync('/dev/null', 'r');
+    expect(fileIdentity(device)).toBeNull();
+    for (const fd of [...held, ...copies, again, device]) close(fd);
+    expect(fileIdentity(device)).toBeNull();
   });
 
   it('dupTo replaces what the number was', () => {

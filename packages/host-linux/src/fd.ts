@@ -5,7 +5,7 @@
  *         to be signalled is checked with isEventfd() and made non-blocking when it is taken over; a peer that undoes
  *         this *and* fills the counter holds up the thread that signals it until the counter is read.
  */
-import { fstatSync, openSync, readlinkSync } from 'node:fs';
+import { fstatSync, openSync, readFileSync, readlinkSync } from 'node:fs';
 import {
   Errno,
   EventfdFlag,
@@ -75,6 +75,24 @@ export function reopenFile(fd: number): number {
     return fstatSync(fd).isFile() ? openSync(`/proc/self/fd/${fd}`, 'r+') : -Errno.EINVAL;
   } catch (error) {
     return (error as NodeJS.ErrnoException).errno ?? -Errno.EBADF;
+  }
+}
+
+/** Of /proc/<pid>/fdinfo, since Linux 5.2. */
+const EVENTFD_ID = /^eventfd-id:\s*(\d+)$/m;
+
+/**
+ * What a file, a socket or an eventfd is told from all others by for as long as somebody has it open, whoever asks; null
+ * for anything else (a TAP) and for a bad descriptor.
+ */
+export function fileIdentity(fd: number): string | null {
+  try {
+    const stat = fstatSync(fd);
+    if (stat.isFile() || stat.isSocket()) return `${stat.dev}:${stat.ino}`;
+    const id = EVENTFD_ID.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1];
+    return id === undefined ? null : `eventfd:${id}`;
+  } catch {
+    return null;
   }
 }
 

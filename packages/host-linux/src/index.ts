@@ -19,6 +19,7 @@ export {
   eventfd,
   eventfdDrain,
   eventfdSignal,
+  fileIdentity,
   isEventfd,
   pidfdOpen,
   pidfdSendSignal,

@@ -6,7 +6,8 @@
  *   that come with `FDSTORE=1` are kept under `FDNAME` for as long as the service is not stopped for good, and handed
  *   to the next start as descriptors 3, 4 … with LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID. A datagram that was sent is
  *   taken even if its sender is dead by then.
- *   A socket that is full says so at once; what was refused waits in order and is sent when there is room.
+ *   A socket that is full says so at once; what was refused waits in order and is sent when there is room. Where a user has too
+ *   many descriptors inside sockets nobody tells when that is over: it is tried again after a while.
  *
  * Invariants
  *   I1  messages leave in the order of their calls.
@@ -15,7 +16,7 @@
  *
  * Limits  WAITING_MAX messages wait; what is past that is dropped and counted.
  */
-import { Errno } from '@virtnet/wire';
+import { Errno, LinuxErrno } from '@virtnet/wire';
 import { close, dup, setCloseOnExec } from './fd.js';
 import type { Poller, Watch } from './poller.js';
 import { connectDatagram, setSendBuffer } from './socket.js';
@@ -27,6 +28,7 @@ export const LISTEN_FDS_START = 3;
 const WAITING_MAX = 131_072;
 const SEND_BUFFER_BYTES = 8 * 1024 * 1024;
 const MICROSECONDS_PER_MS = 1000;
+const CROWDED_RETRY_MS = 10;
 
 /** A descriptor that a former life of the service left with the manager. */
 export interface PassedDescriptor {
@@ -34,6 +36,7 @@ export interface PassedDescriptor {
   readonly fd: number;
 }
 
+type SendResult = 'sent' | 'full' | 'crowded';
 type Environment = Record<string, string | undefined>;
 
 /**
@@ -64,6 +67,8 @@ export class ServiceManager {
   readonly #fd: number;
   readonly #poller: Poller;
   #watch: Watch | null = null;
+  #retry: NodeJS.Timeout | undefined;
+  readonly #whenSent: (() => void)[] = [];
   readonly #waiting: { readonly text: string; readonly fd: number }[] = [];
   readonly counters = { sent: 0, dropped: 0, failed: 0 };
 
@@ -97,6 +102,12 @@ export class ServiceManager {
     this.#say(`FDSTOREREMOVE=1\nFDNAME=${encodeName(name)}`, -1);
   }
 
+  /** Calls `action` when no message waits any more: at once, or later. */
+  whenSent(action: () => void): void {
+    if (this.waiting === 0) action();
+    else this.#whenSent.push(action);
+  }
+
   /** Messages that wait for room. */
   get waiting(): number {
     return this.#waiting.length;
@@ -105,27 +116,40 @@ export class ServiceManager {
   close(): void {
     this.#watch?.close();
     this.#watch = null;
+    clearTimeout(this.#retry);
     for (const { fd } of this.#waiting.splice(0)) if (fd >= 0) close(fd);
     close(this.#fd);
   }
 
   #say(text: string, fd: number): void {
-    if (this.#waiting.length === 0 && this.#send(text, fd)) return;
+    const sent = this.#waiting.length === 0 ? this.#send(text, fd) : 'full';
+    if (sent === 'sent') return;
     if (this.#waiting.length >= WAITING_MAX) {
       this.counters.dropped += 1;
       return;
     }
     this.#waiting.push({ text, fd: fd < 0 ? -1 : dup(fd) });
-    this.#awaitRoom();
+    if (sent === 'crowded') this.#tryLater();
+    else if (this.#retry === undefined) this.#awaitRoom();
   }
 
-  /** False when there is no room now. */
-  #send(text: string, fd: number): boolean {
+  /** Full: there is room when the socket is writable; crowded: nobody tells when. */
+  #send(text: string, fd: number): SendResult {
     const sent = send(this.#fd, Buffer.from(text), fd < 0 ? [] : [fd]);
-    if (sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS) return false;
+    if (sent === -Errno.EAGAIN || sent === -Errno.ENOBUFS) return 'full';
+    if (sent === -LinuxErrno.ETOOMANYREFS) return 'crowded';
     if (sent < 0) this.counters.failed += 1;
     else this.counters.sent += 1;
-    return true;
+    return 'sent';
+  }
+
+  #tryLater(): void {
+    this.#watch?.close();
+    this.#watch = null;
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.#flush();
+    }, CROWDED_RETRY_MS);
   }
 
   #awaitRoom(): void {
@@ -136,15 +160,20 @@ export class ServiceManager {
 
   #flush(): void {
     let next = 0;
+    let sent: SendResult = 'sent';
     for (; next < this.#waiting.length; next++) {
       const { text, fd } = this.#waiting[next]!;
-      if (!this.#send(text, fd)) break;
+      sent = this.#send(text, fd);
+      if (sent !== 'sent') break;
       if (fd >= 0) close(fd);
     }
     this.#waiting.splice(0, next);
+    if (sent === 'crowded') this.#tryLater();
+    else if (sent === 'full') this.#awaitRoom();
     if (this.#waiting.length > 0) return;
     this.#watch?.close();
     this.#watch = null;
+    for (const action of this.#whenSent.splice(0)) action();
   }
 }
 

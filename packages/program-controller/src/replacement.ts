@@ -4,7 +4,7 @@
  * Theory
  *   exec keeps the pid, so a service manager sees no change, and ends everything else of the process: emulators and
  *   state keeper live on and are adopted. Handed over are the command line, and, by variables that name this very pid,
- *   the files of the shelf's log (descriptor-store.ts) and the way back.
+ *   the files of the shelf's log (host-ipc's descriptor-store.ts) and the way back.
  *   Until the new controller serves, an end of its own making leads back to the former program. One that is killed
  *   from outside is the service manager's business.
  *
@@ -12,9 +12,8 @@
  *   I1  no variable outlives the start that it was meant for: no child inherits it.
  *   I2  when exec fails everything is as before.
  */
-import type { Logger } from '@virtnet/host-ipc';
+import type { DescriptorStore, Logger } from '@virtnet/host-ipc';
 import type { Build } from './builds.js';
-import type { DescriptorStore } from './descriptor-store.js';
 
 const FORMER_VARIABLE = 'VIRTNET_FORMER_CONTROLLER';
 

@@ -25,11 +25,10 @@ import {
   type Step,
   whoServes,
 } from '@virtnet/engine-recovery';
-import type { Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
+import type { DescriptorStore, Logger, LogLevelName, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
 import type { Build } from './builds.js';
 import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.js';
-import type { DescriptorStore } from './descriptor-store.js';
 import {
   COMMAND_DEADLINE_MS,
   STANDBY_PATIENCE_MS,

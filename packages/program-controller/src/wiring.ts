@@ -1,6 +1,7 @@
 /** wiring.ts: the controller as a process: lock, supervisor, command line front, and the order of their ends. */
 import {
   createLogger,
+  DescriptorStore,
   exitOnFault,
   type LogLevelName,
   RpcServer,
@@ -21,7 +22,6 @@ import {
 import { type Build, readDestination, readRunningBuild } from './builds.js';
 import { CliFront } from './cli-front.js';
 import { deleteObsoleteRecovery, putIntoEffect } from './configuration.js';
-import { DescriptorStore } from './descriptor-store.js';
 import { LiveUpdate } from './live-update.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
@@ -76,7 +76,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
   poller.start();
   const passed = passedDescriptors();
   const manager = ServiceManager.connect(poller);
-  const store = manager === null ? null : DescriptorStore.open(manager, passed, log);
+  const store = DescriptorStore.open(manager, passed, log);
   guard.handOver(store);
   if (passed.length > 0) log.info({ descriptors: passed.length }, 'the service manager kept descriptors');
   const watchdogMs = watchdogIntervalMs();

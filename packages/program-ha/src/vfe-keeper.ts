@@ -4,8 +4,8 @@
  */
 import { rmSync, statSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
-import { type Poller, ServiceManager, watchdogIntervalMs } from '@virtnet/host-linux';
+import { DescriptorStore, type Logger, type VirtnetPaths } from '@virtnet/host-ipc';
+import { type Poller, passedDescriptors, ServiceManager, watchdogIntervalMs } from '@virtnet/host-linux';
 import type { VfeHaOptions } from './vfe-options.js';
 import { VhostdSupervisor } from './vhostd-supervisor.js';
 import { serve, VERSION } from './wiring.js';
@@ -17,6 +17,7 @@ const EXIT_UNABLE = 1;
 
 /** Serves until SIGTERM or SIGINT. The exit code. */
 export async function serveVfe(options: VfeHaOptions): Promise<number> {
+  const passed = passedDescriptors(); // before anything of ours is started, which must not be handed them
   try {
     await serve(
       { expectUpload: false, logLevel: options.logLevel },
@@ -24,6 +25,7 @@ export async function serveVfe(options: VfeHaOptions): Promise<number> {
         program: PROGRAM,
         socket: (paths) => paths.vfeHaSocket,
         ipc: (paths) => paths.vfeHaIpc,
+        kept: (manager, log) => DescriptorStore.open(manager, passed, log),
         serving: (paths, poller, log, ended) => beside(paths, poller, log, ended, options),
       },
     );

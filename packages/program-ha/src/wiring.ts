@@ -1,9 +1,11 @@
 /**
  * wiring.ts: the state keeper as a process: the shelf's channel, its RPC, and the order of their ends.
  */
+import { setTimeout } from 'node:timers/promises';
 import { BEAT_MS } from '@virtnet/engine-recovery';
 import {
   createLogger,
+  type DescriptorStore,
   exitOnFault,
   type HaStatus,
   type Logger,
@@ -31,6 +33,9 @@ import { LastWord } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
 
 export const PROGRAM = 'virtio_net_ha';
+/** At an orderly end the service manager may take so long to hear the rest. */
+const MANAGER_WAITS_MAX = 400;
+const MANAGER_WAIT_MS = 5;
 export const VERSION = packageVersion(new URL('../package.json', import.meta.url));
 
 /** Which keeper a process is, and where it is found. */
@@ -38,6 +43,8 @@ export interface KeeperIdentity {
   readonly program: string;
   socket(paths: VirtnetPaths): string;
   ipc(paths: VirtnetPaths): string;
+  /** What the service manager kept for it, where it is the main process of a service; null: nobody keeps anything. */
+  kept?(manager: ServiceManager | null, log: Logger): DescriptorStore | null;
   /** It serves; resolves when its own part of the end is over, which begins with `ended`. */
   serving?(paths: VirtnetPaths, poller: Poller, log: Logger, ended: Promise<unknown>): Promise<void>;
 }
@@ -73,7 +80,10 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   const poller = new Poller();
   poller.start();
   const manager = ServiceManager.connect(poller);
-  const { logFds } = options;
+  const passed = identity.kept?.(manager, log) ?? null;
+  const logFds = options.logFds ?? passed?.logFds;
+  const kept = passed?.take() ?? [];
+  if (kept.length > 0) log.info({ entries: kept.length }, 'the service manager kept what there was');
   const store =
     manager === null || logFds === undefined
       ? null
@@ -89,11 +99,11 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
     poller,
     log,
     expectUpload: options.expectUpload,
+    kept,
     ...(store === null ? {} : { observer: store }),
     ...(preferred ? { meanwhile: behindOthers } : {}),
   });
   if (typeof shelf === 'number') throw new Error(`cannot listen at ${socket}: errno ${-shelf}`);
-  store?.attach(() => shelf.entries());
 
   const ended = Promise.withResolvers<string>();
   const status = (): HaStatus => {
@@ -143,6 +153,12 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   log.info({ reason, ...shelf.status() }, 'closing');
   progress.stop();
   await rpc.close();
+  // The next one is to find with the service manager whatever was said to us.
+  for (let waits = 0; ; waits++) {
+    shelf.readAll();
+    if (manager === null || manager.waiting === 0 || waits === MANAGER_WAITS_MAX) break;
+    await setTimeout(MANAGER_WAIT_MS);
+  }
   shelf.close();
   manager?.close();
   await poller.stop();

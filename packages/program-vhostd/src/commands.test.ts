@@ -28,7 +28,7 @@ beforeEach(() => {
   poller = new Poller();
   poller.start();
   servers = [];
-  const keeper = { put() {}, drop() {}, putPf() {}, dropPf() {}, kept: () => null };
+  const keeper = { put: () => 0, drop() {}, putPf() {}, dropPf() {}, kept: () => null };
   const log = pino({ level: 'silent' });
   registry = new Registry({ paths, poller, log, client: false, keeper, replies: plainReplies });
   commands = new VfeCommands(registry, { version: '1.2.3', buildTime: 'today' }, () => null);

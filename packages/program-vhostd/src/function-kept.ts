@@ -43,6 +43,7 @@ export class FunctionKept {
   readonly #options: FunctionKeptOptions;
   #snapshot: SessionSnapshot | null = null;
   #answered: AnsweredRequest | null = null;
+  #number = 0;
 
   constructor(options: FunctionKeptOptions) {
     this.#options = options;
@@ -75,14 +76,21 @@ export class FunctionKept {
   keep(parts: KeptParts): void {
     const { bdf, keeper, log } = this.#options;
     const kept = this.now(parts);
-    if (kept !== null) keeper.put(bdf, kept);
+    if (kept !== null) this.#number = keeper.put(bdf, kept);
     else if (parts.profile !== null) {
       log.error({ vf: bdf }, 'too much to be kept');
       keeper.drop(bdf);
     }
   }
 
+  /** Everything said so far is about to be promised to the frontend: its answer goes out. */
+  promise(): void {
+    this.#options.page.promised = this.#number;
+  }
+
+  /** Also where nobody hears it: the keeper may be away. */
   drop(): void {
+    this.#options.page.setLetGo();
     this.#options.keeper.drop(this.#options.bdf);
   }
 
@@ -107,7 +115,7 @@ export class FunctionKept {
     if (link !== null) fds.set('function', link.fd);
     if (snapshot !== null && connection !== null) fds.set('connection', connection);
     if (listener !== null) fds.set('listener', listener);
-    return { record, fds };
+    return { record, promised: page.promised, fds };
   }
 }
 

@@ -18,7 +18,7 @@ const PAGE_BYTES = 16_384;
 const HEADER_WORDS = 16;
 /** Queues a position can be kept for: more than there are MSI-X vectors. */
 const POSITIONS_MAX = PAGE_BYTES / 4 - HEADER_WORDS;
-const word = { MAGIC: 0, FINISHED: 1, PHASE: 2, REQUEST: 3 } as const;
+const word = { MAGIC: 0, FINISHED: 1, PHASE: 2, REQUEST: 3, PROMISED: 4, LET_GO: 5 } as const;
 
 /** How the function stands to its record. */
 export const Phase = {
@@ -88,6 +88,22 @@ export class FunctionPage implements LastRequest {
   }
   set id(id: number) {
     this.#words[word.REQUEST] = id;
+  }
+
+  /** Number of the last change that the frontend was answered on (see keeper.ts); 0 before the first. */
+  get promised(): number {
+    return this.#words[word.PROMISED]!;
+  }
+  set promised(number: number) {
+    this.#words[word.PROMISED] = number;
+  }
+
+  /** The function is not served any more: what a keeper may still have of it is nobody's. */
+  get letGo(): boolean {
+    return this.#words[word.LET_GO] !== 0;
+  }
+  setLetGo(): void {
+    this.#words[word.LET_GO] = 1;
   }
 
   position(queue: number): number {

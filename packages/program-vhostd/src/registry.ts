@@ -15,10 +15,10 @@
  * Limits  FUNCTIONS_MAX, MGMT_PFS_MAX
  */
 
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { SerialQueue } from '@virtnet/driver-virtio-net';
 import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
-import { close, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
+import { close, closeAll, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { busOf } from './bdf.js';
 import { VfeError } from './errors.js';
@@ -43,6 +43,7 @@ export class Registry implements KeptSource {
   readonly #pfs = new Set<string>();
   readonly #functions = new Map<string, ServedFunction>();
   readonly #serial = new SerialQueue();
+  #closed = false;
 
   constructor(options: RegistryOptions) {
     this.#options = options;
@@ -61,11 +62,27 @@ export class Registry implements KeptSource {
     return this.#options.keeper.kept();
   }
 
-  /** Goes on with what a process that died had; before anything else is asked. */
-  restore({ pfs, functions }: Found): Promise<void> {
+  /** Goes on with what a process that died had; what is served under the same address already stays as it is. */
+  restore({ pfs, functions }: Found): Promise<boolean> {
+    const { paths, keeper, log } = this.#options;
     return this.#serial.run(async () => {
+      if (this.#closed) {
+        for (const { fds } of functions.values()) closeAll([...fds.values()]);
+        return false;
+      }
+      if (existsSync(paths.vfeEnded)) {
+        log.info({ functions: functions.size }, 'what was kept is let go: vfe-vhostd was stopped meanwhile');
+        for (const [bdf, { fds }] of functions) {
+          letGo(fds);
+          if (!this.#functions.has(bdf)) keeper.drop(bdf);
+        }
+        for (const bdf of pfs) if (!this.#pfs.has(bdf)) keeper.dropPf(bdf);
+        rmSync(paths.vfeEnded, { force: true });
+        return true;
+      }
       for (const bdf of pfs) this.#pfs.add(bdf);
       for (const [bdf, found] of functions) await this.#restore(bdf, found);
+      return true;
     });
   }
 
@@ -103,8 +120,7 @@ export class Registry implements KeptSource {
       const vhostSocket = socket ?? `${paths.vfeRun}/vf-${bdf}`;
       if (this.#functions.has(bdf)) return VfeError.VF_ALREADY_ADDED;
       if (this.#functions.size >= FUNCTIONS_MAX) return VfeError.EXCEED_LIMIT;
-      for (const other of this.#functions.values())
-        if (other.options.vhostSocket === vhostSocket) return VfeError.SOCKET_EXISTS;
+      if (this.#isTaken(vhostSocket)) return VfeError.SOCKET_EXISTS;
       const page = FunctionPage.create();
       if (typeof page === 'number') return page;
       const served = this.#served({ bdf, vhostSocket, uuid, client, page });
@@ -134,6 +150,7 @@ export class Registry implements KeptSource {
   /** Lets go of everything. */
   close(): Promise<void> {
     return this.#serial.run(async () => {
+      this.#closed = true;
       const all = [...this.#functions.values()];
       this.#functions.clear();
       await Promise.all(all.map((served) => served.stop()));
@@ -141,32 +158,37 @@ export class Registry implements KeptSource {
     });
   }
 
-  async #restore(bdf: string, { record: bytes, fds }: FoundFunction): Promise<void> {
+  async #restore(bdf: string, { record: bytes, number, fds }: FoundFunction): Promise<void> {
     const { keeper, log } = this.#options;
-    const record = decodeFunctionRecord(bytes);
-    const pageFd = fds.get('page');
-    fds.delete('page');
-    let page = pageFd === undefined ? -Errno.EBADF : FunctionPage.open(pageFd);
-    if (typeof page === 'number') {
-      page = FunctionPage.create();
-      // How far anything came is not known: whoever is connected is let go, the function begins anew.
-      for (const [name, fd] of fds) {
-        if (name === 'connection' || name === 'function') shutdown(fd);
-        if (name !== 'listener') {
-          close(fd);
-          fds.delete(name);
-        }
-      }
-    }
-    if (record === null || typeof page === 'number' || this.#functions.size >= FUNCTIONS_MAX) {
-      log.error({ vf: bdf }, 'what was kept of a function cannot be used');
-      for (const [name, fd] of fds) {
-        if (name === 'connection' || name === 'function') shutdown(fd);
-        close(fd);
-      }
+    const forget = (page: FunctionPage | number): void => {
+      letGo(fds);
       if (typeof page !== 'number') page.close();
       keeper.drop(bdf);
+    };
+    const record = decodeFunctionRecord(bytes);
+    if (this.#functions.has(bdf)) {
+      // Whoever has the listener has made the socket's file.
+      const { vhostSocket = '' } = record ?? {};
+      if (fds.has('listener') && !this.#isTaken(vhostSocket)) rmSync(vhostSocket, { force: true });
+      letGo(fds);
       return;
+    }
+    const page = pageOf(fds);
+    if (record === null || typeof page === 'number' || this.#functions.size >= FUNCTIONS_MAX) {
+      log.error({ vf: bdf }, 'what was kept of a function cannot be used');
+      forget(page);
+      return;
+    }
+    if (page.letGo || this.#isTaken(record.vhostSocket)) {
+      log.info({ vf: bdf, removed: page.letGo }, 'what was kept of a function is not wanted any more');
+      forget(page);
+      return;
+    }
+    const { promised } = page;
+    if (number !== null && number < promised) {
+      log.error({ vf: bdf, number, promised }, 'the last that a machine was promised is lost: it is let go');
+      letGo(fds, isListener);
+      page.promised = 0;
     }
     const { vhostSocket, uuid, client } = record;
     const served = this.#served({ bdf, vhostSocket, uuid, client, page });
@@ -183,8 +205,34 @@ export class Registry implements KeptSource {
     return new ServedFunction({ ...facts, functionSocket, poller, log, keeper, replies });
   }
 
+  #isTaken(vhostSocket: string): boolean {
+    return [...this.#functions.values()].some(({ options }) => options.vhostSocket === vhostSocket);
+  }
+
   #onBusOf(pf: string): ServedFunction[] {
     const bus = busOf(pf);
     return [...this.#functions.values()].filter(({ options }) => busOf(options.bdf) === bus);
+  }
+}
+
+const isListener = (name: string): boolean => name === 'listener';
+
+/** The page among `fds`, taken out; where that is not one, a new one, for which everything but a listener is let go. */
+function pageOf(fds: Map<string, number>): FunctionPage | number {
+  const fd = fds.get('page');
+  fds.delete('page');
+  const page = fd === undefined ? -Errno.EBADF : FunctionPage.open(fd);
+  if (typeof page !== 'number') return page;
+  letGo(fds, isListener);
+  return FunctionPage.create();
+}
+
+/** Closes what was kept of a function, but for what `stays`; whoever is at the other end sees its end at once. */
+function letGo(fds: Map<string, number>, stays: (name: string) => boolean = () => false): void {
+  for (const [name, fd] of fds) {
+    if (stays(name)) continue;
+    if (name === 'connection' || name === 'function') shutdown(fd);
+    close(fd);
+    fds.delete(name);
   }
 }

@@ -163,9 +163,11 @@ describe('a served function whose keeper is being replaced', () => {
     expect(decodeFunctionRecord(kept!.record)?.session?.regions).toHaveLength(2);
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect([result, phase()]).toEqual([null, Phase.UNSETTLED]);
+    expect(t.served.options.page.promised).toBe(t.changes - 1);
     isBack();
     await expect.poll(() => result).toBe(0);
     expect(phase()).toBe(Phase.SETTLED);
+    expect(t.served.options.page.promised).toBe(t.changes);
   });
 
   test('a machine leaves, a function goes and comes back > unsettled until the next keeper knows', async () => {

@@ -97,6 +97,8 @@ export class ServedFunction {
   /** The function does all that is wanted of it. */
   #attached = false;
   #stopping = false;
+  /** An answer is about to go out. */
+  #promising = false;
   /** Resolves when what was said so far is kept. */
   #settling: Promise<void> | null = null;
 
@@ -329,6 +331,7 @@ export class ServedFunction {
   #record(answered: AnsweredRequest): Promise<void> | null {
     if (this.#backend === null) return null;
     if (!this.#kept.answered(this.#backend.save(), answered, this.#parts())) return null;
+    this.#promising = true;
     return this.#settle(false);
   }
 
@@ -343,6 +346,11 @@ export class ServedFunction {
   #settle(busy: boolean): Promise<void> | null {
     const { keeper, page } = this.options;
     const kept = keeper.kept();
+    // Before the page says SETTLED, which holds of what was promised only.
+    if (kept === null && this.#promising) {
+      this.#kept.promise();
+      this.#promising = false;
+    }
     if (!this.#binding.resuming) page.phase = busy || kept !== null ? Phase.UNSETTLED : Phase.SETTLED;
     if (kept !== null && kept !== this.#settling) {
       this.#settling = kept;

@@ -7,7 +7,8 @@
  *
  *   SIGTERM is how it is replaced: with a keeper that has everything it stops between two messages and just ends, as if
  *   it had been killed there, and whoever is started next goes on. SIGINT, or SIGTERM without a keeper, is the end of
- *   what it serves: machines and functions are let go.
+ *   what it serves: machines and functions are let go. Where the keeper was not met yet SIGINT leaves a file, so that
+ *   whoever meets it lets go of what it has.
  */
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
@@ -57,11 +58,14 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const watchdogMs = watchdogIntervalMs();
   const watchdog =
     watchdogMs === null ? undefined : setInterval(() => manager?.notify('WATCHDOG=1'), watchdogMs / 3);
+  const ended = Promise.withResolvers<NodeJS.Signals>();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
   const keeper = new Keeper({ path: paths.vfeHaSocket, poller, log });
   const ring = ReplyRing.create();
   const replies = ring ?? plainReplies;
   const registry = new Registry({ paths, poller, log, client: options.client, keeper, replies });
-  await registry.restore(await keeper.take());
+  const found = await keeper.take(manager !== null);
+  if (found !== null) await registry.restore(found);
   keeper.serve(registry);
   const commands = new VfeCommands(registry, buildFacts(), () =>
     keeper.connected ? keeperBuild(paths.vfeHaBuild) : null,
@@ -75,8 +79,6 @@ export async function serve(options: VhostdOptions): Promise<number> {
   const pidFile = paths.vfePidFile(PID_FILE);
   writeFileSync(pidFile, `${process.pid}\n`);
 
-  const ended = Promise.withResolvers<NodeJS.Signals>();
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
   log.info({ client: options.client }, 'serving');
   process.stdout.write('ready\n');
   manager?.notify('READY=1', 'STATUS=serving');
@@ -94,6 +96,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
     }
   }
   log.info({ reason }, 'closing');
+  if (reason === 'SIGINT' && !keeper.met) writeFileSync(paths.vfeEnded, '');
   await rpc.close();
   await registry.close();
   keeper.close();

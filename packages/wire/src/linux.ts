@@ -45,6 +45,8 @@ export const LinuxErrno = {
   EADDRINUSE: 98,
   /** Protocol wrong type for socket. */
   EPROTOTYPE: 91,
+  /** An unprivileged user may have only RLIMIT_NOFILE descriptors inside sockets. */
+  ETOOMANYREFS: 109,
 } as const;
 
 /** mmap protection bits (asm-generic/mman-common.h). */

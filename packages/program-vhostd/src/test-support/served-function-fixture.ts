@@ -19,6 +19,8 @@ export class ServedFunctionFixture {
   server: TestFunctionServer;
   /** As ShelfClient.kept: null, or resolves when a keeper that is away is there again. */
   kept: Promise<void> | null = null;
+  /** Changes that the keeper was told. */
+  changes = 0;
   #current: ServedFunction | null = null;
 
   constructor() {
@@ -75,7 +77,7 @@ export class ServedFunctionFixture {
     if (typeof page === 'number') throw new Error(`no page: ${page}`);
     return new ServedFunction({
       page,
-      keeper: { put: () => {}, drop: () => {}, kept: () => this.kept },
+      keeper: { put: () => ++this.changes, drop: () => {}, kept: () => this.kept },
       replies: plainReplies,
       bdf: '0000:15:00.0',
       functionSocket: this.functionSocket,

@@ -1,28 +1,22 @@
 /**
- * descriptor-store.ts: the controller's part in keeping devices with the service manager.
+ * descriptor-store.ts: what the service manager kept of a service of which everything was killed.
  *
  * Theory
- *   While the service lives the keeper mirrors its shelf there (host-ipc's shelf-store.ts); the controller gives it the
+ *   While the service lives the keeper mirrors its shelf there (shelf-store.ts); the main process of the service has the
  *   two files of the log, which it makes once and has the manager keep as well. When everything was killed, the next
- *   controller is handed all descriptors at its start. It reads the log, puts every entry with its descriptor on the
- *   shelf of a new keeper, as a writer like any other, and lets go. An emulator that starts meanwhile mirrors the shelf
- *   and is promoted once it is whole.
+ *   main process is handed all descriptors at its start. It reads the log, and gives each entry its descriptor back.
+ *   The controller puts them on the shelf of a new keeper, as a writer like any other, and lets go. An emulator that
+ *   starts meanwhile mirrors the shelf and is promoted once it is whole. vfe-vhostd-ha is the main process of its
+ *   service: its own shelf begins with them.
  *   A controller that becomes another by exec hands it the two files itself: the manager hands nothing over then.
  *
  * Invariants
- *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves; nothing of the log's is closed.
+ *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves, or the receiver's when `take`
+ *       returns; nothing of the log's is closed.
  *   I2  an entry whose descriptor is missing is left out and told; the others are restored.
  *
  * Limits  RESTORE_MS for the keeper to be there.
  */
-import {
-  type LoggedEntry,
-  type Logger,
-  readShelfLog,
-  ShelfClient,
-  type ShelfOperation,
-  storedName,
-} from '@virtnet/host-ipc';
 import {
   closeAll,
   memfdCreate,
@@ -31,6 +25,11 @@ import {
   type ServiceManager,
   setCloseOnExec,
 } from '@virtnet/host-linux';
+import { LeaseMode } from '@virtnet/wire';
+import type { Logger } from './logging.js';
+import { ShelfClient, type ShelfOperation } from './shelf-client.js';
+import { type LoggedEntry, readShelfLog } from './shelf-log.js';
+import { storedName } from './shelf-store.js';
 
 const LOG_VARIABLE = 'VIRTNET_LOG_FDS';
 type Environment = Record<string, string | undefined>;
@@ -54,6 +53,14 @@ const MESSAGE_BLOB_BYTES_MAX = 96 * 1024;
 /** How long the new keeper may take to come up. */
 const RESTORE_MS = 15_000;
 
+/** An entry of the shelf that was kept, with its descriptor if it has one. */
+export interface KeptEntry {
+  readonly name: string;
+  readonly blob: Uint8Array;
+  readonly fd: number | null;
+  readonly ttlWithoutHolderMs: number;
+}
+
 export class DescriptorStore {
   /** The two files of the log. */
   readonly logFds: readonly [number, number];
@@ -76,13 +83,20 @@ export class DescriptorStore {
     this.#log = log;
   }
 
-  /** What the manager keeps for us; null when it cannot be used. `passed` is what it handed to this process. */
+  /**
+   * What the manager keeps for us; null when it cannot be used or is not there, and then
+   * `passed`, what it handed to this process, is closed.
+   */
   static open(
-    manager: ServiceManager,
+    manager: Pick<ServiceManager, 'store' | 'remove'> | null,
     passed: readonly PassedDescriptor[],
     log: Logger,
     environment: Environment = process.env,
   ): DescriptorStore | null {
+    if (manager === null) {
+      closeAll(passed.map(({ fd }) => fd));
+      return null;
+    }
     const byName = new Map<string, number>();
     const handed = handedOver(environment);
     for (const { name, fd } of [...passed, ...handed]) {
@@ -97,6 +111,7 @@ export class DescriptorStore {
       const fd = kept ?? memfdCreate(name, 0);
       if (fd < 0) {
         log.error({ errno: -fd }, 'no memory for the log: devices do not survive the end of all processes');
+        closeAll([...fds, ...byName.values()]);
         return null;
       }
       if (kept === undefined) manager.store(name, fd);
@@ -107,11 +122,9 @@ export class DescriptorStore {
     return store;
   }
 
-  /** What was stored and not written down any more belongs to nobody; whoever is at its other end must see its end. */
+  /** What was stored and is not written down belongs to nobody; whoever is at its other end must see its end. */
   #forgetUnknown(manager: Pick<ServiceManager, 'remove'>): void {
-    const known = new Set(
-      this.#entries.flatMap(({ name, handle }) => (handle === null ? [] : [storedName(name), name])),
-    );
+    const known = new Set(this.#entries.flatMap(storedNames));
     for (const [name, fd] of [...this.#passed]) {
       if (known.has(name)) continue;
       closeAll([fd]);
@@ -143,14 +156,33 @@ export class DescriptorStore {
     this.#passed.clear();
   }
 
-  /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
-  async restore(path: string, poller: Poller): Promise<number> {
-    const { whole, missing } = this.#matched();
+  /** Everything that was kept, whose descriptors are the receiver's now. */
+  take(): KeptEntry[] {
+    const entries: KeptEntry[] = [];
+    const missing: string[] = [];
+    for (const entry of this.#entries) {
+      const { name, blob, ttlWithoutHolderMs } = entry;
+      const stored = storedNames(entry).find((one) => this.#passed.has(one)) ?? '';
+      const fd = entry.handle === null ? null : this.#passed.get(stored);
+      this.#passed.delete(stored); // one descriptor is never two entries'
+      if (fd === undefined) missing.push(name);
+      else entries.push({ name, blob, fd, ttlWithoutHolderMs });
+    }
     if (missing.length > 0)
       this.#log.error(
         { missing: missing.slice(0, 20), count: missing.length },
         'descriptors did not come back',
       );
+    this.discard();
+    return entries;
+  }
+
+  /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
+  async restore(path: string, poller: Poller): Promise<number> {
+    const kept = this.take();
+    const whole = kept.map(({ name, blob, fd, ttlWithoutHolderMs }) =>
+      fd === null ? { put: name, blob, ttlWithoutHolderMs } : { put: name, blob, fd, ttlWithoutHolderMs },
+    );
     const client = new ShelfClient({ path, poller });
     const restored = await new Promise<number>((resolve) => {
       const patience = setTimeout(() => resolve(0), RESTORE_MS);
@@ -161,7 +193,7 @@ export class DescriptorStore {
         }
       };
       const lease = () =>
-        void client.lease(upload, true).then((result) => {
+        void client.lease(upload, LeaseMode.RESTORE).then((result) => {
           if (result < 0) return; // away: asked again on the next connection
           clearTimeout(patience);
           resolve(whole.length);
@@ -171,21 +203,14 @@ export class DescriptorStore {
     });
     // The completion was sent behind the entries; the keeper reads it before it sees our end.
     client.close();
-    this.discard();
+    closeAll(kept.flatMap(({ fd }) => (fd === null ? [] : [fd])));
     return restored;
   }
+}
 
-  #matched(): { whole: ShelfOperation[]; missing: string[] } {
-    const whole: ShelfOperation[] = [];
-    const missing: string[] = [];
-    for (const { name, blob, handle, ttlWithoutHolderMs } of this.#entries) {
-      const fd = this.#passed.get(storedName(name)) ?? this.#passed.get(name); // of a build before storedName
-      if (handle === null) whole.push({ put: name, blob, ttlWithoutHolderMs });
-      else if (fd === undefined) missing.push(name);
-      else whole.push({ put: name, blob, fd, ttlWithoutHolderMs });
-    }
-    return { whole, missing };
-  }
+/** Under which names the descriptor of an entry may be: that which a keeper gives, and that of a build before storedName. */
+function storedNames({ name, handle }: LoggedEntry): readonly string[] {
+  return handle === null ? [] : [storedName(name, handle), name];
 }
 
 function* messages(operations: readonly ShelfOperation[]): Generator<ShelfOperation[]> {
