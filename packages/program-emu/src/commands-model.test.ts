@@ -6,7 +6,15 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DEFAULT_CONF, isVuid, readRecovery, recoveryBdf } from '@virtnet/engine-control';
-import { PciExtendedCapability, PciHeader, PciSriov, VIRTIO_PCI_VENDOR_ID, viewOf } from '@virtnet/wire';
+import {
+  ControlRx,
+  HASH_TYPES,
+  PciExtendedCapability,
+  PciHeader,
+  PciSriov,
+  VIRTIO_PCI_VENDOR_ID,
+  viewOf,
+} from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -18,6 +26,7 @@ import {
   PORTS,
   type Pool,
   type Row,
+  STATES,
   STATIC_PFS,
   type Typed,
   type TypedOptions,
@@ -54,7 +63,7 @@ const options: fc.Arbitrary<TypedOptions> = fc
       mac: anyMac,
       mtu: anyMtu,
       mask: mostly(
-        fc.constantFrom<keyof typeof FEATURE_MASKS>('own', 'without MTU'),
+        fc.constantFrom<keyof typeof FEATURE_MASKS>('own', 'without MTU', 'with hashes', 'without hashes'),
         'without VERSION_1',
         'unknown',
       ),
@@ -63,6 +72,10 @@ const options: fc.Arbitrary<TypedOptions> = fc
       msixNum: mostly(fc.constantFrom(4, 8, 16, 24, 28), 0, 1, 2, 5, 40, 1000, -1),
       speed: mostly(fc.constantFrom(1000, 25_000), 123),
       link: mostly(fc.constantFrom(0, 1), 2),
+      status: fc.constantFrom(...(Object.keys(STATES) as (keyof typeof STATES)[])),
+      rxMode: mostly(fc.constantFrom(0, 1, 0x3f), 0x40, -1),
+      supportedHashTypes: mostly(fc.constantFrom(0, 0x2f, HASH_TYPES), HASH_TYPES + 1),
+      rssMaxKeySize: mostly(fc.constant(40), 52),
       dropCounter: onOff,
       packetCounter: onOff,
       aarfs: onOff,
@@ -108,7 +121,15 @@ const typed = fc.oneof(
     }),
   },
   { weight: 2, arbitrary: fc.record({ verb: verb('modprobe'), load: fc.boolean() }) },
-  { weight: 4, arbitrary: fc.record({ verb: verb('load-driver'), which, started: fc.boolean() }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      verb: verb('load-driver'),
+      which,
+      started: fc.boolean(),
+      modes: fc.boolean(),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ verb: verb('flr', 'unload-driver'), which }) },
   {
     weight: 3,
@@ -138,6 +159,8 @@ interface Shown {
   readonly link_status: string;
   readonly aarfs: string;
   readonly dim: string;
+  readonly supported_hash_types: string;
+  readonly rss_max_key_size: string;
 }
 
 /** What only `query` shows. */
@@ -165,9 +188,27 @@ const listedOf = (shown: Shown) => ({
   speed: shown.speed,
   aarfs: shown.aarfs,
   dim: shown.dim,
+  hashTypes: Number(shown.supported_hash_types),
+  keyBytes: Number(shown.rss_max_key_size),
 });
 
-function queriedRow({ commands }: TestService, shown: Queried): Row {
+/** The receive modes of a function, as `modify -r` writes them; no answer shows them. */
+function modesOf(service: TestService, vuid: string): number {
+  const { modes } = service.device(vuid).host.net.control;
+  const on: Record<keyof typeof ControlRx, boolean> = {
+    PROMISC: modes.promiscuous,
+    ALLMULTI: modes.allMulticast,
+    ALLUNI: modes.allUnicast,
+    NOMULTI: modes.noMulticast,
+    NOUNI: modes.noUnicast,
+    NOBCAST: modes.noBroadcast,
+  };
+  const names = Object.keys(on) as (keyof typeof ControlRx)[];
+  return names.reduce((mask, name) => mask | (on[name] ? 1 << ControlRx[name] : 0), 0);
+}
+
+function queriedRow(service: TestService, shown: Queried): Row {
+  const { commands } = service;
   const { link, speed, aarfs, dim, ...shape } = listedOf(shown);
   const { vuid } = shown;
   const { device } = commands.stats({ pf: null, vf: null, vuid, queue: null }) as {
@@ -177,6 +218,7 @@ function queriedRow({ commands }: TestService, shown: Queried): Row {
   return {
     ...nameOf(shown),
     status: Number(shown.status.value),
+    modes: modesOf(service, vuid),
     shape: { ...shape, features: BigInt(shown.device_feature.value) },
     settings: { link, speed, aarfs, dim, drops, packets: device.packet_counters },
   };
@@ -216,7 +258,10 @@ function numVfs(config: Uint8Array): number {
 async function look(service: TestService, model: CommandModel): Promise<void> {
   const { functions } = model;
   const expected = sorted(
-    [...functions].map(([vuid, { driver: _, ...row }]) => ({ vuid, ...row })),
+    [...functions].map(([vuid, { driver: _, agreedModes: _agreed, hashTypes: _types, ...row }]) => ({
+      vuid,
+      ...row,
+    })),
     ({ vuid }) => vuid,
   );
   expect(sorted(rowsOf(service), ({ vuid }) => vuid)).toEqual(expected);
@@ -224,8 +269,8 @@ async function look(service: TestService, model: CommandModel): Promise<void> {
   expect(shown.map(({ vuid }) => vuid).sort()).toEqual(expected.map(({ vuid }) => vuid));
   for (const row of shown) {
     const { vuid, num_queues, enabled_vfs, msix_num_pool_size, qp_pool_size } = row;
-    const { kind, pfId, shape, settings, status: _, driver: _driver, ...name } = functions.get(vuid)!;
-    expect(nameOf(row)).toEqual({ vuid, kind, pfId, ...name });
+    const { kind, pfId, vfId, bdf, shape, settings } = functions.get(vuid)!;
+    expect(nameOf(row)).toEqual({ vuid, kind, pfId, vfId, bdf });
     const { features: _features, ...listedShape } = shape;
     const { drops: _drops, packets: _packets, ...listedSettings } = settings;
     expect(listedOf(row)).toEqual({ ...listedShape, ...listedSettings });
@@ -293,11 +338,11 @@ const EVERYTHING: readonly Typed[] = [
 ] as Typed[];
 /** A driver is loaded: what it would have to read again is refused, the rest is done at once. */
 const WITH_DRIVER: readonly Typed[] = [
-  ...[modify(0, { dropCounter: 'enable' }), { verb: 'load-driver', which: 0, started: false }],
+  ...[modify(0, { dropCounter: 'enable' }), { verb: 'load-driver', which: 0, started: false, modes: false }],
   ...[
     modify(0, { packetCounter: 'enable' }),
     modify(0, { mtu: 1400 }),
-    { verb: 'load-driver', which: 0, started: true },
+    { verb: 'load-driver', which: 0, started: true, modes: false },
   ],
   ...[modify(0, { mac: '0C:C4:7A:FF:00:03' }), modify(0, { mask: 'own' }), modify(0, { maxQueueSize: 1024 })],
   ...[modify(0, { maxQueuePairs: 2 }), modify(0, { dim: 'enable' }), modify(0, { link: 0, speed: 25_000 })],
@@ -305,9 +350,25 @@ const WITH_DRIVER: readonly Typed[] = [
   ...[{ verb: 'unload-driver', which: 0 }, modify(0, { maxQueuePairs: 2, maxQueueSize: 1024 })],
   ...[
     modify(0, { dim: 'enable' }),
-    { verb: 'load-driver', which: 0, started: true },
+    { verb: 'load-driver', which: 0, started: true, modes: false },
     { verb: 'flr', which: 0 },
   ],
+] as Typed[];
+/** What stands between an operator and a driver: its status, its receive modes, its hashes. */
+const DRIVERS_OWN: readonly Typed[] = [
+  ...[modify(0, { rxMode: 1 }), { verb: 'load-driver', which: 0, started: true, modes: false }],
+  ...[modify(0, { rxMode: 1 }), { verb: 'load-driver', which: 0, started: true, modes: true }],
+  ...[modify(0, { rxMode: 0x3f }), modify(0, { rxMode: 0x40 }), modify(0, { status: 'needs reset' })],
+  ...[modify(0, { status: 'needs reset too' }), modify(0, { status: 'as it is' })],
+  ...[modify(0, { status: "the driver's" }), modify(0, { status: 'no status', link: 0 })],
+  ...[modify(0, { rxMode: 2, status: 'reset' }), modify(0, { status: 'needs reset' })],
+  ...[modify(0, { supportedHashTypes: 3 }), modify(0, { mask: 'with hashes' })],
+  ...[modify(0, { supportedHashTypes: 3, rssMaxKeySize: 40 }), modify(0, { rssMaxKeySize: 52 })],
+  ...[modify(0, { supportedHashTypes: 0x200 }), modify(0, { mask: 'without hashes' })],
+  ...[modify(0, { mask: 'with hashes' }), { verb: 'load-driver', which: 0, started: true, modes: false }],
+  ...[modify(0, { supportedHashTypes: 1 }), modify(0, { rssMaxKeySize: 40 }), { verb: 'restart' }],
+  ...[modify(0, { mask: 'without hashes', rssMaxKeySize: 40 }), modify(0, { mask: 'without hashes' })],
+  ...[modify(0, { mask: 'with hashes', supportedHashTypes: 0x2f }), { verb: 'power-cycle' }],
 ] as Typed[];
 /** VFs give and take, down to nothing, while modules come and go. */
 const SHARES: readonly Typed[] = [
@@ -327,7 +388,7 @@ const SHARES: readonly Typed[] = [
     modify(2, { maxQueuePairs: 1000 }),
   ],
   ...[
-    { verb: 'load-driver', which: 3, started: true },
+    { verb: 'load-driver', which: 3, started: true, modes: false },
     { verb: 'unload-driver', which: 3 },
   ],
   ...[modify(2, { maxQueuePairs: 2, msixNum: 8 }), modify(0, { msixNum: 8 }), modify(3, { msixNum: 0 })],
@@ -342,6 +403,7 @@ const SHARES: readonly Typed[] = [
 /** A host that boots has forgotten its modules and what it was told of them. */
 const BOOTS: readonly Typed[] = [
   ...[{ verb: 'autoprobe', which: 0, count: 0 }, { verb: 'modprobe', load: true }, { verb: 'restart' }],
+  { verb: 'load-driver', which: 0, started: false, modes: false },
   ...[hotplug, { verb: 'warm-reboot' }, hotplug, { verb: 'modprobe', load: true }],
   ...[{ verb: 'sriov', which: 0, count: 1 }, { verb: 'power-cycle' }, { verb: 'sriov', which: 1, count: 1 }],
 ] as Typed[];
@@ -363,7 +425,10 @@ describe('commands of any kind in any order', { timeout: TEST_MS }, () => {
           await service.close();
         }
       }),
-      { numRuns: 20, examples: [[[...EVERYTHING]], [[...WITH_DRIVER]], [[...SHARES]], [[...BOOTS]]] },
+      {
+        numRuns: 50,
+        examples: [[[...EVERYTHING]], [[...WITH_DRIVER]], [[...DRIVERS_OWN]], [[...SHARES]], [[...BOOTS]]],
+      },
     );
   });
 });

@@ -214,7 +214,10 @@ export class HostCommands {
   async #warmReboot(): Promise<Outcome> {
     this.#change(bootedHost());
     const devices = [...this.#emulator.devices.values()];
-    for (const { endpoint } of devices) await endpoint.disconnect();
+    for (const { endpoint, host } of devices) {
+      await endpoint.disconnect();
+      if (host.fn.status !== 0) await host.functionReset(); // its client had gone before
+    }
     await this.#event('warm reboot', devices);
     this.#announce([...this.#emulator.devices.values()]);
     return SUCCESS;

@@ -19,7 +19,15 @@ import {
   outcomeOf,
   type RecoveryEvent,
 } from '@virtnet/engine-control';
-import { DeviceStatus, NetFeature, VfioPciRegion, VirtioFeature, VirtioPciCommon } from '@virtnet/wire';
+import {
+  ControlRx,
+  DeviceStatus,
+  HASH_TYPES,
+  NetFeature,
+  VfioPciRegion,
+  VirtioFeature,
+  VirtioPciCommon,
+} from '@virtnet/wire';
 import { expect } from 'vitest';
 import { DeviceAccess } from '../device-access.js';
 import type { TestService } from './test-service.js';
@@ -33,20 +41,42 @@ const QUEUE_SIZE_MAX = 0x8000;
 const UPLINK = 'mlx5_0';
 const NOWHERE = '7f:00.0';
 const UNKNOWN_VUID = 'MT2151X03152VNETS1D30F9';
-const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } = DeviceStatus;
-/** What a driver of the model agrees to. */
-const AGREED = (1n << BigInt(VirtioFeature.VERSION_1)) | (1n << BigInt(NetFeature.MAC));
+const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET } = DeviceStatus;
+const bits = (...features: readonly number[]): bigint =>
+  features.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n);
+/** What a driver of the model agrees to, and with receive modes. */
+const AGREED = bits(VirtioFeature.VERSION_1, NetFeature.MAC);
+const AGREED_MODES = AGREED | bits(NetFeature.CTRL_VQ, NetFeature.CTRL_RX);
+const HASHES = bits(NetFeature.HASH_REPORT);
+const HASH_KEY_BYTES = 40;
+/** Every command of class CTRL_RX on. */
+const ALL_MODES = 2 ** Object.keys(ControlRx).length - 1;
 
 /** The features a command asks for, by what makes of a function's own ones. */
 export const FEATURE_MASKS = {
   own: (own: bigint) => own,
-  'without MTU': (own: bigint) => own & ~(1n << BigInt(NetFeature.MTU)),
-  'without VERSION_1': (own: bigint) => own & ~(1n << BigInt(VirtioFeature.VERSION_1)),
+  'without MTU': (own: bigint) => own & ~bits(NetFeature.MTU),
+  'with hashes': (own: bigint) => own | HASHES,
+  'without hashes': (own: bigint) => own & ~HASHES,
+  'without VERSION_1': (own: bigint) => own & ~bits(VirtioFeature.VERSION_1),
   unknown: (own: bigint) => own | (1n << 50n),
 } as const;
 
-/** Options of `modify`; features are named by what becomes of them. */
-export type TypedOptions = Omit<DeviceOptions, 'features'> & { readonly mask?: keyof typeof FEATURE_MASKS };
+/** The device status a command asks for, by what makes of the one there is. */
+export const STATES = {
+  reset: () => 0,
+  'needs reset': () => NEEDS_RESET,
+  'needs reset too': (now: number) => now | NEEDS_RESET,
+  'as it is': (now: number) => now,
+  "the driver's": (now: number) => now ^ DRIVER_OK,
+  'no status': () => 0x30,
+} as const;
+
+/** Options of `modify`; features and the status are named by what becomes of them. */
+export type TypedOptions = Omit<DeviceOptions, 'features' | 'state'> & {
+  readonly mask?: keyof typeof FEATURE_MASKS;
+  readonly status?: keyof typeof STATES;
+};
 type HostDriver = 'vfio-pci' | 'virtio-pci';
 
 /** What is typed; `which` stands for one of the functions that there are, or for none. */
@@ -59,7 +89,13 @@ export type Typed =
       readonly queueSize: number;
     }
   | { readonly verb: 'unplug' | 'flr' | 'unload-driver'; readonly which: number }
-  | { readonly verb: 'load-driver'; readonly which: number; readonly started: boolean }
+  | {
+      readonly verb: 'load-driver';
+      readonly which: number;
+      readonly started: boolean;
+      /** Whether it agrees to set receive modes. */
+      readonly modes: boolean;
+    }
   | { readonly verb: 'sriov' | 'autoprobe'; readonly which: number; readonly count: number }
   | { readonly verb: 'modify'; readonly which: number; readonly options: TypedOptions }
   | { readonly verb: 'bind' | 'unbind'; readonly which: number; readonly driver: HostDriver }
@@ -76,6 +112,9 @@ export interface Shape {
   readonly queueSize: number;
   readonly queuePairs: number;
   readonly msixVectors: number;
+  /** Of one that offers hashes; else 0. */
+  readonly hashTypes: number;
+  readonly keyBytes: number;
 }
 
 /** What the operator has set besides. */
@@ -98,14 +137,21 @@ export interface Expected {
   driver: string;
   /** Device status. */
   status: number;
+  /** Receive modes: a bit for each command of class CTRL_RX. */
+  modes: number;
+  /** Whether its driver agreed to set them. */
+  agreedModes: boolean;
+  /** Hashes that it offers as soon as it offers any. */
+  hashTypes: number;
   shape: Shape;
   settings: Settings;
 }
 
 /** A function of `list`, and what `query` and `stats` say more of it. */
-export interface Row extends Omit<Expected, 'driver' | 'status'> {
+export interface Row extends Omit<Expected, 'driver' | 'status' | 'modes' | 'agreedModes' | 'hashTypes'> {
   readonly vuid: string;
   readonly status: number;
+  readonly modes: number;
 }
 
 interface Outcome {
@@ -129,6 +175,7 @@ export class CommandModel {
   readonly #poolMost: Pool;
   #fresh: ReadonlyMap<string, Row> = new Map();
   #freshVf: Row | null = null;
+  readonly #initialModes: number;
   #moduleLoaded = false;
   readonly #noAutoprobe = new Set<string>();
   #requests = 0;
@@ -144,6 +191,7 @@ export class CommandModel {
     const first = rows();
     expect(first.map(({ kind }) => kind)).toEqual(Array.from({ length: STATIC_PFS }, () => 'static PF'));
     this.#fresh = new Map(first.map((row) => [row.vuid, row]));
+    this.#initialModes = first[0]!.modes;
     for (const row of first) this.#appear(row, '');
   }
 
@@ -169,12 +217,12 @@ export class CommandModel {
       case 'flr':
         return this.#flr(command.which);
       case 'load-driver':
-        return this.#load(command.which, command.started);
+        return this.#load(command.which, command.started, command.modes);
       case 'unload-driver': {
         const [vuid, found] = this.#chosen(command.which);
         if (found === null) return;
         await this.#writeStatus(vuid, 0);
-        found.status = 0;
+        this.#reset(found);
         return;
       }
       case 'warm-reboot':
@@ -279,32 +327,39 @@ export class CommandModel {
     else this.#noAutoprobe.delete(bdf);
   }
 
-  async #modify(number: number, { mask, ...options }: TypedOptions): Promise<void> {
+  async #modify(number: number, typed: TypedOptions): Promise<void> {
+    const { mask, status, ...options } = typed;
     const [vuid, found] = this.#chosen(number);
     const features = mask === undefined ? null : FEATURE_MASKS[mask](found?.shape.features ?? AGREED);
-    const device = { ...options, ...(features === null ? {} : { features: `0x${features.toString(16)}` }) };
+    const asked = status === undefined ? null : STATES[status](found?.status ?? 0);
+    const device = {
+      ...options,
+      ...(features === null ? {} : { features: `0x${features.toString(16)}` }),
+      ...(asked === null ? {} : { state: asked }),
+    };
     const request: ModifyRequest & { readonly requestId: string } = {
       requestId: `m${this.#requests++}`,
       ...{ all: false, pf: null, vf: null, vuid: found === null ? UNKNOWN_VUID : vuid, device },
     };
     const { errno } = await this.#asked(() => this.#service.commands.modify(request));
-    const wrong = found === null ? [-1002] : this.#problems(found, options, mask);
+    const wrong = found === null ? [-1002] : this.#problems(found, typed);
     const about = JSON.stringify({ errno, wrong, device, status: found?.status, kind: found?.kind });
     if (wrong.length > 0) return expect(wrong, about).toContain(errno);
     const after = found!;
-    after.shape = { ...this.#changedShape(after, options), ...(features === null ? {} : { features }) };
+    after.hashTypes = options.supportedHashTypes ?? after.hashTypes;
+    after.shape = this.#changedShape(after, options, features ?? after.shape.features);
     after.settings = changedSettings(after.settings, options);
+    after.modes = options.rxMode ?? after.modes;
+    if (asked === 0) this.#reset(after);
+    else after.status = asked === null ? after.status : asked | after.status;
     expect(errno, about).toBe(isFunctional(after.shape) ? 0 : -1044);
   }
 
   /** Every reason to refuse a command; empty: it is carried out. */
-  #problems(
-    { kind, status, shape, pfId }: Expected,
-    options: TypedOptions,
-    mask: TypedOptions['mask'],
-  ): number[] {
+  #problems({ kind, status, shape, pfId, agreedModes }: Expected, options: TypedOptions): number[] {
     const { mac, mtu, maxQueueSize, maxQueuePairs, msixNum, speed, link, dim } = options;
-    const { dropCounter, packetCounter, aarfs } = options;
+    const { mask, status: asked, dropCounter, packetCounter, aarfs, rxMode } = options;
+    const { supportedHashTypes, rssMaxKeySize } = options;
     const free = this.pool(pfId);
     const { vectorsMost, pairsMost } = this.#poolMost;
     const ofVf = kind === 'VF';
@@ -319,11 +374,14 @@ export class CommandModel {
       ofVf
         ? wanted < 0 || wanted > pairsMost || wanted - shape.queuePairs > free.pairs
         : wanted < 1 || wanted > 127;
-    const forNext = [mac, mtu, mask, maxQueueSize, maxQueuePairs, msixNum, dim];
-    const needsDriver = [dropCounter, packetCounter];
+    const offered = mask === undefined ? shape.features : FEATURE_MASKS[mask](shape.features);
+    const becomes = asked === undefined ? status : STATES[asked](status);
+    const started = (status & DRIVER_OK) !== 0;
+    const forNext = [mac, mtu, mask, maxQueueSize, maxQueuePairs, msixNum, dim, supportedHashTypes];
+    const needsDriver = [dropCounter, packetCounter, rxMode];
     const given = (values: readonly unknown[]) => values.some((value) => value !== undefined);
     const reasons: readonly (readonly [boolean, number])[] = [
-      [Object.keys(options).length === 0 && mask === undefined, -22],
+      [Object.keys(options).length === 0, -22],
       [mac !== undefined && !isStation(mac), -1009],
       [mtu !== undefined && !isMtu(mtu), -1011],
       [mask === 'unknown' || mask === 'without VERSION_1', -1001],
@@ -340,18 +398,27 @@ export class CommandModel {
       [speed !== undefined && !(LINK_SPEEDS as readonly number[]).includes(speed), -1052],
       [link !== undefined && link !== 0 && link !== 1, -22],
       [aarfs !== undefined && ofVf, -1047],
+      [asked === 'no status', -22],
+      [asked === "the driver's", -1047],
+      [becomes !== status && (becomes & NEEDS_RESET) !== 0 && !started, -1004],
+      [rxMode !== undefined && (rxMode < 0 || rxMode > ALL_MODES), -22],
+      [rxMode !== undefined && !agreedModes, -1026],
+      [supportedHashTypes !== undefined && supportedHashTypes > HASH_TYPES, -1053],
+      [rssMaxKeySize !== undefined && rssMaxKeySize !== HASH_KEY_BYTES, -1054],
+      [given([supportedHashTypes, rssMaxKeySize]) && (offered & HASHES) === 0n, -1047],
       [given(forNext) && (status & DRIVER) !== 0, -1005],
-      [given(needsDriver) && (status & DRIVER_OK) === 0, -1004],
+      [given(needsDriver) && !started, -1004],
     ];
     return reasons.filter(([applies]) => applies).map(([, errno]) => errno);
   }
 
-  #changedShape({ shape, pfId }: Expected, options: TypedOptions): Shape {
+  #changedShape({ shape, pfId, hashTypes }: Expected, options: TypedOptions, features: bigint): Shape {
     const { mac, mtu, maxQueueSize, maxQueuePairs, msixNum } = options;
     const pairs = Math.min(this.#poolMost.pairsMost, shape.queuePairs + this.pool(pfId).pairs);
     const ofVectors = msixNum === undefined ? undefined : Math.min(Math.max(0, (msixNum - 2) / 2), pairs);
     return {
-      features: shape.features,
+      ...hashShape(features, hashTypes),
+      features,
       mac: mac ?? shape.mac,
       mtu: mtu ?? shape.mtu,
       queueSize: maxQueueSize ?? shape.queueSize,
@@ -389,24 +456,34 @@ export class CommandModel {
     const [, found] = this.#chosen(number);
     const answer = await this.#service.commands.host(hostRequest('flr', { bdf: found?.bdf ?? NOWHERE }));
     expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(found !== null);
-    if (found !== null) found.status = 0;
+    if (found !== null) this.#reset(found);
   }
 
   /** A driver takes the function, and starts it or not yet. One without queues agrees to nothing. */
-  async #load(number: number, started: boolean): Promise<void> {
+  async #load(number: number, started: boolean, modes: boolean): Promise<void> {
     const [vuid, found] = this.#chosen(number);
     if (found === null) return;
     const last = started ? DRIVER_OK : 0;
     const works = isFunctional(found.shape);
+    const agreed = modes ? AGREED_MODES : AGREED;
+    this.#reset(found);
     await this.#writeStatus(vuid, 0);
     await this.#writeStatus(vuid, ACKNOWLEDGE | DRIVER);
     for (const word of [0, 1]) {
       await this.#register(vuid, 'driverFeatureSelect', word);
-      await this.#register(vuid, 'driverFeature', Number((AGREED >> BigInt(32 * word)) & 0xffff_ffffn));
+      await this.#register(vuid, 'driverFeature', Number((agreed >> BigInt(32 * word)) & 0xffff_ffffn));
     }
     await this.#writeStatus(vuid, ACKNOWLEDGE | DRIVER | FEATURES_OK);
     if (works) await this.#writeStatus(vuid, ACKNOWLEDGE | DRIVER | FEATURES_OK | last);
     found.status = ACKNOWLEDGE | DRIVER | (works ? FEATURES_OK | last : 0);
+    found.agreedModes = works && modes;
+  }
+
+  /** What a driver has agreed to and set is gone. */
+  #reset(each: Expected): void {
+    each.status = 0;
+    each.modes = this.#initialModes;
+    each.agreedModes = false;
   }
 
   #writeStatus(vuid: string, value: number): Promise<void> {
@@ -428,7 +505,7 @@ export class CommandModel {
   #event(event: RecoveryEvent): void {
     for (const [vuid, each] of [...this.functions]) {
       each.driver = '';
-      each.status = 0;
+      this.#reset(each);
       const outcome = outcomeOf(event, each.kind as Kind);
       if (outcome === 'gone') this.functions.delete(vuid);
       if (outcome === 'fresh') this.#appear(this.#fresh.get(vuid)!, '');
@@ -438,13 +515,16 @@ export class CommandModel {
 
   /** Settings are those of a service that lives; the shape is on record. */
   #restarted(each: Expected): void {
-    each.status = 0;
+    this.#reset(each);
     each.settings = [...this.#fresh.values()][0]!.settings;
+    each.hashTypes = HASH_TYPES;
+    each.shape = { ...each.shape, ...hashShape(each.shape.features, HASH_TYPES) };
   }
 
   #appear({ vuid, ...row }: Row, driver: string): void {
     expect(row.status).toBe(0);
-    this.functions.set(vuid, { ...row, driver });
+    expect(row.modes).toBe(this.#initialModes);
+    this.functions.set(vuid, { ...row, driver, agreedModes: false, hashTypes: HASH_TYPES });
   }
 
   #losesVfs({ kind, pfId }: Expected): void {
@@ -474,6 +554,9 @@ export function hostRequest(verb: HostRequest['verb'], more: Partial<HostRequest
 const isStation = (mac: string): boolean => mac.startsWith('0C');
 const isMtu = (mtu: number): boolean => mtu >= 68 && mtu <= MTU_MAX;
 const isFunctional = ({ msixVectors, queuePairs }: Shape): boolean => msixVectors > 0 && queuePairs > 0;
+
+const hashShape = (features: bigint, types: number) =>
+  (features & HASHES) === 0n ? { hashTypes: 0, keyBytes: 0 } : { hashTypes: types, keyBytes: HASH_KEY_BYTES };
 
 function changedSettings(now: Settings, options: TypedOptions): Settings {
   const { speed, link, aarfs, dim, dropCounter, packetCounter } = options;
