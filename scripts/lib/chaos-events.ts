@@ -3,13 +3,11 @@
  */
 import { install } from '../../test/lib/builds.ts';
 import { signalPid } from '../../test/lib/processes.ts';
-import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import type { ProcessRole } from '../../test/lib/service.ts';
 import { update } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf } from './chaos-observer.ts';
 import { type ChaosStage, gone } from './chaos-stage.ts';
-import { pinnedNode } from './paths.ts';
 
 export interface ChaosEvent {
   readonly name: string;
@@ -119,12 +117,9 @@ async function killVhostd(stage: ChaosStage, signal?: 'SIGTERM'): Promise<void> 
   await stage.service.startVhostd('server');
 }
 
-async function killClient(
-  { service, scene, target, observer }: ChaosStage,
-  random: () => number,
-): Promise<void> {
-  const socket = service.socket(target.bdf);
-  const client = scene.processes.start([pinnedNode, CLIENT_PROGRAM, socket], { name: 'vfio-user client' });
+async function killClient(stage: ChaosStage, random: () => number): Promise<void> {
+  const { target, observer } = stage;
+  const client = await stage.client();
   if (random() < 0.5) await client.printed(/bound/, PATIENCE_MS);
   else await sleep(random() * CLIENT_MS);
   signalPid(client.pid, 'SIGKILL');

@@ -12,7 +12,8 @@ import { mkdirSync } from 'node:fs';
 import { makeBuild } from '../../test/lib/builds.ts';
 import { HostCapture } from '../../test/lib/capture.ts';
 import { udpPayload } from '../../test/lib/pcap.ts';
-import { isRunning } from '../../test/lib/processes.ts';
+import { type Child, isRunning, signalPid } from '../../test/lib/processes.ts';
+import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import { Pump } from '../../test/lib/pump.ts';
 import type { Scene } from '../../test/lib/scene.ts';
 import { type Holdings, type Hotplugged, type ProcessRole, Service } from '../../test/lib/service.ts';
@@ -24,7 +25,7 @@ import { Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
 import { settled } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf, type LinkFacts, Observer } from './chaos-observer.ts';
-import { program } from './paths.ts';
+import { pinnedNode, program } from './paths.ts';
 
 const FIRMWARE = [
   ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=4'],
@@ -102,6 +103,8 @@ export class ChaosStage {
   readonly #capture: HostCapture;
   readonly #links: ReadonlyMap<string, string>;
   readonly #vuids: readonly string[];
+  /** Is there before it is needed: a program takes longer to start than to be killed. */
+  #client: Child;
 
   private constructor(parts: {
     scene: Scene;
@@ -134,6 +137,11 @@ export class ChaosStage {
     this.#capture = parts.capture;
     this.#links = parts.links;
     this.#vuids = parts.vuids;
+    this.#client = this.#startClient();
+    this.scene.atEnd(async () => {
+      signalPid(this.#client.pid, 'SIGKILL');
+      await this.#client.exited;
+    });
   }
 
   static async open(scene: Scene): Promise<ChaosStage> {
@@ -238,6 +246,20 @@ export class ChaosStage {
     await until('every stream moves', PATIENCE_MS, () =>
       this.#positions().every((now, index) => now > before[index]!),
     );
+  }
+
+  /** A client of the target's function, which connects now; another one gets ready. */
+  async client(): Promise<Child> {
+    const client = this.#client;
+    await client.printed(/ready/, PATIENCE_MS);
+    client.write('\n');
+    this.#client = this.#startClient();
+    return client;
+  }
+
+  #startClient(): Child {
+    const command = [pinnedNode, CLIENT_PROGRAM, this.service.socket(this.target.bdf), 'held'];
+    return this.scene.processes.start(command, { name: 'vfio-user client', stdin: 'pipe' });
   }
 
   /** Waits for a standby that could take over at once. */

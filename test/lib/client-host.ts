@@ -1,12 +1,19 @@
 /**
  * client-host.ts: a vfio-user client that is there to be killed; a program of its own.
  *
- *   client-host.ts <socket>    binds the function, starts its driver, sends frames for ever; prints `bound` once it does
+ *   client-host.ts <socket> [held]    binds the function, starts its driver, sends frames for ever; prints `bound` once it
+ *                                     does. `held`: prints `ready` first and waits for a line
  */
+import { once } from 'node:events';
 import { BoundFunction } from './bound-function.ts';
 import { udpFrame } from './frames.ts';
 
-const [socket = ''] = process.argv.slice(2);
+const [socket = '', held] = process.argv.slice(2);
+if (held === 'held') {
+  process.stdout.write('ready\n');
+  await once(process.stdin, 'data');
+  process.stdin.destroy();
+}
 const fn = await BoundFunction.open(socket);
 const driver = await fn.start({ vectors: 'per-queue' });
 await driver.postReceive(0, 64);
