@@ -2,6 +2,8 @@
  * The active emulator dies before and after each step of what it is asked: the caller is answered, the effect is there once.
  * VIRTNET_TEST_ALL_KILL_POINTS=1 walks every point, which takes three times as long.
  */
+import { readdirSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { close, memfdCreate } from '@virtnet/host-linux';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
@@ -20,19 +22,30 @@ const PATIENCE_MS = 60_000;
 const TIMEOUT_MS = 300_000;
 const SUCCESS = { errno: 0, errstr: 'Success' };
 
+const FIRMWARE = [
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=2'],
+  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
+  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
+];
+const STATIC_PF = '14:00.2';
+const VFS = 2;
+
 interface Listed {
-  readonly devices: readonly { readonly mac: string }[];
+  readonly devices: readonly { readonly mac: string; readonly function_type: string }[];
 }
 
 describe('kill -9 at each step', () => {
   const used = useScene(async (scene) => {
     const service = await Service.start(scene, { env: killPointsEnv(scene) });
+    const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
+    if (code !== 0) throw new Error(`firmware: ${stdout}`);
+    await service.host('power-cycle');
     const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
     const idle = await service.hotplug({ mac: IDLE_MAC, queueSize: QUEUE_SIZE });
     const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
     const driver = await fn.start({ queueSize: QUEUE_SIZE });
     await service.recovered(-1);
-    return { service, fn, driver, idle };
+    return { service, fn, driver, device, idle };
   });
   const walk = (action: () => Promise<void>, check: (where: string) => Promise<void>) =>
     killAtEveryPoint(used.scene, used.value.service, action, check);
@@ -62,7 +75,7 @@ describe('kill -9 at each step', () => {
   test(
     'of a control-queue command: acknowledged once, in force, and recorded',
     async () => {
-      const { driver, service } = used.value;
+      const { driver, service, device } = used.value;
       let mac = MAC;
       const died = await walk(
         async () => {
@@ -71,7 +84,7 @@ describe('kill -9 at each step', () => {
         },
         async (where) => {
           expect(driver.ring(driver.controlIndex!).collect(), where).toEqual([]);
-          expect((await service.query()).ctrl_mac, where).toBe(mac);
+          expect((await service.query(device.id)).ctrl_mac, where).toBe(mac);
           const { mac0, mac1, mac2, mac3, mac4, mac5 } = await driver.config();
           expect(Buffer.from([mac0, mac1, mac2, mac3, mac4, mac5]), where).toEqual(macBytes(mac));
         },
@@ -109,6 +122,32 @@ describe('kill -9 at each step', () => {
   );
 
   test(
+    'of VFs that are made and destroyed: all or none, each with a socket, answered with success',
+    async () => {
+      const { service } = used.value;
+      const vfs = async () =>
+        (await service.answer<Listed>('list')).devices.filter(({ function_type }) => function_type === 'VF');
+      const ask = async (count: number) => {
+        const { stdout } = await service.host('sriov', STATIC_PF, `${count}`);
+        expect(parseAnswer(stdout)).toMatchObject(SUCCESS);
+        expect(await vfs()).toHaveLength(count);
+        expect(readdirSync(dirname(service.socket(STATIC_PF)))).toHaveLength(3 + count);
+      };
+      const died = await walk(
+        async () => {
+          await ask(VFS);
+          await ask(0);
+        },
+        async (where) => {
+          expect(await vfs(), where).toEqual([]);
+        },
+      );
+      expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
     'of modify: answered with success, and the device is what was asked for',
     async () => {
       const { service, idle } = used.value;
@@ -117,12 +156,12 @@ describe('kill -9 at each step', () => {
         async () => {
           pairs = 3 - pairs;
           const { stdout } = await service.virtnet(
-            ...['modify', '-p', '1', 'device', '-qp', `${pairs}`, '-t', `${1000 + pairs}`],
+            ...['modify', '-u', idle.vuid, 'device', '-qp', `${pairs}`, '-t', `${1000 + pairs}`],
           );
           expect(parseAnswer(stdout)).toEqual(SUCCESS);
         },
         async (where) => {
-          expect(await service.query(1), where).toMatchObject({
+          expect(await service.query(idle.id), where).toMatchObject({
             mtu: `${1000 + pairs}`,
             max_queue_pairs: `${pairs}`,
           });

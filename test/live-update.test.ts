@@ -5,7 +5,7 @@ import { program } from '../scripts/lib/paths.ts';
 import { type Fault, install, makeBuild } from './lib/builds.ts';
 import { damage, Pump } from './lib/pump.ts';
 import type { Scene } from './lib/scene.ts';
-import { type Hotplugged, type ProcessRole, Service } from './lib/service.ts';
+import { type Hotplugged, type ProcessRole, parseAnswer, Service } from './lib/service.ts';
 import { FakeServiceManager } from './lib/service-manager.ts';
 import { phaseReached, settled, type UpdateStatus, update, updateOver, versions } from './lib/updates.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -13,6 +13,15 @@ import { until } from './lib/waiting.ts';
 
 const MACS = [3, 4].map((last) => `0C:C4:7A:FF:22:9${last}`);
 const ROLES = ['controller', 'emu', 'emu-standby', 'ha'] as const;
+const FIRMWARE = [
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=4'],
+  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
+  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
+];
+const STATIC_PF = '14:00.2';
+const VFS = 2;
+/** The device is on its way to the other version at this instant. */
+const IS_MIGRATING = -1042;
 /** What runs in the table of broken versions. */
 const BROKEN = '0.4.0';
 const STEP_MS = 240_000;
@@ -23,7 +32,10 @@ interface Stage {
   readonly scene: Scene;
   readonly manager: FakeServiceManager;
   readonly service: Service;
+  /** Hotplug PFs. */
   readonly devices: readonly Hotplugged[];
+  /** VUIDs of all functions that there are before and after every test. */
+  readonly all: readonly string[];
 }
 
 /** The service with its functions, under a service manager, and the versions it is moved to. */
@@ -40,10 +52,23 @@ async function stage(scene: Scene): Promise<Stage> {
   manager.start();
   await manager.ready();
   const service = Service.attached(scene, root);
+  const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
+  if (code !== 0) throw new Error(`firmware: ${stdout}`);
+  await service.host('power-cycle');
   const devices: Hotplugged[] = [];
   for (const mac of MACS) devices.push(await service.hotplug({ mac, queueSize: 256 }));
   makeBuild(scene.directory, BROKEN); // copies once, before anybody works streams
-  return { scene, manager, service, devices };
+  return { scene, manager, service, devices, all: await vuids(service) };
+}
+
+/** What an operator asks for during an update is done, or refused because the very device is being moved: then again. */
+async function done(what: string, ask: () => Promise<{ readonly stdout: string }>): Promise<void> {
+  await until(what, STEP_MS, async () => {
+    const { stdout } = await ask();
+    const { errno } = parseAnswer(stdout) as { errno: number };
+    if (errno !== 0) expect(errno, `${what}: ${stdout}`).toBe(IS_MIGRATING);
+    return errno === 0;
+  });
 }
 
 const vuids = async (service: Service): Promise<string[]> =>
@@ -60,14 +85,15 @@ describe('live update', () => {
   const used = useScene(stage);
 
   test('N, N+1, N+2, and back, then a restart, under streams > every frame once and in order; nothing outside changes', async () => {
-    const { scene, service, devices } = used.value;
-    const [device] = devices;
+    const { scene, service, devices, all } = used.value;
+    const [device, undriven] = devices;
     const builds = ['0.2.0', '0.3.0', '0.2.0'].map((version) => makeBuild(scene.directory, version));
     const pump = await Pump.start(scene, service, device!);
     const before = { pid: service.pid('controller'), link: await linkOf(scene, device!) };
     const { original: first } = await versions(service);
     let from = first;
     let plugged = 0;
+    let mtu = 1500;
     for (const build of builds) {
       const running = pids(service);
       install(service, build);
@@ -77,15 +103,19 @@ describe('live update', () => {
         while (ongoing()) {
           const { id, vuid } = await service.hotplug({ mac: '0C:C4:7A:FF:22:99', queueSize: 256 });
           expect(await vuids(service)).toContain(vuid);
-          // Refused while it is on its way itself.
-          await until(
-            'unplugged',
-            STEP_MS,
-            async () => (await service.virtnet('unplug', '-p', `${id}`)).code === 0,
+          await done('unplug', () => service.virtnet('unplug', '-p', `${id}`));
+          mtu = mtu === 1500 ? 1400 : 1500;
+          await done('modify', () =>
+            service.virtnet('modify', '-u', undriven!.vuid, 'device', '-t', `${mtu}`),
           );
+          await done('VFs', () => service.host('sriov', STATIC_PF, `${VFS}`));
+          expect(await vuids(service)).toHaveLength(all.length + VFS);
+          await done('no VFs', () => service.host('sriov', STATIC_PF, '0'));
           plugged += 1;
         }
       });
+      const { devices: now } = await service.answer<{ devices: { vuid: string; mtu: string }[] }>('list');
+      expect(now.find(({ vuid }) => vuid === undriven!.vuid)?.mtu).toBe(`${mtu}`);
       expect(status).toMatchObject({ 'last live update status': 'success', status: 'inactive' });
       expect(status['device pauses (ms)'].devices).toBeGreaterThanOrEqual(devices.length);
       await settled(service);
@@ -99,9 +129,11 @@ describe('live update', () => {
     expect((await service.virtnet('restart')).stdout).toBe('SUCCESS\n');
     expect((await versions(service)).original).toBe(from);
     await settled(service);
-    expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+    expect(await vuids(service)).toEqual(all);
     expect({ pid: service.pid('controller'), link: await linkOf(scene, device!) }).toEqual(before);
-    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
+    const health = await service.answer<{ health_recover_counter: number }>(
+      ...['health', '-u', device!.vuid, 'show'],
+    );
     expect(health.health_recover_counter).toBe(0);
     const report = await pump.finish();
     await pump.close();
@@ -112,12 +144,12 @@ describe('live update', () => {
   test(
     'the new controller has what the service manager needs > everything killed at once, no device is lost',
     async () => {
-      const { manager, service, devices } = used.value;
+      const { manager, service, all } = used.value;
       await manager.killGroup();
       manager.start();
       await manager.ready();
       await settled(service);
-      expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+      expect(await vuids(service)).toEqual(all);
     },
     STEP_MS,
   );
@@ -143,12 +175,12 @@ describe('live update', () => {
 
     /** Everybody is of one version, and has every device. */
     async function whole(): Promise<string> {
-      const { service, devices } = used.value;
+      const { service, all } = used.value;
       await settled(service);
       const { original } = await versions(service);
       const emulators = await service.emulators();
       expect(emulators.map(({ version }) => `v${version}`)).toEqual(emulators.map(() => original));
-      expect(await vuids(service)).toEqual(devices.map(({ vuid }) => vuid));
+      expect(await vuids(service)).toEqual(all);
       return original;
     }
 
@@ -160,6 +192,8 @@ describe('live update', () => {
         ['keeperLoads', /state keeper does not start/],
         ['start', /emulator died before it was ready/],
         ['rehearsal', /self-test: .*injected fault/],
+        ['checkDies', /./],
+        ['neverReady', /ready/],
       ]),
     ];
     test.each(refused)(
@@ -236,6 +270,14 @@ function rows<T>(all: readonly T[]): readonly T[] {
 
 /** Everybody in every phase. */
 function kills(): readonly (readonly [ProcessRole, string])[] {
-  const phases = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby'];
-  return rows(phases.flatMap((phase) => ROLES.map((role) => [role, phase] as const)));
+  const phases = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby', 'controller'];
+  const few = [
+    ['emu', 'switch'],
+    ['controller', 'switch'],
+  ] as const;
+  const others = phases.flatMap((phase) => ROLES.map((role) => [role, phase] as const));
+  return [
+    ...few,
+    ...rows(others.filter(([role, phase]) => !few.some(([who, when]) => who === role && when === phase))),
+  ];
 }

@@ -262,18 +262,20 @@ export const chaosEvents: readonly ChaosEvent[] = [
       await gone(pid);
     },
   },
-  {
-    name: 'stop controller for a while',
-    weight: 20,
-    frames: 0,
-    pauseMs: UNNOTICED_MS,
-    async happen({ service }, random) {
-      const pid = service.runningPid('controller');
-      signalPid(pid, 'SIGSTOP');
-      await sleep(random() * STOPPED_MS);
-      signalPid(pid, 'SIGCONT');
-    },
-  },
+  ...(['controller', 'vfe-vhostd', 'vfe-vhostd-ha'] as const).map(
+    (role): ChaosEvent => ({
+      name: `stop ${role} for a while`,
+      weight: role === 'controller' ? 20 : 10,
+      frames: 0,
+      pauseMs: UNNOTICED_MS,
+      async happen({ service }, random) {
+        const pid = role === 'controller' ? service.runningPid(role) : service.vhostPid(role);
+        signalPid(pid, 'SIGSTOP');
+        await sleep(random() * STOPPED_MS);
+        signalPid(pid, 'SIGCONT');
+      },
+    }),
+  ),
   {
     name: 'kill vfe-vhostd',
     weight: 16,

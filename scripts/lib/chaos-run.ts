@@ -18,7 +18,7 @@ import { sleep, until } from '../../test/lib/waiting.ts';
 import type { ChaosOptions } from '../chaos.ts';
 import { type ChaosEvent, chaosEvents, fillPool, START_MS } from './chaos-events.ts';
 import { processorWaitUs } from './chaos-observer.ts';
-import { ChaosStage, type Traffic } from './chaos-stage.ts';
+import { ChaosStage, HOLDERS, type Traffic } from './chaos-stage.ts';
 import {
   CALM_MS,
   calmPause,
@@ -118,7 +118,7 @@ async function audit(stage: ChaosStage, before: Account): Promise<void> {
   await stage.settled();
   await until('nothing is left over', AUDIT_MS, () => {
     const after = stage.holdings();
-    for (const role of ['emu', 'ha'] as const)
+    for (const role of HOLDERS)
       for (const what of ['descriptors', 'sharedMappings'] as const) {
         const [now, then] = [after[role][what], before.holdings[role][what]];
         if (now > then) throw new Error(`${role} holds ${now} ${what} instead of ${then}`);

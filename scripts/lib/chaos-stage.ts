@@ -16,7 +16,13 @@ import { type Child, isRunning, signalPid } from '../../test/lib/processes.ts';
 import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import { Pump } from '../../test/lib/pump.ts';
 import type { Scene } from '../../test/lib/scene.ts';
-import { type Holdings, type Hotplugged, type ProcessRole, Service } from '../../test/lib/service.ts';
+import {
+  type Holdings,
+  type Hotplugged,
+  holdingsOf,
+  type ProcessRole,
+  Service,
+} from '../../test/lib/service.ts';
 import { FakeServiceManager } from '../../test/lib/service-manager.ts';
 import { type Arrival, analyseStream, type StreamReport } from '../../test/lib/stream-analysis.ts';
 import { readStreamPacket } from '../../test/lib/stream-packet.ts';
@@ -45,6 +51,7 @@ const REPRESENTOR_FRAMES = 60_000;
 /** How often, a millisecond apart, testpmd offers a frame to a ring that is full before it drops the frame. */
 const OFFERS = 60_000;
 const ROLES: readonly ProcessRole[] = ['controller', 'emu', 'emu-standby', 'ha'];
+export const HOLDERS = ['emu', 'ha', 'vfe-vhostd', 'vfe-vhostd-ha'] as const;
 const REPRESENTOR = /^en\d+f\d+pf\d+sf\d+$/;
 const mac = (last: number) => `0C:C4:7A:FF:22:${last}`;
 
@@ -267,9 +274,15 @@ export class ChaosStage {
     return settled(this.service);
   }
 
-  /** What emulator and keepers hold; comparable while the same functions are there. */
-  holdings(): Record<'emu' | 'ha', Holdings> {
-    return { emu: this.service.holdings('emu'), ha: this.service.holdings('ha') };
+  /** What everybody holds who holds things of guests; comparable while the same functions are there. */
+  holdings(): Record<(typeof HOLDERS)[number], Holdings> {
+    const { service } = this;
+    return {
+      emu: service.holdings('emu'),
+      ha: service.holdings('ha'),
+      'vfe-vhostd': holdingsOf(service.vhostPid('vfe-vhostd')),
+      'vfe-vhostd-ha': holdingsOf(service.vhostPid('vfe-vhostd-ha')),
+    };
   }
 
   /** Ends the streams and says what became of them. */

@@ -38,6 +38,10 @@ export const faults = {
   start: { program: 'program-emu', code: 'process.exit(3);' },
   /** It refuses the devices. */
   check: emulator("emulator.check = () => ['injected refusal'];"),
+  /** It dies when it is asked whether it could take the devices over. */
+  checkDies: emulator('emulator.check = die;'),
+  /** It lives, and is never ready. */
+  neverReady: emulator("Object.defineProperty(emulator, 'ready', { get: () => false });"),
   /** Taking over does not work in its rehearsal. */
   rehearsal: {
     program: 'program-emu',

@@ -72,7 +72,7 @@ if (isMainThread && file !== undefined && /program-emu/.test(process.argv[1] ?? 
   wrap((await emu('device-interrupts')).DeviceInterrupts, 'fire');
   const { bind } = ipc.RpcServer;
   ipc.RpcServer.bind = (kind, path, handlers, log) => {
-    const names = ['device.hotplug', 'device.unplug', 'device.modify'];
+    const names = ['device.hotplug', 'device.unplug', 'device.modify', 'device.host'];
     const pointed = names.map((name) => [name, between(name, handlers[name])]);
     return bind.call(ipc.RpcServer, kind, path, { ...handlers, ...Object.fromEntries(pointed) }, log);
   };

@@ -377,11 +377,14 @@ export class Service {
   }
 
   holdings(role: ProcessRole): Holdings {
-    const pid = this.runningPid(role);
-    return {
-      descriptors: readdirSync(`/proc/${pid}/fd`).length,
-      sharedMappings: [...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^\S+ ..[-x]s /gm)].length,
-    };
+    return holdingsOf(this.runningPid(role));
+  }
+
+  /** Pid of vfe-vhostd, or of its keeper, which this object started. */
+  vhostPid(which: 'vfe-vhostd' | 'vfe-vhostd-ha'): number {
+    const child = which === 'vfe-vhostd' ? this.#vhostd : this.#vhostdKeeper;
+    if (child === null) throw new Error(`${which} does not run`);
+    return child.pid;
   }
 
   /**
@@ -446,6 +449,14 @@ function as(user: number | null, [command, ...words]: readonly [string, ...strin
 }
 
 /** The JSON value in what the command line printed. */
+/** What a process holds. */
+export function holdingsOf(pid: number): Holdings {
+  return {
+    descriptors: readdirSync(`/proc/${pid}/fd`).length,
+    sharedMappings: [...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^\S+ ..[-x]s /gm)].length,
+  };
+}
+
 export function parseAnswer(text: string): unknown {
   const start = text.search(/^[[{"]\s*($|")/m);
   const from = /^\{'/.test(text) ? text.indexOf('\n') + 1 : Math.max(0, start);

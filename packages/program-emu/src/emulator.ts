@@ -28,6 +28,7 @@ import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@vir
 import { type Arena, GROUP_MAX, type Poller, removeInterfaces } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { Errno, StatePageHeader } from '@virtnet/wire';
+import { askedFirst } from './asked-first.js';
 import type { Datapath } from './datapath.js';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { pciAddress } from './device-factory.js';
@@ -434,7 +435,7 @@ export class Emulator {
     await Promise.all(restored.map(({ attached }) => attached));
     this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
     this.#precedence.worked();
-    for (const each of restored) await this.#resume(each, reason);
+    for (const each of askedFirst(restored)) await this.#resume(each, reason);
     this.#precedence.served();
     const open = restored.filter(({ mirror }) => !this.#suspects.heldBack(mirror));
     this.#settled = this.#suspects.settle(restored, !told);
