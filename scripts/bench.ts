@@ -6,7 +6,7 @@ const USAGE = `Usage: scripts/bench recovery [--kills N] [--json FILE]
        scripts/bench churn [--kills N] [--json FILE]
        scripts/bench update [--moves N] [--json FILE]
        scripts/bench scale [--pfs N] [--kills N] [--json FILE]
-       scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--json FILE]
+       scripts/bench datapath [--cells LIST] [--rounds N] [--seconds S] [--against FILE] [--json FILE]
        scripts/bench tap [--rounds N] [--seconds S] [--json FILE]
        scripts/bench memory [--json FILE]
        scripts/bench hiccups [--cells LIST] [--seconds S] [--json FILE]
@@ -34,6 +34,7 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              ring (split, packed, and with mergeable buffers split-mrg, packed-mrg) and frames of 64, 512, 1500 and 9000
              bytes. Only rounds in which the machine was in the same state are compared. --cells chooses some cells:
              words of their names, comma between choices ("loop split 64,fill 1500"). All take some 15 minutes.
+             --against a file that --json wrote names the cells that lost more than 5 % of their ratio since.
   hiccups    How long a busy datapath thread takes from one poll of its queues to the next, under the load of some cells of
              "datapath" (--cells, default "loop 64" and "switch packed 64") for S seconds each (default 10): median, p99,
              p99.99 and the longest, and the reasons of those that took longest. Beside each, the same of a loop on the
@@ -61,6 +62,8 @@ export interface BenchOptions {
   /** Names of cells, or words of them; empty: all. */
   readonly cells: readonly string[];
   readonly json: string | null;
+  /** A former run's `--json`; null: none. */
+  readonly against: string | null;
 }
 
 const DEFAULTS: BenchOptions = {
@@ -71,6 +74,7 @@ const DEFAULTS: BenchOptions = {
   seconds: 0.4,
   cells: [],
   json: null,
+  against: null,
 };
 
 const ALL = ['npm', 'build', 'dpdk', 'guest'] as const;
@@ -102,7 +106,7 @@ const COMMANDS = {
   },
   datapath: {
     needs: ALL,
-    options: ['--cells', '--rounds', '--seconds'],
+    options: ['--cells', '--rounds', '--seconds', '--against'],
     defaults: DEFAULTS,
     load: () => import('./lib/bench-datapath.ts'),
   },
@@ -164,6 +168,8 @@ function parseOption(name: string, value: string): Partial<BenchOptions> | null 
   switch (name) {
     case '--json':
       return { json: value };
+    case '--against':
+      return { against: value };
     case '--cells':
       return { cells: value.split(',') };
     case '--kills':

@@ -8,9 +8,9 @@
  *
  * Limits  Two processors: the driver's and the device's.
  */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import {
-  type Comparison,
+  type Compared,
   compare,
   countDiscards,
   type Discard,
@@ -18,6 +18,8 @@ import {
   geometricMean,
   type MachineState,
   type Side,
+  type Slower,
+  slowerThan,
 } from '../../test/lib/round-analysis.ts';
 import type { BenchOptions } from '../bench.ts';
 import { type Cell, chosenCells, machine, nameOf, ownProcessors } from './datapath-cells.ts';
@@ -29,16 +31,16 @@ const RATIO_MIN = 1;
 const MEAN_RATIO_MIN = 1.3;
 const STATES: readonly MachineState[] = ['near', 'far'];
 
-interface CellReport {
-  readonly cell: string;
-  readonly comparisons: readonly Comparison[];
+interface CellReport extends Compared {
   readonly discarded: Partial<Record<Discard, number>>;
   readonly rounds: readonly (MeasuredRound & { readonly discarded: Discard | null })[];
 }
 
-export async function run({ rounds, seconds, cells: choices, json }: BenchOptions): Promise<number> {
+export async function run(options: BenchOptions): Promise<number> {
+  const { rounds, seconds, cells: choices, json, against } = options;
   const cells = chosenCells(choices);
-  if (cells === null) return 2;
+  const former = against === null ? [] : formerReports(against);
+  if (cells === null || former === null) return 2;
   const pair = await ownProcessors();
   const pingPong = new PingPong(pair);
   const reports: CellReport[] = [];
@@ -57,10 +59,34 @@ export async function run({ rounds, seconds, cells: choices, json }: BenchOption
   }
   const result = verdict(cells, reports, problems);
   process.stdout.write(result.text);
-  const text = `${JSON.stringify({ ...machine(), processors: pair, rounds, seconds, ...result, problems, reports })}\n`;
+  const slower = slowerThan(former, reports);
+  if (against !== null) process.stdout.write(slowerText(against, slower));
+  const text = `${JSON.stringify({ ...machine(), processors: pair, rounds, seconds, ...result, slower, problems, reports })}\n`;
   if (json === '-') process.stdout.write(text);
   else if (json !== null) writeFileSync(json, text);
-  return result.holds ? 0 : 1;
+  return result.holds && !slower.some(({ certain }) => certain) ? 0 : 1;
+}
+
+/** The cells of a run that `--json` wrote; null, and said, when that is not what the file is. */
+function formerReports(path: string): readonly Compared[] | null {
+  try {
+    const { reports } = JSON.parse(readFileSync(path, 'utf8')) as { reports?: readonly Compared[] };
+    if (Array.isArray(reports) && reports.every(({ comparisons }) => Array.isArray(comparisons)))
+      return reports as readonly Compared[];
+    process.stderr.write(`${path} is not what scripts/bench datapath --json writes\n`);
+  } catch (error) {
+    process.stderr.write(`${path}: ${error instanceof Error ? error.message : error}\n`);
+  }
+  return null;
+}
+
+function slowerText(path: string, slower: readonly Slower[]): string {
+  if (slower.length === 0) return `no cell is slower than in ${path}\n`;
+  const rows = slower.map(({ cell, state, before, now, certain }) => {
+    const ratios = `${before.toFixed(2)} -> ${now.toFixed(2)}`;
+    return `  ${cell.padEnd(29)} ${state.padEnd(5)} ${ratios}${certain ? '' : '  (within the spread of the rounds)'}`;
+  });
+  return [`slower than in ${path}, ratio to DPDK:`, ...rows, ''].join('\n');
 }
 
 /** Measures cells that can share a stage; what went wrong, in words. A cell that fails does not cost the others. */

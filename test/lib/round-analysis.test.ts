@@ -1,5 +1,12 @@
 import { describe, expect, test } from 'vitest';
-import { compare, countDiscards, discardOf, geometricMean, type Round } from './round-analysis.ts';
+import {
+  compare,
+  countDiscards,
+  discardOf,
+  geometricMean,
+  type Round,
+  slowerThan,
+} from './round-analysis.ts';
 
 const sound: Round = {
   side: 'virtnet',
@@ -83,4 +90,32 @@ describe('comparison', () => {
 
 test('the geometric mean of a half and two is one', () => {
   expect(geometricMean([0.5, 2])).toBeCloseTo(1);
+});
+
+describe('a run beside a former one', () => {
+  const cell = (name: string, virtnet: readonly number[], dpdk = [10, 10], ns = 30) => ({
+    cell: name,
+    comparisons: compare([
+      ...virtnet.map((rate) => round('virtnet', rate, ns)),
+      ...dpdk.map((rate) => round('dpdk', rate, ns)),
+    ]),
+  });
+
+  test('what lost more than a twentieth is named, the worst first, and whether the rounds leave a doubt', () => {
+    const before = [cell('a', [10, 10]), cell('b', [10, 10]), cell('c', [10, 10]), cell('d', [10, 10])];
+    const now = [cell('a', [9.6, 9.6]), cell('b', [9, 9]), cell('c', [6, 10.4]), cell('d', [20, 20])];
+    expect(slowerThan(before, now)).toEqual([
+      { cell: 'c', state: 'near', before: 1, now: 0.82, certain: false },
+      { cell: 'b', state: 'near', before: 1, now: 0.9, certain: true },
+    ]);
+  });
+
+  test('a slower machine is not a slower device', () => {
+    expect(slowerThan([cell('a', [10, 10])], [cell('a', [5, 5], [5, 5])])).toEqual([]);
+  });
+
+  test('another state of the machine, and cells that only one of them has, are not compared', () => {
+    expect(slowerThan([cell('a', [10, 10])], [cell('a', [5, 5], [10, 10], 160)])).toEqual([]);
+    expect(slowerThan([cell('a', [10, 10])], [cell('b', [5, 5])])).toEqual([]);
+  });
 });

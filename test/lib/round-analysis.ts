@@ -50,6 +50,8 @@ const NEAR_NS_MAX = 80;
 const WAITED_MAX = 0.07;
 const WINDOW_ERROR_MAX = 0.02;
 const ROUNDS_MIN = 2;
+/** Less of a loss says nothing on any machine. */
+const SLOWER_SHARE = 0.05;
 
 const stateOf = (pingPongNs: number): MachineState => (pingPongNs <= NEAR_NS_MAX ? 'near' : 'far');
 
@@ -81,6 +83,38 @@ export function compare(rounds: readonly Round[]): Comparison[] {
     if (virtnet === null || virtnet === undefined || dpdk === null || dpdk === undefined) return [];
     return [{ state, virtnet, dpdk, ratio: virtnet.median / dpdk.median }];
   });
+}
+
+/** What a cell was in a run. */
+export interface Compared {
+  readonly cell: string;
+  readonly comparisons: readonly Comparison[];
+}
+
+/** A cell whose ratio to DPDK is less than it was, in the same state of the machine. */
+export interface Slower {
+  readonly cell: string;
+  readonly state: MachineState;
+  readonly before: number;
+  readonly now: number;
+  /** Whether even the best that the rounds of now say is less than the worst that those of before said. */
+  readonly certain: boolean;
+}
+
+/** Cells that lost more than SLOWER_SHARE of their ratio since another run, the worst first. */
+export function slowerThan(before: readonly Compared[], now: readonly Compared[]): Slower[] {
+  const former = new Map(
+    before.flatMap(({ cell, comparisons }) => comparisons.map((each) => [`${cell}/${each.state}`, each])),
+  );
+  const slower = now.flatMap(({ cell, comparisons }) =>
+    comparisons.flatMap((each): Slower[] => {
+      const then = former.get(`${cell}/${each.state}`);
+      if (then === undefined || each.ratio >= then.ratio * (1 - SLOWER_SHARE)) return [];
+      const certain = each.virtnet.max / each.dpdk.min < then.virtnet.min / then.dpdk.max;
+      return [{ cell, state: each.state, before: then.ratio, now: each.ratio, certain }];
+    }),
+  );
+  return slower.sort((a, b) => a.now / a.before - b.now / b.before);
 }
 
 function summary(rounds: readonly Round[]): SideSummary | null {

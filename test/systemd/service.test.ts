@@ -14,6 +14,7 @@ import { damage, Pump } from '../lib/pump.ts';
 import { type Hotplugged, parseAnswer, Service } from '../lib/service.ts';
 import type { Arrival } from '../lib/stream-analysis.ts';
 import { wallClockUs } from '../lib/stream-packet.ts';
+import type { UpdateStatus } from '../lib/updates.ts';
 import { endsCleanly, useScene } from '../lib/use-scene.ts';
 import { sleep, until } from '../lib/waiting.ts';
 
@@ -248,8 +249,8 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     await sleep(STREAM_MS);
     expect(await virtnet('update -s')).toContain('Update started');
     const status = await until('the end of the update', PATIENCE_MS, async () => {
-      const now = await virtnet<Record<string, string>>('update -t');
-      return now['status'] === 'inactive' ? now : null;
+      const now = await virtnet<UpdateStatus>('update -t');
+      return now.status === 'inactive' ? now : null;
     });
     expect(status['last live update status'], JSON.stringify(status)).toBe('success');
     await sleep(STREAM_MS);
