@@ -205,7 +205,7 @@ describe('control queue over vfio-user', () => {
     expect((await service.query(1)).ctrl_mq).toBe(`${PAIRS}`);
   });
 
-  test('§5.1.6.5.6 guest offloads off > a checksum left open by the sender arrives complete', async () => {
+  test('§5.1.6.5.6 F15 guest offloads off > a checksum left open by the sender arrives complete', async () => {
     const { driver } = used.value;
     const header = NetHeader.bytes({
       flags: NetHeaderFlag.NEEDS_CSUM,

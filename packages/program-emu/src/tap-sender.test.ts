@@ -124,7 +124,7 @@ describe('TAP for a driver that sends', () => {
     }
   });
 
-  it('what finds no room stays with the driver, and nothing is sent twice', () => {
+  it('F17 what finds no room stays with the driver, and nothing is sent twice', () => {
     let sent = 0;
     const numbers: number[] = [];
     const taken = send(0, 120);

@@ -78,7 +78,7 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       assert.equal(ring.take(), 1);
     });
 
-    it('chains are taken in the order they were made available', () => {
+    it('PR-1 chains are taken in the order they were made available', () => {
       const { ring, driver } = setUp();
       for (let i = 0; i < 10; i++) driver.add({ readable: [bytes(i)] });
       driver.publish();
@@ -196,7 +196,7 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       assert.equal(ring.position, before);
     });
 
-    it('given chains become visible with publish, all together', () => {
+    it('PR-1 given chains become visible with publish, all together, in the order they were given', () => {
       const { ring, driver } = setUp();
       const ids = [1, 2, 3].map((size) => driver.add({ writable: [size] }));
       driver.publish();

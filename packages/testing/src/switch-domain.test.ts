@@ -311,7 +311,7 @@ describe('eswitch offloads', () => {
     expect(plain.countReceive(QueueCounter.DROP_HEADER)).toBe(1);
   });
 
-  it('an open checksum is completed for who can not', () => {
+  it('F15 an open checksum is completed for who can not, and stays open for who can', () => {
     const { pairs, turn } = switchFixture(sender, {}, { features: [GUEST_CSUM] });
     const [a, plain, able] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
     for (const pair of pairs) pair.post(1, 2048);
