@@ -175,8 +175,45 @@ describe('eswitch with an uplink', () => {
     await fn.close();
   });
 
+  test('what an uplink that is down does not take is counted at the sender, a lost copy apart from lost frames', async () => {
+    const { scene, service, devices } = used.value;
+    const functions: BoundFunction[] = [];
+    for (const { bdf } of devices) functions.push(await BoundFunction.open(service.socket(bdf)));
+    const [sender, other] = functions as [BoundFunction, BoundFunction];
+    for (const each of functions) await (await each.start({ queueSize: 256 })).postReceive(0, 64);
+    const host = await scene.net.waitForLink(UPLINK);
+    await scene.net.run(['python3', '-c', SEND_ONE]);
+    await until('a frame of the host, which tells where it is', PATIENCE_MS, () =>
+      sender.driver.received(0).some(({ frame }) => Buffer.from(frame).includes('here I am')),
+    );
+    await scene.net.ip(`link set ${UPLINK} down`);
+    const counters = async (...options: string[]) => {
+      const { devices: queried } = await service.answer<{
+        devices: { 'enabled-queues-info': Record<string, number>[] }[];
+      }>('query', '-p', '0', '--dbg_stats', ...options);
+      return queried[0]!['enabled-queues-info'][1]!;
+    };
+    await counters('--stats_clear');
+    expect(await sender.driver.transmit(0, numbered(host.address, MACS[0], 1))).toBe(true);
+    const everybody = numbered('ff:ff:ff:ff:ff:ff', MACS[0], 2);
+    expect(await sender.driver.transmit(0, everybody)).toBe(true);
+    await until('the copy of the other function', PATIENCE_MS, () =>
+      other.driver.received(0).some(({ frame }) => hashOf([frame]) === hashOf([everybody])),
+    );
+    const lost = { drop_tap_error: 1, drop_tap_again: 0, drop_no_destination: 0 };
+    expect(await counters()).toMatchObject({ ...lost, frames: 1, uplink_missed: 1 });
+    await counters('--stats_clear');
+    expect(await counters()).toMatchObject({ drop_tap_error: 0, frames: 0, uplink_missed: 0 });
+    for (const each of functions) await each.close();
+  });
+
   endsCleanly(used);
 });
+
+const SEND_ONE = `
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'here I am', ('${GUEST_ADDRESS}', 9))
+`;
 
 /** 3500 bytes with UDP_SEGMENT 1000. */
 const SEND_SEGMENTED = `

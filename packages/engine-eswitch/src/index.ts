@@ -4,7 +4,7 @@
  * @example
  *   const domain = new SwitchDomain({ seed, settled: (queue) => interruptTheDriverOf(queue) });
  *   domain.attach(0, 0, new SwitchedReceiveQueue(options));
- *   const transmit = new TransmitQueue({ ...others, port: new SwitchPort(domain, 1, 0) });
+ *   const transmit = new TransmitQueue({ ...others, port: new SwitchPort(domain, 1, 0, others.block) });
  *   domain.begin();
  *   transmit.poll(64);
  *   domain.flush();

@@ -15,13 +15,14 @@
  * Parties
  *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
  *   uplink   a port like any other whose other side is the owner's: what nobody here has learned to be elsewhere
- *            reaches it too.
+ *            reaches it too. It has no queue to count in, so what it does not take is the sender's to count: a frame that
+ *            nobody else was given as a drop, with the uplink's reason; a copy of another one as UPLINK_MISSED.
  *   TAP      of a single function whose driver steers: the owner has read the frame and nothing is switched (give).
  *
  * Invariants
  *   I1  a burst ends when its credit is used up: a frame costs one for each copy, so that flooding to a thousand
  *       functions, or cutting a frame into a thousand, takes its time from its sender.
- *   I2  a full or broken receiver never keeps a frame from the others, nor the sender's ring from moving.
+ *   I2  a full or broken receiver, or uplink, never keeps a frame from the others, nor the sender's ring from moving.
  *
  * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
  */
@@ -75,6 +76,11 @@ REFUSALS[-Verdict.BAD_SOURCE] = refusal(QueueCounter.DROP_NOT_SWITCHED);
 const NO_DESTINATION = REFUSALS[-Verdict.NO_DESTINATION]!;
 const FULL = -Errno.EAGAIN;
 
+/** What became of a copy: somebody at its port may receive. Otherwise it is a refusal. */
+const REACHED = 0;
+const UPLINK_FULL = refusal(QueueCounter.DROP_TAP_AGAIN);
+const UPLINK_FAILED = refusal(QueueCounter.DROP_TAP_ERROR);
+
 /** Addresses and ports as the frame has them; extension headers change nothing. */
 const FLOW_TYPES =
   HashType.IPV4 | HashType.TCPV4 | HashType.UDPV4 | HashType.IPV6 | HashType.TCPV6 | HashType.UDPV6;
@@ -102,6 +108,7 @@ function receiverOf({ active }: Receivers, pair: number): SwitchedReceiveQueue |
 }
 
 const GSO_TYPE = NetHeader.at.gsoType;
+const { STATIONS_REFUSED, UPLINK_MISSED } = QueueCounter;
 
 export class SwitchDomain {
   readonly eswitch: Eswitch;
@@ -119,6 +126,8 @@ export class SwitchDomain {
   readonly #flowHash: FlowHash;
   #now = 0;
   #uplink: FramePort | null = null;
+  /** The uplink did not take its copy of the frame last forwarded, and another port did. */
+  #uplinkMissed = false;
   #credit = BURST_CREDIT;
 
   constructor(options: DomainOptions) {
@@ -191,17 +200,27 @@ export class SwitchDomain {
   give(port: number, memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): boolean {
     const frame = this.#frame;
     frame.fromMemory(memory, offset, bytes, header);
-    return this.#sendTo(port, 0, frame);
+    return this.#sendTo(port, 0, frame) === REACHED;
   }
 
-  /** FramePort.send of `pair` of `port`. */
-  send(port: number, pair: number, ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+  /** FramePort.send of `pair` of `port`, whose queue has `counters`. */
+  send(
+    port: number,
+    pair: number,
+    ring: DeviceRing,
+    header: Uint8Array,
+    frameOffset: number,
+    counters: Float64Array,
+  ): number {
     if (this.#credit <= 0) return FULL;
     const frame = this.#frame;
     frame.fromRing(ring, header, frameOffset);
     const flows = this.#followedOf(port);
     if (flows !== null) this.#note(flows, pair, frame);
-    return this.#forward(this.eswitch.decide(port, frame.head), port, pair, frame);
+    const sent = this.#forward(this.eswitch.decide(port, frame.head), port, pair, frame);
+    if (this.#uplinkMissed) counters[UPLINK_MISSED] = counters[UPLINK_MISSED]! + 1;
+    if (this.eswitch.refused) counters[STATIONS_REFUSED] = counters[STATIONS_REFUSED]! + 1;
+    return sent;
   }
 
   /** FramePort.sendPlain of `pair` of `port`. */
@@ -238,6 +257,7 @@ export class SwitchDomain {
         }
       }
       if (flows !== null) this.#note(flows, pair, frame);
+      if (this.eswitch.refused) ledger.count(STATIONS_REFUSED);
       const sent = this.#forward(verdict, port, pair, frame);
       if (sent < 0) ledger.dropPlain(i, counterOfRefusal(sent));
       else ledger.completePlain(i, bytes, 0);
@@ -284,7 +304,8 @@ export class SwitchDomain {
   loop(port: number, pair: number, ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
     const frame = this.#frame;
     frame.fromRing(ring, header, frameOffset);
-    return this.#sendTo(port, pair, frame) ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
+    const answer = this.#sendTo(port, pair, frame);
+    return answer === REACHED ? NetHeader.sizeBytes + frame.bytes : answer;
   }
 
   /** Whom looped frames are delivered to next, a driver that wants all of them; null: that is seen frame by frame. */
@@ -316,32 +337,51 @@ export class SwitchDomain {
   }
 
   #forward(verdict: number, source: number, pair: number, frame: SwitchedFrame): number {
-    let reached = false;
-    if (verdict >= 0) reached = this.#sendTo(verdict, pair, frame);
-    else if (verdict !== Verdict.FLOOD) return REFUSALS[-verdict]!;
-    else {
-      const { ports } = this.eswitch;
-      for (let i = 0; i < ports.length; i++) {
-        const port = ports[i]!;
-        if (port !== source && this.#sendTo(port, pair, frame)) reached = true;
-      }
-    }
-    return reached ? NetHeader.sizeBytes + frame.bytes : NO_DESTINATION;
+    this.#uplinkMissed = false;
+    const answer =
+      verdict >= 0
+        ? this.#sendTo(verdict, pair, frame)
+        : verdict === Verdict.FLOOD
+          ? this.#flood(source, pair, frame)
+          : REFUSALS[-verdict]!;
+    return answer === REACHED ? NetHeader.sizeBytes + frame.bytes : answer;
   }
 
-  /** Whether somebody at `port` may receive; what became of the frame is the receiver's to count. */
-  #sendTo(port: number, pair: number, frame: SwitchedFrame): boolean {
-    if (port !== UPLINK_PORT) {
-      const receivers = this.#ports[port];
-      if (receivers === undefined) return false;
-      const queue = this.#receiverOf(receivers, pair, frame);
-      if (queue !== null) this.#deliver(queue, frame);
-      return queue !== null;
+  /** Where nobody was reached, the uplink's reason goes before that there is nobody. */
+  #flood(source: number, pair: number, frame: SwitchedFrame): number {
+    const { ports } = this.eswitch;
+    let reached = false;
+    let refused = NO_DESTINATION;
+    for (let i = 0; i < ports.length; i++) {
+      const port = ports[i]!;
+      if (port === source) continue;
+      const answer = this.#sendTo(port, pair, frame);
+      if (answer === REACHED) reached = true;
+      else if (port === UPLINK_PORT) refused = answer;
     }
+    if (!reached) return refused;
+    this.#uplinkMissed = refused !== NO_DESTINATION;
+    return REACHED;
+  }
+
+  /** REACHED when somebody at `port` may receive: what became of the frame is the receiver's to count. Or a refusal. */
+  #sendTo(port: number, pair: number, frame: SwitchedFrame): number {
+    if (port === UPLINK_PORT) return this.#sendOut(frame);
+    const receivers = this.#ports[port];
+    const queue = receivers === undefined ? null : this.#receiverOf(receivers, pair, frame);
+    if (queue === null) return NO_DESTINATION;
+    this.#deliver(queue, frame);
+    return REACHED;
+  }
+
+  /** The same through the uplink, which keeps nothing: what it does not take now is lost. */
+  #sendOut({ ring, header, offset }: SwitchedFrame): number {
     this.#credit--;
     // What came in through the uplink is never sent there, so the frame lies in a ring.
-    const ring = frame.ring;
-    return ring !== null && this.#uplink !== null && this.#uplink.send(ring, frame.header, frame.offset) >= 0;
+    if (ring === null || this.#uplink === null) return NO_DESTINATION;
+    const sent = this.#uplink.send(ring, header, offset);
+    if (sent >= 0) return REACHED;
+    return sent === FULL ? UPLINK_FULL : UPLINK_FAILED;
   }
 
   /** Who receives a frame by the driver's choice; null: a queue that is not worked now. */

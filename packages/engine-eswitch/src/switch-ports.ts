@@ -1,7 +1,7 @@
 /** What the transmit queue of a pair sends its frames to: the switch, or, for measuring, straight back. */
 import type { FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
-import { Errno } from '@virtnet/wire';
+import { Errno, type QueueBlock } from '@virtnet/wire';
 import type { SwitchDomain } from './switch-domain.js';
 
 /** Frames are delivered to a SwitchedReceiveQueue, never asked for. */
@@ -13,16 +13,19 @@ export class SwitchPort implements FramePort {
   readonly #domain: SwitchDomain;
   readonly #port: number;
   readonly #pair: number;
+  readonly #counters: Float64Array;
 
-  constructor(domain: SwitchDomain, port: number, pair: number) {
+  /** `block`: of the transmit queue, in which is counted what the switch has to say of a frame beside its end. */
+  constructor(domain: SwitchDomain, port: number, pair: number, block: Pick<QueueBlock, 'counters'>) {
     this.#domain = domain;
     this.#port = port;
     this.#pair = pair;
+    this.#counters = block.counters;
     domain.open(port);
   }
 
   send(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
-    return this.#domain.send(this.#port, this.#pair, ring, header, frameOffset);
+    return this.#domain.send(this.#port, this.#pair, ring, header, frameOffset, this.#counters);
   }
 
   sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {

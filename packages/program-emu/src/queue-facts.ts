@@ -85,6 +85,7 @@ export function queueFacts(host: DeviceHost, index: number): QueueFacts {
       drop_same_port: sinceMark(QueueCounter.DROP_SAME_PORT),
       drop_not_switched: sinceMark(QueueCounter.DROP_NOT_SWITCHED),
       stations_refused: sinceMark(QueueCounter.STATIONS_REFUSED),
+      uplink_missed: sinceMark(QueueCounter.UPLINK_MISSED),
     },
   };
 }

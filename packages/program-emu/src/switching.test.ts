@@ -155,6 +155,31 @@ describe('switching', () => {
     for (const fd of [tap, network]) close(fd);
   });
 
+  it('what a full uplink, or one that refuses, does not take is counted at the sender for what it is', () => {
+    const [tap, network] = pairOfSockets();
+    const counts = () => {
+      const { FRAMES, DROP_TAP_AGAIN, DROP_TAP_ERROR, UPLINK_MISSED, DROP_NO_DESTINATION } = QueueCounter;
+      return [FRAMES, DROP_TAP_AGAIN, DROP_TAP_ERROR, UPLINK_MISSED, DROP_NO_DESTINATION].map((counter) =>
+        countTransmit(1, counter),
+      );
+    };
+    start('eswitch');
+    send(network, Uint8Array.from([...HEADER, ...frame(9, null)]));
+    loop.handle({ kind: 'uplink', domain: 0, fd: tap });
+    settle();
+    for (const device of [0, 1, 2]) received(device);
+    while (send(tap, Uint8Array.of(0)) > 0);
+    transmit(1, frame(1, 9), frame(1, null));
+    expect(counts(), 'the station behind it, then everybody').toEqual([1, 1, 0, 1, 0]);
+    expect([received(0), received(2)]).toEqual([[frame(1, null)], [frame(1, null)]]);
+    close(network);
+    transmit(1, frame(1, 9), frame(1, null));
+    expect(counts()).toEqual([2, 1, 1, 2, 0]);
+    expect([received(0), received(2)]).toEqual([[frame(1, null)], [frame(1, null)]]);
+    loop.handle({ kind: 'uplink', domain: 0, fd: -1 });
+    close(tap);
+  });
+
   it('a loop gives frames back, a sink swallows them, a source makes them up', () => {
     start('loop');
     transmit(0, frame(0, null), frame(0, 1));

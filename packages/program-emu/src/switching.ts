@@ -100,9 +100,10 @@ export class Switching {
     const loop = switched.mode === 'loop';
     const { domain, port } = this.#portOf(device, loop ? LOOP_DOMAIN : switched.domain);
     if (config.direction === 'transmit') {
-      const Port = loop ? LoopPort : SwitchPort;
-      const queue = new TransmitQueue({ ...options, port: new Port(domain.switch, port, pair) });
-      return { queue, domain: domain.switch };
+      const sender = loop
+        ? new LoopPort(domain.switch, port, pair)
+        : new SwitchPort(domain.switch, port, pair, options.block);
+      return { queue: new TransmitQueue({ ...options, port: sender }), domain: domain.switch };
     }
     const queue = new SwitchedReceiveQueue({ ...receive, rss, follows, slot });
     domain.switch.attach(port, pair, queue);

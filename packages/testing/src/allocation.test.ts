@@ -209,7 +209,8 @@ describe.each(['split', 'packed'] as const)('moving frames allocates nothing: %s
       domain.attach(1, pair, receive);
       domain.attach(0, pair, answered);
     }
-    const transmit = new TransmitQueue({ ...ringOf(sender, packed), port: new SwitchPort(domain, 0, 0) });
+    const sending = ringOf(sender, packed);
+    const transmit = new TransmitQueue({ ...sending, port: new SwitchPort(domain, 0, 0, sending.block) });
     expectNoGrowth(() => {
       sender.offer();
       receiver.offer();

@@ -1,5 +1,5 @@
 /** Frames from function to function through the eswitch: delivery, flooding, filters, offloads, and who pays. */
-import { LoopPort, SinkPort, SourcePort } from '@virtnet/engine-eswitch';
+import { LoopPort, SinkPort, SourcePort, STATIONS_PER_PORT_MAX } from '@virtnet/engine-eswitch';
 import { ReceiveQueue } from '@virtnet/engine-virtio-net';
 import { GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
 import {
@@ -164,6 +164,25 @@ describe('eswitch between functions', () => {
     expect(a.countTransmit(QueueCounter.DROP_NOT_SWITCHED)).toBe(1);
     expect(a.countTransmit(QueueCounter.COMPLETED_DESC)).toBe(3);
     expect(a.countTransmit(QueueCounter.FRAMES)).toBe(0);
+  });
+
+  it('a source that the switch cannot remember is counted at its sender, whichever way its frames go', () => {
+    const { domain, pairs, turn } = switchFixture({}, {});
+    const [a, b] = pairs as [SwitchedPair, SwitchedPair];
+    b.send(frame(1, null));
+    turn(b);
+    b.post(8, 2048);
+    for (let i = 0; i < STATIONS_PER_PORT_MAX; i++)
+      domain.eswitch.decide(0, Uint8Array.of(...BROADCAST, 2, 1, 0, 0, i >> 8, i & 0xff, 8, 0, 0, 0, 0, 0));
+    const sent = [frame(0, 1), frame(0, null), frame(0, 1)];
+    a.send(sent[0]!);
+    a.send(sent[1]!);
+    a.send(sent[2]!, netHeader({}), [30, 20]); // the long way
+    expect(turn(a)).toBe(3);
+    expect(frames(b)).toEqual(sent);
+    expect(a.countTransmit(QueueCounter.STATIONS_REFUSED)).toBe(3);
+    expect(a.countTransmit(QueueCounter.FRAMES)).toBe(3);
+    expect(b.countTransmit(QueueCounter.STATIONS_REFUSED)).toBe(0);
   });
 
   it('frames with the same addresses pass an odd buffer in their order, and those without one are lost', () => {

@@ -165,7 +165,7 @@ export class SwitchedPair {
       ...shared,
       ring: ring(this.transmitter, blocks[1]!),
       block: blocks[1]!,
-      port: makePort?.(domain) ?? new SwitchPort(domain, port, pair),
+      port: makePort?.(domain) ?? new SwitchPort(domain, port, pair, blocks[1]!),
     });
     this.transmit.resume();
   }

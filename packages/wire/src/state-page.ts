@@ -135,9 +135,9 @@ export const QueueCounter = {
   SPURIOUS_KICKS: 8,
   /** Dropped: virtio-net header refused. */
   DROP_HEADER: 9,
-  /** Dropped: the representor would not take it now (full). */
+  /** Dropped: the representor, or the uplink of the eswitch, would not take it now (full). */
   DROP_TAP_AGAIN: 10,
-  /** Dropped: the representor is down or refused it. */
+  /** Dropped: the representor, or the uplink of the eswitch, is down or refused it. */
   DROP_TAP_ERROR: 11,
   /** Dropped: link down. */
   DROP_LINK_DOWN: 12,
@@ -168,6 +168,8 @@ export const QueueCounter = {
   /** Frames whose source the eswitch could not remember: its table, or the port's share, is full. */
   STATIONS_REFUSED: 25,
   // 26 to 29 are what is said of a burst (QUEUE_BURST_AT).
+  /** Copies of flooded frames that the uplink did not take, while another port did: the frames are no drops. */
+  UPLINK_MISSED: 30,
   /** Frames by size, while packet counters are on: SIZE_CLASSES classes from here on. */
   SIZE_CLASS_FIRST: 32,
 } as const;
@@ -179,6 +181,7 @@ export const SIZE_CLASSES = SIZE_CLASS_LIMITS.length;
 
 /** Counters that an operator may set back. What is shown of them is their value without their mark. */
 export const CLEARABLE_COUNTERS: readonly QueueCounter[] = [
+  QueueCounter.UPLINK_MISSED, // first, because the others' marks had their places before
   QueueCounter.FRAMES,
   QueueCounter.SPURIOUS_KICKS,
   QueueCounter.DROP_HEADER,
@@ -196,8 +199,8 @@ export const CLEARABLE_COUNTERS: readonly QueueCounter[] = [
   QueueCounter.DROP_NOT_SWITCHED,
   QueueCounter.STATIONS_REFUSED,
 ];
-/** Index of the first mark among a block's floats; one for each of CLEARABLE_COUNTERS. */
-export const QUEUE_MARKS_AT = 44;
+/** Index of the first mark among a block's floats; one for each of CLEARABLE_COUNTERS, to the last float. */
+export const QUEUE_MARKS_AT = 43;
 
 /** Size in bytes of the state page of a device with `queueCount` virtqueues. */
 export function statePageSize(queueCount: number): number {
