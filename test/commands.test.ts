@@ -1,6 +1,6 @@
 /** The command line on a service that runs: what is modified, guest and representor show; what is counted, is so. */
 import type { VirtioNetDriver } from '@virtnet/testing';
-import { NetFeature, NetStatus, VirtioFeature } from '@virtnet/wire';
+import { featureMask, HashType, NetFeature, NetStatus, VirtioFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
@@ -313,6 +313,67 @@ describe('modify device', () => {
     ];
     return shown.stats64.rx.packets;
   }
+});
+
+describe('a second function', () => {
+  const SECOND_MAC = '0C:C4:7A:FF:22:95';
+  const SECOND = 'en3f0pf0sf2001';
+  const KEY = Uint8Array.from({ length: 40 }, (_, i) => i + 1);
+  let driver: VirtioNetDriver;
+
+  const modifySecond = async (...options: string[]): Promise<Answer> => {
+    const { stdout } = await used.value.service.virtnet('modify', '-p', '1', 'device', ...options);
+    return parseAnswer(stdout) as Answer;
+  };
+
+  test('types of hashes > the next driver reads those of `modify -o`, and may enable no others', async () => {
+    const { service } = used.value;
+    const { HASH_REPORT, CTRL_VQ, MQ } = NetFeature;
+    const features = featureMask([HASH_REPORT]);
+    const { bdf } = await service.hotplug({ mac: SECOND_MAC, queues: 5, addFeatures: features });
+    const fn = await BoundFunction.open(service.socket(bdf));
+    used.scene.atEnd(() => fn.close());
+    expect(await modifySecond('-o', '0x10000')).toMatchObject({ errno: -1053 });
+    expect(await modifySecond('-o', `0x${(HashType.UDPV4 | HashType.TCPV4).toString(16)}`)).toEqual(SUCCESS);
+    const agreed = features | featureMask([CTRL_VQ, MQ, VirtioFeature.VERSION_1]);
+    driver = await fn.start({ features: agreed });
+    expect((await driver.config()).supportedHashTypes).toBe(HashType.UDPV4 | HashType.TCPV4);
+    await driver.setHash(HashType.UDPV4, KEY);
+    await expect(driver.setHash(HashType.UDPV6, KEY)).rejects.toThrow('HASH_CONFIG was refused');
+    expect(await modifySecond('-o', '0x1ff')).toMatchObject({ errno: -1005 });
+    await driver.stop();
+    expect(await modifySecond('-o', '0x1ff')).toEqual(SUCCESS);
+    driver = await fn.start({ features: agreed });
+    await driver.setHash(HashType.UDPV6, KEY);
+  });
+
+  test('health > each counter of an error is 0 until its cause happens, and counts that alone', async () => {
+    const errors = async () => {
+      const { dev_health_details: details } = await used.value.service.answer<{
+        dev_health_details: {
+          control_plane_errors: { sf_flows_apply_err: number };
+          data_plane_errors: { sq_stall: number; spurious_db_invoke: number };
+        };
+      }>(...words('virtnet health -p 1 show'));
+      const { control_plane_errors: control, data_plane_errors: data } = details;
+      return [data.spurious_db_invoke, data.sq_stall, control.sf_flows_apply_err];
+    };
+    expect(await errors()).toEqual([0, 0, 0]);
+    await driver.pci.notify(1);
+    await until('a kick that brought nothing', 5_000, async () => (await errors())[0] === 1);
+    expect(await errors()).toEqual([1, 0, 0]);
+    driver.ring(1).offer(0xffff); // no descriptor has this number
+    driver.ring(1).publish();
+    await driver.pci.notify(1);
+    await until('the queue is stopped', 5_000, async () => (await errors())[1] === 1);
+    expect(await errors()).toEqual([1, 1, 0]);
+    await used.scene.net.ip(`link del ${SECOND}`);
+    expect(await modifySecond('-l', '0')).toEqual(SUCCESS); // the driver's side of it
+    const [kicks, stalls, refused] = await errors();
+    expect([kicks, stalls]).toEqual([1, 1]);
+    expect(refused).toBeGreaterThan(0);
+    expect(await used.value.service.answer('unplug', '-p', '1')).toEqual(SUCCESS);
+  });
 });
 
 describe('debug', () => {

@@ -25,6 +25,7 @@ const HOTPLUG_ONLY = FIRMWARE.filter((value) => /EMULATION_ENABLE|NUM_PORT/.test
 /** Less than a second each, and a busy machine may have little of a processor. */
 const TEST_MS = 60_000;
 const PF1_BDF = '14:00.3';
+const PF0_VUID = 'MT2151X03152VNETS0D0F2';
 const HOTPLUG_BDF = '15:00.0';
 const MAC = '0C:C4:7A:FF:22:93';
 const { ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK } = DeviceStatus;
@@ -122,9 +123,21 @@ class Scene {
     value: number | null,
     driver: string | null,
   ): Promise<void> {
+    expect(await this.ask(verb, bdf, value, driver)).toMatchObject({ errno: 0 });
+  }
+
+  /** What `virtnet-host` answers. */
+  async ask(verb: string, bdf: string, value: number | null, driver: string | null): Promise<Answered> {
     const params = { verb, bdf, value, driver };
     const { answer } = await this.#front.request({ command: 'host', params });
-    expect(answer).toMatchObject({ errno: 0 });
+    return answer as unknown as Answered;
+  }
+
+  /** From now on no recovery file can be written or removed. */
+  loseRecovery(): void {
+    const { recovery } = this.service.paths;
+    rmSync(recovery, { recursive: true });
+    writeFileSync(recovery, '');
   }
 
   /** Opens a function, as a virtual machine does. */
@@ -177,11 +190,22 @@ async function all(scene: Scene, lines: readonly string[]): Promise<readonly Ans
 
 /** A new service with another firmware configuration, whose command line is typed. */
 async function elsewhere(changes: readonly string[], ...lines: readonly string[]): Promise<Answered> {
-  const names = changes.map((change) => change.split('=')[0]);
-  const firmware = [...FIRMWARE.filter((value) => !names.includes(value.split('=')[0])), ...changes];
-  const scene = await Scene.open({ firmware });
+  const scene = await Scene.open({ firmware: withFirmware(changes) });
   for (const line of lines.slice(0, -1)) await scene.succeeds(line);
   return scene.type(lines.at(-1)!);
+}
+
+function withFirmware(changes: readonly string[]): readonly string[] {
+  const names = changes.map((change) => change.split('=')[0]);
+  return [...FIRMWARE.filter((value) => !names.includes(value.split('=')[0])), ...changes];
+}
+
+/** Changes that are carried out and cannot be saved. */
+function unsaved(...lines: readonly string[]): Scenario {
+  return async (scene) => {
+    scene.loseRecovery();
+    return all(scene, lines);
+  };
 }
 
 const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
@@ -221,12 +245,21 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
   ],
   MTU_INVALID: [hotplug('-t', '67'), hotplug('-t', '9217'), 'modify -p 0 device -t 9217'],
   PORT_CTX_NOT_FOUND: [hotplug('-i', 'mlx5_7'), hotplug('-i', 'mlx5_bond_0')],
+  REC_CONFIG_SAVE: unsaved(
+    'modify -p 0 device -t 1400',
+    'modify -p 0 device -q 64',
+    'modify -p 0 device -f 0x100000000',
+  ),
   REC_FILE_CREATE: async (scene) => {
-    const { recovery } = scene.service.paths;
-    rmSync(recovery, { recursive: true });
-    writeFileSync(recovery, '');
-    return all(scene, [hotplug(), `modify -p 0 device -m ${MAC}`, 'modify -p 0 -v 0 device -n 0']);
+    scene.loseRecovery();
+    return [await scene.type(hotplug()), await scene.ask('sriov', PF1_BDF, 1, null)];
   },
+  REC_MAC_DEL: async (scene) => {
+    scene.loseRecovery();
+    return [await scene.type('unplug -p 2'), await scene.ask('power-cycle', '', null, null)];
+  },
+  REC_MAC_SAVE: unsaved(`modify -p 0 device -m ${MAC}`, `modify -p 0 -v 0 device -n 4 -m ${MAC}`),
+  REC_MQ_SAVE: unsaved('modify -p 0 device -qp 2', 'modify -p 0 -v 0 device -n 0'),
   SF_RX_MODE_SET: async (scene) => {
     await scene.drive(PF1_BDF, WITHOUT_RX);
     return [await scene.type('modify -p 1 device -r 0x1')];
@@ -240,7 +273,8 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
   QUEUE_SIZE_INVALID: [hotplug('-s', '65536'), 'modify -p 0 device -q 65536'],
   DEV_IS_MIGRATING: async (scene) => {
     scene.moving = { pf: 0, vf: 1, vuid: 'MT2151X03152VNETS0D0F2VF2' };
-    return all(scene, ['modify -p 0 -v 1 device -l 0', 'stats -p 0 -v 1']);
+    expect(await scene.type('stats -p 0 -v 1')).toMatchObject({ device: { vf_id: 1 } }); // only looks
+    return all(scene, ['modify -p 0 -v 1 device -l 0', `modify -u ${PF0_VUID}VF2 device -l 0`]);
   },
   QUEUE_SIZE_RULE: [hotplug('-s', '2'), hotplug('-s', '48'), 'modify -p 0 device -q 3'],
   DEV_NOT_FUNCTIONAL: ['modify -p 0 -v 0 device -n 0', 'modify -p 0 -v 1 device -qp 0'],
@@ -260,7 +294,13 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
     'modify -p 0 -v 0 device -aarfs enable',
     'modify -p 0 device -k 40',
   ],
-  SF_CREATE: async () => [await elsewhere(['PF_TOTAL_SF=3'], hotplug(), hotplug())],
+  SF_CREATE: async () => {
+    const few = await Scene.open({ firmware: withFirmware(['PF_TOTAL_SF=4']) });
+    return [
+      await elsewhere(['PF_TOTAL_SF=3'], hotplug(), hotplug()),
+      await few.ask('sriov', PF1_BDF, 3, null),
+    ];
+  },
   SF_NUM_RANGE: [hotplug('-u', '1999'), hotplug('-u', '3000')],
   SF_NUM_IN_USE: [hotplug('-u', '2000')],
   QUEUE_IDX_INVALID: ['query -p 0 -q 999', 'stats -p 0 -q 62', 'query -p 0 -q 70000'],
@@ -281,6 +321,14 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
   ],
 };
 
+/** Rows that no command waits for: what is wrong with the recovery file of PF 0, and what a start says in the log. */
+const LOGGED: Partial<Record<ControlErrorName, object>> = {
+  REC_CONFIG_LOAD: { mq: 4 },
+  REC_MAC_LOAD: { mac: '01:00:5e:00:00:01' },
+  REC_PFNUM_LOAD: { pf_num: 'two' },
+  REC_SFNUM_LOAD: { sf_num: 2000 },
+};
+
 /** Rows that the program can answer with and that no command can bring about, because others are judged before. */
 const GUARDS: readonly ControlErrorName[] = ['SNAP_DEV_MODIFY'];
 
@@ -296,7 +344,23 @@ describe('the table of errors', { timeout: TEST_MS }, () => {
       expect(answer, typeof scenario === 'function' ? `answer ${i}` : scenario[i]).toEqual(expected);
   });
 
-  test('every row that the program names has a scenario, or is a guard behind others', () => {
+  test.for(Object.entries(LOGGED))('%s, in the log', async ([name, wrong]) => {
+    const { service } = await Scene.open();
+    const { recovery } = service.paths;
+    const path = join(recovery, PF0_VUID);
+    const file = JSON.parse(readFileSync(path, 'utf8')) as object;
+    await service.stop();
+    writeFileSync(path, JSON.stringify({ ...file, ...wrong }));
+    await service.start();
+    const errors = service.said.filter(({ level }) => level === 'error');
+    const row = failure(name as ControlErrorName);
+    expect(errors).toEqual([
+      expect.objectContaining({ ...row, path, msg: 'a recovery file cannot be used and is set aside' }),
+    ]);
+    expect(readdirSync(recovery)).toContain(`${PF0_VUID}.bad`);
+  });
+
+  test('every row that the program names has a scenario, is logged, or is a guard behind others', () => {
     const known = new Set<string>(CONTROL_ERRORS.map(({ name }) => name));
     const packages = join(import.meta.dirname, '..', 'packages');
     const sources = readdirSync(packages, { recursive: true, encoding: 'utf8' }).filter(
@@ -309,12 +373,14 @@ describe('the table of errors', { timeout: TEST_MS }, () => {
       for (const [, text] of readFileSync(join(packages, path), 'utf8').matchAll(/'([A-Z][A-Z_]+)'/g))
         if (known.has(text!)) named.add(text!);
     expect(named.size).toBeGreaterThan(20);
-    expect(names(named)).toEqual(names([...Object.keys(SCENARIOS), ...GUARDS]));
+    expect(names(named)).toEqual(names([...Object.keys(SCENARIOS), ...Object.keys(LOGGED), ...GUARDS]));
   });
 
   test('docs/compatibility.md says of each row when it is raised, or why it is not', () => {
     const text = readFileSync(join(import.meta.dirname, '..', 'docs', 'compatibility.md'), 'utf8');
-    const [, raised = '', not = ''] = text.split(/^\| Number \| (?:When it is raised here|Why not) \|$/m);
+    const [, raised = '', logged = '', not = ''] = text.split(
+      /^\| Number \| (?:When it is raised here|When the log says it|Why not) \|$/m,
+    );
     const numbersIn = (table: string) =>
       table
         .split('\n')
@@ -328,7 +394,10 @@ describe('the table of errors', { timeout: TEST_MS }, () => {
     expect(ascending(numbersIn(raised).filter((errno) => errno < -1000))).toEqual(
       ascending(numbersOf(Object.keys(SCENARIOS))),
     );
-    const others = CONTROL_ERRORS.filter(({ name }) => SCENARIOS[name] === undefined);
+    expect(ascending(numbersIn(logged))).toEqual(ascending(numbersOf(Object.keys(LOGGED))));
+    const others = CONTROL_ERRORS.filter(
+      ({ name }) => SCENARIOS[name] === undefined && LOGGED[name] === undefined,
+    );
     expect(ascending(numbersIn(not))).toEqual(ascending(others.map(({ errno }) => errno)));
   });
 });

@@ -127,16 +127,49 @@ describe('functions by configuration', () => {
     expect(stdout).toContain('Initial VFs: 8, Total VFs: 8, Number of VFs: 4');
   });
 
-  test('VFs share their PF’s vectors and queue pairs: the guide’s two examples', async () => {
-    const change = async (vf: number, option: string, value: number) => {
-      const words = ['--json', 'modify', '-p', '0', '-v', `${vf}`, 'device', option, `${value}`];
-      const { stdout } = await used.value.service.virtnet(...words);
-      return (JSON.parse(stdout) as { errno: number }).errno;
-    };
-    const pool = async () => {
-      const pf = (await listed()).find(({ pci_bdf }) => pci_bdf === PF0);
-      return [pf?.msix_num_pool_size, pf?.qp_pool_size];
-    };
+  /** `virtnet modify` of a VF's share. */
+  const changer = (pf: number) => async (vf: number, option: string, value: number) => {
+    const words = ['--json', 'modify', '-p', `${pf}`, '-v', `${vf}`, 'device', option, `${value}`];
+    const { stdout } = await used.value.service.virtnet(...words);
+    return (JSON.parse(stdout) as { errno: number }).errno;
+  };
+  const poolOf = async (bdf: string) => {
+    const pf = (await listed()).find(({ pci_bdf }) => pci_bdf === bdf);
+    return [pf?.msix_num_pool_size, pf?.qp_pool_size];
+  };
+
+  test('VFs share their PF’s queue pairs: the guide’s example, VF 1 keeps one and VF 0 is set to 23', async () => {
+    const change = changer(1);
+    const pairs = async () =>
+      (await listed())
+        .filter(({ vuid }) => vuid.includes('F3VF'))
+        .map(({ num_msix, max_queue_pairs }) => [num_msix, max_queue_pairs]);
+    expect([await poolOf(PF1), await pairs()]).toEqual([
+      [0, 0],
+      [
+        ['32', '32'],
+        ['32', '32'],
+      ],
+    ]);
+    expect(await change(1, '-qp', 1)).toBe(0);
+    expect(await poolOf(PF1)).toEqual([0, 31]);
+    expect(await change(0, '-qp', 23)).toBe(0);
+    expect([await poolOf(PF1), await pairs()]).toEqual([
+      [0, 40],
+      [
+        ['32', '23'],
+        ['32', '1'],
+      ],
+    ]);
+    expect(await change(0, '-qp', 64)).toBe(-1074);
+    expect(await change(0, '-qp', 32)).toBe(0);
+    expect(await change(1, '-qp', 32)).toBe(0);
+    expect(await poolOf(PF1)).toEqual([0, 0]);
+  });
+
+  test('VFs share their PF’s vectors, and queue pairs follow: the guide’s example of MSI-X', async () => {
+    const change = changer(0);
+    const pool = () => poolOf(PF0);
     expect(await pool()).toEqual([0, 0]);
     expect(await change(1, '-n', 4)).toBe(0);
     expect(await pool()).toEqual([28, 31]);
@@ -285,38 +318,32 @@ describe('recovery', () => {
     await consistent();
   });
 
-  test('a recovery file that cannot be written > -1015, and nothing of the new function remains', async () => {
+  test('recovery files cannot be written or removed > each command says so, and no function comes or goes', async () => {
     const { service } = used.value;
+    await succeeds('sriov', PF1, '0');
     const before = await functions();
-    const failed = { errno: -1015, errstr: 'Failed to create recovery file' };
+    const { vuid } = (await listed()).find(({ function_type }) => function_type === 'hotplug PF')!;
+    const plug = 'hotplug -i mlx5_0 -m 0C:C4:7A:FF:22:96 -t 1500 -n 3 -s 256';
+    const rows: [string, string, number, string][] = [
+      ['virtnet', plug, -1015, 'Failed to create recovery file'],
+      ['virtnet-host', `sriov ${PF1} 2`, -1015, 'Failed to create recovery file'],
+      ['virtnet', `unplug -u ${vuid}`, -1016, 'Failed to delete MAC in recovery file'],
+      ['virtnet-host', 'power-cycle', -1016, 'Failed to delete MAC in recovery file'],
+      ['virtnet', 'modify -p 1 device -m 02:00:00:00:12:35', -1018, 'Failed to save MAC into recovery file'],
+      ['virtnet', 'modify -p 1 device -qp 2', -1019, 'Failed to save MQ into recovery file'],
+      ['virtnet', 'modify -p 1 device -t 1300', -1014, 'Failed to save config into recovery file'],
+    ];
     renameSync(recovery(), `${recovery()}-away`);
-    const plugged = await service.virtnet(
-      'hotplug',
-      '-i',
-      'mlx5_0',
-      '-m',
-      '0C:C4:7A:FF:22:96',
-      '-t',
-      '1500',
-      '-n',
-      '3',
-      '-s',
-      '256',
-    );
-    expect(JSON.parse(plugged.stdout)).toEqual(failed);
-    expect(plugged.code).toBe(1);
-    const modified = await service.virtnet(
-      '--json',
-      'modify',
-      '-p',
-      '1',
-      'device',
-      '-m',
-      '02:00:00:00:12:35',
-    );
-    expect(JSON.parse(modified.stdout)).toEqual(failed);
+    for (const [program, line, errno, errstr] of rows) {
+      const words = line.split(' ');
+      const { code, stdout } = await (program === 'virtnet'
+        ? service.virtnet('--json', ...words)
+        : service.host(...words));
+      expect([line, code, JSON.parse(stdout)]).toEqual([line, 1, { errno, errstr }]);
+    }
     renameSync(`${recovery()}-away`, recovery());
-    expect(await service.answer('modify', '-p', '1', 'device', '-m', '02:00:00:00:12:34')).toEqual(SUCCESS);
+    const former = ['-m', '02:00:00:00:12:34', '-qp', '4', '-t', '1500'];
+    expect(await service.answer('modify', '-p', '1', 'device', ...former)).toEqual(SUCCESS);
     expect(await functions()).toEqual(before);
     await consistent();
   });
@@ -356,8 +383,11 @@ const EVENTS: Partial<Record<RecoveryEvent, () => Promise<unknown>>> = {
   },
   'destroy VFs': () => succeeds('sriov', PF0, '0'),
   'unload driver': async () => {
-    await succeeds('bind', PF0, 'vfio-pci');
-    await succeeds('unbind', PF0, 'vfio-pci');
+    const plugged = (await listed()).find(({ function_type }) => function_type === 'hotplug PF')!;
+    for (const bdf of [PF0, plugged.pci_bdf]) {
+      await succeeds('bind', bdf, 'vfio-pci');
+      await succeeds('unbind', bdf, 'vfio-pci');
+    }
   },
   'live update': async () => {
     const status = await update(used.value.service);
@@ -371,12 +401,14 @@ async function succeeds(...words: string[]): Promise<void> {
   expect(await host(...words), words.join(' ')).toEqual(SUCCESS);
 }
 
-/** Functions of every kind: both static PFs, a hotplug PF, and VFs of the first static PF. */
+/** Functions of every kind: both static PFs, a hotplug PF with other queue pairs, and VFs of the first static PF. */
 async function furnish(): Promise<readonly Listed[]> {
   const { service } = used.value;
   const before = await listed();
   const kinds = new Set(before.map(({ function_type }) => function_type));
   if (!kinds.has('hotplug PF')) await service.hotplug({ mac: '0C:C4:7A:FF:22:95', mtu: 1400 });
+  const plugged = (await listed()).find(({ function_type }) => function_type === 'hotplug PF')!;
+  expect(await service.answer('modify', '-u', plugged.vuid, 'device', '-qp', '3')).toEqual(SUCCESS);
   if (before.some(({ vuid }) => vuid.includes('F3VF'))) await succeeds('sriov', PF1, '0');
   if (!before.some(({ vuid }) => vuid.includes('F2VF'))) await succeeds('sriov', PF0, '2');
   return listed();
@@ -393,7 +425,8 @@ describe('the recovery matrix', () => {
     await EVENTS[event]!();
     const after = new Map((await listed()).map((device) => [device.vuid, device]));
     for (const device of before) {
-      const { vuid, pci_bdf, mac, sf_num, mtu, function_type } = device;
+      const { vuid, pci_bdf, mac, sf_num, mtu, function_type, max_queue_pairs, num_queues } = device;
+      if (function_type === 'hotplug PF') expect([max_queue_pairs, num_queues]).toEqual(['3', '7']);
       const now = after.get(vuid);
       switch (outcomeOf(event, function_type as FunctionKind)) {
         case 'gone':
@@ -404,7 +437,7 @@ describe('the recovery matrix', () => {
           expect(now?.mac, vuid).not.toBe(mac);
           break;
         default:
-          expect(now, vuid).toMatchObject({ pci_bdf, mac, sf_num, mtu });
+          expect(now, vuid).toMatchObject({ pci_bdf, mac, sf_num, mtu, max_queue_pairs, num_queues });
       }
       after.delete(vuid);
     }

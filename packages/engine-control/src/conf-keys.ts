@@ -6,7 +6,7 @@
  *   messages and in the snapshot that the emulators read.
  */
 import { REPRESENTOR_KINDS } from './facts.js';
-import { MSIX_VECTORS_MAX, QUEUE_SIZE_MAX, QUEUE_SIZE_MIN, VFS_MAX } from './limits.js';
+import { QUEUE_PAIRS_MAX, QUEUE_SIZE_MAX, QUEUE_SIZE_MIN, VFS_MAX } from './limits.js';
 
 /** A JSON schema, as far as keys need one. */
 export type KeySchema = { readonly [keyword: string]: unknown };
@@ -135,7 +135,7 @@ export const CONF_KEYS = {
     mac_base: station('MAC address of VF 0 of PF 0; the next has the next'),
     features: featureBits('feature bits VFs offer'),
     vfs_per_pf: wholeOrUnset(1, VFS_MAX, 'MAC addresses set aside for each PF'),
-    max_queue_pairs: wholeOrUnset(1, MSIX_VECTORS_MAX / 2, 'queue pairs of a VF'),
+    max_queue_pairs: wholeOrUnset(1, QUEUE_PAIRS_MAX, 'queue pairs of a VF'),
     max_queue_size: queueSize('entries of a virtqueue of a VF'),
   }),
   lm_prov: oneOf(['dpdk', 'kernel'], null, 'who migrates VFs'),

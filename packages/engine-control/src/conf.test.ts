@@ -148,6 +148,11 @@ describe('a value that is wrong by itself', () => {
     ['{ "sf_pool_percent": 1.5 }', /must be a whole number from 0 to 100, not 1\.5/],
     ['{ "dpa_core_start": 11, "dpa_core_end": 12 }', /dpa_core_start: must be a whole number from 1 to 10/],
     ['{ "eth_vq_workers": 25 }', /must be a whole number from 1 to 24/],
+    [
+      '{ "vf": { "max_queue_pairs": 128 } }',
+      'virtnet.conf:1:30: vf.max_queue_pairs: must be a whole number from 1 to 127, not 128. ' +
+        'Remedy: write a whole number from 1 to 127.',
+    ],
     ['{ "admin_cmd_workers": 0 }', /must be a whole number from 1 to 16/],
     [
       '{ "vf": 1 }',

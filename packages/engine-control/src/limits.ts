@@ -27,6 +27,8 @@ export const QUEUE_SIZE_DEFAULT = 256;
 export const VIRT_QUEUES_MAX = 256;
 /** A network device has at least a receive, a transmit and a control queue. */
 export const VIRT_QUEUES_MIN = 3;
+/** Data queue pairs of one device: all of its virtqueues but the control queue. */
+export const QUEUE_PAIRS_MAX = (VIRT_QUEUES_MAX - 1) >> 1;
 
 /** MSI-X vectors of a function, least and (PCI 3.0, table size field of 11 bits) most. */
 export const MSIX_VECTORS_MIN = 4;

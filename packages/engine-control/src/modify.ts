@@ -145,6 +145,15 @@ export function planModifyQueues({ periodMode, period, maxCount }: QueueOptions)
   return isQueueModeration(moderation) ? { shape: {}, moderation } : failure('VQ_PERIOD_UPDATE');
 }
 
+/**
+ * What a command answers whose change is in force but cannot be saved in the recovery file: the row of the file's keys
+ * that it is about, address first, then queue pairs; another when it is about none of them.
+ */
+export function unsavedFailure({ mac, maxQueuePairs, msixNum }: DeviceOptions): Failure {
+  if (mac !== undefined) return failure('REC_MAC_SAVE');
+  return failure(maxQueuePairs !== undefined || msixNum !== undefined ? 'REC_MQ_SAVE' : 'REC_CONFIG_SAVE');
+}
+
 type Shape = DeviceChange['shape'];
 
 function shapeOf(options: DeviceOptions, device: ModifiableDevice, site: ModifySite): Shape | Failure {

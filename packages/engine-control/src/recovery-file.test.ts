@@ -59,9 +59,10 @@ const hotplug = ok(
 const plans = { 'static PF': staticPf, 'hotplug PF': hotplug, VF: vf };
 const read = (text: string, vuid: string): Recovery => {
   const recovery = readRecovery(text, vuid);
-  if (typeof recovery === 'string') throw new Error(recovery);
+  if ('problem' in recovery) throw new Error(recovery.problem);
   return recovery;
 };
+const refused = (problem: unknown, row: unknown = expect.any(String)) => ({ problem, row });
 
 describe('recovery file', () => {
   it('of a hotplug PF is the guide’s example, but for its place', () => {
@@ -96,7 +97,19 @@ describe('recovery file', () => {
     ['null', 'null'],
     ['too large', `${writeRecovery(vf)}${' '.repeat(RECOVERY_BYTES_MAX)}`],
   ])('%s: a sentence', (_, text) => {
-    expect(readRecovery(text, vf.vuid)).toEqual(expect.any(String));
+    expect(readRecovery(text, vf.vuid)).toEqual(refused(expect.any(String), 'REC_CONFIG_LOAD'));
+  });
+
+  it.each([
+    [{ mac: 'no' }, 'REC_MAC_LOAD', 'mac is out of range'],
+    [{ pf_id: -1 }, 'REC_PFNUM_LOAD', 'pf_id is out of range'],
+    [{ pf_num: 256 }, 'REC_PFNUM_LOAD', 'pf_num is out of range'],
+    [{ sf_num: 2999 }, 'REC_SFNUM_LOAD', 'sf_num is out of range'],
+    [{ mq: 2 }, 'REC_CONFIG_LOAD', 'mq is out of range'],
+    [{ vf_id: 8 }, 'REC_CONFIG_LOAD', `of another function than ${vf.vuid}`],
+  ])('%j is refused by the guide’s row about it', (wrong, row, problem) => {
+    const file = { ...(JSON.parse(writeRecovery(vf)) as object), ...wrong };
+    expect(readRecovery(JSON.stringify(file), vf.vuid)).toEqual(refused(problem, row));
   });
 
   it.each<Record<string, unknown>>([
@@ -121,7 +134,7 @@ describe('recovery file', () => {
     { constructor: 1 },
   ])('%j in the file of another function, or out of range: a sentence', (wrong) => {
     const file = { ...(JSON.parse(writeRecovery(vf)) as object), ...wrong };
-    expect(readRecovery(JSON.stringify(file), vf.vuid)).toEqual(expect.any(String));
+    expect(readRecovery(JSON.stringify(file), vf.vuid)).toEqual(refused(expect.any(String)));
   });
 
   it('of a VF without a share says so; no PF can be without queues', () => {
@@ -135,7 +148,7 @@ describe('recovery file', () => {
     expect(recoveredPlan(vf, recovery, none, [])).toEqual(none);
     for (const pf of [staticPf, hotplug]) {
       const file = { ...(JSON.parse(writeRecovery(pf)) as object), mq: 0 };
-      expect(readRecovery(JSON.stringify(file), pf.vuid)).toBe('mq is out of range');
+      expect(readRecovery(JSON.stringify(file), pf.vuid)).toEqual(refused('mq is out of range'));
       for (const without of [{ msixVectors: 0 }, { queuePairs: 0 }])
         expect(restorePlan({ ...pf, ...without })).toBe('only a VF can have no msixVectors or no queuePairs');
     }
@@ -151,7 +164,8 @@ describe('recovery file', () => {
   it('a file copied to another function’s name is refused', () => {
     for (const plan of Object.values(plans))
       for (const other of Object.values(plans))
-        if (plan !== other) expect(readRecovery(writeRecovery(plan), other.vuid)).toEqual(expect.any(String));
+        if (plan !== other)
+          expect(readRecovery(writeRecovery(plan), other.vuid)).toEqual(refused(expect.any(String)));
   });
 
   it('whatever stands in it: a recovery within all limits, or a sentence', () => {
@@ -166,7 +180,7 @@ describe('recovery file', () => {
         ),
         (text) => {
           const recovery = readRecovery(text, vf.vuid);
-          if (typeof recovery === 'string') return;
+          if ('problem' in recovery) return;
           const plan = recoveredPlan(vf, recovery, null, []);
           if (typeof plan !== 'string') expect(restorePlan(plan)).toEqual(plan);
         },

@@ -19,6 +19,7 @@ import {
   isWithin,
   virtQueueCount,
 } from './device-plan.js';
+import type { ControlErrorName } from './errors.js';
 import { FunctionKind } from './facts.js';
 import { parseMac } from './format.js';
 import {
@@ -61,6 +62,13 @@ export interface Recovery {
   readonly queuePairs: number;
 }
 
+/** Why a file cannot be used, and the guide's row about it. */
+export interface RecoveryProblem {
+  readonly row: ControlErrorName;
+  /** A sentence. */
+  readonly problem: string;
+}
+
 /**
  * The text of a function's recovery file. `mq` counts as the guide's example does: virtqueues, 3 for one pair. It is 0
  * without any pair, which only a VF can be.
@@ -98,23 +106,24 @@ function staticFunction(pfId: number): number {
 /** Whether the file that says this is the one the function should have now. */
 export function isRecoveryOf(recovery: Recovery, plan: DevicePlan): boolean {
   const own = readRecovery(writeRecovery(plan), plan.vuid);
-  return typeof own !== 'string' && JSON.stringify(own) === JSON.stringify(recovery);
+  return !('problem' in own) && JSON.stringify(own) === JSON.stringify(recovery);
 }
 
-/** What the file of `vuid` says, or a sentence that says why it cannot be used. Never throws. */
-export function readRecovery(text: string, vuid: string): Recovery | string {
-  if (text.length === 0) return 'empty';
-  if (text.length > RECOVERY_BYTES_MAX) return `larger than ${RECOVERY_BYTES_MAX} bytes`;
+/** What the file of `vuid` says, or why it cannot be used. Never throws. */
+export function readRecovery(text: string, vuid: string): Recovery | RecoveryProblem {
+  if (text.length === 0) return unusable('empty');
+  if (text.length > RECOVERY_BYTES_MAX) return unusable(`larger than ${RECOVERY_BYTES_MAX} bytes`);
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    return 'not JSON: torn, or edited';
+    return unusable('not JSON: torn, or edited');
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'not a JSON object';
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    return unusable('not a JSON object');
   const file = value as Readonly<Record<string, unknown>>;
   const kind = kindOf(file);
-  if (kind === null) return 'function_type and device_type name no kind of function';
+  if (kind === null) return unusable('function_type and device_type name no kind of function');
   const wrong = wrongKey(file, kind);
   if (wrong !== null) return wrong;
   const recovery: Recovery = {
@@ -127,8 +136,21 @@ export function readRecovery(text: string, vuid: string): Recovery | string {
     sfNum: file.sf_num as number,
     queuePairs: (file.mq as number) >> 1,
   };
-  return isNameOf(recovery, vuid) ? recovery : `of another function than ${vuid}`;
+  return isNameOf(recovery, vuid) ? recovery : unusable(`of another function than ${vuid}`);
 }
+
+/** A file that cannot be used; `row` where the guide has one for what is wrong with it. */
+export function unusable(problem: string, row: ControlErrorName = 'REC_CONFIG_LOAD'): RecoveryProblem {
+  return { row, problem };
+}
+
+/** Rows of keys that have one of their own. */
+const KEY_ROWS: Readonly<Record<string, ControlErrorName>> = {
+  mac: 'REC_MAC_LOAD',
+  pf_id: 'REC_PFNUM_LOAD',
+  pf_num: 'REC_PFNUM_LOAD',
+  sf_num: 'REC_SFNUM_LOAD',
+};
 
 function kindOf({
   function_type: type,
@@ -145,7 +167,7 @@ const SF_RANGES: Readonly<Record<FunctionKind, readonly [number, number]>> = {
   [FunctionKind.VF]: [VF_SF_FIRST, VF_SF_LAST],
 };
 
-function wrongKey(file: Readonly<Record<string, unknown>>, kind: FunctionKind): string | null {
+function wrongKey(file: Readonly<Record<string, unknown>>, kind: FunctionKind): RecoveryProblem | null {
   const isVf = kind === FunctionKind.VF;
   const pfs = kind === FunctionKind.HOTPLUG_PF ? PF_IDS : STATIC_PFS_MAX;
   const [sfFirst, sfLast] = SF_RANGES[kind];
@@ -168,9 +190,9 @@ function wrongKey(file: Readonly<Record<string, unknown>>, kind: FunctionKind): 
   ];
   const known = new Set([...checks.map(([name]) => name), 'function_type', 'device_type']);
   const foreign = Object.keys(file).find((name) => !known.has(name));
-  if (foreign !== undefined) return `a key that does not belong there: ${foreign.slice(0, 64)}`;
-  const broken = checks.find(([, isRight]) => !isRight);
-  return broken === undefined ? null : `${broken[0]} is out of range`;
+  if (foreign !== undefined) return unusable(`a key that does not belong there: ${foreign.slice(0, 64)}`);
+  const [broken] = checks.find(([, isRight]) => !isRight) ?? [];
+  return broken === undefined ? null : unusable(`${broken} is out of range`, KEY_ROWS[broken]);
 }
 
 /** Whether the numbers are those the VUID is made of. A hotplug PF's has its switch port in it, which is no key. */

@@ -11,7 +11,8 @@
  *   I1  the same inputs give the same plan.
  *   I2  a plan's features are within the site's and have what they need.
  *
- * Limits  limits.ts; queue pairs: two virtqueues each, the control queue and one vector for configuration changes.
+ * Limits  limits.ts; queue pairs nobody chose: a vector for each of their virtqueues, one for the control queue and one
+ *         for configuration changes. VFs whose number of pairs is chosen may have more: queues share vectors then.
  */
 
 import { featureMask, VirtioFeature } from '@virtnet/wire';
@@ -35,6 +36,7 @@ import {
   MSIX_VECTORS_MIN,
   MTU_DEFAULT,
   MTU_MIN,
+  QUEUE_PAIRS_MAX,
   QUEUE_SIZE_DEFAULT,
   STATIC_SF_FIRST,
   VIRT_QUEUES_MAX,
@@ -168,7 +170,7 @@ function finish(
 
 /** Pairs of queues that have a vector each, beside one for the control queue and one for configuration changes. */
 export function pairsForVectors(msixVectors: number): number {
-  return Math.max(0, Math.min((VIRT_QUEUES_MAX - 2) >> 1, (msixVectors - 2) >> 1));
+  return Math.max(0, Math.min(QUEUE_PAIRS_MAX, (msixVectors - 2) >> 1));
 }
 
 /** What the VFs of a PF start with, and the most that one of them may have. */
@@ -178,7 +180,7 @@ export function vfPoolRules(
 ): VfPoolRules {
   return {
     initial: { msixVectors: vfMsixVectors, queuePairs: queuePairs ?? pairsForVectors(vfMsixVectors) },
-    most: { msixVectors: VIRT_QUEUES_MAX, queuePairs: (VIRT_QUEUES_MAX - 1) >> 1 },
+    most: { msixVectors: VIRT_QUEUES_MAX, queuePairs: QUEUE_PAIRS_MAX },
   };
 }
 

@@ -42,6 +42,22 @@ describe('commands', () => {
     expect(await modify(selector)).toMatchObject({ answer: { asked: 'device.modify' }, exitCode: 0 });
   });
 
+  it.each(['query', 'health', 'stats'] as const)(
+    '%s of the device that is being moved only looks, and is answered',
+    async (command) => {
+      const { vuid } = MOVING;
+      const params = {
+        query: { all: false, pf: null, vf: null, vuid, brief: false, queue: null },
+        health: { all: false, pf: null, vf: null, vuid },
+        stats: { pf: null, vf: null, vuid, queue: null },
+      }[command];
+      expect(await front().request({ command, params })).toMatchObject({
+        answer: { asked: `device.${command}` },
+        exitCode: 0,
+      });
+    },
+  );
+
   it('a destination link that leads to no version: version and update -s say -1057, restart needs none', async () => {
     const lost = front({
       destination: () => {

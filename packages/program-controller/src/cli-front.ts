@@ -184,7 +184,12 @@ export class CliFront {
 const HOST_TEXT_MAX = 64;
 
 /** What only looks waits until the device has arrived. */
-const reading: ReadonlySet<DeviceMessage> = new Set(['device.list', 'device.query', 'device.health']);
+const reading: ReadonlySet<DeviceMessage> = new Set([
+  'device.list',
+  'device.query',
+  'device.health',
+  'device.stats',
+]);
 
 const commands: Readonly<Record<ControlCommand, CliCommand>> = {
   hotplug: 'hotplug',

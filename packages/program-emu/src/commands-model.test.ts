@@ -306,7 +306,7 @@ async function look(service: TestService, model: CommandModel): Promise<void> {
   for (const vuid of files) {
     expect(isVuid(vuid)).toBe(true);
     const recovery = readRecovery(readFileSync(join(service.paths.recovery, vuid), 'utf8'), vuid);
-    if (typeof recovery === 'string') throw new Error(recovery);
+    if ('problem' in recovery) throw new Error(recovery.problem);
     const { shape, bdf, pfId, vfId } = functions.get(vuid)!;
     expect({
       mac: recovery.mac,

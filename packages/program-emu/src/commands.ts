@@ -10,7 +10,8 @@
  *
  * Invariants
  *   I1  a hotplug answers success only when the device is recorded and can be connected to.
- *   I2  an unplug answers success only when the representor is gone from the host.
+ *   I2  an unplug answers success only when the representor is gone from the host and no recovery file can bring the
+ *       function back.
  *   I3  what was answered is not forgotten when this process dies, but for a keeper that has been away for long.
  */
 import {
@@ -41,6 +42,7 @@ import {
   selectDevices,
   statsAnswer,
   type UnplugRequest,
+  unsavedFailure,
   uplinkOf,
 } from '@virtnet/engine-control';
 import { ControlSite } from './control-site.js';
@@ -65,7 +67,6 @@ const TUNNEL_DESCRIPTORS = 6;
 export class Commands {
   readonly #emulator: Emulator;
   readonly #site: ControlSite;
-  readonly #recovery: RecoveryStore;
   readonly #provision: Provision;
   readonly #host: HostCommands;
   #turn: Promise<unknown> = Promise.resolve();
@@ -74,9 +75,9 @@ export class Commands {
     this.#emulator = emulator;
     this.#site = new ControlSite(emulator.paths, emulator.conf, emulator.services.log);
     const recovers = emulator.conf.recovery === 1;
-    this.#recovery = new RecoveryStore(emulator.paths, recovers, emulator.services.log);
-    this.#provision = new Provision(emulator, this.#site, this.#recovery);
-    this.#host = new HostCommands(emulator, this.#site, this.#provision, this.#recovery);
+    const recovery = new RecoveryStore(emulator.paths, recovers, emulator.services.log);
+    this.#provision = new Provision(emulator, this.#site, recovery);
+    this.#host = new HostCommands(emulator, this.#site, this.#provision, recovery);
   }
 
   /** Lets the planning of a device be compiled before somebody waits for it; changes nothing. */
@@ -147,7 +148,7 @@ export class Commands {
       const changed = this.#provision.plans.filter((plan) => !before.has(plan));
       const saved = changed.length === 0 || (await this.#provision.save(changed));
       const warned = outcome.errno === failure('DEV_NOT_FUNCTIONAL').errno; // carried out all the same
-      return saved || (isFailure(outcome) && !warned) ? outcome : failure('REC_FILE_CREATE');
+      return saved || (isFailure(outcome) && !warned) ? outcome : unsavedFailure(request.device ?? {});
     });
   }
 
@@ -187,7 +188,7 @@ export class Commands {
     if (isFailure(plan)) return plan;
     const made = makeDevice(emulator, plan, request.requestId);
     if (isFailure(made)) return made;
-    if (await this.#provision.save([plan])) {
+    if (await this.#provision.record([plan])) {
       this.#host.plugged(plan.bdf);
       return hotplugAnswer(plan);
     }
@@ -202,7 +203,7 @@ export class Commands {
     if (isFailure(found)) return found;
     const device = devices.find(({ host }) => host.vuid === found.device.vuid)!;
     if (this.#host.keeps(device.host.plan.bdf)) return failure('DEV_UNPLUG_NOT_READY');
-    await this.#recovery.forget([device.host.vuid]);
+    if (!(await this.#provision.forget([device.host.plan]))) return failure('REC_MAC_DEL');
     await unmakeDevice(this.#emulator, device, request.requestId);
     this.#host.forget(device.host.plan.bdf);
     return SUCCESS;

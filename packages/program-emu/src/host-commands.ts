@@ -5,6 +5,8 @@
  *   The host's state is written before the functions follow it. A successor finds the number of VFs the host asked for
  *   and makes or removes the rest; then it answers the command that is sent to it again, which changes nothing any
  *   more. What an event does to a function is the matrix of engine-control and nothing else.
+ *   VFs whose recovery files cannot be removed are removed all the same: the host's state says that there are none, and
+ *   a start that finds their files removes them again.
  *   The callers run these one after the other, so two numbers for one PF at once are two numbers one after the other.
  */
 import {
@@ -158,7 +160,7 @@ export class HostCommands {
       await this.#event('destroy VFs', this.#provision.vfsOf(pfId));
       return SUCCESS;
     }
-    const failed = await this.#provision.makeVfs(pfId, count);
+    const failed = (await this.#provision.makeVfs(pfId, count)) ?? (await this.#provision.recordVfs(pfId));
     if (failed === null) {
       this.#announce(this.#provision.vfsOf(pfId));
       if (this.#state.noAutoprobe[device.host.plan.bdf] === undefined)
@@ -232,11 +234,14 @@ export class HostCommands {
     const read = readFirmwareStore(fwconfig);
     if ('problem' in read) return { errno: -5, errstr: read.problem };
     const store = powerCycledFirmwareStore(read.store);
-    const refused = writeFirmwareStore(fwconfig, store);
-    if (refused !== null) return { errno: -5, errstr: refused.problem };
-    this.#change(bootedHost());
     const ended = this.#provision.plans.filter(({ kind }) => outcomeOf('power cycle', kind) !== 'recover');
-    await this.#recovery.forget(ended.map(({ vuid }) => vuid));
+    if (!(await this.#provision.forget(ended))) return failure('REC_MAC_DEL');
+    const refused = writeFirmwareStore(fwconfig, store);
+    if (refused !== null) {
+      await this.#provision.save(ended);
+      return { errno: -5, errstr: refused.problem };
+    }
+    this.#change(bootedHost());
     await this.#emulator.removeAll();
     if (store.recoveryObsolete === true) {
       this.#recovery.clear();

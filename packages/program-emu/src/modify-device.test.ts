@@ -1,11 +1,22 @@
 import { type DeviceChange, FunctionKind, isFailure } from '@virtnet/engine-control';
 import { close, eventfdDrain, send } from '@virtnet/host-linux';
-import { DeviceStatus, featureMask, NetConfig, NetFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  featureMask,
+  HASH_TYPES,
+  HashType,
+  NetConfig,
+  NetFeature,
+  QueueCounter,
+  VirtioFeature,
+} from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts } from './device-facts.js';
 import type { DeviceHost } from './device-host.js';
 import { decodeDeviceRecord } from './device-record.js';
+import type { Device } from './emulator.js';
+import { type ModifyPlace, modifyDevices } from './modify-command.js';
 import { changeDevice, changedBefore, finishChange } from './modify-device.js';
 import { shelfNames } from './shelf-names.js';
 import { openFds } from './test-support/holdings.js';
@@ -124,6 +135,37 @@ describe('a change of a function', () => {
     const plan = host.plan;
     expect(await change({ shape: { queueSize: 3 } })).toMatchObject({ errno: -1031 });
     expect(host.plan).toBe(plan);
+  });
+
+  it('of the types of hashes, by the command: the next driver reads them; one that is there keeps its own', async () => {
+    await device.end();
+    world.shelf.clear();
+    const offered = FEATURES | featureMask([N.HASH_REPORT]);
+    device = world.device(testPlan({ ...NO_INTERFACE, features: `0x${offered.toString(16)}` }));
+    host = device.host;
+    host.upload();
+    world.services.store.put(host, `dev/${host.vuid}/listener`, new Uint8Array(0), memory.fd);
+    const place: ModifyPlace = {
+      devices: () => [{ host, endpoint: { connected: false } } as unknown as Device],
+      site: () => ({ uplinkMtu: null, supportedFeatures: offered, virtQueuesMax: 9, pool: null }),
+    };
+    const modify = (supportedHashTypes: number) =>
+      modifyDevices(
+        {
+          requestId: `hashes-${supportedHashTypes}`,
+          ...{ all: false, pf: host.plan.pfId, vf: null, vuid: null, device: { supportedHashTypes } },
+        },
+        place,
+      );
+    expect(config().supportedHashTypes).toBe(HASH_TYPES);
+    expect(await modify(HashType.UDPV4)).toMatchObject({ errno: 0 });
+    expect([config().supportedHashTypes, deviceFacts(host, ALONE).supportedHashTypes]).toEqual([
+      HashType.UDPV4,
+      HashType.UDPV4,
+    ]);
+    await load();
+    expect(await modify(HASH_TYPES)).toMatchObject({ errno: -1005 });
+    expect(config().supportedHashTypes).toBe(HashType.UDPV4);
   });
 
   it('is in the record before the driver hears of it', async () => {

@@ -9,7 +9,11 @@
  *
  * Invariants
  *   I1  a function that cannot be made is reported and left out; it never keeps the others waiting.
- *   I2  VFs exist all or not at all: a PF that cannot have as many as the host asked for has none, and is told so.
+ *   I2  VFs exist all or not at all: a PF that cannot have as many as the host asked for has none, and is told so. So it
+ *       is with new VFs whose recovery files cannot be written. VFs that come back stay all the same: somebody may use
+ *       them.
+ *   I3  a function whose recovery file cannot be removed is not removed either, for it would come back. VFs are: the
+ *       host's state says that there are none.
  */
 import { randomBytes } from 'node:crypto';
 import {
@@ -141,7 +145,8 @@ export class Provision {
       const made = typeof plan === 'string' ? null : makeDevice(this.#emulator, plan, REQUEST_ID);
       if (made === null || isFailure(made)) {
         const reason = typeof plan === 'string' ? plan : (made as Failure).errstr;
-        this.#error('a hotplug PF could not be made again', { vuid, reason });
+        const row = typeof plan === 'string' ? failure('REC_CONFIG_LOAD') : (made as Failure);
+        this.#error('a hotplug PF could not be made again', { ...row, vuid, reason });
       }
       await turn();
     }
@@ -154,7 +159,6 @@ export class Provision {
     const { sfsMax } = firmwareLimits(firmware);
     const present = new Set(this.vfsOf(pfId).map(({ host }) => host.plan.vfId));
     if (sfsMax !== null && devices.length - present.size + count > sfsMax) return failure('SF_CREATE');
-    const made: DevicePlan[] = [];
     const place = this.#place();
     for (let vfId = 0; vfId < count; vfId++) {
       if (present.has(vfId)) continue;
@@ -167,12 +171,18 @@ export class Provision {
         return device;
       }
       devices.push(identityOf(device));
-      made.push(device.host.plan);
       await turn();
     }
     this.showVfs(pfId);
-    await this.save(made);
     return null;
+  }
+
+  /** Gives new VFs of a PF their recovery files. Null, or why there are none now (I2). */
+  async recordVfs(pfId: number): Promise<Failure | null> {
+    if (await this.record(this.vfsOf(pfId).map(({ host }) => host.plan))) return null;
+    this.#error('the recovery files of VFs could not be written: their PF gets none', { pfId });
+    await this.removeVfs(pfId);
+    return failure('REC_FILE_CREATE');
   }
 
   /** Removes all VFs of a PF. */
@@ -227,6 +237,23 @@ export class Provision {
     return this.#recovery.save(plans, this.plans, this.#site.firmware());
   }
 
+  /** Gives new functions their recovery files; false when one could not be written: then none has one. */
+  async record(plans: readonly DevicePlan[]): Promise<boolean> {
+    if (await this.save(plans)) return true;
+    await this.#recovery.forget(plans.map(({ vuid }) => vuid));
+    return false;
+  }
+
+  /**
+   * Removes the recovery files of functions that are to be removed; false when one could not be. Then nothing has
+   * changed: those that could be are written again (I3).
+   */
+  async forget(plans: readonly DevicePlan[]): Promise<boolean> {
+    if (await this.#recovery.forget(plans.map(({ vuid }) => vuid))) return true;
+    await this.save(plans);
+    return false;
+  }
+
   /** Gives every function a recovery file that `remembered` has none of, or another. */
   async saveMissing({ recoveries, plans }: Remembered): Promise<void> {
     if (!this.#recovery.enabled) return;
@@ -248,6 +275,7 @@ export class Provision {
     const plan = recoveredPlan(fresh, recovery, plans.get(fresh.vuid) ?? null, devices);
     if (typeof plan !== 'string') return plan;
     this.#error('a recovery file does not fit: the function is made anew', {
+      ...failure('REC_CONFIG_LOAD'),
       vuid: fresh.vuid,
       reason: plan,
     });

@@ -12,6 +12,7 @@
  * Invariants
  *   I1  a file is removed before its function is, and written after its function exists: what a crash leaves is a
  *       function without a file, which gets one again, never a file that brings back what was removed.
+ *   I2  who asks for files to be written or removed is told whether they are; the log has the guide's row as well.
  *
  * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the other; WRITERS at once.
  */
@@ -19,13 +20,17 @@ import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
+  type ControlErrorName,
   type DevicePlan,
   type FirmwareValues,
+  failure,
   isVuid,
   RECOVERY_BYTES_MAX,
   type Recovery,
+  type RecoveryProblem,
   readRecovery,
   restorePlan,
+  unusable,
   writeRecovery,
 } from '@virtnet/engine-control';
 import { readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
@@ -79,44 +84,49 @@ export class RecoveryStore {
         continue;
       }
       const recovery = this.#read(name);
-      if (typeof recovery === 'string') this.#setAside(join(this.#paths.recovery, name), recovery);
+      if ('problem' in recovery) this.#setAside(join(this.#paths.recovery, name), recovery);
       else recoveries.set(name, recovery);
       if (recoveries.size % READ_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     return { recoveries, plans: devices?.plans ?? new Map() };
   }
 
-  /** Writes the files of `plans`; `all` are the functions that exist now. Returns whether all is safely there. */
+  /**
+   * Writes the files of `plans`; `all` are the functions that exist now. Returns whether all is safely there; what can
+   * be written is, and nothing is written any more afterwards.
+   */
   async save(
     plans: readonly DevicePlan[],
     all: readonly DevicePlan[],
     firmware: FirmwareValues,
   ): Promise<boolean> {
     if (!this.#enabled) return true;
-    try {
-      const waiting = [...plans];
-      const writer = async () => {
-        for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop()) await this.#write(plan);
-      };
-      await Promise.all(Array.from({ length: WRITERS }, writer));
-      await this.#flushDirectory();
-      this.#writeDevices(all, firmware);
-      return true;
-    } catch (error) {
-      this.#log('error', 'a recovery file could not be written', { reason: messageOf(error) });
-      return false;
-    }
+    const attempts = new Attempts();
+    const waiting = [...plans];
+    const writer = async () => {
+      for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop())
+        await attempts.make(this.#write(plan));
+    };
+    await Promise.all(Array.from({ length: WRITERS }, writer));
+    await attempts.make(this.#flushDirectory());
+    await attempts.make(this.#writeDevices(all, firmware));
+    const { reason } = attempts;
+    if (reason !== null) this.#say('a recovery file could not be written', 'REC_FILE_CREATE', { reason });
+    return reason === null;
   }
 
-  /** Removes the files of functions that are going to be removed. */
-  async forget(vuids: readonly string[]): Promise<void> {
-    if (vuids.length === 0) return;
-    try {
-      for (const vuid of vuids) await rm(join(this.#paths.recovery, vuid), { force: true });
-      await this.#flushDirectory();
-    } catch (error) {
-      this.#log('error', 'a recovery file could not be removed', { reason: messageOf(error) });
-    }
+  /**
+   * Removes the files of functions that are going to be removed. Returns whether none of them can bring its function
+   * back: with recovery off nobody reads what may remain.
+   */
+  async forget(vuids: readonly string[]): Promise<boolean> {
+    if (vuids.length === 0) return true;
+    const attempts = new Attempts();
+    for (const vuid of vuids) await attempts.make(rm(join(this.#paths.recovery, vuid), { force: true }));
+    await attempts.make(this.#flushDirectory());
+    const { reason } = attempts;
+    if (reason !== null) this.#say('a recovery file could not be removed', 'REC_MAC_DEL', { reason });
+    return reason === null || !this.#enabled;
   }
 
   /** Removes everything but what was set aside. */
@@ -131,23 +141,28 @@ export class RecoveryStore {
     return this.#enabled;
   }
 
-  #read(name: string): Recovery | string {
-    if (!isVuid(name)) return 'its name is no VUID';
+  #read(name: string): Recovery | RecoveryProblem {
+    if (!isVuid(name)) return unusable('its name is no VUID');
     try {
       return readRecovery(readText(join(this.#paths.recovery, name), RECOVERY_BYTES_MAX) ?? '', name);
     } catch (error) {
-      return messageOf(error);
+      return unusable(messageOf(error));
     }
   }
 
-  #setAside(path: string, reason: string): void {
-    this.#log('error', 'a recovery file cannot be used and is set aside', { path, reason });
+  #setAside(path: string, { row, problem: reason }: RecoveryProblem): void {
+    this.#say('a recovery file cannot be used and is set aside', row, { path, reason });
     try {
       rmSync(`${path}${BAD}`, { force: true, recursive: true });
       renameSync(path, `${path}${BAD}`);
     } catch (error) {
       this.#log('error', 'it cannot be set aside either', { path, reason: messageOf(error) });
     }
+  }
+
+  /** An error of the log, with the number and text of its row. */
+  #say(message: string, row: ControlErrorName, facts: Readonly<Record<string, unknown>>): void {
+    this.#log('error', message, { ...failure(row), ...facts });
   }
 
   async #write(plan: DevicePlan): Promise<void> {
@@ -161,7 +176,10 @@ export class RecoveryStore {
     } finally {
       await file.close();
     }
-    await rename(draft, path);
+    await rename(draft, path).catch(async (error) => {
+      await rm(draft, { force: true });
+      throw error;
+    });
   }
 
   async #flushDirectory(): Promise<void> {
@@ -173,7 +191,7 @@ export class RecoveryStore {
     }
   }
 
-  #writeDevices(all: readonly DevicePlan[], firmware: FirmwareValues): void {
+  async #writeDevices(all: readonly DevicePlan[], firmware: FirmwareValues): Promise<void> {
     const document = { version: DEVICES_VERSION, firmware: JSON.stringify(firmware), plans: all };
     replaceText(this.#paths.devices, `${JSON.stringify(document)}\n`);
   }
@@ -196,8 +214,22 @@ export class RecoveryStore {
     } catch (error) {
       problem = messageOf(error);
     }
-    this.#setAside(this.#paths.devices, problem);
+    this.#setAside(this.#paths.devices, unusable(problem));
     return null;
+  }
+}
+
+/** Several things that are all tried, whatever becomes of each. */
+class Attempts {
+  /** Why the first that failed did; null when none has. */
+  reason: string | null = null;
+
+  async make(action: Promise<unknown>): Promise<void> {
+    try {
+      await action;
+    } catch (error) {
+      this.reason ??= messageOf(error);
+    }
   }
 }
 

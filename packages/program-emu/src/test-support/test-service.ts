@@ -16,6 +16,7 @@ import {
 } from '@virtnet/engine-control';
 import {
   type Logger,
+  readFirmwareStore,
   ShelfClient,
   type VirtnetPaths,
   virtnetPaths,
@@ -27,7 +28,12 @@ import type { Datapath } from '../datapath.js';
 import { type Device, Emulator } from '../emulator.js';
 import { InlineDatapath } from './inline-datapath.js';
 
-const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} } as unknown as Logger;
+/** A line of the log: its level, and its fields with the message as `msg`. */
+export interface LoggedLine {
+  readonly level: string;
+  readonly msg: string;
+  readonly [field: string]: unknown;
+}
 
 export interface TestServiceOptions {
   /** Assignments over the firmware's values at first, as `virtnet-mlxconfig s` takes them. */
@@ -40,6 +46,8 @@ export interface TestServiceOptions {
 export class TestService {
   readonly poller = new Poller();
   readonly paths: VirtnetPaths;
+  /** What was logged. */
+  readonly said: LoggedLine[] = [];
   commands!: Commands;
   readonly #root = mkdtempSync(join(tmpdir(), 'virtnet-'));
   readonly #arena = Arena.reserve(2 ** 32);
@@ -69,7 +77,7 @@ export class TestService {
       shelf: new ShelfClient({ path: this.paths.haSocket, poller: this.poller }),
       replyRing: null,
       paths: this.paths,
-      log: silent,
+      log: this.#logger(),
       conf: this.#conf,
       reserve: false,
       urgent: true,
@@ -81,9 +89,29 @@ export class TestService {
     await this.#emulator.promote('first');
   }
 
+  /** Lets `assignments` be the firmware's values at the next power cycle, as `virtnet-mlxconfig s` does. */
+  configure(assignments: readonly string[]): void {
+    const read = readFirmwareStore(this.paths.fwconfig);
+    if ('problem' in read) throw new Error(read.problem);
+    const assigned = assign(read.store, assignments);
+    if ('problem' in assigned) throw new Error(assigned.problem);
+    const problem = writeFirmwareStore(this.paths.fwconfig, assigned.store);
+    if (problem !== null) throw new Error(problem.problem);
+  }
+
   /** A device that there is. */
   device(vuid: string): Device {
     return [...this.#emulator.devices.values()].find(({ host }) => host.vuid === vuid)!;
+  }
+
+  #logger(): Logger {
+    const say = (level: string) => (fields: object | string, message?: string) => {
+      const line = typeof fields === 'string' ? { msg: fields } : { ...fields, msg: message ?? '' };
+      this.said.push({ level, ...line });
+    };
+    return Object.fromEntries(
+      ['debug', 'info', 'warn', 'error'].map((level) => [level, say(level)]),
+    ) as unknown as Logger;
   }
 
   /** Ends as a service does that nobody keeps the devices for. */

@@ -1,0 +1,233 @@
+/** VFs that cannot all be made, and recovery files that cannot be written or removed, as commands tell of them. */
+import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { confSchema, DEFAULT_CONF } from '@virtnet/engine-control';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { hostRequest } from './test-support/command-model.js';
+import { TestService, type TestServiceOptions } from './test-support/test-service.js';
+
+const VFS = 3;
+const FIRMWARE = [
+  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'SRIOV_EN=1'],
+  ...['VIRTIO_NET_EMULATION_NUM_PF=2', `VIRTIO_NET_EMULATION_NUM_VF=${VFS}`],
+  ...['PCI_SWITCH_EMULATION_NUM_PORT=3', 'PF_BAR2_ENABLE=0', 'PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64'],
+  ...['VIRTIO_NET_EMULATION_NUM_MSIX=64', 'VIRTIO_NET_EMULATION_NUM_VF_MSIX=16'],
+];
+const PF0 = '14:00.2';
+const PF1 = '14:00.3';
+const HOTPLUG = 'MT2151X03152VNETS1D0F0';
+const VF = (number: number) => `MT2151X03152VNETS0D0F2VF${number}`;
+const SUCCESS = { errno: 0, errstr: 'Success' };
+const NOT_CREATED = { errno: -1015, errstr: 'Failed to create recovery file' };
+const NOT_REMOVED = { errno: -1016, errstr: 'Failed to delete MAC in recovery file' };
+
+interface Listed {
+  readonly devices: readonly { readonly vuid: string; readonly mac: string; readonly enabled_vfs: string }[];
+}
+
+async function started(options: TestServiceOptions = { firmware: FIRMWARE }): Promise<TestService> {
+  const service = new TestService(options);
+  await service.start();
+  onTestFinished(() => service.close());
+  return service;
+}
+
+const sriov = ({ commands }: TestService, bdf: string, value: number) =>
+  commands.host(hostRequest('sriov', { bdf, value }));
+const listed = ({ commands }: TestService) => (commands.list() as unknown as Listed).devices;
+const vuids = (service: TestService) => listed(service).map(({ vuid }) => vuid);
+const vfs = (service: TestService) => vuids(service).filter((vuid) => vuid.includes('VF'));
+const files = ({ paths }: TestService) => readdirSync(paths.recovery).sort();
+const sockets = ({ paths }: TestService) => readdirSync(paths.pci);
+
+let requests = 0;
+const hotplug = ({ commands }: TestService) =>
+  commands.hotplug({
+    requestId: `h${requests++}`,
+    ...{ ibDevice: 'mlx5_0', mac: '0C:C4:7A:FF:22:93', mtu: 1500, queues: 3, queuePairs: null },
+    ...{ queueSize: 256, sfNum: null, features: null, legacy: false },
+  });
+const unplug = ({ commands }: TestService) =>
+  commands.unplug({ requestId: `u${requests++}`, pf: null, vuid: HOTPLUG });
+const restart = async (service: TestService) => {
+  await service.stop();
+  await service.start();
+};
+
+/** Until it is mended, nothing can be written into the directory of recovery files, nor removed from it. */
+function broken({ paths: { recovery } }: TestService): () => void {
+  renameSync(recovery, `${recovery}-away`);
+  writeFileSync(recovery, '');
+  return () => {
+    rmSync(recovery);
+    renameSync(`${recovery}-away`, recovery);
+  };
+}
+
+/** Until it is mended, what recovery files have no keys for cannot be written; the files themselves can. */
+function brokenDocument({ paths: { devices } }: TestService): () => void {
+  const draft = `${devices}.${process.pid}.tmp`;
+  mkdirSync(draft);
+  return () => rmSync(draft, { recursive: true });
+}
+
+describe('VFs exist all or not at all', () => {
+  it('more than there are SFs for: none is made, and the guide’s error says so', async () => {
+    const firmware = [...FIRMWARE.filter((text) => !text.startsWith('PF_TOTAL_SF')), 'PF_TOTAL_SF=4'];
+    const service = await started({ firmware });
+    expect(await sriov(service, PF0, 3)).toEqual({ errno: -1048, errstr: 'Failed to create SF' });
+    expect([vfs(service), sockets(service).length, files(service).length]).toEqual([[], 2, 2]);
+    expect(listed(service).map(({ enabled_vfs }) => enabled_vfs)).toEqual(['0', '0']);
+    expect(await sriov(service, PF0, 2)).toEqual(SUCCESS); // nothing is left of the first number
+    expect(vfs(service)).toEqual([VF(1), VF(2)]);
+    expect(await sriov(service, PF1, 1)).toMatchObject({ errno: -1048 });
+  });
+
+  it('the most queue pairs that the configuration takes are as many as VFs can have, whatever their vectors', async () => {
+    const { vf } = confSchema().properties as { vf: { properties: Record<string, { maximum: number }> } };
+    const most = vf.properties.max_queue_pairs!.maximum;
+    const conf = { vf: { ...DEFAULT_CONF.vf, max_queue_pairs: most } };
+    const service = await started({ firmware: FIRMWARE, conf });
+    expect(await sriov(service, PF0, 1)).toEqual(SUCCESS);
+    expect(listed(service).find(({ vuid }) => vuid === VF(1))).toMatchObject({
+      max_queue_pairs: '127',
+      num_queues: '255',
+      num_msix: '16',
+    });
+  });
+
+  it('one of them cannot be made: those that were made before it are removed again', async () => {
+    const service = await started();
+    const last = service.paths.pciSocket('0000:14:00.7'); // behind the PFs and the RShim: VF 2
+    mkdirSync(last);
+    expect(await sriov(service, PF0, 3)).toMatchObject({ errno: -1032 });
+    expect([vfs(service), files(service).length]).toEqual([[], 2]);
+    rmSync(last, { recursive: true });
+    expect(await sriov(service, PF0, 3)).toEqual(SUCCESS);
+    expect([vfs(service), files(service).length]).toEqual([[VF(1), VF(2), VF(3)], 5]);
+  });
+
+  it('one of them cannot be made again by a start: none comes back, then or later', async () => {
+    const service = await started();
+    expect(await sriov(service, PF0, 3)).toEqual(SUCCESS);
+    await service.stop();
+    const last = service.paths.pciSocket('0000:14:00.7');
+    mkdirSync(last);
+    await service.start();
+    expect([vfs(service), files(service).length]).toEqual([[], 2]);
+    rmSync(last, { recursive: true });
+    await restart(service);
+    expect(vfs(service)).toEqual([]);
+  });
+});
+
+describe('recovery files that cannot be written', () => {
+  it('sriov is answered with the error, there are no VFs, and the next try finds nothing of them', async () => {
+    const service = await started();
+    const mend = broken(service);
+    expect(await sriov(service, PF0, VFS)).toEqual(NOT_CREATED);
+    expect([vfs(service), sockets(service).length]).toEqual([[], 2]);
+    mend();
+    await restart(service);
+    expect(vfs(service)).toEqual([]);
+    expect(await sriov(service, PF0, VFS)).toEqual(SUCCESS);
+    const before = listed(service);
+    await restart(service);
+    expect(listed(service)).toEqual(before); // the same addresses
+  });
+
+  it('one of the VFs’ files cannot be written: those of the others are gone as well', async () => {
+    const service = await started();
+    mkdirSync(join(service.paths.recovery, VF(2)));
+    expect(await sriov(service, PF0, VFS)).toEqual(NOT_CREATED);
+    expect(vfs(service)).toEqual([]);
+    expect(files(service).filter((name) => name.includes('VF'))).toEqual([VF(2)]);
+    expect(service.said).toContainEqual(
+      expect.objectContaining({
+        level: 'error',
+        msg: 'a recovery file could not be written',
+        ...NOT_CREATED,
+      }),
+    );
+  });
+
+  it('hotplug is answered with the error, and a file that was written all the same is gone', async () => {
+    const service = await started();
+    const mend = brokenDocument(service);
+    expect(await hotplug(service)).toEqual(NOT_CREATED);
+    expect([vuids(service).length, files(service).length]).toEqual([2, 2]);
+    mend();
+    await restart(service);
+    expect(vuids(service)).toHaveLength(2);
+  });
+
+  it('VFs that come back are not taken from whoever uses them', async () => {
+    const service = await started();
+    expect(await sriov(service, PF0, VFS)).toEqual(SUCCESS);
+    await service.stop();
+    rmSync(join(service.paths.recovery, VF(1)));
+    brokenDocument(service);
+    await service.start();
+    expect(vfs(service)).toEqual([VF(1), VF(2), VF(3)]);
+    expect(service.said).toContainEqual(expect.objectContaining(NOT_CREATED));
+  });
+});
+
+describe('recovery files that cannot be removed', () => {
+  it('unplug is answered with the error, and the function stays, until it can be unplugged for good', async () => {
+    const service = await started();
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    const mend = broken(service);
+    expect(await unplug(service)).toEqual(NOT_REMOVED);
+    expect(vuids(service)).toContain(HOTPLUG);
+    mend();
+    expect(files(service)).toContain(HOTPLUG);
+    expect(await unplug(service)).toEqual(SUCCESS);
+    await restart(service);
+    expect([vuids(service).length, files(service).length]).toEqual([2, 2]);
+    expect(service.said).toContainEqual(
+      expect.objectContaining({
+        level: 'error',
+        msg: 'a recovery file could not be removed',
+        ...NOT_REMOVED,
+      }),
+    );
+  });
+
+  it('a power cycle is refused, changes nothing, and those that could be removed are written again', async () => {
+    const service = await started();
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    expect(await sriov(service, PF0, 1)).toEqual(SUCCESS);
+    const before = listed(service);
+    service.configure(['VIRTIO_NET_EMULATION_NUM_PF=1']);
+    rmSync(join(service.paths.recovery, HOTPLUG));
+    mkdirSync(join(service.paths.recovery, HOTPLUG));
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(NOT_REMOVED);
+    expect(listed(service)).toEqual(before);
+    expect(files(service)).toEqual(before.map(({ vuid }) => vuid).sort());
+    expect(await sriov(service, PF0, 2)).toMatchObject({ errno: -16 }); // the host has not booted
+    rmSync(join(service.paths.recovery, HOTPLUG), { recursive: true });
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
+    expect(vuids(service)).toEqual([before[0]!.vuid]);
+  });
+
+  it('VFs go with the host’s word, and their files do not bring them back', async () => {
+    const service = await started();
+    expect(await sriov(service, PF0, VFS)).toEqual(SUCCESS);
+    const mend = broken(service);
+    expect(await sriov(service, PF0, 0)).toEqual(SUCCESS);
+    expect(vfs(service)).toEqual([]);
+    mend();
+    expect(files(service)).toHaveLength(2 + VFS);
+    await restart(service);
+    expect([vfs(service), files(service).length]).toEqual([[], 2]);
+  });
+
+  it('with recovery off nobody reads them, so nothing waits for them', async () => {
+    const service = await started({ firmware: FIRMWARE, conf: { recovery: 0 } });
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    broken(service);
+    expect(await unplug(service)).toEqual(SUCCESS);
+    expect(vuids(service)).toHaveLength(2);
+  });
+});
