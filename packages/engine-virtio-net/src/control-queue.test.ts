@@ -244,7 +244,7 @@ describe('control queue: queue pairs', () => {
 describe('control queue: receive offloads', () => {
   const set = (device: NetDevice, mask: bigint) =>
     executeControl(device, request(ControlClass.GUEST_OFFLOADS, ControlGuestOffloads.SET, ...u64(mask)));
-  const ALL = featureMask([1, 7, 8, 9]);
+  const ALL = featureMask([1, 7, 8, 9, 54, 55]);
 
   it('CVQ-8 all that were agreed on are on at first; SET takes effect at once', () => {
     const device = agreedDevice();
@@ -253,6 +253,8 @@ describe('control queue: receive offloads', () => {
       ack: OK,
       changed: [{ kind: 'offloads', offloads: featureMask([1, 7]) }],
     });
+    expect(set(device, featureMask([1, 55])).ack).toBe(OK);
+    expect(device.receiveOffloads()).toBe(featureMask([1, 55]));
     expect(set(device, 0n).ack).toBe(OK);
     expect(device.receiveOffloads()).toBe(0n);
     expect(set(device, ALL).ack).toBe(OK);
@@ -261,12 +263,12 @@ describe('control queue: receive offloads', () => {
 
   it('what is switched on without what it needs is not used', () => {
     const device = agreedDevice();
-    expect(set(device, featureMask([7, 9])).ack).toBe(OK);
+    expect(set(device, featureMask([7, 9, 54])).ack).toBe(OK);
     expect(device.receiveOffloads()).toBe(0n);
   });
 
   it('E9 bits that were not agreed on, and bits that are no offloads, are refused', () => {
-    const device = agreedDevice([NetFeature.GUEST_TSO6]);
+    const device = agreedDevice([NetFeature.GUEST_TSO6, NetFeature.GUEST_USO4]);
     expectUnchanged(device, () => {
       for (const bit of [8, 10, 54, 0, 17, 32, 63]) expect(set(device, 1n << BigInt(bit)).ack).toBe(ERR);
     });

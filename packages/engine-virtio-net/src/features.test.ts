@@ -54,7 +54,7 @@ describe('features: what is offered', () => {
     expect(bits).toEqual([
       0, 1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 16, 17, 18, 20, 21, 22, 23, 28, 29, 32, 33, 40, 52, 53, 59, 63,
     ]);
-    expect(hotplugFeatures({ uso: true }) ^ plain).toBe(1n << 56n);
+    expect(hotplugFeatures({ uso: true }) ^ plain).toBe(featureMask([54, 55, 56]));
     expect(hotplugFeatures({ uso: false, vlan: true }) ^ plain).toBe(1n << 19n);
     expect(hotplugFeatures({ uso: false, packedVq: true }) ^ plain).toBe(1n << 34n);
     expect(hotplugFeatures({ uso: false, mrgRxbuf: true }) ^ plain).toBe(1n << 15n);
@@ -64,6 +64,7 @@ describe('features: what is offered', () => {
     const request = featureMask([N.MRG_RXBUF, N.CTRL_VLAN, N.HASH_REPORT, N.RSS, 34, 35, 38]);
     for (const uso of [false, true])
       expect(supportedFeatures({ uso })).toBe(hotplugFeatures({ uso }) | request);
+    expect(SUPPORTED_FEATURES, 'UDP segments both ways').toBe(supportedFeatures({ uso: true }));
     expect(profileProblems({ ...PROFILE, offeredFeatures: supportedFeatures({ uso: true }) })).toEqual([]);
   });
 
@@ -148,7 +149,9 @@ describe('features: what a driver may accept', () => {
 
 describe('features: labels', () => {
   it('are the command line’s, also where the specification says otherwise', () => {
-    expect([0, 3, 15, 17, 28, 33, 34, 40, 41, 53, 56, 59, 63].map((bit) => featureLabel(bit))).toEqual([
+    expect(
+      [0, 3, 15, 17, 28, 33, 34, 40, 41, 53, 54, 55, 56, 59, 63].map((bit) => featureLabel(bit)),
+    ).toEqual([
       'VIRTIO_NET_F_CSUM',
       'VIRTIO_NET_F_MTU',
       'VIRTIO_F_MRG_RX_BUFFER',
@@ -159,6 +162,8 @@ describe('features: labels', () => {
       'VIRTIO_F_RING_RESET',
       'VIRTIO_F_ADMIN_VQ',
       'VIRTIO_NET_F_NOTF_COAL',
+      'VIRTIO_NET_F_GUEST_USO4',
+      'VIRTIO_NET_F_GUEST_USO6',
       'VIRTIO_NET_F_HOST_USO',
       'VIRTIO_NET_F_GUEST_HDRLEN',
       'VIRTIO_NET_F_SPEED_DUPLEX',

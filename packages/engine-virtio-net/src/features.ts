@@ -140,14 +140,18 @@ const HOTPLUG_FEATURES = featureMask([
  */
 const ON_REQUEST = [V.IN_ORDER, V.NOTIFICATION_DATA] as const;
 
+/** UDP segments, in both directions: the host's TAPs take and give them, or they do not. */
+const UDP_SEGMENTATION = featureMask([N.GUEST_USO4, N.GUEST_USO6, N.HOST_USO]);
+
 /** Every bit this device can keep its word on; nothing else may be offered (2.2.2). */
 export const SUPPORTED_FEATURES =
   HOTPLUG_FEATURES |
-  featureMask([N.HOST_USO, N.CTRL_VLAN, N.MRG_RXBUF, N.HASH_REPORT, N.RSS, V.RING_PACKED, ...ON_REQUEST]);
+  UDP_SEGMENTATION |
+  featureMask([N.CTRL_VLAN, N.MRG_RXBUF, N.HASH_REPORT, N.RSS, V.RING_PACKED, ...ON_REQUEST]);
 
 /** What decides which features a function offers by default. */
 export interface FeatureSwitches {
-  /** The host segments UDP. */
+  /** The host's TAPs have segmentation offload for UDP. */
   readonly uso: boolean;
   /** A VLAN filter was asked for. */
   readonly vlan?: boolean;
@@ -160,14 +164,13 @@ export interface FeatureSwitches {
 /** Features a hotplug function offers unless a request adds some. */
 export function hotplugFeatures({ uso, vlan, packedVq, mrgRxbuf }: FeatureSwitches): bigint {
   const more: number[] = [];
-  if (uso) more.push(N.HOST_USO);
   if (vlan) more.push(N.CTRL_VLAN);
   if (packedVq) more.push(V.RING_PACKED);
   if (mrgRxbuf) more.push(N.MRG_RXBUF);
-  return HOTPLUG_FEATURES | featureMask(more);
+  return HOTPLUG_FEATURES | featureMask(more) | (uso ? UDP_SEGMENTATION : 0n);
 }
 
-/** Features a request may ask for on a host that can (`uso`) or cannot segment UDP. */
+/** Features a request may ask for on a host whose TAPs have (`uso`) or lack segmentation offload for UDP. */
 export function supportedFeatures({ uso }: Pick<FeatureSwitches, 'uso'>): bigint {
-  return uso ? SUPPORTED_FEATURES : SUPPORTED_FEATURES & ~featureMask([N.HOST_USO]);
+  return uso ? SUPPORTED_FEATURES : SUPPORTED_FEATURES & ~UDP_SEGMENTATION;
 }

@@ -1,5 +1,6 @@
 import { DEFAULT_CONF, type RepresentorKind } from '@virtnet/engine-control';
 import { virtnetPaths } from '@virtnet/host-ipc';
+import { supportsUso } from '@virtnet/host-linux';
 import { hasFeature, NetFeature } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { ControlSite } from './control-site.js';
@@ -24,4 +25,12 @@ describe('control site', () => {
       );
     },
   );
+
+  it('UDP segments are offered both ways, by default, where the host’s TAPs have them', () => {
+    const { supportedFeatures, defaultFeatures } = siteOf('tap').planSite('mlx5_0');
+    for (const bit of [NetFeature.GUEST_USO4, NetFeature.GUEST_USO6, NetFeature.HOST_USO]) {
+      expect(hasFeature(supportedFeatures, bit)).toBe(supportsUso());
+      expect(hasFeature(defaultFeatures, bit)).toBe(supportsUso());
+    }
+  });
 });

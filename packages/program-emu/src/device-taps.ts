@@ -24,14 +24,18 @@ export function tapQueueCount(pairs: number): number {
   return Math.max(1, pairs);
 }
 
-/** Offloads of a TAP that suit the driver's features: what the driver can receive. */
+/**
+ * Offloads of a TAP that suit the driver's features: what the driver can receive. The kernel knows USO for both IP
+ * versions together only, and refuses one alone: a driver that takes one is given segments of both.
+ */
 export function tapOffloads(features: bigint): number {
-  if (!hasFeature(features, NetFeature.GUEST_CSUM)) return 0;
-  let flags: number = TunOffload.CSUM;
-  if (hasFeature(features, NetFeature.GUEST_TSO4)) flags |= TunOffload.TSO4;
-  if (hasFeature(features, NetFeature.GUEST_TSO6)) flags |= TunOffload.TSO6;
-  if (flags !== TunOffload.CSUM && hasFeature(features, NetFeature.GUEST_ECN)) flags |= TunOffload.TSO_ECN;
-  return flags;
+  const has = (feature: number) => hasFeature(features, feature);
+  if (!has(NetFeature.GUEST_CSUM)) return 0;
+  const { CSUM, TSO4, TSO6, TSO_ECN, USO4, USO6 } = TunOffload;
+  const tso = (has(NetFeature.GUEST_TSO4) ? TSO4 : 0) | (has(NetFeature.GUEST_TSO6) ? TSO6 : 0);
+  const ecn = tso !== 0 && has(NetFeature.GUEST_ECN) ? TSO_ECN : 0;
+  const uso = has(NetFeature.GUEST_USO4) && has(NetFeature.GUEST_USO6) ? USO4 | USO6 : 0;
+  return CSUM | tso | ecn | uso;
 }
 
 export class DeviceTaps {

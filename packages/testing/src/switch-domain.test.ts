@@ -23,7 +23,7 @@ import { openSplitRing } from './split-ring-fixture.js';
 import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
 import { windowRoom } from './window-room.js';
 
-const { GUEST_CSUM, GUEST_TSO4, CSUM, HOST_TSO4 } = NetFeature;
+const { GUEST_CSUM, GUEST_TSO4, GUEST_USO4, GUEST_USO6, CSUM, HOST_TSO4, HOST_USO } = NetFeature;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 const HEADER = 12;
 const HASH_KEY = '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa';
@@ -316,6 +316,42 @@ describe('eswitch offloads', () => {
     }
     expect(plain.countReceive(QueueCounter.FRAMES)).toBe(3);
   });
+
+  it.each([4, 6] as const)(
+    'datagrams over IPv%i in one frame pass whole to who takes them over that version, else one by one',
+    (version) => {
+      const { pairs, turn } = switchFixture(
+        { features: [CSUM, HOST_USO] },
+        { features: [GUEST_CSUM, GUEST_USO4] },
+        { features: [GUEST_CSUM, GUEST_USO6] },
+        { features: [GUEST_CSUM, GUEST_TSO4] },
+        {},
+      );
+      const [a, four, six, ...others] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
+      for (const pair of pairs) pair.post(8, 4096 + 64);
+      const sent = shapeFrame({ destination: BROADCAST, protocol: 'udp', version, payloadBytes: 2500 });
+      a.send(sent.bytes, checksumHeader(sent, { gsoType: GsoType.UDP_L4, gsoSize: 1000 }));
+      expect(turn(a)).toBe(1);
+      const [takes, not] = version === 4 ? [four, six] : [six, four];
+      const [one, ...none] = takes.collect();
+      expect(none).toEqual([]);
+      expect(decodeHeader(one!.written)).toMatchObject({ flags: 1, gsoType: 5, gsoSize: 1000 });
+      expect(one!.written.subarray(HEADER, one!.lengthBytes)).toEqual(sent.bytes);
+      for (const pair of [not, ...others]) {
+        const datagrams = frames(pair);
+        expect(datagrams.map(({ length }) => length - sent.payload)).toEqual([1000, 1000, 500]);
+        expect(datagrams.flatMap((each) => [...each.subarray(sent.payload)])).toEqual([
+          ...sent.bytes.subarray(sent.payload),
+        ]);
+        for (const datagram of datagrams) {
+          const transport = datagram.subarray(sent.transport);
+          const addresses = datagram.subarray(sent.network + (version === 4 ? 12 : 8), sent.transport);
+          expect(viewOf(transport).getUint16(4), 'UDP length').toBe(transport.length);
+          expect(fold(wordSum(addresses) + 17 + transport.length + wordSum(transport))).toBe(0xffff);
+        }
+      }
+    },
+  );
 
   it('segments without a buffer are counted one by one, and what can not be segmented is the receiver’s drop', () => {
     const { pairs, turn } = switchFixture(sender, {}, { features: [GUEST_CSUM, GUEST_TSO4] });

@@ -3,10 +3,19 @@
  * outside. Started by network.fixture.ts; speaks over Node's IPC.
  */
 import { createSocket, type Socket } from 'node:dgram';
-import { writeSync } from 'node:fs';
-import { openTap } from '@virtnet/host-linux';
-import { NetHeader } from '@virtnet/wire';
-import { NUMBER_BYTES, type Order, type RawOrder, type Report } from './network.fixture.js';
+import { readSync, writeSync } from 'node:fs';
+import { openTap, setOffload } from '@virtnet/host-linux';
+import {
+  NUMBER_BYTES,
+  type OffloadOrder,
+  type Order,
+  type RawOrder,
+  type Report,
+  type TakeOrder,
+} from './network.fixture.js';
+
+/** More than the largest frame with its header. */
+const FRAME_ROOM_BYTES = 70_000;
 
 const say = (report: Report): void => {
   process.send?.(report);
@@ -41,22 +50,47 @@ function socketAt(address: string, port: number): Promise<Socket> {
   });
 }
 
-function sendRaw({ tap, frame }: RawOrder): void {
-  let fd = taps.get(tap);
-  if (fd === undefined) {
-    const fds = openTap(tap, { queues: 1 });
-    if (typeof fds === 'number') throw new Error(`tap ${tap}: errno ${-fds}`);
-    fd = fds[0]!;
-    taps.set(tap, fd);
+/** The TAP of that name, which is made when it is used first. */
+function tapNamed(tap: string): number {
+  const known = taps.get(tap);
+  if (known !== undefined) return known;
+  const fds = openTap(tap, { queues: 1 });
+  if (typeof fds === 'number') throw new Error(`tap ${tap}: errno ${-fds}`);
+  taps.set(tap, fds[0]!);
+  return fds[0]!;
+}
+
+function sendRaw({ tap, header, frame }: RawOrder): void {
+  const fd = tapNamed(tap);
+  if (frame.length > 0) writeSync(fd, Uint8Array.from([...header, ...frame]));
+}
+
+function setOffloads({ tap, offloads }: OffloadOrder): void {
+  const result = setOffload(tapNamed(tap), offloads);
+  if (result < 0) throw new Error(`offloads of ${tap}: errno ${-result}`);
+}
+
+function takeRaw({ tap }: TakeOrder): number[][] {
+  const fd = tapNamed(tap);
+  const room = new Uint8Array(FRAME_ROOM_BYTES);
+  const frames: number[][] = [];
+  for (;;) {
+    try {
+      frames.push([...room.subarray(0, readSync(fd, room))]);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return frames;
+      throw error;
+    }
   }
-  if (frame.length > 0) writeSync(fd, Uint8Array.from([...new Uint8Array(NetHeader.sizeBytes), ...frame]));
 }
 
 async function carryOut(order: Order): Promise<void> {
-  if (order.kind === 'raw') {
-    sendRaw(order);
+  if (order.kind === 'raw' || order.kind === 'offloads') {
+    if (order.kind === 'raw') sendRaw(order);
+    else setOffloads(order);
     return say({ kind: 'done', id: order.id });
   }
+  if (order.kind === 'take') return say({ kind: 'done', id: order.id, frames: takeRaw(order) });
   const socket = await socketAt(order.address, order.port);
   if (order.kind === 'send') {
     if (order.multicast) socket.setMulticastInterface(order.address);

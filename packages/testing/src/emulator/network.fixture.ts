@@ -5,6 +5,7 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { NetHeader } from '@virtnet/wire';
 import { IPV4_UDP_HEADER_BYTES, udpFrame } from './udp-frame.fixture.js';
 
 /** Every payload begins with its number, big endian. */
@@ -12,6 +13,7 @@ export const NUMBER_BYTES = 4;
 export const HOST_ADDRESS = '10.9.0.1';
 export const GUEST_ADDRESS = '10.9.0.2';
 export const PORT = 4000;
+const NO_OFFLOAD = new Uint8Array(NetHeader.sizeBytes);
 
 interface SocketOrder {
   readonly id: number;
@@ -28,19 +30,39 @@ export interface SendOrder extends SocketOrder {
   readonly bytes: number;
   readonly multicast: boolean;
 }
-/** Sends a frame as it is through a TAP of the agent's own. */
-export interface RawOrder {
+interface TapOrder {
   readonly id: number;
-  readonly kind: 'raw';
+  /** A TAP of the agent's own. */
   readonly tap: string;
+}
+/** Sends a frame as it is. */
+export interface RawOrder extends TapOrder {
+  readonly kind: 'raw';
+  /** struct virtio_net_hdr_v1. */
+  readonly header: readonly number[];
   readonly frame: readonly number[];
 }
-export type Order = SendOrder | RawOrder | (SocketOrder & { readonly kind: 'listen' });
+/** Says which frames the agent takes as they are, as TunOffload bits. */
+export interface OffloadOrder extends TapOrder {
+  readonly kind: 'offloads';
+  readonly offloads: number;
+}
+/** Reads the frames that wait. */
+export interface TakeOrder extends TapOrder {
+  readonly kind: 'take';
+}
+export type Order =
+  | SendOrder
+  | RawOrder
+  | OffloadOrder
+  | TakeOrder
+  | (SocketOrder & { readonly kind: 'listen' });
 /** An order without the id, which is given when it is sent. */
 type Unnumbered<O> = O extends Order ? Omit<O, 'id'> : never;
 export type Report =
   | { readonly kind: 'ready' }
-  | { readonly kind: 'done'; readonly id: number }
+  /** `frames`: those taken, each behind its header. */
+  | { readonly kind: 'done'; readonly id: number; readonly frames?: readonly (readonly number[])[] }
   | { readonly kind: 'seen'; readonly numbers: readonly number[] }
   | { readonly kind: 'failed'; readonly reason: string };
 
@@ -65,7 +87,7 @@ export class Network {
   readonly #holder: ChildProcess;
   #agent: ChildProcess | null = null;
   #nextOrder = 1;
-  readonly #open = new Map<number, () => void>();
+  readonly #open = new Map<number, (frames: readonly (readonly number[])[]) => void>();
   /** Numbers that came through the representor, in order. */
   readonly seen: number[] = [];
 
@@ -152,14 +174,24 @@ export class Network {
   }
 
   /** Sends a frame as it is through a TAP, which is made when it is used first and then stays. */
-  async sendRaw(tap: string, frame: Uint8Array): Promise<void> {
-    await this.#order({ kind: 'raw', tap, frame: [...frame] });
+  async sendRaw(tap: string, frame: Uint8Array, header: Uint8Array = NO_OFFLOAD): Promise<void> {
+    await this.#order({ kind: 'raw', tap, header: [...header], frame: [...frame] });
   }
 
-  async #order(order: Unnumbered<Order>): Promise<void> {
+  /** Says what takeRaw() takes as it is (TunOffload bits); nothing at first. */
+  async setOffloads(tap: string, offloads: number): Promise<void> {
+    await this.#order({ kind: 'offloads', tap, offloads });
+  }
+
+  /** Frames that went to such a TAP since the last call, each behind its header. */
+  async takeRaw(tap: string): Promise<Uint8Array[]> {
+    return (await this.#order({ kind: 'take', tap })).map((frame) => Uint8Array.from(frame));
+  }
+
+  async #order(order: Unnumbered<Order>): Promise<readonly (readonly number[])[]> {
     const agent = this.#agent ?? (await this.#startAgent());
     const id = this.#nextOrder++;
-    await new Promise<void>((resolve) => {
+    return new Promise((resolve) => {
       this.#open.set(id, resolve);
       agent.send({ ...order, id });
     });
@@ -176,7 +208,7 @@ export class Network {
       if (report.kind === 'seen') this.seen.push(...report.numbers);
       else if (report.kind === 'failed') throw new Error(`network agent: ${report.reason}`);
       else if (report.kind === 'done') {
-        this.#open.get(report.id)?.();
+        this.#open.get(report.id)?.(report.frames ?? []);
         this.#open.delete(report.id);
       }
     });
