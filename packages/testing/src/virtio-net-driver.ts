@@ -2,8 +2,9 @@
  * virtio-net-driver.ts: a small network driver for tests: brings a device up, commands it, moves frames.
  *
  * Theory
- *   Rings are SplitDrivers in memory the caller shares with the device. Answers are awaited by looking at the used
- *   ring, so that no interrupt is needed; vectors can be mapped all the same, for tests about them.
+ *   Rings are SplitDrivers, or PackedDrivers where the caller wants those, in memory that it shares with the device.
+ *   Answers are awaited by looking at the ring, so that no interrupt is needed; vectors can be mapped all the same, for
+ *   tests about them.
  *
  * Invariants
  *   I1  only queues that exist under the features agreed on are set up, all before DRIVER_OK (5.1.5).
@@ -21,6 +22,7 @@ import {
   ControlNotfCoal,
   type ControlRx,
   ControlVlan,
+  featureMask,
   hasFeature,
   MAC_BYTES,
   NET_HEADER_HASH_AT,
@@ -35,10 +37,14 @@ import {
 } from '@virtnet/wire';
 import type { DriverMemory } from './driver-memory.js';
 import type { FunctionAccess } from './function-access.js';
+import { PackedDriver } from './packed-driver.js';
 import { check, littleEndian } from './pci-enumeration.js';
 import type { UsedChain } from './ring-driver.js';
 import { SplitDriver } from './split-driver.js';
 import { VirtioPciDriver } from './virtio-pci-driver.js';
+
+/** Either kind of ring. */
+export type NetRing = SplitDriver | PackedDriver;
 
 export interface NetDriverOptions {
   readonly memory: DriverMemory;
@@ -109,24 +115,36 @@ export function cut(bytes: Uint8Array, sizes: readonly number[]): Uint8Array[] {
 const join = (parts: readonly Uint8Array[]): Uint8Array =>
   Uint8Array.from(parts.flatMap((part) => [...part]));
 
-export class VirtioNetDriver {
+type MakeRing<Ring> = (options: {
+  readonly memory: DriverMemory;
+  readonly queueSize: number;
+  readonly eventIdx: boolean;
+}) => Ring;
+
+const PACKED = featureMask([VirtioFeature.RING_PACKED]);
+const WRAP_SHIFT = 15;
+
+export class VirtioNetDriver<Ring extends NetRing = SplitDriver> {
   readonly pci: VirtioPciDriver;
   readonly memory: DriverMemory;
   readonly features: bigint;
   /** Pairs that exist under the features agreed on. */
   readonly maxPairs: number;
   /** By queue index; undefined for queues not set up. */
-  readonly rings: readonly (SplitDriver | undefined)[];
+  readonly rings: readonly (Ring | undefined)[];
   readonly controlIndex: number | null;
+  readonly #make: MakeRing<Ring>;
   readonly #headerBytes: number;
 
   private constructor(
     pci: VirtioPciDriver,
     options: NetDriverOptions,
     maxPairs: number,
-    rings: readonly (SplitDriver | undefined)[],
+    rings: readonly (Ring | undefined)[],
+    make: MakeRing<Ring>,
   ) {
     this.pci = pci;
+    this.#make = make;
     this.memory = options.memory;
     this.features = pci.features;
     this.maxPairs = maxPairs;
@@ -137,8 +155,32 @@ export class VirtioNetDriver {
     this.controlIndex = hasFeature(pci.features, NetFeature.CTRL_VQ) ? maxPairs * QUEUES_PER_PAIR : null;
   }
 
-  /** Probes the function and brings the device to DRIVER_OK. */
-  static async start(access: FunctionAccess, options: NetDriverOptions): Promise<VirtioNetDriver> {
+  /** Probes the function and brings the device to DRIVER_OK, with split rings. */
+  static start(access: FunctionAccess, options: NetDriverOptions): Promise<VirtioNetDriver> {
+    const features = (options.features ?? ~0n) & ~PACKED;
+    return VirtioNetDriver.#begin(access, { ...options, features }, (ring) => new SplitDriver(ring));
+  }
+
+  /** The same with packed rings; DriverError when the device has none. */
+  static async startPacked(
+    access: FunctionAccess,
+    options: NetDriverOptions,
+  ): Promise<VirtioNetDriver<PackedDriver>> {
+    const features = (options.features ?? ~0n) | PACKED;
+    const driver = await VirtioNetDriver.#begin(
+      access,
+      { ...options, features },
+      (ring) => new PackedDriver(ring),
+    );
+    check(hasFeature(driver.features, VirtioFeature.RING_PACKED), 'the device has no packed rings');
+    return driver;
+  }
+
+  static async #begin<Ring extends NetRing>(
+    access: FunctionAccess,
+    options: NetDriverOptions,
+    make: MakeRing<Ring>,
+  ): Promise<VirtioNetDriver<Ring>> {
     const pci = await VirtioPciDriver.probe(access);
     const features = await pci.negotiate(options.features);
     const config = await readConfig(pci);
@@ -148,20 +190,20 @@ export class VirtioNetDriver {
     const wanted = Array.from({ length: pairs * QUEUES_PER_PAIR }, (_, queue) => queue);
     if (hasFeature(features, NetFeature.CTRL_VQ)) wanted.push(maxPairs * QUEUES_PER_PAIR);
     const vectors = await enableVectors(pci, options.vectors ?? 'none');
-    const rings: (SplitDriver | undefined)[] = [];
+    const rings: (Ring | undefined)[] = [];
     for (const [i, queue] of wanted.entries()) {
       const vector = 1 + i < vectors ? 1 + i : NO_VECTOR;
-      rings[queue] = await openRing(pci, queue, options, vector);
+      rings[queue] = await openRing(pci, queue, options, vector, make);
     }
     await pci.driverOk();
-    return new VirtioNetDriver(pci, options, maxPairs, rings);
+    return new VirtioNetDriver(pci, options, maxPairs, rings, make);
   }
 
   config(): ReturnType<typeof readConfig> {
     return readConfig(this.pci);
   }
 
-  ring(queue: number): SplitDriver {
+  ring(queue: number): Ring {
     const ring = this.rings[queue];
     check(ring !== undefined, `queue ${queue} was not set up`);
     return ring;
@@ -170,7 +212,7 @@ export class VirtioNetDriver {
   /** Makes what was added visible and notifies the device when it asked for that. */
   async publish(queue: number): Promise<void> {
     const ring = this.ring(queue);
-    if (ring.publish()) await this.pci.notify(queue, ring.availableIndex);
+    if (ring.publish()) await this.pci.notify(queue, nextOf(ring));
   }
 
   /** Gives the device `count` buffers to receive frames into. */
@@ -226,7 +268,7 @@ export class VirtioNetDriver {
     return { ack: written.at(-1) ?? -1, result: written.slice(0, resultBytes), usedBytes: lengthBytes };
   }
 
-  async #answer(ring: SplitDriver): Promise<UsedChain> {
+  async #answer(ring: Ring): Promise<UsedChain> {
     const deadline = performance.now() + ANSWER_MS;
     for (;;) {
       const [used] = ring.collect();
@@ -322,10 +364,16 @@ export class VirtioNetDriver {
   }
 
   /** Resets a queue and sets it up anew in fresh memory, with another size if asked for. */
-  async restartQueue(queue: number, queueSize = this.ring(queue).queueSize): Promise<SplitDriver> {
+  async restartQueue(queue: number, queueSize = this.ring(queue).queueSize): Promise<Ring> {
     await this.pci.resetQueue(queue);
-    const ring = await openRing(this.pci, queue, { memory: this.memory, queueSize }, NO_VECTOR);
-    (this.rings as (SplitDriver | undefined)[])[queue] = ring;
+    return this.reopenQueue(queue, queueSize);
+  }
+
+  /** Sets a queue that was reset up anew in fresh memory. */
+  async reopenQueue(queue: number, queueSize: number): Promise<Ring> {
+    const options = { memory: this.memory, queueSize };
+    const ring = await openRing(this.pci, queue, options, NO_VECTOR, this.#make);
+    (this.rings as (Ring | undefined)[])[queue] = ring;
     return ring;
   }
 
@@ -348,15 +396,23 @@ async function enableVectors(pci: VirtioPciDriver, vectors: 'none' | 'per-queue'
   return count;
 }
 
-async function openRing(
+/** Where the next available entry will be, as a notification tells it (4.1.5.2). */
+function nextOf(ring: NetRing): number {
+  if (ring instanceof SplitDriver) return ring.availableIndex;
+  const { index, wrap } = ring.addedPlace;
+  return (wrap << WRAP_SHIFT) | index;
+}
+
+async function openRing<Ring extends NetRing>(
   pci: VirtioPciDriver,
   queue: number,
   options: NetDriverOptions,
   vector: number,
-): Promise<SplitDriver> {
+  make: MakeRing<Ring>,
+): Promise<Ring> {
   const sizeMax = await pci.queueSizeMax(queue);
   check(sizeMax > 0, `there is no queue ${queue}`);
-  const ring = new SplitDriver({
+  const ring = make({
     memory: options.memory,
     queueSize: Math.min(options.queueSize ?? sizeMax, sizeMax),
     eventIdx: hasFeature(pci.features, VirtioFeature.EVENT_IDX),

@@ -2,6 +2,7 @@
 import type { MemoryRegion } from '@virtnet/engine-virtqueue';
 import { type Arena, close, memfdCreate } from '@virtnet/host-linux';
 import {
+  AvailableFlag,
   DescriptorFlag,
   descriptorAreaBytes,
   deviceAreaBytes,
@@ -9,6 +10,7 @@ import {
   RingWord,
   UsedFlag,
   UsedWord,
+  usedEventAt,
   VirtqDescriptor,
 } from '@virtnet/wire';
 
@@ -163,6 +165,16 @@ export class TestRing {
 
   get wantsKick(): boolean {
     return (Atomics.load(this.#used, RingWord.FLAGS) & UsedFlag.NO_NOTIFY) === 0;
+  }
+
+  /** Whether the device shall interrupt for every chain, or for none. Without EVENT_IDX. */
+  interrupts(wanted: boolean): void {
+    Atomics.store(this.#available, RingWord.FLAGS, wanted ? 0 : AvailableFlag.NO_INTERRUPT);
+  }
+
+  /** With EVENT_IDX: interrupt when the `chains`-th chain from now is given back. */
+  interruptAfter(chains: number): void {
+    Atomics.store(this.#available, usedEventAt(this.size), (this.#collected + chains - 1) & 0xffff);
   }
 
   get usedIndex(): number {

@@ -9,12 +9,14 @@ import {
   sharedMapping,
 } from '@virtnet/host-linux';
 import { VfioUserClient } from '@virtnet/server-vfio-user';
-import { DeviceStatus, VfioPciIrq } from '@virtnet/wire';
+import { DeviceStatus, NetHeader, VfioPciIrq } from '@virtnet/wire';
 import { DriverMemory } from '../driver-memory.js';
-import { overRegions } from '../function-access.js';
-import { type NetDriverOptions, VirtioNetDriver } from '../virtio-net-driver.js';
+import { type FunctionAccess, overRegions } from '../function-access.js';
+import type { PackedDriver } from '../packed-driver.js';
+import type { SplitDriver } from '../split-driver.js';
+import { type NetDriverOptions, type NetRing, VirtioNetDriver } from '../virtio-net-driver.js';
 import { type EmulatorService, eventually, type Hotplugged } from './emulator-service.fixture.js';
-import { numberedFrame, numberOf } from './network.fixture.js';
+import { numberedFrame, numberOf, PORT } from './network.fixture.js';
 
 const MEMORY_BYTES = 16 << 20;
 const MEMORY_IOVA = 0x1_0000_0000n;
@@ -26,9 +28,14 @@ export interface GuestOptions extends Partial<Omit<NetDriverOptions, 'memory'>> 
   readonly hostInterface?: string;
 }
 
-export class Guest {
+type StartDriver<Ring extends NetRing> = (
+  access: FunctionAccess,
+  options: NetDriverOptions,
+) => Promise<VirtioNetDriver<Ring>>;
+
+export class Guest<Ring extends NetRing = SplitDriver> {
   readonly client: VfioUserClient;
-  readonly driver: VirtioNetDriver;
+  readonly driver: VirtioNetDriver<Ring>;
   readonly device: Hotplugged;
   readonly memoryFd: number;
   readonly events: readonly number[];
@@ -39,7 +46,7 @@ export class Guest {
   #kickFds: readonly number[] = [];
 
   private constructor(
-    parts: Pick<Guest, 'client' | 'driver' | 'device' | 'memoryFd' | 'events'>,
+    parts: Pick<Guest<Ring>, 'client' | 'driver' | 'device' | 'memoryFd' | 'events'>,
     hostMac: Uint8Array,
     mapping: SharedMapping,
     ends: readonly string[],
@@ -56,11 +63,25 @@ export class Guest {
   }
 
   /** Connects, shares memory, and brings the device up. */
-  static async start(
+  static start(service: EmulatorService, device: Hotplugged, options: GuestOptions = {}): Promise<Guest> {
+    return Guest.#begin(service, device, options, VirtioNetDriver.start);
+  }
+
+  /** The same with packed rings. */
+  static startPacked(
     service: EmulatorService,
     device: Hotplugged,
-    { events = 0, hostInterface = device.representor, ...options }: GuestOptions = {},
-  ): Promise<Guest> {
+    options: GuestOptions = {},
+  ): Promise<Guest<PackedDriver>> {
+    return Guest.#begin(service, device, options, VirtioNetDriver.startPacked);
+  }
+
+  static async #begin<Ring extends NetRing>(
+    service: EmulatorService,
+    device: Hotplugged,
+    { events = 0, hostInterface = device.representor, ...options }: GuestOptions,
+    start: StartDriver<Ring>,
+  ): Promise<Guest<Ring>> {
     const ends: string[] = [];
     const client = await VfioUserClient.connect(device.socket, {
       poller: service.poller,
@@ -82,7 +103,7 @@ export class Guest {
       data: 'eventfd',
     } as const;
     if (events > 0) await client.setIrqs({ ...vectors, fds });
-    const driver = await VirtioNetDriver.start(overRegions(client), {
+    const driver = await start(overRegions(client), {
       memory,
       vectors: events > 0 ? 'per-queue' : 'none',
       ...options,
@@ -113,6 +134,13 @@ export class Guest {
     else if (this.driver.ring(queue).publish()) eventfdSignal(kick);
   }
 
+  /** Adds a numbered frame to a transmit ring, not yet visible: what the ring calls it, or -1 when there is no room. */
+  add(number: number, pair = 0, toPort = PORT): number {
+    const frame = numberedFrame(number, this.#hostMac, this.#guestMac, { toPort });
+    const readable = [new Uint8Array(NetHeader.sizeBytes), frame];
+    return this.driver.ring(2 * pair + 1).add({ readable });
+  }
+
   /** Sends numbered frames to the host, as many as the ring has room for at once. */
   async send(numbers: readonly number[], pair = 0): Promise<void> {
     const ring = this.driver.ring(2 * pair + 1);
@@ -121,8 +149,7 @@ export class Guest {
         'room in the transmit ring',
         () => ring.outstanding < ring.queueSize / 4 || this.reap(pair),
       );
-      const frame = numberedFrame(number, this.#hostMac, this.#guestMac);
-      ring.add({ readable: [new Uint8Array(12), frame] });
+      this.add(number, pair);
       await this.publish(2 * pair + 1);
     }
   }

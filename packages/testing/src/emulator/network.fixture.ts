@@ -225,16 +225,16 @@ export class Network {
   }
 }
 
-/** A frame from `source` to a host's or guest's PORT, with a tag if there is a `vlan`. */
+/** A frame from the guest's PORT to the host's PORT or `toPort`, with a tag if there is a `vlan`. */
 export function numberedFrame(
   number: number,
   destination: Uint8Array,
   source: Uint8Array,
-  vlan?: number,
+  { vlan, toPort = PORT }: { readonly vlan?: number; readonly toPort?: number } = {},
 ): Uint8Array {
   const payload = new Uint8Array(Math.max(NUMBER_BYTES, 18));
   new DataView(payload.buffer).setUint32(0, number);
-  const addresses = { from: GUEST_ADDRESS, to: HOST_ADDRESS, fromPort: PORT, toPort: PORT };
+  const addresses = { from: GUEST_ADDRESS, to: HOST_ADDRESS, fromPort: PORT, toPort };
   return udpFrame({ destination, source, ...addresses, payload, ...(vlan === undefined ? {} : { vlan }) });
 }
 

@@ -56,7 +56,7 @@ describe.skipIf(obstacle !== null)(`frames and commands${obstacle ? `: ${obstacl
     return seen.includes(asked);
   }
   const taggedFrame = (number: number) =>
-    numberedFrame(number, macOf(device.mac), macOf('02:00:00:00:00:99'), VLAN);
+    numberedFrame(number, macOf(device.mac), macOf('02:00:00:00:00:99'), { vlan: VLAN });
   const plain = {};
   const otherStation = { to: OTHER_ADDRESS };
   const broadcast = { to: '10.9.0.255' };
