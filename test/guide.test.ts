@@ -179,7 +179,7 @@ async function prepare(needs: Needs): Promise<void> {
 
 /** What is answered beside what the guide shows: docs/compatibility.md says so. */
 const MORE: readonly (readonly [RegExp, RegExp])[] = [
-  [/^virtnet health/, /^recovery( O|\.(last_cause T|last_pause_ms N|max_pause_ms N|error T))$/],
+  [/^virtnet health/, /^recovery( O|\.(last_cause T|last_pause_ms N|max_pause_ms N|error T|datapath T))$/],
   [
     /^virtnet update -t/,
     /^(reason|original|destination|phase) T|^(phases \(s\)|device pauses \(ms\))( O|\.\w+ N)$/,

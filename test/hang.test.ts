@@ -1,6 +1,7 @@
 /** Who hangs is replaced; who is merely not let run on an overloaded machine is left alone. */
 import { readFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
+import { HANG_MS } from '@virtnet/engine-recovery';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
@@ -100,8 +101,49 @@ describe('a process that stands still', () => {
       await until('the log tells of the end', PATIENCE_MS, () => told('"cause":"stopped"') >= kill);
       expect([told('"hangs"'), told('"cause":"stopped"')]).toEqual([kill, kill]);
     }
-    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
-    expect(health.health_recover_counter).toBe(2);
+    const health = await service.healthAfter('stopped');
+    expect(health).toMatchObject({ health_status: 'Good', health_recover_counter: 2 });
+    // Nobody is killed as one that hangs before it stood still for that long, and that is part of the pause.
+    expect(health.recovery.last_pause_ms).toBeGreaterThanOrEqual(HANG_MS);
+    expect(health.recovery.max_pause_ms).toBeGreaterThanOrEqual(health.recovery.last_pause_ms);
+    expect(health.recovery.datapath).toMatch(/^answers in \d+\.\d\d ms$/);
+  }, 120_000);
+
+  test('killed from outside > the cause is that, recorded for whoever comes next; the longest pause stays', async () => {
+    const { service, use } = used.value;
+    const before = await service.health();
+    const { pid } = service.killEmu();
+    await use();
+    const { takeoverMs } = await service.recovered(pid);
+    const after = await service.healthAfter('killed');
+    expect(after.health_recover_counter).toBe(before.health_recover_counter + 1);
+    expect(after.recovery.last_pause_ms).toBeGreaterThanOrEqual(takeoverMs!);
+    expect(after.recovery.max_pause_ms).toBe(
+      Math.max(before.recovery.max_pause_ms, after.recovery.last_pause_ms),
+    );
+    // A successor knows it all from the record alone.
+    expect((await service.virtnet('restart')).code).toBe(0);
+    const { datapath: _, ...moved } = (await service.health()).recovery;
+    const { datapath: __, ...known } = after.recovery;
+    expect(moved).toEqual(known);
+  }, 120_000);
+
+  test('emulator and standby killed at once > the pause includes the start of a successor', async () => {
+    const { service, use } = used.value;
+    await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+    const { health_recover_counter: count } = await service.health();
+    const dead = (['emu-standby', 'emu'] as const).map((role) => service.kill(role).pid);
+    const killedAt = performance.now();
+    await use();
+    const successor = await until('a successor', PATIENCE_MS, async () =>
+      (await service.emulators()).find(
+        ({ role, ready, pid }) => role === 'active' && ready && !dead.includes(pid),
+      ),
+    );
+    const startedAt = performance.now() - successor.uptimeMs;
+    const health = await service.healthAfter('killed');
+    expect(health.health_recover_counter).toBe(count + 1);
+    expect(health.recovery.last_pause_ms).toBeGreaterThanOrEqual(startedAt - killedAt);
   }, 120_000);
 
   test(

@@ -83,12 +83,15 @@ describe('kill -9 of the whole service, under a service manager', () => {
         await sleep(1);
       }
     })();
+    let killedAt = 0;
     for (let kill = 0; kill < KILLS; kill++) {
       await sleep(150);
       await manager.killGroup();
+      killedAt = performance.now();
       manager.start();
       await manager.ready();
     }
+    const startedAt = performance.now() - (await service.active()).uptimeMs;
     await sleep(100);
     going = false;
     await traffic;
@@ -107,8 +110,11 @@ describe('kill -9 of the whole service, under a service manager', () => {
     expect(fromDriver.reordered).toBe(0);
     expect(toDriver.duplicated.length).toBeLessThanOrEqual(KILLS);
     expect(toDriver.reordered).toBe(0);
-    const health = await service.answer<{ health_recover_counter: number }>('health', '-p', '0', 'show');
-    expect(health.health_recover_counter).toBe(KILLS);
+    const health = await service.health();
+    expect(health).toMatchObject({ health_status: 'Good', health_recover_counter: KILLS });
+    // Nobody lived who could have seen why they died, or when: the pause goes from the last sign of life past the new start.
+    expect(health.recovery.last_cause).toBe('crash');
+    expect(health.recovery.last_pause_ms).toBeGreaterThanOrEqual(startedAt - killedAt);
     const after = (await net.links()).find(({ ifname }) => ifname === device.sf_rep_net_device);
     expect(after?.ifindex).toBe(before?.ifindex);
     // The connection of before still answers, and the driver can end by it.
@@ -216,6 +222,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
     manager.start();
     await manager.ready();
     expect((await service.query()).mac).toBe(MAC);
+    expect((await service.health()).recovery).toMatchObject({ last_cause: 'exit', datapath: 'idle' });
   }, 180_000);
 
   test('unplugged > nothing of the device is kept any more', async () => {

@@ -32,6 +32,7 @@ const STOP_TIMEOUT_MS = 30_000;
 const COMMAND_TIMEOUT_MS = 120_000; // `virtnet restart` waits for the end of the move
 const RECOVERY_TIMEOUT_MS = 60_000;
 const STATUS_DEADLINE_MS = 2_000;
+const CAUSE_TIMEOUT_MS = 30_000;
 const SETTLED_MS = 500;
 /** USER_HZ, the unit of times in /proc. */
 const CLOCK_TICKS_PER_SECOND = 100;
@@ -67,6 +68,20 @@ export interface Hotplugged {
   readonly mac: string;
   readonly errno: number;
   readonly errstr: string;
+}
+
+/** What of `virtnet health` the tests look at. */
+export interface Health {
+  readonly health_status: string;
+  readonly health_recover_counter: number;
+  readonly dev_health_details: { readonly data_plane_errors: Readonly<Record<string, number>> };
+  readonly recovery: {
+    readonly last_cause: string;
+    readonly last_pause_ms: number;
+    readonly max_pause_ms: number;
+    readonly error: string;
+    readonly datapath: string;
+  };
 }
 
 /** What of `virtnet query` the tests look at. */
@@ -110,6 +125,7 @@ export interface EmulatorStatus {
   readonly version: string;
   /** How long it took to take over, by its own clock; null when it never did. */
   readonly takeoverMs: number | null;
+  readonly uptimeMs: number;
   /** Where it is asked. */
   readonly socket: string;
 }
@@ -266,6 +282,28 @@ export class Service {
     const [device] = devices;
     if (device === undefined) throw new Error(`virtnet query -p ${pf} shows no device`);
     return device;
+  }
+
+  /** What the active emulator says of itself. */
+  async active(): Promise<EmulatorStatus> {
+    const active = (await this.emulators()).find(({ role }) => role === 'active');
+    if (active === undefined) throw new Error('no emulator is active');
+    return active;
+  }
+
+  /** `virtnet health -p <pf> show`. */
+  health(pf = 0): Promise<Health> {
+    return this.answer<Health>('health', '-p', `${pf}`, 'show');
+  }
+
+  /** The same, once it is known why the last emulator died. */
+  async healthAfter(cause: string, pf = 0): Promise<Health> {
+    let health = await this.health(pf);
+    await until(`the cause ${cause}`, CAUSE_TIMEOUT_MS, async () => {
+      health = await this.health(pf);
+      return health.recovery.last_cause === cause;
+    });
+    return health;
   }
 
   async hotplug(options: HotplugOptions): Promise<Hotplugged> {

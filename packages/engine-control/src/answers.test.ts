@@ -300,14 +300,20 @@ describe('health answer', () => {
     status: 0xf,
     fatal: false,
     recoverCount: 0,
-    recovery: { lastCause: null, lastPauseMs: 0, maxPauseMs: 0, error: null },
+    recovery: { lastCause: null, lastPauseMs: 0, maxPauseMs: 0, error: null, datapath: 'idle' },
     controlPlaneErrors: zeros(CONTROL_PLANE_ERRORS),
     dataPlaneErrors: zeros(DATA_PLANE_ERRORS),
   };
 
   it('has the keys, order, types and values of the guide', () => {
     const { recovery, ...answer } = healthAnswer(facts);
-    expect(recovery).toEqual({ last_cause: 'none', last_pause_ms: 0, max_pause_ms: 0, error: 'none' });
+    expect(recovery).toEqual({
+      last_cause: 'none',
+      last_pause_ms: 0,
+      max_pause_ms: 0,
+      error: 'none',
+      datapath: 'idle',
+    });
     expectShape(answer, guide.HEALTH);
     const details = answer.dev_health_details as JsonObject;
     expect(Object.keys(details)).toEqual(['control_plane_errors', 'data_plane_errors']);
@@ -321,14 +327,16 @@ describe('health answer', () => {
   });
 
   it('ends with what is known of recoveries, behind everything the guide has', () => {
-    const recovery = { lastCause: 'crash', lastPauseMs: 4.25, maxPauseMs: 11, error: 'QUARANTINED' };
+    const datapath = 'answers in 0.25 ms';
+    const recovery = { lastCause: 'hang', lastPauseMs: 4.25, maxPauseMs: 11, error: 'QUARANTINED', datapath };
     const answer = healthAnswer({ ...facts, recovery });
     expect(Object.keys(answer).at(-1)).toBe('recovery');
     expect(answer.recovery).toEqual({
-      last_cause: 'crash',
+      last_cause: 'hang',
       last_pause_ms: 4.25,
       max_pause_ms: 11,
       error: 'QUARANTINED',
+      datapath,
     });
   });
 

@@ -161,6 +161,7 @@ export function healthAnswer(facts: HealthFacts): JsonObject {
       last_pause_ms: facts.recovery.lastPauseMs,
       max_pause_ms: facts.recovery.maxPauseMs,
       error: facts.recovery.error ?? 'none',
+      datapath: facts.recovery.datapath,
     },
   };
 }

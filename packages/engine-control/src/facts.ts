@@ -202,13 +202,15 @@ export interface HealthFacts extends Omit<DeviceIdentity, 'bdf' | 'sfNum'> {
   /** How often the device was recovered after its emulator was lost. */
   readonly recoverCount: number;
   readonly recovery: {
-    /** Why its last emulator came to serve it; null: it was never taken over. */
+    /** Why its former emulator died; null: it was never taken over. */
     readonly lastCause: string | null;
     /** Milliseconds in which no ring was worked; 0 before the first recovery. */
     readonly lastPauseMs: number;
     readonly maxPauseMs: number;
     /** Why it is not served although its emulator lives; null: it is. */
     readonly error: string | null;
+    /** What a probe of its datapath has found. */
+    readonly datapath: string;
   };
   readonly controlPlaneErrors: Readonly<Record<ControlPlaneError, number>>;
   readonly dataPlaneErrors: Readonly<Record<DataPlaneError, number>>;

@@ -52,6 +52,7 @@ export type Role = 'cli' | 'controller' | 'driver' | 'emu' | 'ha' | 'vfe-cli' | 
 const DEVICES_MAX = 4_096;
 
 const id = integer(0, 0xffff);
+const death = { pid: integer(1), guestsFault: boolean() };
 const optionalId = nullable(id);
 const vuid = nullable(text(64));
 /** Levels of `virtnet log -l`. */
@@ -238,7 +239,7 @@ const schemas = {
     result: object({ devices: integer(0), takeoverMs: nullable(number(0)) }),
   },
   'emu.verdicts': {
-    params: object({ deaths: array(object({ pid: integer(1), guestsFault: boolean() }), 64) }),
+    params: object({ deaths: array(objectWith(death, { cause: text(32) }), 64) }),
     result: nothing,
   },
   'emu.devices': {

@@ -96,6 +96,30 @@ describe('process', () => {
     expect(kill(ABSENT_PID, 0)).toBe(-3); // ESRCH
   });
 
+  it('a child is reaped once, with how it ended; a stranger never', async () => {
+    // Of children that Node started itself, and of which it has not heard yet: nothing else is called meanwhile.
+    const end = await runChild(`
+      import { spawn } from 'node:child_process';
+      import { reapChild } from '@virtnet/host-linux';
+      const endOf = (script) => {
+        const { pid } = spawn('sh', ['-c', script], { stdio: 'ignore' });
+        let end = null;
+        while (end === null) end = reapChild(pid);
+        return [end, reapChild(pid)];
+      };
+      const ends = ['exit 7', 'exit 0', 'kill -9 $$', 'kill -SEGV $$'].map(endOf);
+      console.log(JSON.stringify([...ends, reapChild(process.ppid), reapChild(-1)]));
+      process.exit(0); // Node would wait for what it can no longer hear`);
+    expect(JSON.parse(end.output)).toEqual([
+      [{ code: 7, signal: null }, null],
+      [{ code: 0, signal: null }, null],
+      [{ code: null, signal: 'SIGKILL' }, null],
+      [{ code: null, signal: 'SIGSEGV' }, null],
+      null,
+      null,
+    ]);
+  });
+
   it('kill reaches one process and never a group', () => {
     expect(kill(0, 0)).toBe(-Errno.EINVAL);
     expect(kill(-1, 0)).toBe(-Errno.EINVAL);

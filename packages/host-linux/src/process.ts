@@ -1,8 +1,9 @@
 /** process.ts: names, signals and the state of processes. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { Errno, PR_SET_NAME } from '@virtnet/wire';
-import { declare, orErrno } from './libc.js';
+import { declare, NativeBuffer, orErrno } from './libc.js';
 
 /** prctl: ps shows a thread's own name, which Node sets for workers to something else. */
 const nativePrctl = declare<(option: number, name: string, a: number, b: number, c: number) => number>(
@@ -19,6 +20,11 @@ const nativeWaitpid = declare<(pid: number, status: number, options: number) => 
   'int',
 ]);
 const WNOHANG = 1;
+const waitStatus = new NativeBuffer(4);
+/** Of a wait status: the signal, or, where that is 0, the exit code above it. */
+const SIGNAL_MASK = 0x7f;
+const CODE_SHIFT = 8;
+const CODE_MASK = 0xff;
 
 /** Names this process for ps and /proc: the command line as far as it has room, and the main thread's name. */
 export function setProcessName(name: string): number {
@@ -38,10 +44,22 @@ export function kill(pid: number, signal: number): number {
   return orErrno(nativeKill(pid, signal));
 }
 
-/** Lets go of child `pid` if it has ended. Returns its pid, 0 while it lives, or -errno (-ECHILD: not our child). */
-export function reapChild(pid: number): number {
-  if (!Number.isInteger(pid) || pid <= 0) return -Errno.EINVAL;
-  return orErrno(nativeWaitpid(pid, 0, WNOHANG));
+/** How a process ended: by itself, or by a signal. */
+export interface ProcessEnd {
+  readonly code: number | null;
+  /** Its name. */
+  readonly signal: string | null;
+}
+
+/** Lets go of child `pid` if it has ended, and says how; null while it lives, or when it is not our child. */
+export function reapChild(pid: number): ProcessEnd | null {
+  if (!Number.isInteger(pid) || pid <= 0) return null;
+  if (nativeWaitpid(pid, waitStatus.address, WNOHANG) !== pid) return null;
+  const status = waitStatus.u32[0]!;
+  const signal = status & SIGNAL_MASK;
+  if (signal === 0) return { code: (status >>> CODE_SHIFT) & CODE_MASK, signal: null };
+  const name = Object.entries(constants.signals).find(([, number]) => number === signal)?.[0];
+  return { code: null, signal: name ?? `${signal}` };
 }
 
 /** What /proc/<pid>/stat says. Times are in clock ticks (100 per second on all supported machines). */

@@ -297,7 +297,8 @@ export class Child {
   #dead(): void {
     this.#watch?.close();
     if (this.#process === null) {
-      reapChild(this.#pid); // ours from before an exec, perhaps; Node reaps those that it started itself
+      // Ours from before an exec, perhaps; Node reaps those that it started itself.
+      this.#exit = reapChild(this.#pid) ?? this.#exit;
       this.#event('exit');
     } else {
       this.#exitTimer ??= setTimeout(() => setImmediate(() => this.#event('exit')), EXIT_STATUS_MS);

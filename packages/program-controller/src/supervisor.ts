@@ -18,7 +18,6 @@ import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   isInformed,
-  mayBeGuestsFault,
   planService,
   restartDelayMs,
   type ServiceView,
@@ -29,6 +28,7 @@ import type { DescriptorStore, Logger, LogLevelName, VirtnetPaths } from '@virtn
 import type { Poller } from '@virtnet/host-linux';
 import type { Build } from './builds.js';
 import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.js';
+import { DeathNotices } from './death-notices.js';
 import {
   COMMAND_DEADLINE_MS,
   STANDBY_PATIENCE_MS,
@@ -94,8 +94,7 @@ export class Supervisor {
   #logLevel: LogLevelName = 'info';
   #stopWatching: () => void = () => {};
   #standbyFailed = false;
-  /** Whether a guest may be the reason that an emulator died; the last VERDICTS_KEPT. */
-  readonly #verdicts: { readonly pid: number; readonly guestsFault: boolean }[] = [];
+  readonly #notices: DeathNotices;
   #restoring = false;
   /** Those who may have the devices are asked. */
   #looking = false;
@@ -106,6 +105,7 @@ export class Supervisor {
     this.#poller = options.poller;
     this.#log = options.log;
     this.#store = options.store;
+    this.#notices = new DeathNotices(options.log);
     this.#onDevicesLost = options.onDevicesLost;
     this.#builds = { ha: options.running, emu: options.running };
     this.#pidFiles = new PidFiles(options.paths);
@@ -343,7 +343,7 @@ export class Supervisor {
   #died(child: Child): void {
     const { kind, instance } = child.spec;
     this.counters.deaths += 1;
-    if (kind === 'emu') this.#judge(child);
+    if (kind === 'emu') this.#announce(child);
     if (this.#reserves.has(child)) {
       this.#log.error({ kind, instance, childPid: child.pid }, 'a destination of the live update died');
       return; // no reason to slow down what has nothing to do with it
@@ -367,18 +367,16 @@ export class Supervisor {
     this.#log.error(line, delayMs > 0 ? 'died, again and again: restarts are slowed down' : 'died');
   }
 
-  /** Also one that is not known to have served: it may have died in its first moment. */
-  #judge(child: Child): void {
-    this.#verdicts.push({ pid: child.pid, guestsFault: mayBeGuestsFault(child.deathCause) });
-    if (this.#verdicts.length > VERDICTS_KEPT) this.#verdicts.shift();
-    for (const other of this.#emulators) if (other !== child) void this.#tellVerdicts(other);
+  #announce(child: Child): void {
+    this.#notices.add(child);
+    for (const other of this.#emulators) if (other !== child) void this.#notices.tell(other);
   }
 
   #moved(child: Child): void {
     if (child.state === 'serving') {
       if (this.#everServed) this.counters.takeovers += 1;
       this.#everServed = true;
-      void this.#tellVerdicts(child); // one that took over before it was known to be ready has not heard them
+      void this.#notices.tell(child); // one that took over before it was known to be ready has not heard them
     }
     if (child.state === 'gone') {
       this.#emulators.delete(child);
@@ -544,7 +542,7 @@ export class Supervisor {
     this.#promoting = true;
     const reason = this.#everServed || this.#restoring ? 'crash' : 'first';
     try {
-      await this.#tellVerdicts(child);
+      await this.#notices.tell(child);
       const { devices, takeoverMs } = await child.client.call('emu.promote', { reason });
       this.#log.info(
         { instance: child.spec.instance, childPid: child.pid, reason, devices, takeoverMs },
@@ -558,14 +556,6 @@ export class Supervisor {
     this.#promoting = false;
     this.#wake();
     this.#plan();
-  }
-
-  /** Says why emulators died, to one that succeeds them or may have to. */
-  async #tellVerdicts(child: Child): Promise<void> {
-    if (this.#verdicts.length === 0 || (child.state !== 'ready' && child.state !== 'serving')) return;
-    await child.client.call('emu.verdicts', { deaths: [...this.#verdicts] }).catch((error: unknown) => {
-      this.#log.warn({ error, instance: child.spec.instance }, 'did not hear why others died');
-    });
   }
 
   #tellLogLevel(child: Child): void {
@@ -594,5 +584,3 @@ export class Supervisor {
 
 /** More than fit the crash-loop window at the slowest rate. */
 const DEATHS_REMEMBERED = 256;
-/** Emulators that may have died one after the other before somebody succeeds them; the catalogue allows 64. */
-const VERDICTS_KEPT = 16;

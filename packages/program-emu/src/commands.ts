@@ -46,6 +46,7 @@ import {
   uplinkOf,
 } from '@virtnet/engine-control';
 import { ControlSite } from './control-site.js';
+import { probeDatapath } from './datapath-probe.js';
 import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
@@ -97,7 +98,7 @@ export class Commands {
     hotplugAnswer(planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site));
     this.list();
     this.query({ all: true, pf: null, vf: null, vuid: null, brief: false, queue: null });
-    this.health({ all: true, pf: null, vf: null, vuid: null });
+    void this.health({ all: true, pf: null, vf: null, vuid: null });
   }
 
   /** Makes what exists without anybody's asking. To be called when this emulator has become the active one. */
@@ -165,14 +166,15 @@ export class Commands {
     return queryAnswer(selectDevices(this.#facts(), request), request);
   }
 
-  health(request: DeviceSelector): JsonObject | readonly JsonObject[] {
-    const facts = this.#devices().map(({ host }) => {
-      this.#emulator.beat();
-      return healthFacts(host);
-    });
-    const chosen = selectDevices(facts, request);
-    if (request.all) return chosen.map(healthAnswer);
-    return chosen.length === 0 ? DEVICE_MISSING : healthAnswer(chosen[0]!);
+  async health(request: DeviceSelector): Promise<JsonObject | readonly JsonObject[]> {
+    const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
+    const answers = await Promise.all(
+      selectDevices(named, request).map(async ({ host }) => {
+        this.#emulator.beat();
+        return healthAnswer(healthFacts(host, await probeDatapath(host, this.#emulator.services.datapath)));
+      }),
+    );
+    return request.all ? answers : (answers[0] ?? DEVICE_MISSING);
   }
 
   async #hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {

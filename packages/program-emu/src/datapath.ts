@@ -97,6 +97,7 @@ export type DatapathPort = Pick<
   | 'memory'
   | 'kick'
   | 'settle'
+  | 'ask'
 >;
 
 /** So many messages are not kept waiting for more. */
@@ -107,6 +108,12 @@ export class Datapath {
   readonly #runs: LongRuns<WorkerStart>;
   readonly #wakeFds: readonly number[];
   readonly #pending = new Map<number, { readonly resolve: () => void; timer: NodeJS.Timeout }>();
+  /** What workers were asked and have not answered, by the number of the question. */
+  readonly #questions = new Map<number, () => void>();
+  /** Workers that are being asked: one question at a time. */
+  readonly #asked = new Map<number, Promise<number | null>>();
+  /** Turns each worker had taken when it was last looked at. */
+  readonly #turns = new Map<number, number>();
   readonly #dirty = new Set<number>();
   /** Worker of each switch domain, for good. */
   readonly #domains = new Map<number, number>();
@@ -281,6 +288,40 @@ export class Datapath {
     else waiting.timer = setTimeout(() => this.#overdue(worker, id, now), WORKER_ANSWER_MS);
   }
 
+  /**
+   * Asks a worker whether it turns: milliseconds until it has heard that and said so; null when it does not in `withinMs`,
+   * which is nobody's end.
+   */
+  ask(worker: number, withinMs: number): Promise<number | null> {
+    const known = this.#asked.get(worker);
+    if (known !== undefined) return known;
+    const id = this.#nextSync++;
+    const askedAt = performance.now();
+    const { promise, resolve } = Promise.withResolvers<number | null>();
+    const end = (answer: number | null) => {
+      clearTimeout(timer);
+      this.#questions.delete(id);
+      this.#asked.delete(worker);
+      resolve(answer);
+    };
+    const timer = setTimeout(() => end(null), withinMs);
+    this.#questions.set(id, () => end(performance.now() - askedAt));
+    this.#asked.set(worker, promise);
+    this.#workers[worker]!.mailbox.post({ kind: 'sync', id });
+    return promise;
+  }
+
+  /** Whether every worker took a turn since this was last asked, or sleeps. */
+  getsOn(): boolean {
+    let all = true;
+    for (const [worker, { mailbox }] of this.#workers.entries()) {
+      const { heartbeat, sleeping } = mailbox;
+      all &&= sleeping || this.#turns.get(worker) !== heartbeat;
+      this.#turns.set(worker, heartbeat);
+    }
+    return all;
+  }
+
   async stop(): Promise<void> {
     this.#stopping = true;
     for (const worker of this.#workers) worker.mailbox.post({ kind: 'stop' });
@@ -319,6 +360,7 @@ export class Datapath {
 
   #onReport(state: WorkerState, report: Exclude<WorkerReport, { kind: 'ready' }>): void {
     if (report.kind === 'synced') {
+      this.#questions.get(report.id)?.();
       const waiting = this.#pending.get(report.id);
       if (waiting === undefined) return;
       this.#pending.delete(report.id);

@@ -56,6 +56,7 @@ function newPage(queueCount: number): PageMapping | number {
     suspicions: 0,
     requestUnderWay: 0,
     ownerPid: process.pid,
+    workedMs: 0,
   });
   page.view();
   return page;

@@ -8,6 +8,7 @@ import {
 } from '@virtnet/engine-control';
 import { ifIndex } from '@virtnet/host-linux';
 import { DeviceStatus, PciHeader, QueueCounter, viewOf } from '@virtnet/wire';
+import type { Probed } from './datapath-probe.js';
 import { droppedFrames } from './device-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { queueFacts } from './queue-facts.js';
@@ -80,7 +81,7 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
     rssKeySizeMax: hashLimits.keyBytes,
     supportedHashTypes: hashLimits.types,
     driverMac: loaded ? formatMac(net.currentMac) : null,
-    driverQueuePairs: loaded ? host.receivingPairs : 0,
+    driverQueuePairs: loaded ? receivingPairs(host) : 0,
     ibDevice: plan.ibDevice,
     ibDevicePciAddress: plan.ibDevicePciAddress,
     representor: plan.representor,
@@ -110,13 +111,19 @@ export function deviceFacts(host: DeviceHost, context: FactsContext): DeviceFact
   };
 }
 
-export function healthFacts(host: DeviceHost): HealthFacts {
+/** Queue pairs that may be given frames. */
+function receivingPairs({ taps, state }: DeviceHost): number {
+  return taps.fds.filter((_, pair) => state.mayReceive(pair)).length;
+}
+
+/** `datapath`: what a probe has just found. */
+export function healthFacts(host: DeviceHost, datapath: Probed): HealthFacts {
   const { plan, fn, health } = host;
   let spurious = 0;
-  let stalled = 0;
+  let stopped = 0;
   for (let index = 0; index < fn.queues.length; index++) {
     spurious += host.state.block(index).counters[QueueCounter.SPURIOUS_KICKS]!;
-    stalled += host.state.broken.has(index) ? 1 : 0;
+    stopped += host.state.broken.has(index) ? 1 : 0;
   }
   return {
     kind: plan.kind,
@@ -124,13 +131,14 @@ export function healthFacts(host: DeviceHost): HealthFacts {
     vfId: plan.vfId,
     vuid: plan.vuid,
     status: fn.status,
-    fatal: host.quarantined || (fn.status & DeviceStatus.NEEDS_RESET) !== 0,
+    fatal: host.quarantined || (fn.status & DeviceStatus.NEEDS_RESET) !== 0 || datapath.fault,
     recoverCount: health.recoveries,
     recovery: {
       lastCause: health.lastCause,
       lastPauseMs: health.lastPauseMs ?? 0,
       maxPauseMs: health.maxPauseMs ?? 0,
       error: health.error,
+      datapath: datapath.text,
     },
     controlPlaneErrors: {
       sf_rqt_update_err: 0,
@@ -144,7 +152,7 @@ export function healthFacts(host: DeviceHost): HealthFacts {
       drop_cnt_config_err: 0,
     },
     dataPlaneErrors: {
-      sq_stall: stalled,
+      sq_stall: stopped + datapath.stalled,
       dma_q_stall: 0,
       spurious_db_invoke: spurious,
       aux_not_invoked: 0,

@@ -149,9 +149,9 @@ export class DeviceHost {
     return this.plan.vuid;
   }
 
-  /** Queue pairs that may be given frames. */
-  get receivingPairs(): number {
-    return this.taps.fds.filter((_, pair) => this.state.mayReceive(pair)).length;
+  /** What of it is worked: nothing while it is paused, else the queues that workers have, and the control queue. */
+  get work(): { readonly paused: boolean; readonly queues: DeviceQueues; readonly control: boolean } {
+    return { paused: this.#paused, queues: this.#queues, control: this.#control.open };
   }
 
   // ---- life cycle ------------------------------------------------------------------------------------------

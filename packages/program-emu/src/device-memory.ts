@@ -16,7 +16,7 @@
  *
  * Limits  DMA_REGIONS_MAX.
  */
-import { fstatSync } from 'node:fs';
+import { fstatSync, readSync } from 'node:fs';
 import type { MemoryRegion, RingExtent } from '@virtnet/engine-virtqueue';
 import type { Arena } from '@virtnet/host-linux';
 import { close, fileSize, getSeals } from '@virtnet/host-linux';
@@ -162,6 +162,26 @@ export class DeviceMemory {
       dropped.push(region);
     }
     return dropped;
+  }
+
+  /**
+   * A 16-bit word of the client's memory, read from its file: where the client has taken the memory away that is an error,
+   * and no end. Null when it is in no range with a file, or cannot be read.
+   */
+  peek(address: bigint): number | null {
+    for (const { iova, sizeBytes, fd, fdOffset } of this.#regions.values()) {
+      if (address < iova || address + 2n > iova + BigInt(sizeBytes)) continue;
+      try {
+        const word = Buffer.alloc(2);
+        const at = fdOffset + Number(address - iova);
+        return fd >= 0 && fstatSync(fd).isFile() && readSync(fd, word, 0, 2, at) === 2
+          ? word.readUInt16LE()
+          : null;
+      } catch {
+        return null;
+      }
+    }
+    return null;
   }
 
   /** Unmaps a removed region and closes its descriptor. */

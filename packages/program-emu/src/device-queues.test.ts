@@ -111,6 +111,10 @@ class RecordingDatapath implements DatapathPort {
     return new Promise((resolve) => setImmediate(resolve));
   }
 
+  ask(): Promise<null> {
+    return Promise.resolve(null);
+  }
+
   take(): string[] {
     return this.told.splice(0);
   }

@@ -72,6 +72,16 @@ export class DeviceQueues {
     return this.#attached.has(queue);
   }
 
+  /** A worker works `queue`, or was told to. */
+  works(queue: number): boolean {
+    return this.#attached.get(queue)?.ahead === false;
+  }
+
+  /** Workers that have queues of the function. */
+  get workers(): ReadonlySet<number> {
+    return this.#memoryAt;
+  }
+
   /** The driver kicked `queue`; false when it is not attached. */
   kick(queue: number): boolean {
     const entry = this.#attached.get(queue);

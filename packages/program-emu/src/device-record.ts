@@ -36,8 +36,9 @@ export interface AppliedRequest {
 
 export interface DeviceHealth {
   recoveries: number;
+  /** Why its former emulator died, as death-cause.ts has it; null when none did. */
   lastCause: string | null;
-  /** Milliseconds from the predecessor's death to the successor's first look at the rings. */
+  /** Milliseconds in which nobody worked it (recoveries.ts). */
   lastPauseMs: number | null;
   maxPauseMs: number | null;
   /** Why it waits for a reset: one of deviceErrors; null when it does not, or its driver or an operator made it. */

@@ -22,12 +22,13 @@
  */
 import { readdirSync, rmSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { VirtnetConf } from '@virtnet/engine-control';
 import { Owners, own } from '@virtnet/engine-recovery';
 import { type Logger, RpcError, type ShelfClient, type VirtnetPaths } from '@virtnet/host-ipc';
 import { type Arena, GROUP_MAX, type Poller, removeInterfaces } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
-import { Errno, StatePageHeader } from '@virtnet/wire';
+import { Errno } from '@virtnet/wire';
 import { askedFirst } from './asked-first.js';
 import type { Datapath } from './datapath.js';
 import { DeviceEndpoint } from './device-endpoint.js';
@@ -43,6 +44,7 @@ import { type DeviceMirror, Mirror } from './mirror.js';
 import { finishChange } from './modify-device.js';
 import { ownerPorts } from './owner-watch.js';
 import { Precedence } from './precedence.js';
+import { type Death, type Left, leftBy, Recoveries } from './recoveries.js';
 import { rehearse } from './rehearsal.js';
 import type { Device } from './served-device.js';
 import { SfPool } from './sf-pool.js';
@@ -82,9 +84,8 @@ interface Restored {
   readonly mirror: DeviceMirror;
   readonly session: unknown;
   readonly attached: Promise<void>;
+  readonly left: Left;
 }
-
-const ROUND_MS_DIGITS = 3;
 
 export class Emulator {
   readonly devices = new Map<string, Device>();
@@ -123,6 +124,7 @@ export class Emulator {
   #reserve: boolean;
   readonly #handover: Handover;
   readonly #suspects: Suspects<Restored>;
+  readonly #recoveries: Recoveries;
   readonly #makingAhead: MakingAhead;
   /** What the keeper told at first was prepared. */
   #prepared = false;
@@ -134,6 +136,7 @@ export class Emulator {
     this.paths = parts.paths;
     this.conf = parts.conf;
     this.replyRing = parts.replyRing;
+    this.#recoveries = new Recoveries(this.devices, () => parts.datapath.getsOn());
     this.beat = parts.beat;
     this.#urgent = parts.urgent;
     this.#shelf = parts.shelf;
@@ -291,13 +294,14 @@ export class Emulator {
    * behind everything the former one sent. Rejects when somebody else holds the lease. Idempotent.
    */
   promote(reason: PromotionReason): Promise<void> {
-    this.#promotion ??= this.#role === 'active' ? null : this.#becomeActive(reason, performance.now(), false);
+    this.#promotion ??= this.#role === 'active' ? null : this.#becomeActive(reason, null, false);
     return this.#promotion ?? Promise.resolve();
   }
 
   /** The controller says why emulators died. */
-  verdicts(verdicts: readonly Verdict[]): void {
+  verdicts(verdicts: readonly (Verdict & Death)[]): void {
     this.#suspects.verdicts(verdicts);
+    void this.#recoveries.told(verdicts);
   }
 
   /** It is the one that takes over from now on. */
@@ -338,6 +342,7 @@ export class Emulator {
     this.#handover.forget();
     this.#role = 'standby';
     this.#uplinkTaps.release();
+    this.#recoveries.stop();
     this.#mirrored = false; // it knows nothing any more and only waits for its end
     this.#uplinks.stop();
   }
@@ -353,13 +358,15 @@ export class Emulator {
     this.#owners.close();
     this.#makingAhead.stop();
     this.#suspects.close();
+    this.#recoveries.stop();
     this.unplugged.close();
     this.#mirror.close();
     this.#shelf.close();
   }
 
-  /** Lets go of what the workers used, after they have ended. */
+  /** Lets go of what the workers used, after they have ended; whoever comes next hears that nobody died. */
   close(): void {
+    for (const { page } of this.#hosts()) own(page.buffer, 0);
     this.#uplinkTaps.close();
   }
 
@@ -410,8 +417,9 @@ export class Emulator {
     }
   }
 
-  /** `told`: the keeper has said already that it told everything the former active process sent. */
-  async #becomeActive(reason: PromotionReason, since: number, told: boolean): Promise<void> {
+  /** `deadAt`: null when nobody here saw a death. `told`: the keeper has said that it told everything the dead one sent. */
+  async #becomeActive(reason: PromotionReason, deadAt: number | null, told: boolean): Promise<void> {
+    this.#recoveries.start(deadAt);
     this.#role = 'active';
     this.#standBy();
     this.#owners.close();
@@ -433,7 +441,7 @@ export class Emulator {
     this.#suspects.begin(used);
     const restored = used.flatMap((mirror) => this.#restore(mirror, this.#suspects.examine(mirror)) ?? []);
     await Promise.all(restored.map(({ attached }) => attached));
-    this.#takeoverMs = Number((performance.now() - since).toFixed(ROUND_MS_DIGITS));
+    this.#takeoverMs = this.#recoveries.resumed(restored);
     this.#precedence.worked();
     for (const each of askedFirst(restored)) await this.#resume(each, reason);
     this.#precedence.served();
@@ -501,13 +509,14 @@ export class Emulator {
     const { host, record } = result;
     const endpoint = new DeviceEndpoint(host, mirror.listenerFd, this.services, this.replyRing);
     const device = { host, endpoint };
+    const left = leftBy(host);
     this.addDevice(device);
-    return { device, mirror, session: record.session, attached: host.adopt(record, heldBack) };
+    return { device, mirror, session: record.session, attached: host.adopt(record, heldBack), left };
   }
 
   async #resume(restored: Restored, reason: PromotionReason): Promise<void> {
     this.beat();
-    if (reason !== 'update') this.#countRecovery(restored.device.host, reason);
+    if (reason !== 'update') this.#recoveries.count(restored.device, restored.left);
     if (!this.#suspects.heldBack(restored.mirror)) await this.#open(restored);
   }
 
@@ -531,6 +540,7 @@ export class Emulator {
 
   /** The same for one that was held back: what a keeper was told meanwhile had no connection in it. */
   async #openLate(restored: Restored): Promise<void> {
+    this.#recoveries.heldBack(restored.device);
     await this.#open(restored);
     restored.device.endpoint.upload();
     await this.#record(restored.device);
@@ -541,6 +551,7 @@ export class Emulator {
     const restored = this.#restore(mirror);
     if (restored === null) return null;
     await restored.attached;
+    this.#recoveries.begin();
     return async () => {
       await this.#open(restored);
       await this.#record(restored.device);
@@ -562,17 +573,6 @@ export class Emulator {
     }
   }
 
-  #countRecovery(host: DeviceHost, reason: 'first' | 'crash'): void {
-    const words = new Uint32Array(host.page.buffer, 0, StatePageHeader.sizeBytes / 4);
-    const at = StatePageHeader.at.takeovers / 4;
-    words[at] = (words[at]! + 1) >>> 0;
-    const { health } = host;
-    health.recoveries++;
-    health.lastCause = reason;
-    health.lastPauseMs = this.#takeoverMs;
-    health.maxPauseMs = Math.max(health.maxPauseMs ?? 0, this.#takeoverMs ?? 0);
-  }
-
   /** Removes many representors faster than closing them one by one does. What stays goes with its descriptors. */
   #removeRepresentors(names: readonly string[]): void {
     for (let from = 0; from < names.length; from += GROUP_MAX) {
@@ -592,9 +592,4 @@ export class Emulator {
     this.#handover.lendAgain();
     this.pool.upload();
   }
-}
-
-/** Lets everything else that waits have its turn. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

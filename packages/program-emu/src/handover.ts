@@ -27,18 +27,13 @@ import { RpcError, type ShelfClient } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
 import { encodeNote, pausedAt } from './handover-note.js';
 import type { DeviceMirror, Mirror } from './mirror.js';
+import { monotonicMs } from './monotonic.js';
 import type { Precedence } from './precedence.js';
 import type { Device } from './served-device.js';
 import { parseShelfName, shelfNames } from './shelf-names.js';
 
 /** Longer than a client may keep the request under way waiting. */
 const BORROW_MS = 6_000;
-const NS_PER_MS = 1e6;
-
-/** The same clock in every process of the machine, in milliseconds. */
-function monotonicMs(): number {
-  return Number(process.hrtime.bigint()) / NS_PER_MS;
-}
 
 /** A device on its way here. */
 interface Coming {

@@ -13,6 +13,8 @@ import { frame, HEADER_BYTES } from './test-support/worker-fixture.js';
 const FEATURES = featureMask([VirtioFeature.VERSION_1]);
 const TRANSMIT = 1;
 const NO_SUCH_HEAD = 7777;
+/** Nothing is wrong with the datapath as such. */
+const PROBED = { fault: false, text: 'not asked', stalled: 0 };
 
 type Errors = Readonly<Record<string, number>>;
 
@@ -25,7 +27,7 @@ describe('health', () => {
 
   /** Everything that `virtnet health` counts as an error. */
   const errors = (): Errors => {
-    const { dev_health_details: details } = healthAnswer(healthFacts(device.host)) as {
+    const { dev_health_details: details } = healthAnswer(healthFacts(device.host, PROBED)) as {
       dev_health_details: { control_plane_errors: Errors; data_plane_errors: Errors };
     };
     return { ...details.control_plane_errors, ...details.data_plane_errors };
@@ -90,7 +92,7 @@ describe('health', () => {
     driver.ring(TRANSMIT).publish();
     await kick();
     expect(grown()).toEqual({ sq_stall: 1 });
-    expect(healthAnswer(healthFacts(device.host))).toMatchObject({
+    expect(healthAnswer(healthFacts(device.host, PROBED))).toMatchObject({
       health_status: 'Fatal',
       recovery: { error: 'RING_FAULT' },
     });

@@ -63,6 +63,12 @@ export const FRAME_SEGMENTS_MAX = 256;
 /** Milliseconds a datapath worker has to answer a change of configuration. */
 export const WORKER_ANSWER_MS = 2000;
 
+/**
+ * Milliseconds the datapath has to show that it works a device when somebody asks: a worker that stands still is found and
+ * replaced in a quarter of that, and one that waits for a processor on a busy machine has its turn.
+ */
+export const PROBE_MS = 1000;
+
 /** Control commands a function may have executed before everything else on the main thread has its turn. */
 export const CONTROL_COMMANDS_PER_TURN = 16;
 

@@ -161,7 +161,7 @@ export class Suspects<R extends RestoredDevice> {
   }
 
   #reason(pid: number, told: boolean): Promise<boolean> {
-    const known = this.#verdicts.get(pid);
+    const known = pid === 0 ? false : this.#verdicts.get(pid); // 0: it ended as it was told to
     if (known !== undefined || told) return Promise.resolve(known ?? false);
     return new Promise((resolve) => {
       const others = this.#waiting.get(pid);

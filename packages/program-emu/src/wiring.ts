@@ -138,7 +138,7 @@ export async function serve(options: EmuOptions): Promise<void> {
         return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };
       },
       'emu.verdicts': ({ deaths }) => {
-        emulator.verdicts(deaths);
+        emulator.verdicts(deaths.map(({ cause = null, ...death }) => ({ ...death, cause })));
         return {};
       },
       'emu.devices': () => commands.whenIdle(async () => ({ devices: movable(emulator) })),

@@ -63,7 +63,7 @@ export const JOURNAL_ENTRY_WORDS = 2;
 export const QUEUE_BLOCK_BYTES = QUEUE_JOURNAL_AT + QUEUE_JOURNAL_ENTRIES * JOURNAL_ENTRY_WORDS * 4;
 
 /** First bytes of a state page. */
-export const StatePageHeader = layout('StatePageHeader', 44, {
+export const StatePageHeader = layout('StatePageHeader', 48, {
   magic: u32,
   version: u32,
   queueCount: u32,
@@ -81,8 +81,13 @@ export const StatePageHeader = layout('StatePageHeader', 44, {
   suspicions: u32,
   /** 1 while a request of its client is being worked. */
   requestUnderWay: u32,
-  /** Process that works the device, or did when it died. */
+  /** Process that works the device, or did when it died; 0 after one that ended as it was told to. */
   ownerPid: u32,
+  /**
+   * When its owner was last seen to get on: milliseconds of CLOCK_MONOTONIC modulo 2^32. 0: not said here. One page of all
+   * that a process owns says it.
+   */
+  workedMs: u32,
 });
 
 /** 32-bit words at the start of a queue block. */

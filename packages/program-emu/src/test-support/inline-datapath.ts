@@ -17,6 +17,8 @@ export class InlineDatapath implements DatapathPort {
   readonly waiting: WorkerMessage[] = [];
   /** Calls of settle that have not resolved. */
   settling = 0;
+  /** Nobody answers. */
+  silent = false;
   /** What the workers wait for before they answer. */
   hold: Promise<void> = Promise.resolve();
   /** Queues that are told ahead and not worked yet. */
@@ -69,6 +71,16 @@ export class InlineDatapath implements DatapathPort {
 
   kick({ slot }: Place): void {
     this.loop.wake(slot);
+  }
+
+  getsOn(): boolean {
+    return true;
+  }
+
+  async ask(): Promise<number | null> {
+    if (this.silent) return null;
+    await this.settle();
+    return 0.25;
   }
 
   async settle(): Promise<void> {
