@@ -5,5 +5,5 @@ export const slowTests = [
   'packages/program-ha/src/ha.test.ts',
   'packages/program-{cli,vhostd}/src/programs.test.ts',
   'packages/program-vhostd/src/served-function-life.test.ts',
-  'packages/testing/src/split-ring.race.test.ts',
+  'packages/testing/src/{split,packed}-ring.race.test.ts',
 ];

@@ -221,6 +221,11 @@ export class SplitDriver implements RingDriver {
     Atomics.store(this.#available, usedEventAt(this.queueSize), index & INDEX_MASK);
   }
 
+  /** Whether the next chain to come back has come back. */
+  get hasUsed(): boolean {
+    return this.usedIndex !== this.#collected;
+  }
+
   get availableIndex(): number {
     return Atomics.load(this.#available, RingWord.INDEX);
   }
