@@ -24,8 +24,8 @@ const HELD_MS_MAX = 300;
 const QUIET_MS = 1_000;
 
 export interface Judgement {
-  readonly lost: number;
-  readonly repeated: number;
+  readonly lost: readonly number[];
+  readonly repeated: readonly number[];
   /** Behind one with a higher number. */
   readonly disordered: number;
 }
@@ -62,9 +62,13 @@ export class Stream {
   }
 
   judge(): Judgement {
-    const distinct = new Set(this.arrived);
+    const seen = new Set<number>();
+    const repeated = this.arrived.filter((number) => seen.size === seen.add(number).size);
+    const lost = Array.from({ length: this.sent }, (_, number) => number).filter(
+      (number) => !seen.has(number),
+    );
     const disordered = this.arrived.filter((number, i) => number < (this.arrived[i - 1] ?? -1)).length;
-    return { lost: this.sent - distinct.size, repeated: this.arrived.length - distinct.size, disordered };
+    return { lost, repeated, disordered };
   }
 }
 
@@ -192,42 +196,42 @@ export class PairStreams {
   readonly #network: Network;
   readonly #streams: Stream[] = [];
   readonly #transmitters: Transmitter[] = [];
-  readonly #receivers: Receiver[] = [];
-  readonly #loops: Promise<void>[] = [];
+  readonly #sends: Promise<void>[] = [];
+  readonly #receives: Promise<void>[] = [];
   #sending = true;
   #receiving = true;
 
   constructor(network: Network) {
     this.#network = network;
-    this.#loops.push(this.#listen());
+    this.#receives.push(this.#listen());
   }
 
   /** The guest sends a stream from the transmit queue of `pair`. */
   transmit(guest: Guest<NetRing>, pair: number): Transmitter {
     const transmitter = new Transmitter(guest, pair, this.#open());
     this.#transmitters.push(transmitter);
-    this.#loops.push(transmitter.run(() => this.#sending));
+    this.#sends.push(transmitter.run(() => this.#sending));
     return transmitter;
   }
 
   /** The guest takes whatever comes through the receive queue of `pair`. */
   receive(guest: Guest<NetRing>, pair: number): Receiver {
     const receiver = new Receiver(guest, pair, (number) => this.#arrive(number));
-    this.#receivers.push(receiver);
-    this.#loops.push(receiver.run(() => this.#receiving));
+    this.#receives.push(receiver.run(() => this.#receiving));
     return receiver;
   }
 
   /** The host sends a stream from each of `ports` to the guest with address `to`. */
   feed(to: string, ports: readonly number[]): Stream[] {
     const streams = ports.map(() => this.#open());
-    this.#loops.push(this.#feed(to, ports, streams));
+    this.#sends.push(this.#feed(to, ports, streams));
     return streams;
   }
 
   /** Sends no more; resolves when everything has arrived, or nothing comes any more. */
   async finish(): Promise<void> {
     this.#sending = false;
+    await Promise.all(this.#sends);
     for (const transmitter of this.#transmitters) await transmitter.finish();
     let [least, sinceMs] = [this.#missing(), performance.now()];
     while (least > 0 && performance.now() - sinceMs < QUIET_MS) {
@@ -236,7 +240,7 @@ export class PairStreams {
       [least, sinceMs] = [this.#missing(), performance.now()];
     }
     this.#receiving = false;
-    await Promise.all(this.#loops);
+    await Promise.all(this.#receives);
   }
 
   #missing(): number {

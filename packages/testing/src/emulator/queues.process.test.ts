@@ -28,7 +28,7 @@ const PACKED = `0x${featureMask([VirtioFeature.RING_PACKED]).toString(16)}`;
 const VECTORS = 64;
 const PAIRS_MOST = 31;
 const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
-const FINE = { lost: 0, repeated: 0, disordered: 0 };
+const FINE = { lost: [], repeated: [], disordered: 0 };
 
 /** Fills everything of a ring that the device could write with what no device writes; returns the bytes, live. */
 function poison(ring: NetRing): Uint8Array[] {
