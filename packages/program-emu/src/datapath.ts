@@ -3,10 +3,11 @@
  *
  * Theory
  *   A queue pair belongs to one worker, chosen by the fewest pairs when the device first uses the pair, so that the
- *   TAP descriptor of a pair has one reader and one writer. Functions that reach each other through the eswitch are of
- *   one domain, and all its pairs belong to the worker that got the first. Who needs a pair beside another says so. Every change to a queue (attach, other memory, other
- *   interrupt, other filter, detach) is the same message: its whole configuration, or none. `settle()` resolves when
- *   every worker has carried out everything posted before; only then may memory be unmapped or a reply be sent.
+ *   TAP descriptor of a pair has one reader and one writer; later it may follow its load to another one (balancer.ts).
+ *   Functions that reach each other through the eswitch are of one domain, and all its pairs belong to the worker that got
+ *   the first. Who needs a pair beside another says so. Every change to a queue (attach, other memory, other interrupt,
+ *   other filter, detach) is the same message: its whole configuration, or none. `settle()` resolves when every worker
+ *   has carried out everything posted before; only then may memory be unmapped or a reply be sent.
  *
  * Invariants
  *   I1  messages to one worker are carried out in order.

@@ -32,13 +32,13 @@ import {
 import type { ControlChange, NetDevice, UplinkState } from '@virtnet/engine-virtio-net';
 import { describeFault, GuestMemory, type RingFault } from '@virtnet/engine-virtqueue';
 import { close, eventfdDrain, type Watch } from '@virtnet/host-linux';
-import { hasFeature, QueueCounter, VirtioFeature } from '@virtnet/wire';
+import { QueueCounter } from '@virtnet/wire';
 import { ControlQueue } from './control-queue.js';
 import type { SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import { type DeviceMemory, dmaRangeRecord } from './device-memory.js';
 import { type DeviceParts, type DeviceShape, type HostServices, switchedConfig } from './device-parts.js';
-import { DeviceQueues } from './device-queues.js';
+import { DeviceQueues, type PairsTogether, type WantedQueue } from './device-queues.js';
 import {
   type AppliedRequest,
   type DeviceHealth,
@@ -427,6 +427,16 @@ export class DeviceHost {
 
   // ---- effects ---------------------------------------------------------------------------------------------
 
+  /** Queue pairs in use, by who works them. */
+  get pairGroups(): readonly PairsTogether[] {
+    return this.#queues.groups;
+  }
+
+  /** Has another worker work a pair, and those that have to be with it; false: they are where they were. */
+  movePair(pair: number, worker: number): Promise<boolean> {
+    return this.#queues.move(pair, worker, this.#wanted());
+  }
+
   /** The driver notified `queue` through its register or an event. */
   kick(queue: number): void {
     if (queue === this.state.controlIndex && this.#control.open) this.#control.kick();
@@ -506,12 +516,14 @@ export class DeviceHost {
       if (fd >= 0) this.put(shelfNames.tap(this.vuid, pair), fd);
     }
     this.taps.steer((pair) => state.usesTapQueue(pair));
-    await this.#queues.reconcile(
-      this.fn.queues.length,
-      (queue) => (this.#paused ? null : state.wanted(queue)),
-      memoryChanged,
-      (queue) => state.prepare(queue),
+    await this.#queues.reconcile(this.fn.queues.length, this.#wanted(), memoryChanged, (queue) =>
+      state.prepare(queue),
     );
+  }
+
+  #wanted(): WantedQueue {
+    const { state } = this;
+    return (queue) => (this.#paused ? null : state.wanted(queue));
   }
 
   /** Null when there is nothing to wait for: what follows is then done at once. */
@@ -526,21 +538,7 @@ export class DeviceHost {
     this.#watchControlKicks(state.kicks.get(index) ?? -1);
     if (this.#control.open && !memoryChanged) return null;
     if (!this.#control.open) state.prepare(index);
-    const queue = this.fn.queues[index]!;
-    const features = this.fn.driverFeatures;
-    this.#control.start(
-      {
-        queueSize: queue.size,
-        descriptorAddress: queue.descriptorAddress,
-        driverAddress: queue.driverAddress,
-        deviceAddress: queue.deviceAddress,
-        packed: hasFeature(features, VirtioFeature.RING_PACKED),
-        indirect: hasFeature(features, VirtioFeature.INDIRECT_DESC),
-        eventIdx: hasFeature(features, VirtioFeature.EVENT_IDX),
-      },
-      state.block(index),
-      new GuestMemory(this.memory.views()),
-    );
+    this.#control.start(state.controlRing, state.block(index), new GuestMemory(this.memory.views()));
     return null;
   }
 

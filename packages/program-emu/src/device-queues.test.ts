@@ -85,7 +85,8 @@ class RecordingDatapath implements DatapathPort {
   ): void {
     expect(device).toBe(DEVICE);
     const how = ahead === true ? 'ahead = queue' : '= queue';
-    this.told.push(`${worker}/${slot} ${entry === null ? 'detach' : `${how} ${entry.queue}`}`);
+    const signal = entry?.signalAtOnce === true ? ', signalled' : '';
+    this.told.push(`${worker}/${slot} ${entry === null ? 'detach' : `${how} ${entry.queue}${signal}`}`);
   }
 
   begin({ worker, slot }: Place): void {
@@ -383,5 +384,191 @@ describe('device queues', () => {
     await reconcile();
     expect([queues.kick(1), queues.kick(2)]).toEqual([true, false]);
     expect(datapath.kicked).toEqual([{ worker: 0, slot: 1 }]);
+  });
+
+  describe('moved to another worker', () => {
+    const wantedNow = (queue: number) => wanted.get(queue) ?? null;
+
+    /** Queues 0 to 3, pair 0 on worker 0 and pair 1 on worker 1; from now on it settles when the test says so. */
+    const begin = async (features = 0n) => {
+      for (const queue of [0, 1, 2, 3]) wanted.set(queue, config(queue, { features }));
+      await reconcile();
+      datapath.take();
+      datapath.easy = false;
+    };
+
+    it('let go of by its worker, which confirms that, then worked by the other, which signals it once; not prepared again', async () => {
+      await begin();
+      const moved = queues.move(0, 1, wantedNow);
+      expect(datapath.take()).toEqual(['0/0 detach', '0/1 detach', 'settle']);
+      expect(datapath.taken[0]).toEqual(new Set([0, 1]));
+      await datapath.settleNow();
+      expect(datapath.take()).toEqual([
+        'vacate 0/0',
+        '1/2 = queue 0, signalled',
+        'vacate 0/1',
+        '1/3 = queue 1, signalled',
+        'memory 0 gone',
+        'settle',
+      ]);
+      await datapath.settleNow();
+      expect(await moved).toBe(true);
+      expect([datapath.pairs, attachedNow]).toEqual([
+        [0, 2],
+        [0, 1, 2, 3],
+      ]);
+      datapath.easy = true;
+      await reconcile();
+      expect(datapath.take(), 'it is as it is wanted').toEqual(['settle', 'settle']);
+      queues.kick(1);
+      expect(datapath.kicked).toEqual([{ worker: 1, slot: 3 }]);
+    });
+
+    it('a worker that has nothing of the function is told its memory first; one that has another pair of it keeps it', async () => {
+      datapath = new RecordingDatapath(3);
+      queues = new DeviceQueues(DEVICE, () => null, datapath, new DeviceMemory(arena), {
+        onFault() {},
+        onInterrupt() {},
+      });
+      await queues.reconcile(
+        8,
+        (queue) => (queue === 6 ? config(6) : null),
+        false,
+        () => {},
+      );
+      want(0, 2, 6);
+      await queues.reconcile(8, wantedNow, false, () => {});
+      expect(queues.groups.map(({ pairs, worker }) => [...pairs, worker])).toEqual([
+        [3, 0],
+        [0, 1],
+        [1, 2],
+      ]);
+      datapath.take();
+      expect(await queues.move(3, 1, wantedNow)).toBe(true);
+      expect(datapath.take().filter((line) => line.startsWith('memory'))).toEqual(['memory 0 gone']);
+      expect(await queues.move(3, 0, wantedNow)).toBe(true);
+      const told = datapath.take();
+      expect(told.filter((line) => line.startsWith('memory'))).toEqual(['memory 0 0']);
+      expect(told.indexOf('memory 0 0')).toBeLessThan(told.indexOf('0/0 = queue 6, signalled'));
+      expect(datapath.pairs).toEqual([1, 1, 1]);
+    });
+
+    it('a queue that is not wanted any more by then is left out, and what is told is what is wanted by then', async () => {
+      await begin();
+      const moved = queues.move(0, 1, wantedNow);
+      wanted.delete(1);
+      wanted.set(0, config(0, { interruptFd: 9 }));
+      const next = reconcile();
+      await datapath.settleNow();
+      expect(datapath.take().filter((line) => /queue|vacate/.test(line))).toEqual([
+        'vacate 0/0',
+        '1/2 = queue 0, signalled',
+        'vacate 0/1',
+        'vacate 1/3',
+      ]);
+      datapath.easy = true;
+      await datapath.settleNow();
+      await Promise.all([moved, next]);
+      expect(datapath.take().filter((line) => /queue|detach/.test(line))).toEqual([]);
+      expect([queues.attached(0), queues.attached(1), datapath.taken[1]]).toEqual([
+        true,
+        false,
+        new Set([0, 1, 2]),
+      ]);
+    });
+
+    it('nothing of it is wanted any more: nobody works it, and nobody keeps its memory for it', async () => {
+      await begin();
+      const moved = queues.move(0, 1, wantedNow);
+      wanted.clear();
+      const next = reconcile();
+      datapath.easy = true;
+      await datapath.settleNow();
+      await Promise.all([moved, next]);
+      expect([datapath.pairs, datapath.taken, queues.busy]).toEqual([[0, 0], [new Set(), new Set()], false]);
+      expect(
+        datapath
+          .take()
+          .filter((line) => line.endsWith('gone'))
+          .sort(),
+      ).toEqual(['memory 0 gone', 'memory 1 gone']);
+    });
+
+    it('a reset that waits for the move finds it done, and a move that waits for a reset finds nothing to move', async () => {
+      await begin();
+      const moved = queues.move(0, 1, wantedNow);
+      wanted.clear();
+      const reset = reconcile();
+      const late = queues.move(1, 0, wantedNow);
+      datapath.easy = true;
+      await datapath.settleNow();
+      await reset;
+      expect(await Promise.all([moved, late])).toEqual([true, false]);
+    });
+
+    it('memory that changes meanwhile is told behind the move, to the worker that has the pair then', async () => {
+      await begin();
+      want(0, 1);
+      datapath.easy = true;
+      await reconcile();
+      datapath.take();
+      datapath.easy = false;
+      const moved = queues.move(0, 1, wantedNow);
+      expect(queues.busy).toBe(true);
+      const changed = reconcile(true);
+      datapath.easy = true;
+      await datapath.settleNow();
+      await Promise.all([moved, changed]);
+      expect(datapath.take().slice(-5)).toEqual([
+        'memory 1 0',
+        '1/0 = queue 0',
+        '1/1 = queue 1',
+        'settle',
+        'settle',
+      ]);
+    });
+
+    it('pairs of a function whose driver may steer go together, as whichever of them is named', async () => {
+      await begin(featureMask([NetFeature.RSS]));
+      expect(queues.groups).toEqual([{ pairs: [0, 1], worker: 0, stay: false }]);
+      datapath.easy = true;
+      expect(await queues.move(1, 1, wantedNow)).toBe(true);
+      expect([datapath.pairs, datapath.taken[0]]).toEqual([[0, 2], new Set()]);
+      expect(datapath.take().filter((line) => line.includes('='))).toHaveLength(4);
+      expect(queues.groups).toEqual([{ pairs: [0, 1], worker: 1, stay: false }]);
+    });
+
+    it('no room for all of it: everything stays, and the place for a part of it is given back', async () => {
+      await begin();
+      datapath.slotsMax = 3;
+      expect(await queues.move(0, 1, wantedNow)).toBe(false);
+      expect(datapath.take()).toEqual(['vacate 1/2']);
+      expect([datapath.pairs, datapath.taken[1]?.size]).toEqual([[1, 1], 2]);
+    });
+
+    it('whose domain has its worker stays, and so does what is only told ahead, or on that worker already', async () => {
+      await begin();
+      expect(await queues.move(0, 0, wantedNow)).toBe(false);
+      expect(await queues.move(7, 1, wantedNow)).toBe(false);
+      datapath.easy = true;
+      let domain: number | null = null;
+      const make = () =>
+        new DeviceQueues(DEVICE, () => domain, datapath, new DeviceMemory(arena), {
+          onFault() {},
+          onInterrupt() {},
+        });
+      const other = make();
+      await other.goAhead(2, wantedNow);
+      datapath.take();
+      expect(await other.move(0, 1, wantedNow)).toBe(false);
+      await other.reconcile(2, wantedNow, false, () => {});
+      domain = 3;
+      datapath.take();
+      expect(await other.move(0, 1, wantedNow)).toBe(false);
+      expect(other.groups).toEqual([{ pairs: [0], worker: 0, stay: true }]);
+      expect(datapath.take()).toEqual([]);
+      domain = null;
+      expect(await other.move(0, 1, wantedNow)).toBe(true);
+    });
   });
 });

@@ -6,11 +6,15 @@
  *   compares with what the workers were told last and posts the differences, at once unless a former call is not
  *   finished; calls are carried out one after the other. What a successor will want can be told ahead. So a reset, a
  *   changed vector, other memory or a takeover all take the same road.
+ *   `move` has another worker work a pair: the one that has it lets go of its queues, and only when that is confirmed the
+ *   other one goes on where the state page says, as a successor would. It looks at each ring, for a kick that came between
+ *   the two, and interrupts once. Whatever is not wanted any more by then is not worked again.
  *
  * Invariants
  *   I1  when `reconcile` resolves, every worker works exactly the wanted queues with exactly the current memory.
  *   I2  both queues of a pair live on one worker; so do all of a function with a TAP whose driver may steer (RSS): a
- *       frame of any queue of the TAP may be for any receive queue.
+ *       frame of any queue of the TAP may be for any receive queue. So they only move together.
+ *   I3  no queue is worked by two workers.
  *
  * Limits  see datapath.ts.
  */
@@ -20,8 +24,27 @@ import type { DatapathPort, Place, SlotOwner } from './datapath.js';
 import type { QueueConfig } from './datapath-protocol.js';
 import type { DeviceMemory } from './device-memory.js';
 
+/** What a queue should be, or null: it should not run. */
+export type WantedQueue = (queue: number) => QueueConfig | null;
+
+/** Pairs of a function that can only move together. */
+export interface PairsTogether {
+  readonly pairs: readonly number[];
+  readonly worker: number;
+  /** They have to be where they are, for the sake of others. */
+  readonly stay: boolean;
+}
+
+interface Home {
+  worker: number;
+  /** Attached queues of the pair. */
+  queues: number;
+  /** It has to be where the function's other pairs are. */
+  readonly together: boolean;
+}
+
 interface AttachedQueue {
-  readonly place: Place;
+  place: Place;
   config: QueueConfig;
   /** Its worker knows it and does not work it yet. */
   ahead: boolean;
@@ -41,10 +64,10 @@ export class DeviceQueues {
   readonly #memory: DeviceMemory;
   readonly #owner: SlotOwner;
   readonly #attached = new Map<number, AttachedQueue>();
-  /** Worker and number of attached queues of each pair in use. */
-  readonly #pairs = new Map<number, { worker: number; queues: number }>();
+  /** Of each pair in use. */
+  readonly #pairs = new Map<number, Home>();
   readonly #memoryAt = new Set<number>();
-  #chain: Promise<void> = Promise.resolve();
+  #chain: Promise<unknown> = Promise.resolve();
   /** Calls of `reconcile` not finished: a queue that is leaving is held by its worker until the end. */
   #turns = 0;
 
@@ -96,7 +119,7 @@ export class DeviceQueues {
    */
   reconcile(
     count: number,
-    wanted: (queue: number) => QueueConfig | null,
+    wanted: WantedQueue,
     memoryChanged: boolean,
     beforeAttach: (queue: number) => void,
   ): Promise<void> {
@@ -104,7 +127,7 @@ export class DeviceQueues {
   }
 
   /** Tells the workers what `reconcile` will want, so that it has less to say then. No queue is worked yet. */
-  goAhead(count: number, wanted: (queue: number) => QueueConfig | null): Promise<void> {
+  goAhead(count: number, wanted: WantedQueue): Promise<void> {
     return this.#inTurn(() => this.#apply(count, wanted, false, null));
   }
 
@@ -121,12 +144,34 @@ export class DeviceQueues {
     });
   }
 
+  /** The pairs in use. */
+  get groups(): readonly PairsTogether[] {
+    const stay = this.#domain() !== null;
+    const groups: PairsTogether[] = [];
+    const together: number[] = [];
+    for (const [pair, home] of this.#pairs) {
+      if (home.together) together.push(pair);
+      else groups.push({ pairs: [pair], worker: home.worker, stay });
+    }
+    if (together.length > 0)
+      groups.push({ pairs: together, worker: this.#pairs.get(together[0]!)!.worker, stay });
+    return groups;
+  }
+
+  /**
+   * Has `worker` work a pair, and those that have to be where it is. False: they are where they were, or not in use any
+   * more; it has no room, they have to stay, or nobody works them yet.
+   */
+  move(pair: number, worker: number, wanted: WantedQueue): Promise<boolean> {
+    return this.#inTurn(() => this.#move(pair, worker, wanted));
+  }
+
   /** The events by which workers interrupt the driver for queues that they have been told of. */
   get interruptFds(): ReadonlySet<number> {
     return new Set([...this.#attached.values()].map(({ config }) => config.interruptFd));
   }
 
-  #inTurn(apply: () => Promise<void>): Promise<void> {
+  #inTurn<T>(apply: () => Promise<T>): Promise<T> {
     const alone = this.#turns++ === 0;
     const turn = (alone ? apply() : this.#chain.then(apply)).finally(() => {
       this.#turns--;
@@ -137,7 +182,7 @@ export class DeviceQueues {
 
   async #apply(
     count: number,
-    wanted: (queue: number) => QueueConfig | null,
+    wanted: WantedQueue,
     memoryChanged: boolean,
     beforeAttach: ((queue: number) => void) | null,
   ): Promise<void> {
@@ -181,7 +226,8 @@ export class DeviceQueues {
     if (home === undefined) {
       const together = tapFd >= 0 && hasFeature(features, NetFeature.RSS);
       const [other] = together ? this.#pairs.values() : [];
-      home = { worker: this.#datapath.choosePairWorker(this.#domain(), other?.worker), queues: 0 };
+      const worker = this.#datapath.choosePairWorker(this.#domain(), other?.worker);
+      home = { worker, queues: 0, together };
       this.#pairs.set(pair, home);
     }
     const place = this.#datapath.place(home.worker, this.#owner, queue);
@@ -190,11 +236,61 @@ export class DeviceQueues {
       return null;
     }
     home.queues++;
-    if (!this.#memoryAt.has(home.worker)) {
-      this.#memoryAt.add(home.worker);
-      this.#datapath.memory(home.worker, this.#device, this.#memory.messages());
-    }
+    this.#tellMemory(home.worker);
     return place;
+  }
+
+  async #move(pair: number, worker: number, wanted: WantedQueue): Promise<boolean> {
+    const group = this.groups.find(({ pairs }) => pairs.includes(pair));
+    if (group === undefined || group.stay || group.worker === worker) return false;
+    const moving = [...this.#attached].filter(([queue]) => group.pairs.includes(queue >> 1));
+    if (moving.some(([, { ahead }]) => ahead)) return false;
+    const places = this.#placeAll(
+      worker,
+      moving.map(([queue]) => queue),
+    );
+    if (places === null) return false;
+    for (const [, { place }] of moving) this.#datapath.configure(this.#device, place, null);
+    await this.#datapath.settle();
+    for (const each of group.pairs) {
+      this.#datapath.choosePairWorker(null, worker);
+      this.#datapath.releasePairWorker(group.worker);
+      this.#pairs.get(each)!.worker = worker;
+    }
+    this.#tellMemory(worker);
+    for (const [i, [queue, entry]] of moving.entries()) {
+      this.#datapath.vacate(entry.place);
+      entry.place = places[i]!;
+      const config = wanted(queue);
+      if (config === null) {
+        this.#attached.delete(queue);
+        this.#leave(queue, entry);
+        continue;
+      }
+      entry.config = config;
+      this.#datapath.configure(this.#device, entry.place, { ...config, signalAtOnce: true });
+    }
+    this.#forgetMemory(group.worker);
+    await this.#datapath.settle();
+    return true;
+  }
+
+  /** A place for each of the queues, or null and none. */
+  #placeAll(worker: number, queues: readonly number[]): Place[] | null {
+    const places: Place[] = [];
+    for (const queue of queues) {
+      const place = this.#datapath.place(worker, this.#owner, queue);
+      if (place !== null) places.push(place);
+    }
+    if (places.length === queues.length) return places;
+    for (const place of places) this.#datapath.vacate(place);
+    return null;
+  }
+
+  #tellMemory(worker: number): void {
+    if (this.#memoryAt.has(worker)) return;
+    this.#memoryAt.add(worker);
+    this.#datapath.memory(worker, this.#device, this.#memory.messages());
   }
 
   #leave(queue: number, entry: AttachedQueue): void {
@@ -208,6 +304,11 @@ export class DeviceQueues {
   #leaveWorker(pair: number, worker: number): void {
     this.#pairs.delete(pair);
     this.#datapath.releasePairWorker(worker);
+    this.#forgetMemory(worker);
+  }
+
+  /** Unless the worker has a pair of the function. */
+  #forgetMemory(worker: number): void {
     for (const other of this.#pairs.values()) if (other.worker === worker) return;
     if (this.#memoryAt.delete(worker)) this.#datapath.memory(worker, this.#device, null);
   }

@@ -31,6 +31,7 @@ import {
   StatePageHeader,
   VirtioFeature,
 } from '@virtnet/wire';
+import type { ControlQueueConfig } from './control-queue.js';
 import { type QueueConfig, REPORT_INTERRUPT, type SwitchedConfig } from './datapath-protocol.js';
 import { type DeviceInterrupts, IrqIndex } from './device-interrupts.js';
 import type { DeviceRecord } from './device-record.js';
@@ -124,6 +125,23 @@ export class QueueState {
   get controlWanted(): boolean {
     const index = this.controlIndex;
     return this.driverReady && this.#parts.fn.queues[index]?.enabled === true && !this.broken.has(index);
+  }
+
+  /** How the ring of the control queue, which there is, was set up. */
+  get controlRing(): ControlQueueConfig {
+    const { fn } = this.#parts;
+    const {
+      size: queueSize,
+      descriptorAddress,
+      driverAddress,
+      deviceAddress,
+    } = fn.queues[this.controlIndex]!;
+    return {
+      ...{ queueSize, descriptorAddress, driverAddress, deviceAddress },
+      packed: this.packed,
+      indirect: hasFeature(fn.driverFeatures, VirtioFeature.INDIRECT_DESC),
+      eventIdx: hasFeature(fn.driverFeatures, VirtioFeature.EVENT_IDX),
+    };
   }
 
   /** What a worker should make of a queue now; null: nothing. */

@@ -25,6 +25,7 @@ import {
   setProcessName,
 } from '@virtnet/host-linux';
 import { LastWord } from '@virtnet/wire';
+import { Balancer } from './balancer.js';
 import { Commands } from './commands.js';
 import { Datapath, WorkerFault } from './datapath.js';
 import { datapathThreads } from './datapath-threads.js';
@@ -102,7 +103,17 @@ export async function serve(options: EmuOptions): Promise<void> {
     beat: () => progress.main.beat(),
   });
   const commands = new Commands(emulator);
-  emulator.onActive = (reason) => commands.provision(reason);
+  const balancer = new Balancer(threads.count, {
+    *devices() {
+      for (const { host } of emulator.devices.values()) yield host;
+    },
+    onMove: (move) => log.debug(move, 'queue pairs move to another worker'),
+    beat: () => progress.main.beat(),
+  });
+  emulator.onActive = async (reason) => {
+    await commands.provision(reason);
+    balancer.start();
+  };
   const whole = <T>(answer: () => T | Promise<T>): Promise<T> => emulator.whole.then(answer);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
   const rpc = await RpcServer.bind(
@@ -153,6 +164,7 @@ export async function serve(options: EmuOptions): Promise<void> {
       },
       'emu.pass': async ({ pid }) => {
         await commands.whenIdle(async () => emulator.pass(pid));
+        balancer.stop();
         return {};
       },
       'emu.stand': () => {
@@ -178,6 +190,7 @@ export async function serve(options: EmuOptions): Promise<void> {
   const { reason, removeDevices } = await ended.promise;
   log.info({ reason, removeDevices }, 'closing');
   progress.stop();
+  balancer.stop();
   await rpc.close();
   log.debug('rpc closed');
   await emulator.shutdown(removeDevices);

@@ -397,7 +397,7 @@ async function enableVectors(pci: VirtioPciDriver, vectors: 'none' | 'per-queue'
 }
 
 /** Where the next available entry will be, as a notification tells it (4.1.5.2). */
-function nextOf(ring: NetRing): number {
+export function nextOf(ring: NetRing): number {
   if (ring instanceof SplitDriver) return ring.availableIndex;
   const { index, wrap } = ring.addedPlace;
   return (wrap << WRAP_SHIFT) | index;

@@ -14,7 +14,7 @@ import { DriverMemory } from '../driver-memory.js';
 import { type FunctionAccess, overRegions } from '../function-access.js';
 import type { PackedDriver } from '../packed-driver.js';
 import type { SplitDriver } from '../split-driver.js';
-import { type NetDriverOptions, type NetRing, VirtioNetDriver } from '../virtio-net-driver.js';
+import { type NetDriverOptions, type NetRing, nextOf, VirtioNetDriver } from '../virtio-net-driver.js';
 import { type EmulatorService, eventually, type Hotplugged } from './emulator-service.fixture.js';
 import { numberedFrame, numberOf, PORT } from './network.fixture.js';
 
@@ -129,9 +129,15 @@ export class Guest<Ring extends NetRing = SplitDriver> {
   }
 
   async publish(queue: number): Promise<void> {
+    const ring = this.driver.ring(queue);
+    if (ring.publish()) await this.notify(queue, nextOf(ring));
+  }
+
+  /** Kicks a queue, in which `next` is the next available index. */
+  async notify(queue: number, next: number): Promise<void> {
     const kick = this.#kickFds[queue];
-    if (kick === undefined) await this.driver.publish(queue);
-    else if (this.driver.ring(queue).publish()) eventfdSignal(kick);
+    if (kick === undefined) await this.driver.pci.notify(queue, next);
+    else eventfdSignal(kick);
   }
 
   /** Adds a numbered frame to a transmit ring, not yet visible: what the ring calls it, or -1 when there is no room. */
