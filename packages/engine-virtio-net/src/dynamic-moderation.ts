@@ -3,19 +3,23 @@
  *
  * Theory
  *   Levels go from none to strong. What load there is, and what the driver does with it, is not known, so the level is
- *   searched for: interrupts are counted off in samples, each sample is compared with the one before, and the search
- *   goes on in its direction while things get better and turns when they do not. More bytes are better; with as many
- *   bytes, more frames; with as many frames, fewer interrupts. Only a difference of more than a tenth counts.
- *   When several steps were better, the next was not, and the step back from it was, the best level is reached. The
- *   search rests there, as it does at either end, until a sample differs from the one before: the load has changed. A
- *   search that goes to and fro without an end rests as well, for a number of samples.
+ *   searched for: interrupts are counted off in samples, and the bytes of a sample are compared with what is usual. The search
+ *   goes up a level as long as the bytes stay. It does not ask whether interrupts became fewer: between two levels that are
+ *   both shorter than the pause from frame to frame nothing changes, and behind them much does. Where bytes become fewer,
+ *   the level below is the best; there, or at the top, the search rests.
+ *   What is usual is the mean of the samples since the search began, not the sample before: several levels that cost a little
+ *   each would cost much together. One sample alone proves nothing, for on a busy machine they differ by more than a level
+ *   costs: it takes several to know what is usual at the first level, and several in a row to refuse a level or to take
+ *   the load for another one.
+ *   A rest below the top is ended now and then by another try, for a load that fell while the search was under way looked like
+ *   a level that costs. When the load changes, the search begins anew from below.
  *   A queue with little traffic is never kept waiting: the time of each level runs from the interrupt before.
  *
- * States            searching -> resting (best, end) -> searching (the load changed)
- *                   searching -> tired (too many steps back) -> searching (REST_SAMPLES later)
+ * States            climbing -> resting (a level costs, or the top) -> climbing (from below: the load changed; a level up: some time later)
  *
  * Invariants
  *   I1  0 <= level < DYNAMIC_LEVELS.length.
+ *   I2  the level at which a search begins is not refused: it is only left upwards, after its samples are what is usual.
  *
  * Limits  SAMPLE_INTERRUPTS interrupts a sample, so a load's end is not noticed before the next interrupts come.
  */
@@ -37,52 +41,38 @@ const TOP = DYNAMIC_LEVELS.length - 1;
 
 /** Interrupts of one sample: enough for a rate, few enough to react within milliseconds under load. */
 export const SAMPLE_INTERRUPTS = 64;
-/** A sample may take no longer: rates over a pause say nothing about the load. */
+/** A sample takes no less: a few bursts more or less are much of a shorter one. */
+const SAMPLE_MS_MIN = 4;
+/** And no longer: rates over a pause say nothing about the load. */
 const SAMPLE_MS_MAX = 1000;
-/** Differences up to this part are noise. */
-const NOISE = 0.1;
-/** Steps in the other direction after which a search is tired, and how long it rests then. */
-const STEPS_BACK_MAX = 2 * DYNAMIC_LEVELS.length;
-const REST_SAMPLES = 10;
+/** Part of the bytes that a level may cost. */
+const LOSS_MAX = 0.03;
+/** Part by which a load differs from another one. */
+const CHANGE_MIN = 0.1;
+/** Samples in a row that have to say the same. */
+const AGREEING = 3;
+/** How many samples what is usual is the mean of, at most; older ones fade. */
+const USUAL_SAMPLES_MAX = 16;
+/** A rest below the top lasts so many times as long as the next try, in which the level above may cost a lot: 0.5 to 2 s. */
+const REST_TRIES = 40;
 
-interface Rates {
-  readonly bytes: number;
-  readonly frames: number;
-  readonly interrupts: number;
+/** How long a level is tried before it is refused. */
+function tryMs(level: number): number {
+  const sampleMs = (SAMPLE_INTERRUPTS * DYNAMIC_LEVELS[level]!.usecs) / 1000;
+  return AGREEING * Math.max(SAMPLE_MS_MIN, sampleMs);
 }
-
-type Verdict = 'better' | 'same' | 'worse';
-
-function compareRates(now: number, before: number): Verdict {
-  if (Math.abs(now - before) <= NOISE * before) return 'same';
-  return now > before ? 'better' : 'worse';
-}
-
-function compare(now: Rates, before: Rates): Verdict {
-  const bytes = compareRates(now.bytes, before.bytes);
-  if (bytes !== 'same') return bytes;
-  const frames = compareRates(now.frames, before.frames);
-  if (frames !== 'same') return frames;
-  const interrupts = compareRates(now.interrupts, before.interrupts);
-  if (interrupts === 'same') return 'same';
-  return interrupts === 'worse' ? 'better' : 'worse';
-}
-
-type Search = 'searching' | 'resting' | 'tired';
 
 export class DynamicModeration {
   level: number;
-  #state: Search = 'searching';
-  #direction: 1 | -1 = 1;
-  /** Steps since the last turn, and in the direction before it. */
-  #steps = 0;
-  #stepsBefore = 0;
-  #stepsBack = 0;
-  #rest = 0;
-  #before: Rates | null = null;
+  #climbing = true;
+  /** Bytes a millisecond, of how many samples. */
+  #usual = 0;
+  #usualSamples = 0;
+  /** Samples in a row that were above what is usual; negative: below. */
+  #unusual = 0;
+  #restsSinceMs = 0;
   /** Begin of the sample under way. */
   #sinceMs = Number.NEGATIVE_INFINITY;
-  #framesSince = 0;
   #bytesSince = 0;
   #interrupts = 0;
 
@@ -94,79 +84,75 @@ export class DynamicModeration {
     return DYNAMIC_LEVELS[this.level]!;
   }
 
-  /** The driver was interrupted; the counters are the queue's. True when the level changed. */
-  interrupted(nowMs: number, frames: number, bytes: number): boolean {
+  /** The driver was interrupted; `bytes` is the queue's counter. True when the level changed. */
+  interrupted(nowMs: number, bytes: number): boolean {
     this.#interrupts++;
     const elapsedMs = nowMs - this.#sinceMs;
     if (elapsedMs > SAMPLE_MS_MAX) {
-      this.#begin(nowMs, frames, bytes); // a pause, or the very first
+      this.#begin(nowMs, bytes); // a pause, or the very first
       return false;
     }
-    if (this.#interrupts < SAMPLE_INTERRUPTS || elapsedMs <= 0) return false;
-    const rates = {
-      bytes: (bytes - this.#bytesSince) / elapsedMs,
-      frames: (frames - this.#framesSince) / elapsedMs,
-      interrupts: this.#interrupts / elapsedMs,
-    };
-    this.#begin(nowMs, frames, bytes);
-    const before = this.#before;
-    this.#before = rates;
-    if (before === null) return this.#step(); // there is nothing to compare with yet
-    return this.#decide(compare(rates, before));
+    if (this.#interrupts < SAMPLE_INTERRUPTS || elapsedMs < SAMPLE_MS_MIN) return false;
+    const rate = (bytes - this.#bytesSince) / elapsedMs;
+    this.#begin(nowMs, bytes);
+    const before = this.level;
+    if (this.#climbing) this.#climb(rate, nowMs);
+    else this.#rest(rate, nowMs);
+    return this.level !== before;
   }
 
-  #begin(nowMs: number, frames: number, bytes: number): void {
+  #begin(nowMs: number, bytes: number): void {
     this.#sinceMs = nowMs;
-    this.#framesSince = frames;
     this.#bytesSince = bytes;
     this.#interrupts = 0;
   }
 
-  #decide(verdict: Verdict): boolean {
-    switch (this.#state) {
-      case 'resting':
-        return verdict === 'same' ? false : this.#searchAnew();
-      case 'tired':
-        return --this.#rest > 0 ? false : this.#searchAnew();
-      case 'searching':
-        break;
+  #climb(rate: number, nowMs: number): void {
+    if (this.#usualSamples >= AGREEING && rate < (1 - LOSS_MAX) * this.#usual) {
+      if (this.#agree(-1)) this.#restAt(this.level - 1, nowMs);
+      return;
     }
-    if (verdict !== 'better') this.#turn();
-    if (this.#steps === 1 && this.#stepsBefore > 1) {
-      this.#state = 'resting';
-      return false;
-    }
-    return this.#step();
+    this.#asUsual(rate);
+    if (this.#usualSamples < AGREEING) return;
+    if (this.level === TOP) this.#restAt(TOP, nowMs);
+    else this.level++;
   }
 
-  #turn(): void {
-    this.#direction = this.#direction === 1 ? -1 : 1;
-    this.#stepsBefore = this.#steps;
-    this.#steps = 0;
+  #rest(rate: number, nowMs: number): void {
+    if (Math.abs(rate - this.#usual) > CHANGE_MIN * this.#usual) {
+      if (this.#agree(Math.sign(rate - this.#usual))) this.#climbFromBelow();
+      return;
+    }
+    this.#asUsual(rate);
+    if (this.level === TOP || nowMs - this.#restsSinceMs < REST_TRIES * tryMs(this.level + 1)) return;
+    this.#climbing = true;
+    this.level++;
   }
 
-  #step(): boolean {
-    const next = this.level + this.#direction;
-    if (next < 0 || next > TOP) {
-      this.#state = 'resting';
-      return false;
-    }
-    if (this.#direction === -1 && ++this.#stepsBack > STEPS_BACK_MAX) {
-      this.#state = 'tired';
-      this.#rest = REST_SAMPLES;
-      return false;
-    }
-    this.#steps++;
-    this.level = next;
+  /** Another unusual sample, of more (1) or fewer bytes (-1); whether there were enough of its kind in a row. */
+  #agree(sign: number): boolean {
+    this.#unusual = this.#unusual * sign > 0 ? this.#unusual + sign : sign;
+    if (Math.abs(this.#unusual) < AGREEING) return false;
+    this.#unusual = 0;
     return true;
   }
 
-  #searchAnew(): boolean {
-    this.#state = 'searching';
-    this.#direction = this.level === 0 ? 1 : -1;
-    this.#steps = 0;
-    this.#stepsBefore = 0;
-    this.#stepsBack = 0;
-    return this.#step();
+  #asUsual(rate: number): void {
+    this.#unusual = 0;
+    if (this.#usualSamples < USUAL_SAMPLES_MAX) this.#usualSamples++;
+    this.#usual += (rate - this.#usual) / this.#usualSamples;
+  }
+
+  #restAt(level: number, nowMs: number): void {
+    this.#climbing = false;
+    this.level = level;
+    this.#restsSinceMs = nowMs;
+  }
+
+  #climbFromBelow(): void {
+    this.#climbing = true;
+    this.level = 0;
+    this.#usual = 0;
+    this.#usualSamples = 0;
   }
 }

@@ -22,7 +22,7 @@ function interrupts(mode: ModerationMode, arrivals: readonly number[]): number[]
     frames += came;
     if (!moderation.note(came > 0, nowMs, frames)) continue;
     at.push(step);
-    moderation.sent(nowMs, frames, 0);
+    moderation.sent(nowMs, 0);
   }
   return at;
 }
@@ -72,7 +72,7 @@ describe('moderated interrupts', () => {
       level: 5,
       queueSize: 16,
     });
-    moderation.sent(10, 0, 0);
+    moderation.sent(10, 0);
     expect(moderation.note(true, 10.001, 11)).toBe(false);
     expect(moderation.note(true, 10.002, 12)).toBe(true);
   });

@@ -82,11 +82,11 @@ export class InterruptModeration {
     return this.pending && (nowMs >= this.deadlineMs || frames - this.#from >= this.#framesMax);
   }
 
-  /** The driver was interrupted. True when the level of dynamic moderation changed. */
-  sent(nowMs: number, frames: number, bytes: number): boolean {
+  /** The driver was interrupted; `bytes` is the queue's counter. True when the level of dynamic moderation changed. */
+  sent(nowMs: number, bytes: number): boolean {
     this.pending = false;
     this.#sentMs = nowMs;
-    if (this.#dynamic?.interrupted(nowMs, frames, bytes) !== true) return false;
+    if (this.#dynamic?.interrupted(nowMs, bytes) !== true) return false;
     const { usecs, frames: framesMax } = this.#dynamic.moderation;
     this.#waitMs = usecs / USECS_PER_MS;
     this.#framesMax = framesMax;

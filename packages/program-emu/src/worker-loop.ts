@@ -316,7 +316,7 @@ export class WorkerLoop {
     const moderation = entry.moderation!;
     this.#pending.remove(entry);
     this.#interrupt(entry);
-    if (moderation.sent(performance.now(), counters[QueueCounter.FRAMES]!, counters[QueueCounter.BYTES]!))
+    if (moderation.sent(performance.now(), counters[QueueCounter.BYTES]!))
       words[QueueWord.MODERATION_LEVEL] = moderation.level;
   }
 
