@@ -259,6 +259,9 @@ export function rewrite(start: DriverThreadStart, control: Int32Array): DriverTh
   const { availability, offer } = packed ? packedFormat(start, driver, control) : splitFormat(start, driver);
   const available = new Int32Array(size);
   const random = randomWords(start.seed);
+  // The driver that was made here has left descriptors that say nothing: the race begins behind this (Control.DONE).
+  for (const slot of slots)
+    writeDescriptor(ring, slot, packed, own, LENGTHS[slot % LENGTHS.length]!, availability(slot, false));
 
   for (let turn = 0; turn < count; turn++) {
     if (turn % TURNS_BETWEEN_LOOKS === 0) {

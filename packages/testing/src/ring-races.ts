@@ -278,6 +278,12 @@ function lookAgain(race: Race, ring: DeviceRing, port: WatchfulPort, receives: b
   }
 }
 
+/** Begins a race, and waits until every descriptor is one of the driver's. */
+function beginHostile(race: Race, began: number): void {
+  race.begin();
+  while (Atomics.load(race.control, Control.DONE) === 0 && goesOn(began, false)) rest(race.control);
+}
+
 async function hostile(format: Format, direction: Direction, way: Way): Promise<void> {
   const receives = direction !== 'transmit';
   const packed = format === 'packed';
@@ -315,7 +321,7 @@ async function hostile(format: Format, direction: Direction, way: Way): Promise<
       (packed || broken > 5) &&
       (bursts === null || (bursts.plain > 10 && (!spreads || bursts.spread > 2)));
     const began = performance.now();
-    race.begin();
+    beginHostile(race, began);
     for (let turns = 0; goesOn(began, enough()) && port.complaints.length === 0; ) {
       const now = Atomics.load(control, Control.DONE);
       if (now === turns) rest(control); // the driver does not run: it is nothing to race with
@@ -397,8 +403,8 @@ async function readAgain(format: Format, what: 'length' | 'id' | 'header'): Prom
         port.checkPlain(ring, i, false);
       }
     };
-    race.begin();
     const began = performance.now();
+    beginHostile(race, began);
     while (port.complaints.length === 0 && goesOn(began, false)) {
       if (what !== 'header') burst();
       queue.poll(POLL_BUDGET);
