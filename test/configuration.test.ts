@@ -50,8 +50,7 @@ interface Listed {
 
 const used = useScene(async (scene) => {
   const service = await Service.start(scene, { conf: CONF });
-  expect((await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE)).code).toBe(0);
-  expect((await service.host('power-cycle')).code).toBe(0);
+  await service.bootWith(FIRMWARE);
   return { service };
 });
 

@@ -26,8 +26,7 @@ const TRANSFER_BYTES = 96 * 1024 * 1024;
 
 const used = useScene(async (scene) => {
   const service = await Service.start(scene);
-  expect((await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE)).code).toBe(0);
-  expect((await service.host('power-cycle')).code).toBe(0);
+  await service.bootWith(FIRMWARE);
   const container = await NetworkNamespace.create(scene.processes);
   scene.atEnd(() => container.end());
   return { scene, service, container };

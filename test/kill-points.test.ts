@@ -9,6 +9,7 @@ import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { macBytes } from './lib/frames.ts';
 import { killAtEveryPoint, killPointsEnv } from './lib/kill-points.ts';
+import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
 import { parseAnswer, Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
 import { until } from './lib/waiting.ts';
@@ -22,12 +23,6 @@ const PATIENCE_MS = 60_000;
 const TIMEOUT_MS = 300_000;
 const SUCCESS = { errno: 0, errstr: 'Success' };
 
-const FIRMWARE = [
-  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=2'],
-  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
-  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
-];
-const STATIC_PF = '14:00.2';
 const VFS = 2;
 
 interface Listed {
@@ -37,9 +32,7 @@ interface Listed {
 describe('kill -9 at each step', () => {
   const used = useScene(async (scene) => {
     const service = await Service.start(scene, { env: killPointsEnv(scene) });
-    const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
-    if (code !== 0) throw new Error(`firmware: ${stdout}`);
-    await service.host('power-cycle');
+    await service.bootWith(ONE_STATIC_PF);
     const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
     const idle = await service.hotplug({ mac: IDLE_MAC, queueSize: QUEUE_SIZE });
     const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);

@@ -25,8 +25,7 @@ const used = useScene(async (scene) => {
   await net.ip(`link set ${BOND} mtu ${BOND_MTU}`);
   for (const name of [BOND, 'port0', 'wire0']) await net.ip(`link set ${name} up`);
   const service = await Service.start(scene, { conf: CONF });
-  expect((await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE)).code).toBe(0);
-  expect((await service.host('power-cycle')).code).toBe(0);
+  await service.bootWith(FIRMWARE);
   return { service };
 });
 

@@ -1,8 +1,10 @@
 /** The service is moved to other versions of itself under traffic: to good ones, to broken ones, and while parts die. */
 import { mkdirSync } from 'node:fs';
+import { failure } from '@virtnet/engine-control';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { program } from '../scripts/lib/paths.ts';
 import { type Fault, install, makeBuild } from './lib/builds.ts';
+import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
 import { damage, Pump } from './lib/pump.ts';
 import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, type ProcessRole, parseAnswer, Service } from './lib/service.ts';
@@ -13,15 +15,9 @@ import { until } from './lib/waiting.ts';
 
 const MACS = [3, 4].map((last) => `0C:C4:7A:FF:22:9${last}`);
 const ROLES = ['controller', 'emu', 'emu-standby', 'ha'] as const;
-const FIRMWARE = [
-  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=4'],
-  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
-  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
-];
-const STATIC_PF = '14:00.2';
 const VFS = 2;
 /** The device is on its way to the other version at this instant. */
-const IS_MIGRATING = -1042;
+const IS_MIGRATING = failure('DEV_IS_MIGRATING').errno;
 /** What runs in the table of broken versions. */
 const BROKEN = '0.4.0';
 const STEP_MS = 240_000;
@@ -52,9 +48,7 @@ async function stage(scene: Scene): Promise<Stage> {
   manager.start();
   await manager.ready();
   const service = Service.attached(scene, root);
-  const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
-  if (code !== 0) throw new Error(`firmware: ${stdout}`);
-  await service.host('power-cycle');
+  await service.bootWith(ONE_STATIC_PF);
   const devices: Hotplugged[] = [];
   for (const mac of MACS) devices.push(await service.hotplug({ mac, queueSize: 256 }));
   makeBuild(scene.directory, BROKEN); // copies once, before anybody works streams

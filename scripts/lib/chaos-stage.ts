@@ -11,6 +11,7 @@
 import { mkdirSync } from 'node:fs';
 import { makeBuild } from '../../test/lib/builds.ts';
 import { HostCapture } from '../../test/lib/capture.ts';
+import { ONE_STATIC_PF, STATIC_PF } from '../../test/lib/one-static-pf.ts';
 import { udpPayload } from '../../test/lib/pcap.ts';
 import { type Child, isRunning, signalPid } from '../../test/lib/processes.ts';
 import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
@@ -33,12 +34,6 @@ import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf, type LinkFacts, Observer } from './chaos-observer.ts';
 import { pinnedNode, program } from './paths.ts';
 
-const FIRMWARE = [
-  ...['VIRTIO_NET_EMULATION_ENABLE=1', 'VIRTIO_NET_EMULATION_NUM_PF=1', 'VIRTIO_NET_EMULATION_NUM_VF=4'],
-  ...['SRIOV_EN=1', 'PCI_SWITCH_EMULATION_ENABLE=1', 'PCI_SWITCH_EMULATION_NUM_PORT=6'],
-  ...['PER_PF_NUM_SF=1', 'PF_TOTAL_SF=64', 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8'],
-];
-const STATIC_PF = '14:00.2';
 const ADDRESS = '10.81.0.1';
 const PEER_ADDRESS = '10.81.0.2';
 const PORT = 7901;
@@ -169,9 +164,7 @@ export class ChaosStage {
     await manager.ready();
     const service = Service.attached(scene, root);
     scene.atEnd(() => service.stop());
-    const { code, stdout } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...FIRMWARE);
-    if (code !== 0) throw new Error(`firmware: ${stdout}`);
-    await service.host('power-cycle');
+    await service.bootWith(ONE_STATIC_PF);
     const builds = ['0.2.0', '0.3.0'].map((version) => makeBuild(directory, version));
 
     const driven = await service.hotplug({ mac: mac(93), queueSize: QUEUE_SIZE });

@@ -40,9 +40,7 @@ export async function configure(service: Service, shape: Shape): Promise<void> {
     ...[`PF_TOTAL_SF=${functionsOf(shape) + 10}`, 'PF_BAR2_ENABLE=0', 'PF_SF_BAR_SIZE=8', 'NUM_VF_MSIX=0'],
     'SRIOV_EN=1',
   ];
-  const { code, stdout, stderr } = await service.mlxconfig('-y', '-d', '03:00.0', 's', ...values);
-  if (code !== 0) throw new Error(`virtnet-mlxconfig failed (${code}): ${stdout}${stderr}`);
-  await host(service, 'power-cycle');
+  await service.bootWith(values);
 }
 
 /** `virtnet-host <words>`, which has to succeed. */

@@ -276,6 +276,15 @@ export class Service {
     await until('the end of the host’s driver', STOP_TIMEOUT_MS, () => !existsSync(lock));
   }
 
+  /** Gives the firmware these values and has them come true: what was hot-plugged is gone, static PFs are there. */
+  async bootWith(assignments: readonly string[]): Promise<void> {
+    const asked = await this.mlxconfig('-y', '-d', '03:00.0', 's', ...assignments);
+    if (asked.code !== 0)
+      throw new Error(`virtnet-mlxconfig (${asked.code}): ${asked.stdout}${asked.stderr}`);
+    const { code, stdout, stderr } = await this.host('power-cycle');
+    if (code !== 0) throw new Error(`virtnet-host power-cycle (${code}): ${stdout}${stderr}`);
+  }
+
   /** `virtnet query -p <pf>`: the device, with its queues. */
   async query(pf = 0): Promise<QueriedDevice> {
     const { devices } = await this.answer<{ devices: QueriedDevice[] }>('query', '-p', `${pf}`);
@@ -486,7 +495,6 @@ function as(user: number | null, [command, ...words]: readonly [string, ...strin
   ];
 }
 
-/** The JSON value in what the command line printed. */
 /** What a process holds. */
 export function holdingsOf(pid: number): Holdings {
   return {
@@ -495,6 +503,7 @@ export function holdingsOf(pid: number): Holdings {
   };
 }
 
+/** The JSON value in what the command line printed. */
 export function parseAnswer(text: string): unknown {
   const start = text.search(/^[[{"]\s*($|")/m);
   const from = /^\{'/.test(text) ? text.indexOf('\n') + 1 : Math.max(0, start);

@@ -11,10 +11,6 @@ import { readableBytes } from '@virtnet/host-linux';
 export function askedFirst<T extends { readonly mirror: { readonly connectionFd: number } }>(
   functions: readonly T[],
 ): readonly T[] {
-  const asked = functions.filter(
-    ({ mirror }) => mirror.connectionFd >= 0 && readableBytes(mirror.connectionFd) > 0,
-  );
-  if (asked.length === 0) return functions;
-  const first = new Set(asked);
-  return [...asked, ...functions.filter((each) => !first.has(each))];
+  const asked = Map.groupBy(functions, ({ mirror }) => readableBytes(mirror.connectionFd) > 0);
+  return [...(asked.get(true) ?? []), ...(asked.get(false) ?? [])];
 }
