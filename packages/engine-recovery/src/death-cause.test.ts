@@ -1,6 +1,6 @@
-import { LastWord } from '@virtnet/wire';
+import { LastWord, MAIN_LANE } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
-import { type DeathFacts, deathCause, mayBeGuestsFault } from './death-cause.js';
+import { type DeathFacts, deathCause, deathLane, mayBeGuestsFault } from './death-cause.js';
 
 const facts = (some: Partial<DeathFacts>): DeathFacts => ({
   sentence: null,
@@ -32,5 +32,16 @@ describe('cause of a death', () => {
   ] as const)('%s', (_, some, cause, guests) => {
     expect(deathCause(facts(some))).toBe(cause);
     expect(mayBeGuestsFault(cause)).toBe(guests);
+  });
+
+  it.each([
+    ['a thread that stood still: the one it was killed for', 'worker-hang', 3, null, 3],
+    ['the main thread', 'hang', MAIN_LANE, null, MAIN_LANE],
+    ['a thread that failed: as it said itself', 'worker', null, 2, 2],
+    ['… before the kill for another one', 'exception', 3, MAIN_LANE, MAIN_LANE],
+    ['a signal: nobody knows', 'crash', null, 2, null],
+    ['somebody had stopped it: no thread is the reason', 'stopped', 1, null, null],
+  ] as const)('its thread: %s', (_, cause, hung, lastLane, lane) => {
+    expect(deathLane(cause, hung, lastLane)).toBe(lane);
   });
 });

@@ -48,6 +48,15 @@ export function deathCause({ sentence, code, signal, lastWord }: DeathFacts): De
   return code === null || code === 0 ? 'exit' : 'crash';
 }
 
+/**
+ * Progress lane of the thread that a process died of; null: nobody knows. `hung`: of the one that we killed it for;
+ * `lastLane`: as the dead process left it.
+ */
+export function deathLane(cause: DeathCause, hung: number | null, lastLane: number | null): number | null {
+  if (cause === 'hang' || cause === 'worker-hang') return hung;
+  return cause === 'worker' || cause === 'exception' ? lastLane : null;
+}
+
 /** Whether what a guest gave it to work on may be the reason. */
 export function mayBeGuestsFault(cause: DeathCause): boolean {
   return (

@@ -6,8 +6,10 @@
  *   control queue in the queue's block, the connection in the header. The marks that a dead process leaves say what it
  *   was at. A mark alone proves nothing: of several threads one has crashed, and an operator's SIGKILL leaves marks as
  *   well. So a death counts only when the controller, who knows its cause, says that a guest may be the reason, and a
- *   device is quarantined for the second one. Suspects are worked by one and the same thread from then on: of them only
- *   the one that was being worked has a mark the next time.
+ *   device is quarantined for the second one. Where it is known which thread was the reason (an exception, a thread that
+ *   stood still), a mark of another counts for nothing: marks say whose they are. Of a signal (SIGSEGV) that is not known:
+ *   suspects are worked by one and the same thread from then on, so of them only the one that was being worked has a mark
+ *   the next time.
  *   A client that takes its memory away (SIGBUS) needs no mark to be suspected.
  *
  * Invariants
@@ -15,15 +17,17 @@
  *   I2  a driver's reset ends a quarantine; one more death and it is back.
  *
  * Limits
- *   What the main thread was at and what a worker was at cannot be told apart: a device that happens to be worked by the
- *   other at the instant of both deaths is quarantined as well.
+ *   After signals, what the main thread was at and what a worker was at cannot be told apart: a device that happens to be
+ *   worked by the other at the instant of both deaths is quarantined as well.
  */
 import {
+  MAIN_LANE,
   QUEUE_BLOCK_BYTES,
   QueueWord,
   queueBlockAt,
   STATE_PAGE_HEADER_BYTES,
   StatePageHeader,
+  WorkMark,
 } from '@virtnet/wire';
 
 /** Deaths after which a device is not worked any more. */
@@ -36,12 +40,30 @@ const SUSPICIONS = StatePageHeader.at.suspicions / 4;
 const UNDER_WAY = StatePageHeader.at.requestUnderWay / 4;
 const OWNER = StatePageHeader.at.ownerPid / 4;
 
+/** A queue that was being worked. */
+export interface MarkedQueue {
+  readonly queue: number;
+  /** Progress lane of the thread that worked it; null: it did not say. */
+  readonly lane: number | null;
+}
+
 /** What was being worked when the owner died. */
 export interface Marks {
-  readonly queues: readonly number[];
-  /** A request of the client. */
+  readonly queues: readonly MarkedQueue[];
+  /** A request of the client, which the main thread works. */
   readonly request: boolean;
 }
+
+/** Why an emulator died, as far as it concerns its guests. */
+export interface Blame {
+  /** A guest may be the reason. */
+  readonly guestsFault: boolean;
+  /** Progress lane of the thread that it died of; null: nobody knows. */
+  readonly lane: number | null;
+}
+
+/** Nobody is to blame. */
+export const NO_BLAME: Blame = { guestsFault: false, lane: null };
 
 function headerOf(page: ArrayBuffer): Uint32Array {
   return new Uint32Array(page, 0, StatePageHeader.sizeBytes / 4);
@@ -68,15 +90,17 @@ export function takeMarks(page: ArrayBuffer, isWritten: IsWritten = () => true):
   const header = headerOf(page);
   const request = header[UNDER_WAY] !== 0;
   header[UNDER_WAY] = 0;
-  const queues: number[] = [];
+  const queues: MarkedQueue[] = [];
   const room = Math.floor((page.byteLength - STATE_PAGE_HEADER_BYTES) / QUEUE_BLOCK_BYTES);
   const blocks = Math.min(room, header[QUEUE_COUNT]!);
   const words = new Uint32Array(page, 0, queueBlockAt(blocks) / 4);
   for (let queue = 0; queue < blocks; queue++) {
     const at = queueBlockAt(queue) + QueueWord.UNDER_WORK * 4;
-    if (!isWritten(at, 4) || words[at / 4] === 0) continue;
+    if (!isWritten(at, 4)) continue;
+    const mark = words[at / 4]!;
+    if (mark === 0) continue;
     words[at / 4] = 0;
-    queues.push(queue);
+    queues.push({ queue, lane: mark >= WorkMark.LANE ? mark - WorkMark.LANE : null });
   }
   return request || queues.length > 0 ? { queues, request } : null;
 }
@@ -123,6 +147,8 @@ export interface LeftDevice {
 /** A device that is suspected of the death of process `pid`. */
 export interface Suspicion extends Marks {
   readonly pid: number;
+  /** Its client took memory away: whichever thread met that. */
+  readonly robbed: boolean;
   /** It was suspected before: nothing of it is worked until it is known why the process died. */
   readonly held: boolean;
 }
@@ -135,22 +161,33 @@ export function findSuspicion({ page, isWritten, robbed }: LeftDevice, robbery: 
   let marks = takeMarks(page, isWritten);
   if (robbery) marks = robbed ? (marks ?? NO_MARKS) : null;
   if (marks === null) return null;
-  const suspicion = { ...marks, pid: ownerOf(page), held: suspicionsOf(page) > 0 };
+  const suspicion = { ...marks, pid: ownerOf(page), robbed, held: suspicionsOf(page) > 0 };
   suspect(page);
   return suspicion;
 }
 
+/** What of a suspect was being worked by the thread that is to blame; null: nothing, it had no part in the death. */
+export function partIn({ queues, request, robbed }: Suspicion, { guestsFault, lane }: Blame): Marks | null {
+  if (!guestsFault) return null;
+  if (robbed || lane === null) return { queues, request };
+  const own = queues.filter((marked) => marked.lane === null || marked.lane === lane);
+  const asked = request && lane === MAIN_LANE;
+  return own.length > 0 || asked ? { queues: own, request: asked } : null;
+}
+
 /**
- * What becomes of a suspect once it is known whether a guest may be the reason: nothing, or quarantine; and then whether
- * its client's connection has to end, since what stands in it must not be worked again. A request beside a queue is
- * hardly the reason; if it is, no queue is worked now and it stands alone the next time.
+ * What becomes of a suspect once it is known who is to blame: nothing, or quarantine; and then whether its client's
+ * connection has to end, since what stands in it must not be worked again. A request beside a queue is hardly the reason;
+ * if it is, no queue is worked now and it stands alone the next time.
  */
 export function sentence(
   page: ArrayBuffer,
-  { queues, request, held }: Suspicion,
-  guestsFault: boolean,
+  suspicion: Suspicion,
+  blame: Blame,
 ): 'none' | 'quarantine' | 'quarantine-without-client' {
-  if (!guestsFault) acquit(page);
-  if (!guestsFault || !isQuarantined(page)) return 'none';
-  return held && request && queues.length === 0 ? 'quarantine-without-client' : 'quarantine';
+  const part = partIn(suspicion, blame);
+  if (part === null) acquit(page);
+  if (part === null || !isQuarantined(page)) return 'none';
+  const { queues, request } = part;
+  return suspicion.held && request && queues.length === 0 ? 'quarantine-without-client' : 'quarantine';
 }

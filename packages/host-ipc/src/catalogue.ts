@@ -239,7 +239,7 @@ const schemas = {
     result: object({ devices: integer(0), takeoverMs: nullable(number(0)) }),
   },
   'emu.verdicts': {
-    params: object({ deaths: array(objectWith(death, { cause: text(32) }), 64) }),
+    params: object({ deaths: array(objectWith(death, { cause: text(32), lane: integer(0, 0xffff) }), 64) }),
     result: nothing,
   },
   'emu.devices': {

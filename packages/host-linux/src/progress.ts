@@ -31,9 +31,12 @@ export class ProgressLane {
   readonly #words: Uint32Array;
   /** Of `words` in this process; 0 when nobody else sees them. */
   readonly #address: bigint;
+  /** Its number. */
+  readonly index: number;
   #beats: number;
 
-  constructor(words: Uint32Array, address = 0n) {
+  constructor(words: Uint32Array, index: number, address = 0n) {
+    this.index = index;
     this.#words = words;
     this.#address = address;
     this.#beats = words[LaneWord.BEAT]!;
@@ -151,7 +154,7 @@ export class ProgressPage {
   }
 
   lane(index: number): ProgressLane {
-    return new ProgressLane(laneWords(this.#words, index), laneAddress(this.address, index));
+    return new ProgressLane(laneWords(this.#words, index), index, laneAddress(this.address, index));
   }
 
   /** Every lane that is in use. Nothing read here can be believed beyond being a number. */
@@ -185,7 +188,16 @@ export class ProgressPage {
   get lastWord(): number {
     return this.#words[ProgressWord.LAST_WORD]!;
   }
-  set lastWord(word: LastWord) {
+
+  /** Lane of the thread that the last word is about; null: nobody knows. */
+  get lastLane(): number | null {
+    const lane = this.#words[ProgressWord.LAST_LANE]! - 1;
+    return lane >= MAIN_LANE && lane < PROGRESS_LANES_MAX ? lane : null;
+  }
+
+  /** Says why this process ends, and which of its threads is the reason. */
+  endsOf(word: LastWord, lane: number | null): void {
+    this.#words[ProgressWord.LAST_LANE] = lane === null ? 0 : lane + 1;
     this.#words[ProgressWord.LAST_WORD] = word;
   }
 
@@ -204,7 +216,7 @@ export class ProgressPage {
 /** The lane of a datapath thread, over a page that its process has mapped at `address`; one of its own for 0. */
 export function laneAt(address: bigint, lane: number): ProgressLane {
   const buffer = address === 0n ? new ArrayBuffer(PROGRESS_PAGE_BYTES) : viewAt(address, PROGRESS_PAGE_BYTES);
-  return new ProgressLane(laneWords(new Uint32Array(buffer), lane), laneAddress(address, lane));
+  return new ProgressLane(laneWords(new Uint32Array(buffer), lane), lane, laneAddress(address, lane));
 }
 
 function laneAddress(page: bigint, lane: number): bigint {

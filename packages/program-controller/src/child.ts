@@ -22,6 +22,7 @@ import {
   type ChildState,
   type DeathCause,
   deathCause,
+  deathLane,
   type ExitStatus,
   type Sentence,
   supervisionTable,
@@ -122,9 +123,12 @@ export class Child {
   #asked = false;
   #progress: ProgressPage | null = null;
   #lastWord: number = LastWord.NOTHING;
+  #lastLane: number | null = null;
   #exit: ExitStatus = { code: null, signal: null };
   /** Why we killed it. */
   #sentence: Sentence | null = null;
+  /** Lane of the thread that stood still. */
+  #hungLane: number | null = null;
   /** Since when it is known to be, or to have been, the active emulator, in milliseconds; null when it never was. */
   servesSince: number | null = null;
   /** What it last said about itself. */
@@ -155,6 +159,10 @@ export class Child {
   get deathCause(): DeathCause {
     return deathCause({ sentence: this.#sentence, ...this.#exit, lastWord: this.#lastWord });
   }
+  /** Progress lane of the thread it died of; null: nobody knows. Meaningful once it is `gone`. */
+  get deathLane(): number | null {
+    return deathLane(this.deathCause, this.#hungLane, this.#lastLane);
+  }
 
   spawn(): void {
     this.#event('spawn');
@@ -172,11 +180,15 @@ export class Child {
     this.#event('serving');
   }
 
-  /** It does not do what it should: kill it. `sentence` null: it is dying already, of something else. */
-  fence(reason: string, sentence: Sentence | null = 'silent'): void {
+  /**
+   * It does not do what it should: kill it. `sentence` null: it is dying already, of something else; `lane`: of the
+   * thread that stands still.
+   */
+  fence(reason: string, sentence: Sentence | null = 'silent', lane: number | null = null): void {
     if ('next' in supervisionTable[this.#state].silent) {
       this.#log.error({ childPid: this.#pid, reason }, 'killing');
       this.#sentence = sentence;
+      this.#hungLane = lane;
     }
     this.#event('silent');
   }
@@ -230,6 +242,7 @@ export class Child {
         return;
       case 'tally':
         this.#lastWord = this.#progress?.lastWord ?? LastWord.NOTHING;
+        this.#lastLane = this.#progress?.lastLane ?? null;
         this.#hooks.died(this);
         return;
       case 'clean-up':

@@ -12,6 +12,8 @@ interface DeathNotice {
   readonly pid: number;
   readonly guestsFault: boolean;
   readonly cause: DeathCause;
+  /** Progress lane of the thread that it died of; none: nobody knows. */
+  readonly lane?: number;
 }
 
 /** Emulators that may have died one after the other before somebody succeeds them; the catalogue allows 64. */
@@ -26,8 +28,9 @@ export class DeathNotices {
   }
 
   /** An emulator is dead; also one that is not known to have served: it may have died in its first moment. */
-  add({ pid, deathCause: cause }: Pick<Child, 'pid' | 'deathCause'>): void {
-    this.#notices.push({ pid, guestsFault: mayBeGuestsFault(cause), cause });
+  add({ pid, deathCause: cause, deathLane: lane }: Pick<Child, 'pid' | 'deathCause' | 'deathLane'>): void {
+    const notice = { pid, guestsFault: mayBeGuestsFault(cause), cause };
+    this.#notices.push(lane === null ? notice : { ...notice, lane });
     if (this.#notices.length > NOTICES_KEPT) this.#notices.shift();
   }
 

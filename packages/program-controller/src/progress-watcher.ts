@@ -73,7 +73,7 @@ export function watchProgress(living: () => readonly Child[], log: Logger): () =
         ? (['its main thread', 'hang'] as const)
         : ([`datapath thread ${hang.lane - 1}`, 'worker-hang'] as const);
     const reason = `${what} ${hang.how === 'spins' ? 'spins' : `is ${hang.how}`}`;
-    child.fence(reason, hang.how === 'stopped' ? 'stopped' : sentence);
+    child.fence(reason, hang.how === 'stopped' ? 'stopped' : sentence, hang.lane);
   };
   timer = setTimeout(look, REST_MS);
   return () => {

@@ -32,11 +32,13 @@ import {
   type RingFault,
   resumePosition,
 } from '@virtnet/engine-virtqueue';
-import { type QueueBlock, QueueCounter, QueueWord } from '@virtnet/wire';
+import { MAIN_LANE, type QueueBlock, QueueCounter, QueueWord, WorkMark } from '@virtnet/wire';
 import { CHAIN_SEGMENTS_MAX, CONTROL_COMMAND_BYTES_MAX, CONTROL_COMMANDS_PER_TURN } from './limits.js';
 
 /** virtio_net_ctrl_ack: the command was refused (5.1.6.5). */
 const ACK_ERROR = 1;
+/** The main thread works every control queue. */
+const MARK = WorkMark.LANE + MAIN_LANE;
 
 export interface ControlQueueConfig {
   readonly queueSize: number;
@@ -82,7 +84,7 @@ export class ControlQueue {
 
   /** Starts (or restarts, over other memory) the queue where its block of the state page says. */
   start(config: ControlQueueConfig, block: QueueBlock, memory: GuestMemory): void {
-    block.words[QueueWord.UNDER_WORK] = 1;
+    block.words[QueueWord.UNDER_WORK] = MARK;
     this.#start(config, block, memory);
     block.words[QueueWord.UNDER_WORK] = 0;
   }
@@ -134,7 +136,7 @@ export class ControlQueue {
       const open = this.#open;
       if (open === null) return;
       const { ring, ledger, words } = open;
-      words[QueueWord.UNDER_WORK] = 1;
+      words[QueueWord.UNDER_WORK] = MARK;
       const result = this.#take(open);
       words[QueueWord.UNDER_WORK] = 0;
       if (result === 'again') continue;
@@ -142,7 +144,7 @@ export class ControlQueue {
       const { ack, extra, changed } = result;
       if (changed.length > 0) await this.#owner.apply(changed);
       if (this.#open !== open) return; // stopped meanwhile; a successor of this ring executes the command again
-      words[QueueWord.UNDER_WORK] = 1;
+      words[QueueWord.UNDER_WORK] = MARK;
       ledger.completeAnswer(this.#answer(ring, ack, extra ?? null));
       this.#publish(ledger);
       words[QueueWord.UNDER_WORK] = 0;

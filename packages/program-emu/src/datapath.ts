@@ -84,6 +84,13 @@ export function isStuck(before: WorkerAccount, now: WorkerAccount): boolean {
 /** A worker failed: the process cannot go on. */
 export class WorkerFault extends Error {
   override readonly name = 'WorkerFault';
+  /** Its progress lane; null: nobody knows which. */
+  readonly lane: number | null;
+
+  constructor(message: string, lane: number | null) {
+    super(message);
+    this.lane = lane;
+  }
 }
 
 /** What a device needs of the datapath. */
@@ -153,7 +160,12 @@ export class Datapath {
       }),
       (index, error) => {
         if (!this.#stopping)
-          onFatal(new WorkerFault(`datapath worker ${index} ended: ${error?.stack ?? 'by itself'}`));
+          onFatal(
+            new WorkerFault(
+              `datapath worker ${index} ended: ${error?.stack ?? 'by itself'}`,
+              MAIN_LANE + 1 + index,
+            ),
+          );
       },
     );
     const readies: Promise<void>[] = [];
@@ -180,7 +192,7 @@ export class Datapath {
     }
     this.#ready = Promise.all(readies).then(() => undefined);
     this.#onTimeout = () =>
-      onFatal(new WorkerFault(`a datapath worker did not answer within ${WORKER_ANSWER_MS} ms`));
+      onFatal(new WorkerFault(`a datapath worker did not answer within ${WORKER_ANSWER_MS} ms`, null));
   }
 
   readonly #onTimeout: () => void;

@@ -9,6 +9,7 @@ import {
   queueBlock,
   StatePageHeader,
   VirtioFeature,
+  WorkMark,
 } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { restoreDevice } from './device-restore.js';
@@ -26,6 +27,16 @@ const FEATURES = featureMask([
 ]);
 const TRANSMIT = 1;
 const DEAD_PID = 4711;
+/** Progress lanes of two datapath threads. */
+const [ONE, OTHER] = [1, 2];
+
+interface Death {
+  readonly told?: boolean;
+  /** Of the thread it died of. */
+  readonly lane?: number | null;
+  /** What the queue was marked with. */
+  readonly mark?: number;
+}
 
 describe('who is suspected of a death', () => {
   let world: TestWorld;
@@ -59,9 +70,13 @@ describe('who is suspected of a death', () => {
     device.host.commit(null);
   };
   /** The emulator dies while it works `queue`; a successor takes over. Whether it held the device back. */
-  const die = async (queue: number | null, guestsFault: boolean | null, told = false): Promise<boolean> => {
+  const die = async (
+    queue: number | null,
+    guestsFault: boolean | null,
+    { told = false, lane = null, mark = WorkMark.SOMEBODY }: Death = {},
+  ): Promise<boolean> => {
     const { buffer } = device.host.page;
-    if (queue !== null) queueBlock(buffer, queue).words[QueueWord.UNDER_WORK] = 1;
+    if (queue !== null) queueBlock(buffer, queue).words[QueueWord.UNDER_WORK] = mark;
     new Uint32Array(buffer)[StatePageHeader.at.ownerPid / 4] = DEAD_PID;
     const mirror: DeviceMirror = world.mirrored();
     await device.host.destroy();
@@ -90,8 +105,8 @@ describe('who is suspected of a death', () => {
     const settled = suspects.settle([{ device: now, mirror }], told);
     if (guestsFault !== null) {
       suspects.verdicts([
-        { pid: 12, guestsFault: !guestsFault }, // of somebody else
-        { pid: DEAD_PID, guestsFault },
+        { pid: 12, guestsFault: !guestsFault, lane: null }, // of somebody else
+        { pid: DEAD_PID, guestsFault, lane },
       ]);
     }
     await settled;
@@ -130,7 +145,7 @@ describe('who is suspected of a death', () => {
     const { fd, buffer } = device.host.page;
     const { blocks } = statSync(`/proc/self/fd/${fd}`);
     queueBlock(buffer, TRANSMIT).words[QueueWord.UNDER_WORK] = 1;
-    expect(takeMarks(buffer)).toEqual({ queues: [TRANSMIT], request: false });
+    expect(takeMarks(buffer)).toEqual({ queues: [{ queue: TRANSMIT, lane: null }], request: false });
     expect(statSync(`/proc/self/fd/${fd}`).blocks).toBe(blocks);
   });
 
@@ -158,6 +173,26 @@ describe('who is suspected of a death', () => {
     expect(opened).toBe(3);
   });
 
+  it('worked by another thread than the one that failed: not blamed, however often', async () => {
+    const beside = { lane: ONE, mark: WorkMark.LANE + OTHER };
+    expect(await die(TRANSMIT, true, beside)).toBe(false);
+    expect(await die(TRANSMIT, true, beside)).toBe(false);
+    expect([suspicions(), needsReset(), await transmits()]).toEqual([0, false, true]);
+    const beneath = { ...beside, lane: OTHER };
+    expect(await die(TRANSMIT, true, beneath)).toBe(false);
+    expect(await die(TRANSMIT, true, beside)).toBe(true);
+    expect([suspicions(), needsReset(), await transmits()]).toEqual([1, false, true]);
+    expect(await die(TRANSMIT, true, beneath)).toBe(true);
+    expect([needsReset(), device.host.quarantined]).toEqual([true, true]);
+  });
+
+  it('which thread failed is not known, or which worked the device: blamed', async () => {
+    await die(TRANSMIT, true, { mark: WorkMark.LANE + OTHER });
+    expect(suspicions()).toBe(1);
+    await die(TRANSMIT, true, { lane: ONE });
+    expect(device.host.quarantined).toBe(true);
+  });
+
   it('its memory was taken away: that is the reason, with or without a mark, and who was worked beside it is not suspected', async () => {
     const other = world.mirrored();
     const { buffer } = device.host.page;
@@ -181,7 +216,7 @@ describe('who is suspected of a death', () => {
   it('promoted by a controller that knows nothing of the death: not waited for, nobody to blame', async () => {
     await die(TRANSMIT, true);
     const before = performance.now();
-    expect(await die(TRANSMIT, null, true)).toBe(true);
+    expect(await die(TRANSMIT, null, { told: true })).toBe(true);
     expect([suspicions(), await transmits(), performance.now() - before < 2_500]).toEqual([1, true, true]);
   });
 

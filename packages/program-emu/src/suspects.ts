@@ -4,8 +4,9 @@
  * Theory
  *   When an emulator takes over, a device with marks (suspicion.ts) is a suspect. One that was suspected before is held
  *   back: no ring of it is worked and no request read until the controller has said why the predecessor died, which
- *   takes it some 20 ms. All others are worked at once. If a guest may be the reason the suspicion stays, and a second
- *   one means quarantine; if not it is taken back, and who was held back goes on.
+ *   takes it some 20 ms. All others are worked at once. If a guest may be the reason, and nobody knows that another thread
+ *   died of it than the one that worked the device, the suspicion stays, and a second one means quarantine; if not it is
+ *   taken back, and who was held back goes on.
  *   Where a client took memory away under our feet (SIGBUS), that is the reason, and nobody else is suspected.
  *   The controller tells of every emulator that died, by its pid; the state page names the one that worked the device.
  *   Before it promotes somebody it tells all it knows, so whoever was promoted need not wait for more.
@@ -19,7 +20,10 @@
  */
 import {
   acquit,
+  type Blame,
   findSuspicion,
+  NO_BLAME,
+  partIn,
   type Suspicion,
   sentence,
   suspicionsOf,
@@ -42,10 +46,8 @@ export interface RestoredDevice {
 }
 
 /** Why an emulator died. */
-export interface Verdict {
+export interface Verdict extends Blame {
   readonly pid: number;
-  /** A guest may be the reason. */
-  readonly guestsFault: boolean;
 }
 
 /** Takes the marks away of a device without a client, whose fault they could be. */
@@ -63,8 +65,8 @@ export class Suspects<R extends RestoredDevice> {
   #suspicions = new Map<string, Suspicion>();
   /** Devices whose clients took memory away. */
   #robbed: ReadonlySet<DeviceMirror> = new Set();
-  readonly #verdicts = new Map<number, boolean>();
-  readonly #waiting = new Map<number, (guestsFault: boolean) => void>(); // while settling
+  readonly #verdicts = new Map<number, Blame>();
+  readonly #waiting = new Map<number, (blame: Blame) => void>(); // while settling
   #forgiving: NodeJS.Timeout | undefined;
 
   constructor(
@@ -79,10 +81,10 @@ export class Suspects<R extends RestoredDevice> {
 
   /** The controller says why emulators died. */
   verdicts(verdicts: readonly Verdict[]): void {
-    for (const { pid, guestsFault } of verdicts) {
-      this.#verdicts.set(pid, guestsFault);
+    for (const { pid, ...blame } of verdicts) {
+      this.#verdicts.set(pid, blame);
       if (this.#verdicts.size > VERDICTS_KEPT) this.#verdicts.delete(this.#verdicts.keys().next().value!);
-      this.#waiting.get(pid)?.(guestsFault);
+      this.#waiting.get(pid)?.(blame);
     }
   }
 
@@ -133,20 +135,28 @@ export class Suspects<R extends RestoredDevice> {
     for (const { host } of this.#served.values()) if (!host.quarantined) acquit(host.page.buffer);
   }
 
-  async #decide(restored: R, suspicion: Suspicion, guestsFault: boolean): Promise<void> {
+  async #decide(restored: R, suspicion: Suspicion, blame: Blame): Promise<void> {
     const { device, mirror } = restored;
     const { host, endpoint } = device;
-    const { held, ...marks } = suspicion;
+    const { held } = suspicion;
     if (this.#served.get(host.vuid) !== device) {
       if (held && mirror.connectionFd >= 0) close(mirror.connectionFd); // unplugged meanwhile
       return;
     }
     const page = host.page.buffer;
-    if (guestsFault) {
-      const facts = { vuid: host.vuid, ...marks, deaths: suspicionsOf(page) };
+    const part = partIn(suspicion, blame);
+    if (part !== null) {
+      const queues = part.queues.map(({ queue }) => queue);
+      const facts = {
+        vuid: host.vuid,
+        queues,
+        request: part.request,
+        pid: suspicion.pid,
+        deaths: suspicionsOf(page),
+      };
       this.#log('warn', 'the former emulator died while it worked this device', facts);
     }
-    const judgement = sentence(page, suspicion, guestsFault);
+    const judgement = sentence(page, suspicion, blame);
     if (judgement !== 'none') {
       this.#log('error', 'QUARANTINED: emulators died over this device; its driver has to reset it', {
         vuid: host.vuid,
@@ -160,17 +170,17 @@ export class Suspects<R extends RestoredDevice> {
     if (held) await this.#open(restored);
   }
 
-  #reason(pid: number, told: boolean): Promise<boolean> {
-    const known = pid === 0 ? false : this.#verdicts.get(pid); // 0: it ended as it was told to
-    if (known !== undefined || told) return Promise.resolve(known ?? false);
+  #reason(pid: number, told: boolean): Promise<Blame> {
+    const known = pid === 0 ? NO_BLAME : this.#verdicts.get(pid); // 0: it ended as it was told to
+    if (known !== undefined || told) return Promise.resolve(known ?? NO_BLAME);
     return new Promise((resolve) => {
       const others = this.#waiting.get(pid);
-      const timer = setTimeout(() => answer(false), VERDICT_MS);
-      const answer = (guestsFault: boolean) => {
+      const timer = setTimeout(() => answer(NO_BLAME), VERDICT_MS);
+      const answer = (blame: Blame) => {
         clearTimeout(timer);
         this.#waiting.delete(pid);
-        others?.(guestsFault);
-        resolve(guestsFault);
+        others?.(blame);
+        resolve(blame);
       };
       this.#waiting.set(pid, answer);
     });

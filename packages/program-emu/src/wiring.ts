@@ -24,7 +24,7 @@ import {
   ReplyRing,
   setProcessName,
 } from '@virtnet/host-linux';
-import { LastWord } from '@virtnet/wire';
+import { LastWord, MAIN_LANE } from '@virtnet/wire';
 import { Balancer } from './balancer.js';
 import { Commands } from './commands.js';
 import { Datapath, WorkerFault } from './datapath.js';
@@ -63,7 +63,8 @@ export async function serve(options: EmuOptions): Promise<void> {
   const version = packageVersion(new URL('../package.json', import.meta.url));
   const progress = beatingPage(options.progressFd, BEAT_MS);
   exitOnFault(PROGRAM, (error) => {
-    progress.page.lastWord = error instanceof WorkerFault ? LastWord.WORKER : LastWord.EXCEPTION;
+    if (error instanceof WorkerFault) progress.page.endsOf(LastWord.WORKER, error.lane);
+    else progress.page.endsOf(LastWord.EXCEPTION, MAIN_LANE);
   });
   progress.begin();
   const log = createLogger(PROGRAM).child({ instance: options.instance });
@@ -149,7 +150,9 @@ export async function serve(options: EmuOptions): Promise<void> {
         return { devices: emulator.deviceCount, takeoverMs: emulator.takeoverMs };
       },
       'emu.verdicts': ({ deaths }) => {
-        emulator.verdicts(deaths.map(({ cause = null, ...death }) => ({ ...death, cause })));
+        emulator.verdicts(
+          deaths.map(({ cause = null, lane = null, ...death }) => ({ ...death, cause, lane })),
+        );
         return {};
       },
       'emu.devices': () => commands.whenIdle(async () => ({ devices: movable(emulator) })),

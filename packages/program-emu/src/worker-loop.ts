@@ -29,7 +29,7 @@ import type { InterruptModeration, QueueOptions } from '@virtnet/engine-virtio-n
 import { GuestMemory, type RingFault, resumePosition } from '@virtnet/engine-virtqueue';
 import { type Arena, Epoll, eventfdSignal, laneAt, type ProgressLane } from '@virtnet/host-linux';
 import type { MailboxReceiver } from '@virtnet/host-workers';
-import { EpollEvent, type QueueBlock, QueueCounter, QueueWord, queueBlock } from '@virtnet/wire';
+import { EpollEvent, type QueueBlock, QueueCounter, QueueWord, queueBlock, WorkMark } from '@virtnet/wire';
 import {
   type QueueConfig,
   REPORT_INTERRUPT,
@@ -100,6 +100,8 @@ export class WorkerLoop {
   readonly #mailbox: MailboxReceiver<WorkerMessage>;
   readonly #report: (report: WorkerReport) => void;
   readonly #lane: ProgressLane;
+  /** What a queue is marked with while it is worked. */
+  readonly #mark: number;
   readonly #epoll = openEpoll();
   readonly #maker = new QueueMaker();
   /** Ports that have something to close, by slot. */
@@ -130,6 +132,7 @@ export class WorkerLoop {
     scratch = new Scratch({ buffer: new ArrayBuffer(SCRATCH_BYTES), byteOffset: 0, address: 0 }),
   ) {
     this.#lane = lane;
+    this.#mark = WorkMark.LANE + lane.index;
     this.#arena = arena;
     this.#mailbox = mailbox;
     this.#report = report;
@@ -255,7 +258,7 @@ export class WorkerLoop {
     const entry = this.#entries[slot];
     if (entry === null || entry === undefined) return;
     if (!entry.busy) {
-      entry.words[QueueWord.UNDER_WORK] = 1;
+      entry.words[QueueWord.UNDER_WORK] = this.#mark;
       entry.queue.noteKick();
       entry.words[QueueWord.UNDER_WORK] = 0;
     }
@@ -264,7 +267,7 @@ export class WorkerLoop {
 
   #work(entry: Entry): number {
     const { queue, domain, words } = entry;
-    words[QueueWord.UNDER_WORK] = 1;
+    words[QueueWord.UNDER_WORK] = this.#mark;
     domain?.begin();
     const frames = queue.poll(POLL_BUDGET);
     domain?.flush();
@@ -274,7 +277,7 @@ export class WorkerLoop {
   }
 
   #arm({ queue, words }: Entry): boolean {
-    words[QueueWord.UNDER_WORK] = 1;
+    words[QueueWord.UNDER_WORK] = this.#mark;
     const work = queue.arm();
     words[QueueWord.UNDER_WORK] = 0;
     return work;
@@ -370,7 +373,7 @@ export class WorkerLoop {
       this.#report({ kind: 'fault', slot, fault: queue });
       return;
     }
-    block.words[QueueWord.UNDER_WORK] = 1;
+    block.words[QueueWord.UNDER_WORK] = this.#mark;
     this.#open(device, slot, config, block, queue);
     block.words[QueueWord.UNDER_WORK] = 0;
   }
@@ -543,7 +546,7 @@ export class WorkerLoop {
     if (entry.busy) return;
     entry.busy = true;
     const { queue, words } = entry;
-    words[QueueWord.UNDER_WORK] = 1;
+    words[QueueWord.UNDER_WORK] = this.#mark;
     queue.disarm();
     words[QueueWord.UNDER_WORK] = 0;
     this.#busy.push(entry);

@@ -29,7 +29,7 @@ import {
   setProcessNice,
   setThreadNice,
 } from '@virtnet/host-linux';
-import { LastWord } from '@virtnet/wire';
+import { LastWord, MAIN_LANE } from '@virtnet/wire';
 import type { HaOptions } from './options.js';
 
 export const PROGRAM = 'virtio_net_ha';
@@ -70,7 +70,7 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   setProcessName(program);
   const progress = beatingPage(options.progressFd ?? null, BEAT_MS);
   exitOnFault(program, () => {
-    progress.page.lastWord = LastWord.EXCEPTION;
+    progress.page.endsOf(LastWord.EXCEPTION, MAIN_LANE);
   });
   progress.begin();
   const preferred = setProcessNice(Nice.PREFERRED); // whoever carries the news of a death must not queue behind the work of the living

@@ -40,6 +40,8 @@ export const ProgressWord = {
   LAST_WORD: 2,
   /** 1: the supervisor asks before it worries, so a main thread without work need not take turns. */
   ASKS: 3,
+  /** Lane of the thread that LAST_WORD is about, plus 1; 0: nobody knows. */
+  LAST_LANE: 4,
 } as const;
 
 /** What a process that ends by its own fault says last. */

@@ -106,7 +106,7 @@ export const QueueWord = {
   IN_FLIGHT: 3,
   /** Level of dynamic interrupt moderation, where a successor goes on. */
   MODERATION_LEVEL: 4,
-  /** 1 while the queue is being worked; what a death leaves behind says what was worked then. */
+  /** A WorkMark while the queue is being worked; what a death leaves behind says what was worked then, and by whom. */
   UNDER_WORK: 5,
   /** Number of the client's request that started the queue: worked again, it does not start it anew. 0: none. */
   STARTED_BY: 6,
@@ -114,6 +114,14 @@ export const QueueWord = {
   BURST: 7,
 } as const;
 export type QueueWord = (typeof QueueWord)[keyof typeof QueueWord];
+
+/** What UNDER_WORK says: 0, nobody works the queue, or the sum of these and the worker's progress lane. */
+export const WorkMark = {
+  /** By a thread that does not say which it is. */
+  SOMEBODY: 1,
+  /** By the thread of a lane, which is added. */
+  LANE: 0x100,
+} as const;
 
 /** Index of the first 64-bit float of a block, counted from the start of the block in 8-byte units. */
 export const QUEUE_COUNTERS_AT = 4;

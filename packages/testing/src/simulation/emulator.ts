@@ -7,7 +7,15 @@
  *
  * States   standby -> active
  */
-import { findSuspicion, Owners, type Suspicion, sentence, takeMarks } from '@virtnet/engine-recovery';
+import {
+  type Blame,
+  findSuspicion,
+  NO_BLAME,
+  Owners,
+  type Suspicion,
+  sentence,
+  takeMarks,
+} from '@virtnet/engine-recovery';
 import { Errno } from '@virtnet/wire';
 import { type DeviceWorld, type Flaws, SimDevice } from './device.js';
 import { ListenerObject, PageObject, type TapObject } from './objects.js';
@@ -69,9 +77,9 @@ export class SimEmulator {
   readonly #owners: Owners;
   readonly #mirror = new Map<string, Mirrored>();
   readonly #unplugged = new Map<string, () => void>();
-  readonly #verdicts = new Map<number, boolean>();
+  readonly #verdicts = new Map<number, Blame>();
   readonly #site: DeviceWorld;
-  readonly #awaited = new Map<number, ((guestsFault: boolean) => void)[]>();
+  readonly #awaited = new Map<number, ((blame: Blame) => void)[]>();
   #role: 'standby' | 'active' = 'standby';
   #promoting = false;
   #warm = false;
@@ -152,8 +160,9 @@ export class SimEmulator {
 
   verdicts(deaths: readonly { readonly pid: number; readonly guestsFault: boolean }[]): void {
     for (const { pid, guestsFault } of deaths) {
-      this.#verdicts.set(pid, guestsFault);
-      for (const answer of this.#awaited.get(pid) ?? []) answer(guestsFault);
+      const blame: Blame = { guestsFault, lane: null };
+      this.#verdicts.set(pid, blame);
+      for (const answer of this.#awaited.get(pid) ?? []) answer(blame);
       this.#awaited.delete(pid);
     }
   }
@@ -338,10 +347,12 @@ export class SimEmulator {
 
   #settle(restored: Restored, suspicion: Suspicion, told: boolean): void {
     const { device } = restored;
-    const decide = (guestsFault: boolean) => {
+    const decide = (blame: Blame) => {
       if (this.devices.get(device.vuid) !== device) return;
-      const judgement = sentence(device.page, suspicion, guestsFault);
-      this.#world.note(`${device.vuid} suspected of ${suspicion.pid}, guest ${guestsFault}: ${judgement}`);
+      const judgement = sentence(device.page, suspicion, blame);
+      this.#world.note(
+        `${device.vuid} suspected of ${suspicion.pid}, guest ${blame.guestsFault}: ${judgement}`,
+      );
       if (judgement !== 'none') {
         device.quarantine();
         if (judgement === 'quarantine-without-client') return device.disconnected();
@@ -349,14 +360,14 @@ export class SimEmulator {
       if (suspicion.held) this.#open(restored);
     };
     const known = this.#verdicts.get(suspicion.pid);
-    if (known !== undefined || told) return decide(known ?? false);
+    if (known !== undefined || told) return decide(known ?? NO_BLAME);
     let open = true;
-    const answer = (guestsFault: boolean) => {
-      if (open) decide(guestsFault);
+    const answer = (blame: Blame) => {
+      if (open) decide(blame);
       open = false;
     };
     this.#awaited.set(suspicion.pid, [...(this.#awaited.get(suspicion.pid) ?? []), answer]);
-    this.#world.after(this.process, VERDICT_MS, 'no verdict', () => answer(false));
+    this.#world.after(this.process, VERDICT_MS, 'no verdict', () => answer(NO_BLAME));
   }
 
   #upload(): void {
