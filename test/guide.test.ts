@@ -327,9 +327,10 @@ describe('the guide’s examples', () => {
 describe('beside the examples', () => {
   test.for(GUIDE.syntax)('$at: usage of $command', async ({ command, options }) => {
     const words = command.split(' ').slice(1);
-    const device = words[1] === undefined ? [] : ['-p', '0'];
-    const { code, stdout } = await used.value.service.virtnet(words[0]!, ...device, ...words.slice(1), '-h');
-    const general = words[1] === undefined ? '' : (await used.value.service.virtnet(words[0]!, '-h')).stdout;
+    const [verb, rest] = [words.slice(0, 1), words.slice(1)];
+    const device = rest.length === 0 ? [] : ['-p', '0'];
+    const { code, stdout } = await used.value.service.virtnet(...verb, ...device, ...rest, '-h');
+    const general = rest.length === 0 ? '' : (await used.value.service.virtnet(...verb, '-h')).stdout;
     expect(code).toBe(0);
     for (const option of options)
       expect(`${stdout}${general}`, option).toMatch(new RegExp(`(^|[ [{|,])${option}(?![\\w-])`, 'm'));

@@ -2,9 +2,9 @@
  * guide-examples.ts: the example commands of the guide, and how each is typed on a live service.
  *
  * Theory
- *   guide-examples.json holds what a program read from the guide: for every line behind a prompt its place, the side it
- *   is typed on, the command, and the form of what the guide shows after it; further the options of every usage line,
- *   the configuration files and the names of feature bits. Nothing of it is typed by hand.
+ *   guide-examples.json holds what scripts/guide-examples read from the guide: for every line behind a prompt its place,
+ *   the side it is typed on, the command, and the form of what the guide shows after it; further the options of every
+ *   usage line, the configuration files and the names of feature bits. Nothing of it is typed by hand.
  *
  *   A form is one line for each key in order, `path kind`. Kinds: N number; D decimal text; H hexadecimal text; M MAC
  *   address; T other text; O object; A array, whose first entry stands for all. The keys of single bits are left out.
@@ -19,38 +19,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { GuideExample, GuideFacts } from '../../scripts/lib/guide-text.ts';
 import { program } from '../../scripts/lib/paths.ts';
 
-export interface GuideExample {
-  /** Line of the guide. */
-  readonly at: number;
-  readonly side: 'dpu' | 'host' | 'vm';
-  readonly command: string;
-  /** The line of parameters before the answer. */
-  readonly parameters?: string;
-  /** The form of an answer in JSON. */
-  readonly shape?: readonly string[];
-  readonly partial?: true;
-  /** The form of what grep lets through. */
-  readonly found?: readonly string[];
-  /** An answer that is not JSON. */
-  readonly text?: string;
-  /** Keys of `ethtool`. */
-  readonly keys?: readonly string[];
-  /** Rows of `lspci` and `mlxconfig`. */
-  readonly rows?: readonly string[];
-}
-
-interface GuideFacts {
-  readonly examples: readonly GuideExample[];
-  readonly syntax: readonly {
-    readonly at: number;
-    readonly command: string;
-    readonly options: readonly string[];
-  }[];
-  readonly files: readonly { readonly at: number; readonly content: string }[];
-  readonly features: Readonly<Record<string, string>>;
-}
+export type { GuideExample };
 
 export const GUIDE = JSON.parse(
   readFileSync(join(import.meta.dirname, 'guide-examples.json'), 'utf8'),
