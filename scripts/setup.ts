@@ -12,6 +12,7 @@ Parts (all of them when none is named):
   build   the compiled packages
   guest   Debian packages for the Linux guest (QEMU, busybox, network tools), its kernel and initramfs in .cache/guest
   dpdk    Debian packages for dpdk-testpmd
+  shells  the Debian package of zsh, whose completion is tested
   systemd Debian packages for a system of its own (systemd-nspawn, mmdebstrap), and that system in .cache/systemd
 
 Debian packages are installed when run as root; otherwise the one line to run is printed.

@@ -14,7 +14,7 @@ Sets up what is missing, then checks. Stages (all of them but the last when none
   lint     biome over the whole tree
   build    tsc --build of the packages, type check of scripts/ and test/
   unit     lint, build, the tests beside the code, and the structure of the packages; needs no root
-  system   build, and the whole-system tests in test/: DPDK, Linux guests, kill -9; needs root, or Debian packages
+  system   build, and the whole-system tests in test/: DPDK, Linux guests, zsh, kill -9; needs root, or Debian packages
            that are there already and a user namespace
   systemd  build, and package and service in a Debian system of its own that is booted in a container; needs root, and
            the first time some minutes to make that system
@@ -142,7 +142,7 @@ function readReport(path: string): Report {
 async function run(stages: readonly Stage[], words: readonly string[]): Promise<void> {
   const has = (...names: Stage[]): boolean => names.some((name) => stages.includes(name));
   const parts: Part[] = ['npm'];
-  if (has('system')) parts.push('guest', 'dpdk');
+  if (has('system')) parts.push('guest', 'dpdk', 'shells');
   if (has('systemd')) parts.push('systemd');
   setup(parts, say);
   if (has('lint', 'unit'))

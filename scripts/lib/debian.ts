@@ -60,7 +60,10 @@ const SYSTEMD: readonly Need[] = [
   program('dpkg-deb', 'dpkg'),
 ];
 
-export const peers = { guest: GUEST, dpdk: DPDK, systemd: SYSTEMD } as const;
+/** Shells that completion is made for; bash is everywhere. */
+const SHELLS: readonly Need[] = [program('zsh', 'zsh')];
+
+export const peers = { guest: GUEST, dpdk: DPDK, shells: SHELLS, systemd: SYSTEMD } as const;
 
 /** Installs what is missing when we may, else says how. */
 export function ensurePackages(groups: readonly (keyof typeof peers)[], say: (line: string) => void): void {

@@ -21,8 +21,8 @@ import { cache } from './paths.ts';
 import { SetupError } from './shell.ts';
 import { ensureSystemdRoot } from './systemd-root.ts';
 
-export type Part = 'npm' | 'build' | 'guest' | 'dpdk' | 'systemd';
-export const parts: readonly Part[] = ['npm', 'build', 'guest', 'dpdk', 'systemd'];
+export type Part = 'npm' | 'build' | 'guest' | 'dpdk' | 'shells' | 'systemd';
+export const parts: readonly Part[] = ['npm', 'build', 'guest', 'dpdk', 'shells', 'systemd'];
 
 /** Sees to it that `wanted` is there. Throws SetupError with what the user has to do. */
 export function setup(wanted: readonly Part[], say: (line: string) => void): { guest: GuestImage | null } {
@@ -30,8 +30,8 @@ export function setup(wanted: readonly Part[], say: (line: string) => void): { g
   try {
     if (wanted.includes('npm')) ensureNpmPackages(say);
     if (wanted.includes('build')) build();
-    const groups = (['guest', 'dpdk', 'systemd'] as const satisfies (keyof typeof peers)[]).filter((group) =>
-      wanted.includes(group),
+    const groups = (['guest', 'dpdk', 'shells', 'systemd'] as const satisfies (keyof typeof peers)[]).filter(
+      (group) => wanted.includes(group),
     );
     ensurePackages(groups, say);
     if (wanted.includes('systemd')) ensureSystemdRoot(say);

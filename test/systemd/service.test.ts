@@ -59,7 +59,11 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
     expect(await machine.property(VHOST_UNIT, 'ActiveState')).toBe('inactive');
     expect(await machine.run('dpkg --verify virtio-net-controller')).toBe('');
     expect(await machine.run('virtnet -v')).toBe(`v${VERSION}\n`);
-    for (const file of ['man/man1/virtnet.1.gz', 'bash-completion/completions/virtnet'])
+    for (const file of [
+      'man/man1/virtnet.1.gz',
+      'bash-completion/completions/virtnet',
+      'zsh/vendor-completions/_virtnet',
+    ])
       expect(existsSync(join(machine.root, 'usr/share', file)), file).toBe(true);
     expect(await machine.run('zcat /usr/share/man/man1/virtnet.1.gz')).toMatch(/^\.SS hotplug$/m);
   }, 240_000);

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { bashCompletion, zshCompletion } from './completion.js';
@@ -45,10 +45,11 @@ describe('the installer', () => {
   it('puts the files where the shells look for them below a prefix, and bash finds them there by name', () => {
     const prefix = mkdtempSync(join(tmpdir(), 'virtnet-completion-'));
     onTestFinished(() => rmSync(prefix, { recursive: true }));
-    const said = execFileSync(install, ['--prefix', prefix], { encoding: 'utf8' });
+    const { stdout: said, stderr: advice } = spawnSync(install, ['--prefix', prefix], { encoding: 'utf8' });
     const bash = join(prefix, 'share/bash-completion/completions/virtnet');
     const zsh = join(prefix, 'share/zsh/site-functions/_virtnet');
     expect(said).toBe(`${zsh}\n${bash}\n`);
+    expect(advice).toContain(`  fpath=(${dirname(zsh)} $fpath)\n`);
     expect(readFileSync(bash, 'utf8')).toBe(bashCompletion(program));
     expect(readFileSync(zsh, 'utf8')).toBe(zshCompletion(program));
   });
@@ -80,5 +81,14 @@ describe('bash completion', () => {
     expect(offered('hotplug', '-m', '')).toEqual([]);
     expect(offered('validate', '-f', '')).toEqual([]); // and bash itself then offers files
     expect(offered('health', '-p', '0', 's')).toEqual(['show']);
+  });
+
+  it('offers what belongs to the sub-command, once there is one', () => {
+    expect(offered('modify', '-p', '0', '')).toEqual(expect.arrayContaining(['device', 'queue', '--vf']));
+    expect(offered('modify', '--m')).toEqual([]);
+    expect(offered('modify', '-p', '0', 'device', '--p')).toEqual(['--packet_counter']);
+    expect(offered('modify', '-p', '0', 'device', '-dc', '')).toEqual(['enable', 'disable']);
+    expect(offered('modify', '-p', '0', 'queue', '--p')).toEqual(['--period_mode', '--period']);
+    expect(offered('modify', '-p', '0', 'queue', '-e', '')).toEqual(['event', 'cqe']);
   });
 });

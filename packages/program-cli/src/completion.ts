@@ -20,17 +20,8 @@ interface OptionWords {
   readonly choices: readonly string[];
 }
 
-/** Options of a command and of its sub-commands; of several with one name, the first. */
 function optionsOf(command: Command): OptionWords[] {
-  const own = command.createHelp().visibleOptions(command).map(wordsOf);
-  if (command.parent === null) return own;
-  const all = [...own, ...command.commands.flatMap(optionsOf)];
-  const known = new Set<string>();
-  return all.filter(({ words }) => {
-    const isNew = words.every((word) => !known.has(word));
-    for (const word of words) known.add(word);
-    return isNew;
-  });
+  return command.createHelp().visibleOptions(command).map(wordsOf);
 }
 
 function wordsOf(option: Option): OptionWords {
@@ -51,29 +42,47 @@ function argumentWords(command: Command): string[] {
   return [...inner, ...command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? [])];
 }
 
+/** The commands below one, with those below them, outermost first. */
+function commandsBelow(command: Command): Command[] {
+  return command.commands.flatMap((each) => [each, ...commandsBelow(each)]);
+}
+
+/** The words that lead to a command, as one pattern of bash; empty for the program. */
+function pathOf(command: Command): string {
+  const names: string[] = [];
+  for (let at = command; at.parent !== null; at = at.parent) names.unshift(at.name());
+  return names.length > 1 ? `'${names.join(' ')}'` : names.join('');
+}
+
 /** The completion file for bash. */
 export function bashCompletion(program: Command): string {
   const name = program.name();
-  const commands = program.commands;
+  const commands = commandsBelow(program);
+  const inner = commands.filter(({ parent }) => parent !== program);
+  const steps = inner.map((command) => `${pathOf(command.parent!)}:${command.name()}`).join('|');
   const offered = (command: Command) => optionsOf(command).flatMap(({ words }) => words);
   const values = commands.flatMap((command) =>
     optionsOf(command)
       .filter(({ takesValue }) => takesValue)
       .map(({ words, choices }) => {
-        const patterns = words.map((word) => `${command.name()}:${word}`).join('|');
+        const patterns = words.map((word) => `${pathOf(command)}:${word}`).join('|');
         return `    ${patterns}) offered='${choices.join(' ')}' ;;`;
       }),
   );
   const perCommand = commands.map(
     (command) =>
-      `    ${command.name()}:*) offered='${[...argumentWords(command), ...offered(command)].join(' ')}' ;;`,
+      `    ${pathOf(command)}:*) offered='${[...argumentWords(command), ...offered(command)].join(' ')}' ;;`,
   );
-  const first = [...commands.map((command) => command.name()), ...offered(program)].join(' ');
+  const first = [...argumentWords(program), ...offered(program)].join(' ');
   return `# bash completion of ${name}. ${NOTICE}
 _${name}() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD - 1]} command='' word offered=''
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD - 1}"; do
-    case $word in -*) ;; *) command=$word; break ;; esac
+    case $command:$word in
+      *:-*) ;;
+      :*) command=$word ;;
+      ${steps}) command+=" $word" ;;
+    esac
   done
   case $command:$previous in
 ${values.join('\n')}
@@ -89,33 +98,44 @@ complete -o bashdefault -o default -F _${name} ${name}
 /** The completion file for zsh. */
 export function zshCompletion(program: Command): string {
   const name = program.name();
-  const commands = program.commands;
-  const described = commands.map((command) => `    ${zshWord(`${command.name()}:${command.description()}`)}`);
-  const cases = commands.map((command) => {
-    const words = argumentWords(command);
-    const positional = words.length === 0 ? [] : [`':argument:(${words.join(' ')})'`];
-    const specs = [...optionsOf(command).map(zshOption), ...positional];
-    return `    ${command.name()})\n      _arguments ${specs.join(' \\\n        ')} ;;`;
-  });
   return `#compdef ${name}
 # zsh completion of ${name}. ${NOTICE}
 _${name}() {
-  local -a commands=(
-${described.join('\n')}
-  )
-  _arguments -C ${optionsOf(program).map(zshOption).join(' \\\n    ')} \\
-    '1:command:->command' '*::argument:->argument'
-  case $state in
-    command) _describe command commands ;;
-    argument) ;;
-    *) return ;;
-  esac
-  case $words[1] in
-${cases.join('\n')}
-  esac
+  local context state state_descr line curcontext=$curcontext
+  local -a commands
+  local -A opt_args
+${zshArguments(program, '  ')}
 }
 _${name} "$@"
 `;
+}
+
+/** What completes the words behind a command. */
+function zshArguments(command: Command, indent: string): string {
+  const options = optionsOf(command).map(zshOption);
+  const { commands } = command;
+  const call = (specs: readonly string[]) => `${indent}_arguments ${specs.join(` \\\n${indent}  `)}`;
+  if (commands.length === 0) {
+    const words = argumentWords(command);
+    return call(words.length === 0 ? options : [...options, `':argument:(${words.join(' ')})'`]);
+  }
+  const described = commands.map((each) => `${indent}  ${zshWord(`${each.name()}:${each.description()}`)}`);
+  const cases = commands.map(
+    (each) => `${indent}  ${each.name()})\n${zshArguments(each, `${indent}    `)} ;;`,
+  );
+  return `${indent}commands=(
+${described.join('\n')}
+${indent})
+${indent}state=
+${call(['-C', ...options, "'1:command:->command'", "'*::argument:->argument'"])}
+${indent}case $state in
+${indent}  command) _describe command commands ;;
+${indent}  argument) ;;
+${indent}  *) return ;;
+${indent}esac
+${indent}case $words[1] in
+${cases.join('\n')}
+${indent}esac`;
 }
 
 function zshOption({ words, description, takesValue, isFile, choices }: OptionWords): string {
