@@ -139,9 +139,12 @@ describe('modify device', () => {
     expect((await driver.config()).status & NetStatus.LINK_UP).toBe(NetStatus.LINK_UP);
   });
 
-  test('speed > the driver reads it, and list shows it', async () => {
+  test('NET-3 speed > list shows it, and the driver reads it when the link comes up', async () => {
+    const { speed } = await driver.config();
     expect(await modify('-e', '123')).toMatchObject({ errno: -1052 });
     expect(await modify('-e', '25000')).toEqual(SUCCESS);
+    expect((await driver.config()).speed).toBe(speed);
+    expect([await modify('-l', '0'), await modify('-l', '1')]).toEqual([SUCCESS, SUCCESS]);
     expect((await driver.config()).speed).toBe(25_000);
     const { devices } = await used.value.service.answer<{ devices: { speed: string }[] }>('list');
     expect(devices[0]!.speed).toBe('25000');

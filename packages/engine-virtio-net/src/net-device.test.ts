@@ -4,6 +4,7 @@ import {
   ControlMq,
   ControlRx,
   ControlVlan,
+  Duplex,
   featureMask,
   NetConfig,
   NetFeature,
@@ -84,8 +85,92 @@ describe('network device: uplink', () => {
     expect([heir.restore(saved), heir.uplink]).toEqual([[], { up: false, speedMbps: 1000 }]);
     const { uplink, ...older } = saved;
     expect([heir.restore(older), heir.uplink]).toEqual([[], { up: true, speedMbps: null }]);
+    expect(heir.restore({ ...saved, shownSpeedMbps: -1 })).not.toEqual([]);
     for (const wrong of [null, 1, {}, { up: 1, speedMbps: null }, { up: true, speedMbps: -1 }])
       expect(heir.restore({ ...saved, uplink: wrong })).not.toEqual([]);
+  });
+});
+
+describe('NET-3 §5.1.4.1 speed and duplex', () => {
+  const SPEED_BOTH = [NetFeature.SPEED_DUPLEX, NetFeature.STATUS];
+  const shown = (device: NetDevice) => {
+    const { speed, duplex } = config(device);
+    return [speed, duplex];
+  };
+
+  it('stay as they are while the link is up; the new ones are there before it comes up again', () => {
+    const device = agreedDevice();
+    expect([device.setSpeed(100_000), ...shown(device)]).toEqual([false, 25_000, Duplex.FULL]);
+    expect(device.speedMbps).toBe(100_000);
+    expect([device.setLinkUp(true), ...shown(device)]).toEqual([false, 25_000, Duplex.FULL]);
+    expect([device.setLinkUp(false), ...shown(device)]).toEqual([true, 100_000, Duplex.FULL]);
+    expect([device.setSpeed(40_000), ...shown(device)]).toEqual([true, 40_000, Duplex.FULL]);
+    expect([device.setLinkUp(true), ...shown(device)]).toEqual([true, 40_000, Duplex.FULL]);
+  });
+
+  it('an uplink that is up with another speed changes neither, one that comes up brings its own', () => {
+    const device = agreedDevice([], { speedMbps: null });
+    expect(shown(device)).toEqual([0xffff_ffff, Duplex.UNKNOWN]);
+    expect(device.setUplink({ up: true, speedMbps: 10_000 })).toBe(false);
+    expect(shown(device)).toEqual([0xffff_ffff, Duplex.UNKNOWN]);
+    device.setUplink({ up: false, speedMbps: null });
+    expect(device.setUplink({ up: true, speedMbps: 10_000 })).toBe(true);
+    expect(shown(device)).toEqual([10_000, Duplex.FULL]);
+  });
+
+  it.each(SPEED_BOTH)('change at once for a driver that did not agree on feature %i', (bit) => {
+    const device = agreedDevice([bit]);
+    expect([device.setSpeed(100_000), ...shown(device)]).toEqual([true, 100_000, Duplex.FULL]);
+  });
+
+  it('are the device’s again after a reset, and before there is a driver', () => {
+    const device = new NetDevice(PROFILE);
+    expect([device.setSpeed(1000), ...shown(device)]).toEqual([true, 1000, Duplex.FULL]);
+    device.acceptFeatures(device.offeredFeatures);
+    device.setSpeed(2500);
+    expect(shown(device)).toEqual([1000, Duplex.FULL]);
+    device.reset();
+    expect(shown(device)).toEqual([2500, Duplex.FULL]);
+  });
+
+  it('a successor shows what its predecessor showed, or the speed when that did not say', () => {
+    const device = agreedDevice();
+    device.setSpeed(100_000);
+    const saved = device.save();
+    const heir = () => new NetDevice({ ...PROFILE, speedMbps: 100_000 });
+    const [next, other] = [heir(), heir()];
+    expect([next.restore(saved), ...shown(next)]).toEqual([[], 25_000, Duplex.FULL]);
+    expect(next.setLinkUp(false)).toBe(true);
+    expect(shown(next)).toEqual([100_000, Duplex.FULL]);
+    const { shownSpeedMbps, ...older } = saved;
+    expect([other.restore(older), ...shown(other)]).toEqual([[], 100_000, Duplex.FULL]);
+  });
+
+  it('whatever is set in whatever order, no reading changes between two readings of a link that is up', () => {
+    const speeds = fc.constantFrom(1000, 25_000, 100_000);
+    const step = fc.oneof(
+      fc.record({ speed: speeds }),
+      fc.record({ link: fc.boolean() }),
+      fc.record({ uplink: fc.record({ up: fc.boolean(), speedMbps: fc.option(speeds) }) }),
+    );
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 20 }), fc.boolean(), (steps, known) => {
+        const device = agreedDevice([], known ? {} : { speedMbps: null });
+        for (const each of steps) {
+          const before = [device.linkUp, ...shown(device)];
+          const told =
+            'speed' in each
+              ? device.setSpeed(each.speed)
+              : 'link' in each
+                ? device.setLinkUp(each.link)
+                : device.setUplink(each.uplink);
+          const after = [device.linkUp, ...shown(device)];
+          if (before[0] === true && after[0] === true) expect(after).toEqual(before);
+          else expect(after[1]).toBe(device.speedMbps ?? 0xffff_ffff);
+          expect(told).toBe(before.join() !== after.join());
+        }
+      }),
+    );
   });
 });
 

@@ -16,8 +16,10 @@
  *   I1  features is a subset of what is offered and has no feature without what it needs.
  *   I2  every configuration field can be read before features are agreed on; fields of features not offered are 0.
  *   I3  restore changes either everything or nothing.
+ *   I4  the speed that a driver reads, which agreed on both it and the link's status, stays while the link is up: a new
+ *       one is there when the link comes up again, or after a reset.
  *
- * Saved   features, link, uplink, announcement, control state. Not the profile.
+ * Saved   features, link, uplink, the speed shown, announcement, control state. Not the profile.
  * Limits  limits.ts.
  * Spec    virtio 1.3, 5.1.
  */
@@ -69,6 +71,8 @@ export interface NetDeviceState {
   /** As the operator has set it. */
   readonly linkUp: boolean;
   readonly uplink: UplinkState;
+  /** What the driver reads, Mb/s; null: that it is not known. */
+  readonly shownSpeedMbps: number | null;
   readonly announcing: boolean;
   readonly control: SavedControlState;
 }
@@ -84,6 +88,7 @@ export class NetDevice {
   #features = 0n;
   #linkUp = true;
   #uplink = UPLINK_UNKNOWN;
+  #shownSpeedMbps: number | null;
   #announcing = false;
 
   /** Throws RangeError when no device can have this profile. */
@@ -93,6 +98,7 @@ export class NetDevice {
     if (problems.length > 0 || mac === null) throw new RangeError(problems.join('; '));
     this.profile = profile;
     this.#mac = mac;
+    this.#shownSpeedMbps = profile.speedMbps;
     this.control = initialControlState(mac, 0n);
   }
 
@@ -152,9 +158,26 @@ export class NetDevice {
     return Uint8Array.from(this.control.mac);
   }
 
-  /** Mb/s; null when not known. */
+  /** Mb/s; null when not known. A driver may read the former one until the link comes up again. */
   get speedMbps(): number | null {
     return this.profile.speedMbps ?? this.#uplink.speedMbps;
+  }
+
+  /**
+   * Shows the driver the speed, unless the link was up before and still is (5.1.4.1); true when the configuration
+   * changed, so that the driver is to be told.
+   */
+  #showSpeed(wasUp: boolean): boolean {
+    const { SPEED_DUPLEX, STATUS } = NetFeature;
+    if (wasUp && this.linkUp && this.has(SPEED_DUPLEX) && this.has(STATUS)) return false;
+    const changed = this.#shownSpeedMbps !== this.speedMbps;
+    this.#shownSpeedMbps = this.speedMbps;
+    return changed && hasFeature(this.offeredFeatures, SPEED_DUPLEX);
+  }
+
+  /** Whether the link is not what it was, and drivers can read that. */
+  #linkTurned(wasUp: boolean): boolean {
+    return wasUp !== this.linkUp && hasFeature(this.offeredFeatures, NetFeature.STATUS);
   }
 
   /** Whether operator and uplink both have the link up. */
@@ -169,9 +192,10 @@ export class NetDevice {
 
   /** Sets the link; true when the configuration changed, so that the driver is to be told. */
   setLinkUp(up: boolean): boolean {
-    const before = this.linkUp;
+    const wasUp = this.linkUp;
     this.#linkUp = up;
-    return before !== this.linkUp && hasFeature(this.offeredFeatures, NetFeature.STATUS);
+    const shown = this.#showSpeed(wasUp);
+    return shown || this.#linkTurned(wasUp);
   }
 
   get uplink(): UplinkState {
@@ -180,20 +204,16 @@ export class NetDevice {
 
   /** The uplink is like this now; true when the configuration changed, so that the driver is to be told. */
   setUplink(uplink: UplinkState): boolean {
-    const { linkUp, speedMbps } = this;
+    const wasUp = this.linkUp;
     this.#uplink = { up: uplink.up, speedMbps: uplink.speedMbps };
-    const offers = (bit: number) => hasFeature(this.offeredFeatures, bit);
-    return (
-      (linkUp !== this.linkUp && offers(NetFeature.STATUS)) ||
-      (speedMbps !== this.speedMbps && offers(NetFeature.SPEED_DUPLEX))
-    );
+    const shown = this.#showSpeed(wasUp);
+    return shown || this.#linkTurned(wasUp);
   }
 
   /** Sets the speed in Mb/s; true when the configuration changed, so that the driver is to be told. */
   setSpeed(speedMbps: number): boolean {
-    const changed = this.speedMbps !== speedMbps;
     this.profile = { ...this.profile, speedMbps };
-    return changed && hasFeature(this.offeredFeatures, NetFeature.SPEED_DUPLEX);
+    return this.#showSpeed(this.linkUp);
   }
 
   /** Whether the driver was asked to announce itself and has not acknowledged. */
@@ -276,6 +296,7 @@ export class NetDevice {
   /** The driver's features, judged before. */
   acceptFeatures(features: bigint): void {
     this.#features = features;
+    this.#showSpeed(this.linkUp);
     this.#announcing = false;
     this.control = initialControlState(this.#mac, features);
   }
@@ -300,7 +321,8 @@ export class NetDevice {
   #config(): Uint8Array {
     const { mac } = this.control;
     const { mtu, maxQueuePairs } = this.profile;
-    const { speedMbps, hashLimits } = this;
+    const { hashLimits } = this;
+    const speedMbps = this.#shownSpeedMbps;
     const offers = (bit: number): boolean => hasFeature(this.offeredFeatures, bit);
     const status = (this.linkUp ? NetStatus.LINK_UP : 0) | (this.#announcing ? NetStatus.ANNOUNCE : 0);
     const hasMac = offers(NetFeature.MAC);
@@ -329,6 +351,7 @@ export class NetDevice {
       features: hex64(this.#features),
       linkUp: this.#linkUp,
       uplink: this.#uplink,
+      shownSpeedMbps: this.#shownSpeedMbps,
       announcing: this.#announcing,
       control: saveControlState(this.control),
     };
@@ -345,6 +368,11 @@ export class NetDevice {
     for (const problem of this.featureProblems(features)) reader.problem('features', problem);
     const linkUp = reader.boolean(fields.linkUp, 'linkUp');
     const uplink = parseUplink(fields.uplink, reader);
+    // A record of before it was kept is of a device that showed its speed at once.
+    const shown =
+      fields.shownSpeedMbps === undefined
+        ? (this.profile.speedMbps ?? uplink.speedMbps)
+        : parseSpeed(fields.shownSpeedMbps, 'shownSpeedMbps', reader);
     const announcing = reader.boolean(fields.announcing, 'announcing');
     if (announcing && !hasFeature(features, NetFeature.GUEST_ANNOUNCE))
       reader.problem('announcing', 'not agreed on');
@@ -353,6 +381,7 @@ export class NetDevice {
     this.#features = features;
     this.#linkUp = linkUp;
     this.#uplink = uplink;
+    this.#shownSpeedMbps = shown;
     this.#announcing = announcing;
     this.control = control;
     return [];
@@ -369,6 +398,9 @@ function parseUplink(value: unknown, reader: PlainReader): UplinkState {
   if (value === undefined) return UPLINK_UNKNOWN;
   const fields = reader.object(value, 'uplink');
   const up = reader.boolean(fields.up, 'uplink.up');
-  if (fields.speedMbps === null) return { up, speedMbps: null };
-  return { up, speedMbps: reader.integer(fields.speedMbps, 'uplink.speedMbps', 0, SPEED_MAX_MBPS) };
+  return { up, speedMbps: parseSpeed(fields.speedMbps, 'uplink.speedMbps', reader) };
+}
+
+function parseSpeed(value: unknown, path: string, reader: PlainReader): number | null {
+  return value === null ? null : reader.integer(value, path, 0, SPEED_MAX_MBPS);
 }

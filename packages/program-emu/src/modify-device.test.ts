@@ -26,7 +26,9 @@ import { TestMemory } from './test-support/test-ring.js';
 import { frame, HEADER_BYTES } from './test-support/worker-fixture.js';
 
 const N = NetFeature;
-const FEATURES = featureMask([VirtioFeature.VERSION_1, N.STATUS, N.MAC, N.CTRL_VQ, N.CTRL_RX, N.MQ]);
+const FEATURES = featureMask([
+  ...[VirtioFeature.VERSION_1, N.STATUS, N.SPEED_DUPLEX, N.MAC, N.CTRL_VQ, N.CTRL_RX, N.MQ],
+]);
 const CONTROL = 4;
 const QUEUES = [0, 1, 2, 3, CONTROL];
 const NOTHING: DeviceChange = { shape: {} };
@@ -110,6 +112,19 @@ describe('a change of a function', () => {
     await change({ shape: { queueSize: 16 }, linkUp: false });
     await change({ shape: { queueSize: 32 } });
     expect([host.net.linkWanted, host.net.linkUp]).toEqual([false, false]);
+  });
+
+  it('NET-3 of its speed is read when the link comes up, also when both come at once', async () => {
+    const { events } = await load();
+    const told = async (what: Partial<DeviceChange>) => {
+      expect(await change(what)).toBeNull();
+      return [eventfdDrain(events[0]!), config().speed];
+    };
+    const before = config().speed;
+    expect(await told({ speedMbps: 100_000 })).toEqual([0, before]);
+    expect(deviceFacts(host, ALONE).speedMbps).toBe(100_000);
+    expect(await told({ linkUp: false })).toEqual([1, 100_000]);
+    expect(await told({ speedMbps: 40_000, linkUp: true })).toEqual([1, 40_000]);
   });
 
   it('of its uplink raises the configuration interrupt, once for each time', async () => {

@@ -135,11 +135,12 @@ function applyLive(host: DeviceHost, change: DeviceChange): (() => unknown)[] {
   const { net } = host;
   const shows: (() => unknown)[] = [];
   let configChanged = false;
-  if (change.linkUp !== undefined && net.setLinkUp(change.linkUp)) configChanged = true;
+  // Speed first: a link that comes up comes up with it.
   if (change.speedMbps !== undefined) {
     set(host, { speedMbps: change.speedMbps });
     if (net.setSpeed(change.speedMbps)) configChanged = true;
   }
+  if (change.linkUp !== undefined && net.setLinkUp(change.linkUp)) configChanged = true;
   if (change.rxMode !== undefined) net.control = { ...net.control, modes: receiveModes(change.rxMode) };
   if (change.countSizes !== undefined) set(host, { countSizes: change.countSizes });
   if (change.countDrops !== undefined)
