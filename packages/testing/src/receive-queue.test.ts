@@ -1,6 +1,6 @@
 /** Frames to the driver: NET-2, NET-6, NET-13, CVQ-3, CVQ-4, failure modes F1, F5, F6, C12, C13 and C17. */
 
-import type { FramePort } from '@virtnet/engine-virtio-net';
+import { FRAME_BYTES_MAX, type FramePort } from '@virtnet/engine-virtio-net';
 import type { DeviceRing } from '@virtnet/engine-virtqueue';
 import { QueueWait } from '@virtnet/engine-virtqueue';
 import {
@@ -113,6 +113,23 @@ describe('receive queue', () => {
         expect(fixture.count(QueueCounter.DROP_NO_BUFFER)).toBe(spare === 0 ? 0 : 1);
       }
     });
+  });
+
+  it('F18 the largest frame, 64 KiB of IPv6 behind two tags, fits a buffer of just that size, and no smaller one', () => {
+    const shape = { version: 6, vlans: [5, 6], payloadBytes: 65_535 - 20 } as const;
+    const frame = shapeFrame(shape);
+    expect(frame.bytes).toHaveLength(FRAME_BYTES_MAX);
+    for (const spare of [0, -1]) {
+      const fixture = receiveFixture({ features: OFFLOADS_RECEIVE });
+      fixture.port.push(frame.bytes, checksumHeader(frame, { gsoType: GsoType.TCPV6, gsoSize: 1400 }));
+      fixture.post(HEADER + frame.bytes.length + spare);
+      expect(fixture.queue.poll(BUDGET)).toBe(1);
+      const used = fixture.driver.collect();
+      expect(used.length).toBe(spare === 0 ? 1 : 0);
+      expect(fixture.count(QueueCounter.DROP_NO_BUFFER)).toBe(spare === 0 ? 0 : 1);
+      for (const { written, lengthBytes } of used)
+        expect(Buffer.compare(written.subarray(HEADER, lengthBytes), frame.bytes)).toBe(0);
+    }
   });
 
   it('without buffers the port is not read; with one, exactly one frame is', () => {

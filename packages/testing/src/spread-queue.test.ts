@@ -1,7 +1,8 @@
 /** Frames over several mergeable buffers, on both kinds of ring: NET-6, failure modes F5, F6 and F7. */
-import { ReceiveFilter, SpreadReceiveQueue } from '@virtnet/engine-virtio-net';
+import { FRAME_BYTES_MAX, ReceiveFilter, SpreadReceiveQueue } from '@virtnet/engine-virtio-net';
 import {
   featureMask,
+  GsoType,
   NetFeature,
   QueueCounter,
   queueBlock,
@@ -118,6 +119,22 @@ describe.for(KINDS)('mergeable receive buffers, %s', ([, make]) => {
       gsoSize: 1448,
     });
     expect(got.frame).toEqual(frame.bytes);
+  });
+
+  it('F18 the largest frame, 64 KiB of IPv6 behind two tags, arrives whole over buffers of a page', () => {
+    const { port, queue, post, driver } = setUp(make, { features: OFFLOADS_RECEIVE });
+    const frame = shapeFrame({ version: 6, vlans: [5, 6], payloadBytes: 65_535 - 20 });
+    expect(frame.bytes).toHaveLength(FRAME_BYTES_MAX);
+    const buffers = Math.ceil((HEADER + frame.bytes.length) / 4096);
+    for (const posted of [buffers - 1, buffers]) {
+      port.push(frame.bytes, checksumHeader(frame, { gsoType: GsoType.TCPV6, gsoSize: 1400 }));
+      post(...Array<number>(posted === buffers ? 1 : posted).fill(4096));
+      queue.poll(BUDGET);
+      if (posted < buffers) expect(driver.collect()).toEqual([]);
+    }
+    const got = takeFrame(driver.collect());
+    expect(got.header).toMatchObject({ numBuffers: buffers, gsoType: GsoType.TCPV6, gsoSize: 1400 });
+    expect(Buffer.compare(got.frame, frame.bytes)).toBe(0);
   });
 
   it('F7 frames and buffers of any size, in any order: every frame arrives whole, in order', () => {

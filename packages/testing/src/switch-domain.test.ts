@@ -1,6 +1,6 @@
 /** Frames from function to function through the eswitch: delivery, flooding, filters, offloads, and who pays. */
 import { LoopPort, SinkPort, SourcePort, STATIONS_PER_PORT_MAX } from '@virtnet/engine-eswitch';
-import { ReceiveQueue } from '@virtnet/engine-virtio-net';
+import { FRAME_BYTES_MAX, ReceiveQueue } from '@virtnet/engine-virtio-net';
 import { GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
 import {
   featureMask,
@@ -23,7 +23,8 @@ import { openSplitRing } from './split-ring-fixture.js';
 import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
 import { windowRoom } from './window-room.js';
 
-const { GUEST_CSUM, GUEST_TSO4, GUEST_USO4, GUEST_USO6, CSUM, HOST_TSO4, HOST_USO } = NetFeature;
+const { GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6 } = NetFeature;
+const { CSUM, HOST_TSO4, HOST_TSO6, HOST_USO } = NetFeature;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 const HEADER = 12;
 const HASH_KEY = '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa';
@@ -352,6 +353,31 @@ describe('eswitch offloads', () => {
       }
     },
   );
+
+  it('F18 the largest frame, 64 KiB of IPv6 behind two tags, arrives whole, and all of it in segments', () => {
+    const { pairs, turn } = switchFixture(
+      { features: [CSUM, HOST_TSO6] },
+      { features: [GUEST_CSUM, GUEST_TSO6] },
+      {},
+    );
+    const [a, whole, plain] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
+    const payloadBytes = 65_535 - 20;
+    const sent = shapeFrame({ destination: BROADCAST, version: 6, vlans: [5, 6], payloadBytes });
+    expect(sent.bytes).toHaveLength(FRAME_BYTES_MAX);
+    whole.post(1, HEADER + FRAME_BYTES_MAX);
+    plain.post(50, 2048);
+    a.send(sent.bytes, checksumHeader(sent, { gsoType: GsoType.TCPV6, gsoSize: 1400 }));
+    expect(turn(a)).toBe(1);
+    const [one] = whole.collect();
+    expect(decodeHeader(one!.written)).toMatchObject({ gsoType: GsoType.TCPV6, gsoSize: 1400 });
+    expect(Buffer.compare(one!.written.subarray(HEADER, one!.lengthBytes), sent.bytes)).toBe(0);
+    const segments = frames(plain);
+    expect(segments).toHaveLength(Math.ceil(payloadBytes / 1400));
+    const payload = Buffer.concat(segments.map((segment) => segment.subarray(sent.payload)));
+    expect(payload.equals(sent.bytes.subarray(sent.payload))).toBe(true);
+    for (const segment of segments)
+      expect([...segment.subarray(12, sent.network)]).toEqual([...sent.bytes.subarray(12, sent.network)]);
+  });
 
   it('segments without a buffer are counted one by one, and what can not be segmented is the receiver’s drop', () => {
     const { pairs, turn } = switchFixture(sender, {}, { features: [GUEST_CSUM, GUEST_TSO4] });

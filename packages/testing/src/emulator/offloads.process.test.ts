@@ -1,8 +1,9 @@
 /**
  * Frames larger than the MTU through a representor, both ways: whole where the receiver agreed, else in segments whose
- * checksums are right, and nothing else that it did not agree on (failure F13).
+ * checksums are right, and nothing else that it did not agree on (failure F13); before and behind a successor (F14), up
+ * to the largest there are (F18).
  */
-import { hotplugFeatures, RECEIVE_OFFLOADS } from '@virtnet/engine-virtio-net';
+import { FRAME_BYTES_MAX, hotplugFeatures, RECEIVE_OFFLOADS } from '@virtnet/engine-virtio-net';
 import { supportsUso } from '@virtnet/host-linux';
 import {
   featureMask,
@@ -41,6 +42,8 @@ const MTU_FRAME_BYTES = 1514;
 /** Room for the largest segment with its headers. */
 const BUFFER_BYTES = 66_000;
 const BUFFERS = 32;
+/** Largest frame that Linux gives an interface whole, one tag beside it not counted. */
+const FORWARDED_BYTES_MAX = 65_535;
 const ACK_CWR = 0x90;
 const HOP_LIMIT = 64;
 
@@ -140,6 +143,17 @@ function expectSegments(arrivals: readonly Arrival[], sent: ShapedFrame, kind: K
   expect(arrivals.flatMap(({ frame }) => [...frame.subarray(sent.payload)])).toEqual([...payload]);
 }
 
+/** Nothing of `sent` is missing: the kernel decides whether it is whole, for what it forwards is limited. */
+function expectAll(arrivals: readonly Arrival[], sent: ShapedFrame, kind: Kind): void {
+  const head = sent.bytes.subarray(0, sent.network);
+  for (const arrival of arrivals) {
+    expect([...arrival.frame.subarray(0, sent.network)]).toEqual([...head]);
+    expectSound(arrival, sent, kind, true);
+  }
+  const payload = Buffer.concat(arrivals.map(({ frame }) => frame.subarray(sent.payload)));
+  expect(payload.equals(sent.bytes.subarray(sent.payload))).toBe(true);
+}
+
 describe.skipIf(obstacle !== null)(`large frames${obstacle ? `: ${obstacle}` : ''}`, () => {
   let service: EmulatorService;
   let device: Hotplugged;
@@ -177,16 +191,46 @@ describe.skipIf(obstacle !== null)(`large frames${obstacle ? `: ${obstacle}` : '
     return got;
   }
 
+  /** What the driver gets of a frame that the network sends it. */
+  async function toDriver(sent: ShapedFrame, kind: Kind): Promise<Arrival[]> {
+    await service.network.sendRaw(SIDE, sent.bytes, headerOf(kind, sent));
+    const arrivals = await collect(sent, async () => {
+      const got = await guest.driver.received(0);
+      await guest.driver.postReceive(0, got.length, BUFFER_BYTES);
+      return got;
+    });
+    return arrivals;
+  }
+
+  /** What the network gets of a frame that the driver sends. */
+  async function toNetwork(sent: ShapedFrame, kind: Kind): Promise<Arrival[]> {
+    expect(await guest.driver.transmit(0, sent.bytes, headerOf(kind, sent))).toBe(true);
+    return collect(sent, async () =>
+      (await service.network.takeRaw(SIDE)).map((bytes) => ({
+        header: decodeHeader(bytes),
+        frame: bytes.subarray(NetHeader.sizeBytes),
+      })),
+    );
+  }
+
   /** Sends one frame of every kind to the driver; those of `whole` come as they are. */
   async function expectReceived(whole: readonly KindName[], openChecksums = true): Promise<void> {
     for (const name of NAMES) {
       const kind: Kind = KINDS[name];
       const sent = shaped(kind, ++seed);
-      await service.network.sendRaw(SIDE, sent.bytes, headerOf(kind, sent));
-      const arrivals = await collect(sent, () => guest.driver.received(0));
-      await guest.driver.postReceive(0, arrivals.length, BUFFER_BYTES);
+      const arrivals = await toDriver(sent, kind);
       if (whole.includes(name)) expectWhole(arrivals, sent, kind);
       else expectSegments(arrivals, sent, kind, openChecksums);
+    }
+  }
+
+  /** The driver sends one frame of every kind, to a network that takes any. */
+  async function expectSent(): Promise<void> {
+    await service.network.setOffloads(SIDE, ALL_OFFLOADS);
+    for (const name of NAMES) {
+      const kind: Kind = KINDS[name];
+      const sent = shaped(kind, ++seed, ELSEWHERE);
+      expectWhole(await toNetwork(sent, kind), sent, kind);
     }
   }
 
@@ -244,16 +288,72 @@ describe.skipIf(obstacle !== null)(`large frames${obstacle ? `: ${obstacle}` : '
       for (const offloads of [ALL_OFFLOADS, 0]) {
         await service.network.setOffloads(SIDE, offloads);
         const sent = shaped(kind, ++seed, ELSEWHERE);
-        expect(await guest.driver.transmit(0, sent.bytes, headerOf(kind, sent))).toBe(true);
-        const arrivals = await collect(sent, async () =>
-          (await service.network.takeRaw(SIDE)).map((bytes) => ({
-            header: decodeHeader(bytes),
-            frame: bytes.subarray(NetHeader.sizeBytes),
-          })),
-        );
+        const arrivals = await toNetwork(sent, kind);
         if (offloads === 0) expectSegments(arrivals, sent, kind, false);
         else expectWhole(arrivals, sent, kind);
       }
     },
   );
+
+  const successions: Readonly<Record<string, () => Promise<void>>> = {
+    'kill -9': async () => {
+      await service.startStandby();
+      await service.killActive();
+    },
+    'a planned handover': async () => {
+      await service.handOver(await service.startReserve());
+    },
+  };
+
+  it.each(Object.entries(successions))(
+    'F14 behind %s: whole what is agreed on, in segments what was switched off, and the next driver has its own',
+    async (_, succeed) => {
+      await start();
+      await succeed();
+      await expectReceived(NAMES);
+      await expectSent();
+      const agreed = guest.driver.features & RECEIVE_OFFLOADS;
+      await guest.driver.setOffloads(agreed & ~featureMask([GUEST_TSO4, GUEST_TSO6, GUEST_ECN]));
+      await succeed();
+      await expectReceived(['an open checksum', 'UDP over IPv4', 'UDP over IPv6']);
+      await expectSent();
+      await guest.driver.setOffloads(agreed);
+      await expectReceived(NAMES);
+      guest.close();
+      await start(0n);
+      await expectReceived([], false);
+    },
+    60_000,
+  );
+
+  describe.each([
+    ['TCP over IPv4', 4],
+    ['TCP over IPv6', 6],
+  ] as const)('F18 the largest %s there is', (name, version) => {
+    it.each([0, 1, 2])('behind %i tags: nothing is cut off, either way', async (tags) => {
+      const vlans = [5, 6].slice(0, tags);
+      const payloadBytes = 65_535 - (version === 4 ? 40 : 20);
+      const { gsoType } = KINDS[name];
+      const kind = { shape: { version, vlans, payloadBytes }, gsoType };
+      await start();
+      await service.network.setOffloads(SIDE, ALL_OFFLOADS);
+      const inward = shaped(kind, ++seed);
+      if (version === 6) expect(inward.bytes).toHaveLength(FRAME_BYTES_MAX - (2 - tags) * 4);
+      expectAll(await toDriver(inward, kind), inward, kind);
+      const outward = shaped(kind, ++seed, ELSEWHERE);
+      expectAll(await toNetwork(outward, kind), outward, kind);
+    });
+
+    it.each([0, 1])('that the kernel leaves whole, behind %i tags: it comes whole', async (tags) => {
+      const headers = 14 + (version === 4 ? 40 : 60);
+      const shape = { version, vlans: [5].slice(0, tags), payloadBytes: FORWARDED_BYTES_MAX - headers };
+      const kind = { ...KINDS[name], shape };
+      await start();
+      await service.network.setOffloads(SIDE, ALL_OFFLOADS);
+      const inward = shaped(kind, ++seed);
+      expectWhole(await toDriver(inward, kind), inward, kind);
+      const outward = shaped(kind, ++seed, ELSEWHERE);
+      expectWhole(await toNetwork(outward, kind), outward, kind);
+    });
+  });
 });
