@@ -217,6 +217,26 @@ describe('queue state', () => {
     expect(state.wanted(2)!.moderation).toBeNull();
   });
 
+  it.each([
+    [0, 8],
+    [8, 0],
+  ])(
+    'COAL-3 a driver that asks for %i microseconds and %i packets is interrupted for every burst',
+    async (usecs, packets) => {
+      await start();
+      const { net } = device.host;
+      const asked = (each: { usecs: number; packets: number }) => {
+        net.control = {
+          ...net.control,
+          coalescing: { ...net.control.coalescing, queues: new Map([[0, each]]) },
+        };
+        return state.wanted(0)!.moderation;
+      };
+      expect(asked({ usecs, packets })).toBeNull();
+      expect(asked({ usecs: 8, packets: 8 })).not.toBeNull();
+    },
+  );
+
   it('prepare: a queue begins at the base set for it, once, and at 0 otherwise; a takeover changes nothing', () => {
     const { words } = state.block(4);
     words.fill(9);

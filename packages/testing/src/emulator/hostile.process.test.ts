@@ -161,7 +161,7 @@ describe.skipIf(obstacle !== null)(`one hostile guest of two${obstacle ? `: ${ob
     ['all of it', 0],
     ['but for a piece of its first ring', 8192],
   ])(
-    'cuts its memory off (%s) under traffic: the successor goes on without it, and the other guest with all its frames',
+    'B5 cuts its memory off (%s) under traffic: the successor goes on without it, and the other guest with all its frames',
     async (_, left) => {
       const { pid } = service.active;
       const stopped = service.active.exited;

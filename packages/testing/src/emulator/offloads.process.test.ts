@@ -281,7 +281,7 @@ describe.skipIf(obstacle !== null)(`large frames${obstacle ? `: ${obstacle}` : '
   });
 
   it.each(NAMES)(
-    'sent by the driver: %s, whole to who takes it, and in segments to who does not',
+    'NET-5 sent by the driver: %s, whole to who takes it, and in segments to who does not',
     async (name) => {
       await start();
       const kind: Kind = KINDS[name];

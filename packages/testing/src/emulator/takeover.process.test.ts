@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { close, memfdCreate } from '@virtnet/host-linux';
-import { featureMask, NetFeature } from '@virtnet/wire';
+import { ControlRx, featureMask, NetFeature } from '@virtnet/wire';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { EmulatorService, eventually, type Hotplugged } from './emulator-service.fixture.js';
 import { Guest } from './guest.fixture.js';
@@ -163,6 +163,28 @@ describe.skipIf(obstacle !== null)(`active emulator killed${obstacle ? `: ${obst
     expect(shared()).toEqual(steady);
     expect(guest.ends).toEqual([]);
   }, 120_000);
+
+  it('E14 what the driver and the operator set is shown alike before and behind each successor', async () => {
+    const { driver } = guest;
+    await driver.setReceiveMode(ControlRx.PROMISC, false);
+    await driver.setReceiveMode(ControlRx.ALLMULTI, true);
+    await driver.setMacTable([Uint8Array.of(2, 0, 0, 0, 0, 9)], [Uint8Array.of(1, 0, 0x5e, 0, 0, 9)]);
+    await driver.setMac(Uint8Array.of(2, 0, 0, 0, 0, 77));
+    await driver.setOffloads(featureMask([NetFeature.GUEST_CSUM]));
+    await driver.setQueuePairs(2);
+    await driver.addVlan(9);
+    const read = async () => {
+      const devices = await service.queryAll();
+      return { devices, config: await driver.config() };
+    };
+    const before = await read();
+    expect(before.devices[0]).toMatchObject({ ctrl_mac: '02:00:00:00:00:4D', ctrl_mq: '2' });
+    await service.killActive();
+    expect(await read()).toEqual(before);
+    await service.handOver(await service.startReserve());
+    expect(await read()).toEqual(before);
+    await service.startStandby();
+  }, 60_000);
 
   it('with the pairs’ steering given up: the second pair of the successor receives as soon as it is asked to', async () => {
     await guest.driver.setQueuePairs(1);
