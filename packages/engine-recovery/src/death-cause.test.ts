@@ -13,6 +13,8 @@ const facts = (some: Partial<DeathFacts>): DeathFacts => ({
 describe('cause of a death', () => {
   it.each([
     ['a SIGKILL of somebody else', { signal: 'SIGKILL' }, 'killed', false],
+    ['another signal of somebody else', { signal: 'SIGQUIT' }, 'killed', false],
+    ['a SIGSEGV of somebody else', { signal: 'SIGKILL', lastWord: LastWord.FOREIGN_SIGNAL }, 'killed', false],
     ['a signal of its own making', { signal: 'SIGBUS' }, 'crash', true],
     ['an abort of the runtime, out of memory', { code: 134 }, 'crash', true],
     [

@@ -2,7 +2,7 @@
 import { LastWord } from '@virtnet/wire';
 
 export const deathCauses = [
-  /** Ended by a SIGKILL that was not ours: an operator, a test, the kernel out of memory. */
+  /** Ended by a signal that was not ours: an operator, a test, the kernel out of memory. */
   'killed',
   /** A signal of its own making (SIGSEGV, SIGBUS, SIGABRT …). */
   'crash',
@@ -22,6 +22,17 @@ export const deathCauses = [
   'exit',
 ] as const;
 export type DeathCause = (typeof deathCauses)[number];
+
+/** Signals by which the kernel, or a process itself, ends a process for its own fault (signal(7)). */
+const FAULT_SIGNALS: ReadonlySet<string> = new Set([
+  'SIGABRT',
+  'SIGBUS',
+  'SIGFPE',
+  'SIGILL',
+  'SIGSEGV',
+  'SIGSYS',
+  'SIGTRAP',
+]);
 
 /** Why we killed a process. */
 export type Sentence = 'hang' | 'worker-hang' | 'stopped' | 'silent';
@@ -43,8 +54,9 @@ export function deathCause({ sentence, code, signal, lastWord }: DeathFacts): De
   if (sentence !== null && (signal === 'SIGKILL' || (signal === null && code === null))) return sentence;
   if (lastWord === LastWord.WORKER) return 'worker';
   if (lastWord === LastWord.EXCEPTION) return 'exception';
-  if (signal === 'SIGKILL') return 'killed';
-  if (signal !== null) return signal === 'SIGTERM' || signal === 'SIGINT' ? 'exit' : 'crash';
+  if (lastWord === LastWord.FOREIGN_SIGNAL) return 'killed';
+  if (signal === 'SIGTERM' || signal === 'SIGINT') return 'exit';
+  if (signal !== null) return FAULT_SIGNALS.has(signal) ? 'crash' : 'killed';
   return code === null || code === 0 ? 'exit' : 'crash';
 }
 

@@ -10,6 +10,7 @@
 export * from './arena.js';
 export * from './burst-writer.js';
 export * from './epoll.js';
+export { blockFaultSignals, endByForeignFaultSignals } from './fault-signals.js';
 export {
   close,
   closeAll,

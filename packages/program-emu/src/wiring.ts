@@ -18,6 +18,7 @@ import {
   ARENA_BYTES,
   Arena,
   beatingPage,
+  endByForeignFaultSignals,
   getThreadAffinity,
   Poller,
   packMemory,
@@ -66,6 +67,7 @@ export async function serve(options: EmuOptions): Promise<void> {
     if (error instanceof WorkerFault) progress.page.endsOf(LastWord.WORKER, error.lane);
     else progress.page.endsOf(LastWord.EXCEPTION, MAIN_LANE);
   });
+  endByForeignFaultSignals(() => progress.page.endsOf(LastWord.FOREIGN_SIGNAL, null));
   progress.begin();
   const log = createLogger(PROGRAM).child({ instance: options.instance });
   const paths = virtnetPaths();

@@ -1,6 +1,6 @@
 /** Entry of a datapath worker thread: goes where it shall run, warms its loops up, says ready, runs until it is told to stop. */
 import { useWindow } from '@virtnet/engine-virtqueue';
-import { Arena, laneAt, setThreadAffinity, setThreadName } from '@virtnet/host-linux';
+import { Arena, blockFaultSignals, laneAt, setThreadAffinity, setThreadName } from '@virtnet/host-linux';
 import { MailboxReceiver, type RunStart } from '@virtnet/host-workers';
 import type { WorkerMessage, WorkerReport, WorkerStart } from './datapath-protocol.js';
 import { Scratch } from './scratch.js';
@@ -10,6 +10,7 @@ import { WorkerLoop } from './worker-loop.js';
 export default function run({ index, port, control, data }: RunStart<WorkerStart>): void {
   const started = performance.now();
   setThreadName(`datapath-${index}`);
+  blockFaultSignals();
   // Processors that are taken from us between the choice and now: the thread runs anywhere, as it does without any.
   if (data.processors !== null) setThreadAffinity(data.processors);
   const window = data.window === null ? null : useWindow(data.window);

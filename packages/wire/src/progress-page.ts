@@ -51,6 +51,8 @@ export const LastWord = {
   EXCEPTION: 1,
   /** A datapath thread failed or did not answer. */
   WORKER: 2,
+  /** A signal that somebody sent, though it looks like one that a fault raises (SIGSEGV, SIGABRT). */
+  FOREIGN_SIGNAL: 3,
 } as const;
 export type LastWord = (typeof LastWord)[keyof typeof LastWord];
 
