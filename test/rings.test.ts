@@ -20,7 +20,7 @@ describe('rings of DPDK virtio-user', () => {
       inOrder: true,
       pairs: 2,
       queueSize: 1000,
-      segmented: true,
+      indirect: true,
       server: 'backend',
     },
     {
@@ -29,7 +29,7 @@ describe('rings of DPDK virtio-user', () => {
       inOrder: false,
       pairs: 2,
       queueSize: 256,
-      segmented: true,
+      indirect: true,
       server: 'backend',
     },
     {
@@ -38,7 +38,7 @@ describe('rings of DPDK virtio-user', () => {
       inOrder: false,
       pairs: 2,
       queueSize: 256,
-      segmented: true,
+      indirect: true,
       server: 'backend',
     },
   ];

@@ -89,6 +89,7 @@ export interface QueriedDevice {
   readonly mac: string;
   readonly mtu: string;
   readonly status: Readonly<Record<string, string>>;
+  readonly device_feature: Readonly<Record<string, string>>;
   readonly driver_feature: Readonly<Record<string, string>>;
   readonly enabled_queues: string;
   readonly ctrl_mac: string;

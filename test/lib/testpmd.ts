@@ -29,6 +29,8 @@ export interface TestpmdOptions {
   readonly memoryMegabytes?: number;
   /** Buffers in its pool. */
   readonly mbufs?: number;
+  /** It tells where the rings of its virtio-user ports lie, see {@link Testpmd.ringAddress}. */
+  readonly tellsRings?: boolean;
   /** Processor its forwarding thread is bound to; default: it floats. */
   readonly processor?: number;
   readonly name?: string;
@@ -74,8 +76,13 @@ export function virtioUser(port: VirtioUser): string {
 /** Name of testpmd's forwarding thread. */
 export const FORWARDING_THREAD = 'rte-worker-1';
 
+/** What the driver says of each queue that it sets up; the last word counts, for it may begin again. */
+const QUEUE_SET_UP = /setting up queue: (\d+) [\s\S]*?vq_ring_virt_mem: 0x([0-9a-f]+)/g;
+
 export class Testpmd {
   readonly child: Child;
+  /** Everything it printed, if it tells where its rings lie. */
+  #said = '';
 
   private constructor(child: Child) {
     this.child = child;
@@ -95,6 +102,7 @@ export class Testpmd {
         '-m',
         `${options.memoryMegabytes ?? 256}`,
         '--no-telemetry',
+        ...(options.tellsRings === true ? ['--log-level=pmd.net.virtio.init:debug'] : []),
       ],
       // stdbuf: answers would sit in stdio's buffer while the prompt is written at once.
       // Two threads: one for commands, one for forwarding; by default neither is pinned on a small machine.
@@ -109,8 +117,19 @@ export class Testpmd {
       log: join(options.directory, `${name}.log`),
     });
     const testpmd = new Testpmd(child);
+    if (options.tellsRings === true)
+      child.onText((text) => {
+        testpmd.#said += text;
+      });
     await testpmd.#prompt('its start', START_TIMEOUT_MS);
     return testpmd;
+  }
+
+  /** Where the descriptors of a queue of its only port begin, in its own address space. Needs `tellsRings`. */
+  ringAddress(queue: number): number {
+    const told = [...this.#said.matchAll(QUEUE_SET_UP)].findLast(([, number]) => Number(number) === queue);
+    if (told === undefined) throw new Error(`testpmd did not say where the ring of queue ${queue} is`);
+    return Number.parseInt(told[2]!, 16);
   }
 
   /** Types a command and returns what it prints. */
@@ -139,7 +158,10 @@ export class Testpmd {
     }
   }
 
-  /** Sets the forwarding mode and starts it; `firstBursts`: bursts of frames it sends first. */
+  /**
+   * Sets the forwarding mode and starts it; `firstBursts`: bursts of frames it sends first. A mode ending in ` retry`
+   * waits where a transmit ring is full, as long as `set burst tx` says; others drop.
+   */
   async forward(mode: string, firstBursts = 0): Promise<void> {
     await this.command(`set fwd ${mode}`);
     const answer = await this.command(firstBursts > 0 ? `start tx_first ${firstBursts}` : 'start');

@@ -7,7 +7,9 @@ import type { Ends } from './streams.ts';
 const SEND_PORT = 6001;
 const RECEIVE_PORT = 6002;
 const READY_TIMEOUT_MS = 30_000;
+/** Patience with a transfer of no bytes, and with each MiB: a guest that is emulated on a busy machine takes long. */
 const TRANSFER_TIMEOUT_MS = 300_000;
+const MIB_TIMEOUT_MS = 1_500;
 
 export interface TransferResult {
   readonly direction: 'to guest' | 'from guest';
@@ -23,18 +25,32 @@ export function isIntact(result: TransferResult, bytes: number): boolean {
   return result.bytes === bytes && result.sent === result.received && /^[0-9a-f]{64}$/.test(result.sent);
 }
 
+/** How long a transfer of `bytes`, or hashing them, may take. */
+export function transferTimeoutMs(bytes: number): number {
+  return TRANSFER_TIMEOUT_MS + (bytes / 2 ** 20) * MIB_TIMEOUT_MS;
+}
+
+/** In words, with its throughput. */
+export function describeTransfer({ direction, bytes, seconds, received }: TransferResult): string {
+  const mib = bytes / 2 ** 20;
+  const rate = `${(mib / seconds).toFixed(1)} MiB/s`;
+  return `${direction}: ${mib} MiB in ${seconds.toFixed(1)} s, ${rate}, sha256 ${received.slice(0, 16)}`;
+}
+
 /** The host's end, serving transfers of `bytes` each. */
 export class TransferHost {
   readonly #ends: Ends;
   readonly #address: string;
   readonly #bytes: number;
   readonly #child: Child;
+  readonly #timeoutMs: number;
 
   private constructor(ends: Ends, address: string, bytes: number, child: Child) {
     this.#ends = ends;
     this.#address = address;
     this.#bytes = bytes;
     this.#child = child;
+    this.#timeoutMs = transferTimeoutMs(bytes);
   }
 
   /** `address` is the host's, as the guest sees it. */
@@ -51,15 +67,12 @@ export class TransferHost {
   async toGuest(): Promise<TransferResult> {
     const { guest } = this.#ends;
     const started = performance.now();
-    const here = this.#child.printed(/^sent (\d+) ([0-9a-f]+)$/m, TRANSFER_TIMEOUT_MS, { fromNow: true });
+    const here = this.#child.printed(/^sent (\d+) ([0-9a-f]+)$/m, this.#timeoutMs, { fromNow: true });
     here.catch(() => {}); // awaited below
-    await guest.run(`nc ${this.#address} ${SEND_PORT} </dev/null >/tmp/received`, TRANSFER_TIMEOUT_MS);
+    await guest.run(`nc ${this.#address} ${SEND_PORT} </dev/null >/tmp/received`, this.#timeoutMs);
     const seconds = (performance.now() - started) / 1000;
     const [bytes = '', received = ''] = (
-      await guest.run(
-        'stat -c %s /tmp/received; sha256sum </tmp/received; rm /tmp/received',
-        TRANSFER_TIMEOUT_MS,
-      )
+      await guest.run('stat -c %s /tmp/received; sha256sum </tmp/received; rm /tmp/received', this.#timeoutMs)
     )
       .replace(/ +-/, '')
       .split('\n');
@@ -68,13 +81,13 @@ export class TransferHost {
 
   async fromGuest(): Promise<TransferResult> {
     const make = `head -c ${this.#bytes} /dev/urandom >/tmp/data; sha256sum </tmp/data`;
-    const sent = (await this.#ends.guest.run(make, TRANSFER_TIMEOUT_MS)).replace(/ +-/, '');
+    const sent = (await this.#ends.guest.run(make, this.#timeoutMs)).replace(/ +-/, '');
     const started = performance.now();
-    const here = this.#child.printed(/^received (\d+) ([0-9a-f]+)$/m, TRANSFER_TIMEOUT_MS, { fromNow: true });
+    const here = this.#child.printed(/^received (\d+) ([0-9a-f]+)$/m, this.#timeoutMs, { fromNow: true });
     here.catch(() => {}); // awaited below
     await this.#ends.guest.run(
       `nc ${this.#address} ${RECEIVE_PORT} </tmp/data; rm /tmp/data`,
-      TRANSFER_TIMEOUT_MS,
+      this.#timeoutMs,
     );
     const [, bytes, received = ''] = await here;
     const seconds = (performance.now() - started) / 1000;
