@@ -91,8 +91,10 @@ async function main(words: readonly string[]): Promise<number> {
   const started = performance.now();
   let failed = 0;
   const work = async (): Promise<void> => {
-    for (let group = groups.shift(); group !== undefined; group = groups.shift())
-      failed += await checkStage(matrix, group, options.count);
+    for (let group = groups.shift(); group !== undefined; group = groups.shift()) {
+      const more = await checkStage(matrix, group, options.count);
+      failed += more; // not in one: others add meanwhile
+    }
   };
   await Promise.all(Array.from({ length: options.jobs }, work));
   const seconds = ((performance.now() - started) / 1000).toFixed(0);
