@@ -4,32 +4,35 @@ import type { Cell } from './lib/matrix-cell.ts';
 import { setup } from './lib/setup.ts';
 import { SetupError } from './lib/shell.ts';
 
-const USAGE = `Usage: scripts/matrix [--all] [--count N] [--jobs N]
+const USAGE = `Usage: scripts/matrix [--all] [--pairs N] [--count N] [--jobs N]
 
 Drives a function through vfe-vhostd with dpdk-testpmd's net_virtio_user: split and packed rings, mergeable buffers on
 and off, in order or not, 1, 2 and 8 queue pairs, rings of 64 to 1024 entries (packed: 1000 too), indirect tables
 offered or not, the vhost-user socket made by either side. In each cell N datagrams (default 100) of every length up to
 the largest frame go through the guest's side and back and are compared, as many again that it copies into up to seven
-segments, and after them frames of four segments as fast as it can send; all that before and after its port was stopped
+segments, and after them frames of two segments as fast as it can send; all that before and after its port was stopped
 and started. Frames in segments lie in tables where those are offered, and in chains where not: the descriptors in
 testpmd's memory are read to see it. (A split ring in order is chained always: DPDK makes no tables there.)
 
 Without --all a set of cells in which any two values of any two columns meet; with it every cell, which takes an hour.
---jobs N works on N services at once (default 1); there are six.
+--pairs N leaves out the cells with another number of queue pairs. --jobs N works on N services at once (default 1);
+there are two for each number of pairs.
 
 Exit code: 0 every payload was intact and every frame laid out as it should be, 1 not, 2 wrong usage.
 `;
 
 interface Options {
   all: boolean;
+  /** 0: all of them. */
+  pairs: number;
   count: number;
   jobs: number;
 }
 
 function parse(words: readonly string[]): Options | null {
-  const options: Options = { all: false, count: 100, jobs: 1 };
+  const options: Options = { all: false, pairs: 0, count: 100, jobs: 1 };
   for (let at = 0; at < words.length; at++) {
-    const name = /^--(count|jobs)$/.exec(words[at]!)?.[1] as 'count' | 'jobs' | undefined;
+    const name = /^--(pairs|count|jobs)$/.exec(words[at]!)?.[1] as 'pairs' | 'count' | 'jobs' | undefined;
     if (words[at] === '--all') options.all = true;
     else if (name !== undefined && /^[1-9]\d{0,5}$/.test(words[at + 1] ?? ''))
       options[name] = Number(words[++at]);
@@ -86,7 +89,8 @@ async function main(words: readonly string[]): Promise<number> {
   }
   setup(['npm', 'build', 'dpdk'], (line) => process.stderr.write(`${line}\n`));
   const matrix = await import('./lib/matrix-cell.ts'); // here, for the packages may not be built yet
-  const cells = options.all ? matrix.allCells() : matrix.coveringCells();
+  const chosen = options.all ? matrix.allCells() : matrix.coveringCells();
+  const cells = chosen.filter(({ pairs }) => options.pairs === 0 || pairs === options.pairs);
   const groups = byStage(cells);
   const started = performance.now();
   let failed = 0;

@@ -10,41 +10,25 @@ const DATAGRAMS = 150;
 const ECHOED = 3_000;
 const KILLS = 3;
 const PAYLOAD_BYTES = 8_000;
+const PAIRS = 2;
+
+const cellOf = (driver: Omit<Cell, 'pairs' | 'server'>): Cell => ({
+  ...driver,
+  pairs: PAIRS,
+  server: 'backend',
+});
 
 describe('rings of DPDK virtio-user', () => {
-  const used = useScene((scene) => MatrixStage.open(scene, 2, 'backend'));
-  const cells: Cell[] = [
-    {
-      packed: true,
-      mergeable: true,
-      inOrder: true,
-      pairs: 2,
-      queueSize: 1000,
-      indirect: true,
-      server: 'backend',
-    },
-    {
-      packed: true,
-      mergeable: false,
-      inOrder: false,
-      pairs: 2,
-      queueSize: 256,
-      indirect: true,
-      server: 'backend',
-    },
-    {
-      packed: false,
-      mergeable: true,
-      inOrder: false,
-      pairs: 2,
-      queueSize: 256,
-      indirect: true,
-      server: 'backend',
-    },
+  const used = useScene((scene) => MatrixStage.open(scene, PAIRS, 'backend'));
+  const cells = [
+    cellOf({ packed: true, mergeable: true, inOrder: true, queueSize: 1000, indirect: true }),
+    cellOf({ packed: false, mergeable: true, inOrder: false, queueSize: 256, indirect: true }),
+    cellOf({ packed: true, mergeable: false, inOrder: false, queueSize: 256, indirect: false }),
+    cellOf({ packed: false, mergeable: false, inOrder: true, queueSize: 64, indirect: false }),
   ];
 
   for (const cell of cells)
-    test(`${cellName(cell)} > every payload arrives as it was, before and after port stop and start`, async () => {
+    test(`${cellName(cell)} > every payload arrives as it was, in chains or tables as agreed, before and after port stop and start`, async () => {
       expect(await used.value.check(cell, DATAGRAMS)).toEqual([]);
     });
 

@@ -15,8 +15,10 @@ import type { Child, Exit, Processes } from './processes.ts';
 import { within } from './waiting.ts';
 
 const PROMPT = 'testpmd> ';
-const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = 120_000;
 const COMMAND_TIMEOUT_MS = 30_000;
+/** On a busy machine it is long in giving its memory back. */
+const END_TIMEOUT_MS = 120_000;
 
 export interface TestpmdOptions {
   readonly processes: Processes;
@@ -193,7 +195,7 @@ export class Testpmd {
   /** Ends it in order: stops forwarding, closes ports, lets the backend see a clean disconnect. */
   async quit(): Promise<Exit> {
     this.child.write('stop\nquit\n');
-    const exit = await within(this.child.exited, COMMAND_TIMEOUT_MS);
+    const exit = await within(this.child.exited, END_TIMEOUT_MS);
     return exit ?? this.child.end('SIGKILL');
   }
 }

@@ -16,7 +16,8 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const WINDOW = 64;
-const ANSWER_TIMEOUT_MS = 3_000;
+/** A busy machine may let somebody on the way wait for a processor for seconds. */
+const ANSWER_TIMEOUT_MS = 20_000;
 const PAYLOAD_BYTES_MAX = 1_472;
 const NUMBER_BYTES = 4;
 /** Pause after so many datagrams, for a receiver without flow control. */
