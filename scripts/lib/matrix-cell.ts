@@ -233,8 +233,8 @@ export class MatrixStage {
 
   /**
    * Waits until every ring passes frames on. One that its frontend has not switched on yet discards what it is sent
-   * (vhost-user, Ring states); to be switched on is not answered, and no command shows it. So frames are sent until
-   * some of every queue were passed on; of a pair the transmit queue is the second that is switched on.
+   * (vhost-user, Ring states); to be switched on is not answered, and no command shows it. So bursts are sent until
+   * some frames of every queue were passed on; of a pair the transmit queue is the second that is switched on.
    */
   async #passing(testpmd: Testpmd, pairs: number): Promise<void> {
     await this.#rings(pairs);
@@ -246,12 +246,12 @@ export class MatrixStage {
     };
     const before = await passed();
     await testpmd.command('set txpkts 64');
-    await testpmd.forward('txonly');
     await until('frames of every queue', RINGS_TIMEOUT_MS, async () => {
+      await testpmd.forward('io', 1);
+      await testpmd.stop();
       const now = await passed();
       return now.length === pairs && now.every((bytes, pair) => bytes > before[pair]!);
     });
-    await testpmd.stop();
   }
 
   async #round(prefix: string, testpmd: Testpmd, cell: Cell, count: number): Promise<string[]> {
