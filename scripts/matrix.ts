@@ -14,7 +14,7 @@ segments, and after them frames of two segments as fast as it can send; all that
 and started. Frames in segments lie in tables where those are offered, and in chains where not: the descriptors in
 testpmd's memory are read to see it. (A split ring in order is chained always: DPDK makes no tables there.)
 
-Without --all a set of cells in which any two values of any two columns meet; with it every cell, which takes an hour.
+Without --all a set of cells in which any two values of any two columns meet; with it every cell, which takes half an hour.
 --pairs N leaves out the cells with another number of queue pairs. --jobs N works on N services at once (default 1);
 there are two for each number of pairs.
 
