@@ -22,7 +22,7 @@ import { Errno } from '@virtnet/wire';
 import { AttachedFunction, mtuOf, pairsOf } from './attached-function.js';
 import { FunctionLink } from './function-link.js';
 import { CONFIG_POLL_MS, CONNECT_ATTEMPTS, CONNECT_PAUSE_MS } from './limits.js';
-import { isConnectionFailure } from './refusal.js';
+import { isConnectionFailure, isSilence } from './refusal.js';
 import { SerialQueue } from './serial-queue.js';
 import { TapInterface } from './tap-interface.js';
 import type { VirtioFunction } from './virtio-function.js';
@@ -241,6 +241,7 @@ export class HostNetdev {
       try {
         await this.#readConfig(fn);
       } catch (error) {
+        if (isSilence(error)) return this.#look(); // frames still move: nothing is given up for a look
         if (!isConnectionFailure(error)) throw error;
         fn.disconnect();
       }

@@ -26,6 +26,11 @@ export function isConnectionFailure(error: unknown): boolean {
   return error instanceof VfioUserError && CONNECTION_ERRNOS.has(error.errno);
 }
 
+/** Whether a request was not answered in time, and the connection stands: a successor of who was asked may answer yet. */
+export function isSilence(error: unknown): boolean {
+  return error instanceof VfioUserError && error.errno === Errno.ETIMEDOUT;
+}
+
 /** Waits for requests to a function. 0, or the negative errno of a refusal; anything else is thrown on. */
 export async function refusalOf(work: Promise<unknown>): Promise<number> {
   try {

@@ -14,6 +14,9 @@
  *   A process that goes on for one that was killed is told what is wanted, and the function does it already. Only when
  *   a message was under way it is not known how far the function came: then it is told everything anew, its packed rings
  *   from where it stopped them. The page keeps that position, should this process be killed as well.
+ *   A function that does not answer in time is given up when a frontend waits for what was asked. When nobody does it is
+ *   asked again, and frontends have their turn in between: its emulator may be dead, and a successor only starting, which
+ *   answers then and has lost nothing. To connect anew would reset the function.
  *
  * Parties
  *   session    calls one at a time; keeps descriptors open while they are lent.
@@ -32,6 +35,7 @@
 import {
   type FunctionProfile,
   isConnectionFailure,
+  isSilence,
   SerialQueue,
   type VirtioFunction,
 } from '@virtnet/driver-virtio-net';
@@ -401,11 +405,18 @@ export class FunctionBinding implements VhostBackendDevice {
 
   async #configChanged(): Promise<void> {
     eventfdDrain(this.#configFd);
+    let again = false;
     const asked = async (fn: VirtioFunction) => {
-      if (await fn.needsReset()) this.#options.onNeedsReset();
+      try {
+        if (await fn.needsReset()) this.#options.onNeedsReset();
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+        again = true;
+      }
       return 0;
     };
     await this.#serial.run(() => this.#onFunction(asked));
+    if (again) void this.#configChanged();
   }
 }
 

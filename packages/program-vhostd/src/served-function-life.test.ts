@@ -1,7 +1,16 @@
 import { existsSync } from 'node:fs';
+import { FUNCTION_TIMEOUT_MS } from '@virtnet/driver-virtio-net';
 import { accept, close, eventfdDrain, eventfdSignal, listen } from '@virtnet/host-linux';
 import { frontendPayload as payload } from '@virtnet/server-vhost-user';
-import { Errno, featureMask, hasFeature, NetFeature, VhostUserFlags, VhostUserRequest } from '@virtnet/wire';
+import {
+  DeviceStatus,
+  Errno,
+  featureMask,
+  hasFeature,
+  NetFeature,
+  VhostUserFlags,
+  VhostUserRequest,
+} from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { VfeError } from './errors.js';
 import { Phase } from './function-page.js';
@@ -120,6 +129,24 @@ describe('a served function whose emulator is restarted', () => {
       .toEqual([true, true]);
     expect(t.fn.queues[0]!.base).toBe(3);
   });
+
+  test('answers nothing for the time-out while no frontend waits > is asked again; nothing is reset', async () => {
+    await t.serve();
+    const m = t.machine();
+    await m.boot(1);
+    const answers = Promise.withResolvers<void>();
+    t.fn.readGate = answers.promise;
+    const { reads, resets } = t.fn;
+    eventfdSignal(t.fn.irqFds.get(t.fn.configVector)!);
+    await expect.poll(() => t.fn.reads, { timeout: 20_000 }).toBe(reads + 1);
+    t.fn.status |= DeviceStatus.NEEDS_RESET;
+    // The answer to the first question comes too late, the next one counts.
+    await new Promise((resolve) => setTimeout(resolve, FUNCTION_TIMEOUT_MS + 200));
+    answers.resolve();
+    await expect.poll(() => t.served.counters.needsReset, { timeout: 20_000 }).toBe(1);
+    expect(t.served.counters.functionLost).toBe(0);
+    expect([t.server.connections, t.fn.resets]).toEqual([1, resets]);
+  }, 60_000);
 
   test('ends in the middle of probing, again and again > is tried until it stays (U4)', async () => {
     await t.serve();

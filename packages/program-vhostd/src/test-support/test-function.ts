@@ -99,6 +99,10 @@ export class TestFunction implements VfioUserDevice {
   mapErrno = 0;
   /** Awaited before every answer to a write or a reset. */
   gate: Promise<void> = Promise.resolve();
+  /** Awaited before every answer to a read. */
+  readGate: Promise<void> = Promise.resolve();
+  /** Reads that were asked for. */
+  reads = 0;
   #queueSelect = 0;
   #deviceSelect = 0;
   #driverSelect = 0;
@@ -144,7 +148,9 @@ export class TestFunction implements VfioUserDevice {
     return { count, eventfd: true, maskable: false, automasked: false, noResize: true };
   }
 
-  read(region: number, offset: number, count: number): Uint8Array {
+  async read(region: number, offset: number, count: number): Promise<Uint8Array> {
+    this.reads++;
+    await this.readGate;
     if (region === VfioPciRegion.CONFIG) return this.config.slice(offset, offset + count);
     const bytes = offset >= DEVICE_AT ? this.#deviceConfig() : this.#commonConfig();
     const at = offset >= DEVICE_AT ? offset - DEVICE_AT : offset;
