@@ -1,6 +1,15 @@
 import { fstatSync, ftruncateSync, writeSync } from 'node:fs';
 import { Shelf, type ShelfOperation } from '@virtnet/engine-recovery';
-import { close, dup, eventfd, fileIdentity, fileSize, memfdCreate, sameOpenFile } from '@virtnet/host-linux';
+import {
+  close,
+  dup,
+  Epoll,
+  eventfd,
+  fileIdentity,
+  fileSize,
+  memfdCreate,
+  sameOpenFile,
+} from '@virtnet/host-linux';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
@@ -13,6 +22,13 @@ beforeEach(() => {
   fds = [memfdCreate('log', 0), memfdCreate('log', 0)];
 });
 afterEach(() => fds.forEach(close));
+
+/** Descriptors whose files have no number, like those of a TAP. */
+function epoll(): number {
+  const made = Epoll.create();
+  if (typeof made === 'number') throw new Error(`no epoll: ${made}`);
+  return made.fd;
+}
 
 const blob = (text: string) => new TextEncoder().encode(text);
 const put = <H>(name: string, text: string, handle: H | null = null): ShelfOperation<H> => ({
@@ -200,6 +216,60 @@ describe('mirror of the shelf in the manager’s store', () => {
     expect([inoOf('b'), inoOf('new')]).toEqual([fstatSync(memory.fd).ino, fstatSync(memory.fd).ino]);
     apply([{ kind: 'delete', name: 'b' }]);
     expect([inoOf('b'), inoOf('new')]).toEqual([null, fstatSync(memory.fd).ino]);
+    end();
+  });
+
+  it.each([
+    ['an eventfd', () => eventfd()],
+    ['what has no number', () => epoll()],
+  ])('%s moves from one entry to another: the manager has it under the latter', (_, open) => {
+    const { shelf, store, apply, end } = mirror();
+    store.settled(() => shelf.entries());
+    const held = new SharedFd(open());
+    apply([put('a', '', held.retain())]);
+    for (const [to, from] of ['ba', 'ab', 'ba'] as const) {
+      apply([put(to!, '', held.retain())]);
+      apply([{ kind: 'delete', name: from! }]);
+      expect(kept.map((one) => [plain.get(one.name), sameOpenFile(one.fd, held.fd)])).toEqual([[to, true]]);
+    }
+    apply([{ kind: 'delete', name: 'b' }]);
+    expect(kept).toEqual([]);
+    held.release();
+    end();
+  });
+
+  it('the same out of the store, and while messages wait', () => {
+    const former = mirror();
+    former.store.settled(() => former.shelf.entries());
+    const held = new SharedFd(eventfd());
+    former.apply([put('a', '', held.retain())]);
+    former.end();
+    const { shelf, store, apply, end } = mirror();
+    apply([put('a', '', held.retain())], true);
+    store.settled(() => shelf.entries());
+    sending.waiting = 1;
+    apply([put('b', '', held.retain())]);
+    apply([{ kind: 'delete', name: 'a' }]);
+    expect(kept.map((one) => plain.get(one.name))).toEqual(['a']);
+    sending.waiting = 0;
+    for (const action of sending.later.splice(0)) action();
+    expect(kept.map((one) => [plain.get(one.name), sameOpenFile(one.fd, held.fd)])).toEqual([['b', true]]);
+    held.release();
+    end();
+  });
+
+  it('let go, and another without a number put under the name before that was said: the manager has the other', () => {
+    const { shelf, store, apply, end } = mirror();
+    store.settled(() => shelf.entries());
+    const [one, other] = [new SharedFd(epoll()), new SharedFd(epoll())];
+    apply([put('a', '', one.retain())]);
+    sending.waiting = 1;
+    apply([{ kind: 'delete', name: 'a' }]);
+    apply([put('a', '', other.retain())]);
+    sending.waiting = 0;
+    for (const action of sending.later.splice(0)) action();
+    expect(kept.map(({ fd: held }) => sameOpenFile(held, other.fd))).toEqual([true]);
+    for (const handle of [one, other]) handle.release();
     end();
   });
 

@@ -10,6 +10,9 @@
  *   not stored.
  *   A name tells the file as well as the entry. So what a new keeper is told again is not stored again, and what replaces a
  *   descriptor is stored beside it: the log says which of the two counts, and only then the former is let go.
+ *   What cannot be opened anew (a TAP, an eventfd, a socket) the manager has once. Where it moves from one entry to another,
+ *   as a representor does from a function to the pool, it is on the shelf under both for a while, and the manager knows it
+ *   under the first: when that is let go, it is stored again, under the name of the other.
  *   While messages to the manager wait for room the log stays as it is: it never says more than the manager has or is about to
  *   read. It is written anew when all of them are sent.
  *   A keeper that replaces a dead one does not know what the manager has, but its predecessor's log does: nothing is
@@ -20,11 +23,19 @@
  *   I2  while `restoring`, what is put came out of the store: it is logged and not stored again.
  *
  * Limits  STORED_MAX descriptors; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md. What files cannot be
- *         told from (a TAP) is let go before another is stored in its place: killed between these two messages, it is lost.
+ *         told from (a TAP) is let go before another is stored in its place, and what moves to another entry before it is
+ *         stored there: killed between these two messages, it is lost.
  */
 import { createHash } from 'node:crypto';
 import { crc32, type DeskObserver, type ShelfEntry, type ShelfOperation } from '@virtnet/engine-recovery';
-import { close, fileIdentity, reopenFile, type ServiceManager, sameOpenFile } from '@virtnet/host-linux';
+import {
+  close,
+  fileIdentity,
+  reopenFile,
+  type ServiceManager,
+  sameOpenFile,
+  tapName,
+} from '@virtnet/host-linux';
 import type { SharedFd } from './shared-fd.js';
 import type { ShelfLog } from './shelf-log.js';
 
@@ -54,13 +65,24 @@ export type StoreManager = Pick<ServiceManager, 'store' | 'remove' | 'waiting' |
 /** What a ShelfServer tells of its shelf. */
 export type ShelfObserver = DeskObserver<SharedFd>;
 
+/** A descriptor that cannot be opened anew; owned for as long as the manager has it. */
+interface Single {
+  readonly shared: SharedFd;
+  /** What only few others have in common with it. */
+  readonly key: string;
+}
+
 export class ShelfStore implements ShelfObserver {
   readonly #manager: StoreManager;
   readonly #log: ShelfLog;
   /** Entries that the manager has a descriptor for, with the number of its file; at most STORED_MAX. */
   readonly #stored: Map<string, number>;
-  /** Stored names that nothing needs once the log says so. */
-  readonly #obsolete = new Set<string>();
+  /** Stored names that nothing needs once the log says so, with what only they may stand for. */
+  readonly #obsolete = new Map<string, Single | null>();
+  /** By the names of their entries; at most STORED_MAX. */
+  readonly #singles = new Map<string, Single>();
+  /** Names of such entries, by key. */
+  readonly #alike = new Map<string, Set<string>>();
   /** The manager has nothing, whatever the log says. */
   readonly #anew: boolean;
   readonly #onFull: (name: string) => void;
@@ -101,6 +123,7 @@ export class ShelfStore implements ShelfObserver {
     }
     for (const [name, handle] of put)
       if (!restoring || !this.#stored.has(name)) this.#store(name, handle, replaced.get(name));
+      else this.#knowSingle(name, handle);
     if (!this.#settled || this.#behind) return;
     if (this.#manager.waiting > 0 || !this.#log.append(operations, this.#fileOf)) this.#writeAnew();
     else this.#letGo();
@@ -124,38 +147,94 @@ export class ShelfStore implements ShelfObserver {
     });
   }
 
-  #store(name: string, { fd }: SharedFd, replaced: SharedFd | undefined): void {
+  #store(name: string, shared: SharedFd, replaced: SharedFd | undefined): void {
     const former = this.#stored.get(name);
-    const file = fileNumber(fd);
+    const file = fileNumber(shared.fd);
     if (former === undefined && this.#stored.size >= STORED_MAX) {
       if (!this.#full) this.#onFull(name);
       this.#full = true;
       return;
     }
     if (former !== undefined) {
-      const same = file === 0 ? replaced !== undefined && sameOpenFile(replaced.fd, fd) : file === former;
-      if (same) return;
+      const same =
+        file === 0 ? replaced !== undefined && sameOpenFile(replaced.fd, shared.fd) : file === former;
+      if (same) return this.#knowSingle(name, shared);
       // Where it is not known whether the manager would take it for a repetition, it must not be one.
-      if (file === 0 || former === 0) this.#manager.remove(storedName(name, former));
-      else this.#obsolete.add(storedName(name, former));
+      const single = this.#takeSingle(name);
+      if (file === 0 || former === 0) this.#remove(storedName(name, former), single);
+      else this.#obsolete.set(storedName(name, former), single);
     }
     this.#stored.set(name, file);
-    if (this.#obsolete.delete(storedName(name, file))) return; // taken back before it was let go
-    const own = reopenFile(fd);
-    this.#manager.store(storedName(name, file), own < 0 ? fd : own);
+    const isStored = this.#takeBack(storedName(name, file), file, shared);
+    const own = reopenFile(shared.fd);
+    if (own < 0) this.#addSingle(name, shared, file);
+    if (!isStored) this.#manager.store(storedName(name, file), own < 0 ? shared.fd : own);
     if (own >= 0) close(own);
+  }
+
+  /** Whether the manager has it still, under a name that was to be let go. */
+  #takeBack(stored: string, file: number, { fd }: SharedFd): boolean {
+    const single = this.#obsolete.get(stored);
+    if (single === undefined) return false;
+    this.#obsolete.delete(stored);
+    if (file === 0 && (single === null || !sameOpenFile(single.shared.fd, fd))) {
+      this.#remove(stored, single);
+      return false;
+    }
+    single?.shared.release();
+    return true;
   }
 
   #forget(name: string): void {
     const file = this.#stored.get(name);
     if (file === undefined) return;
     this.#stored.delete(name);
-    this.#obsolete.add(storedName(name, file));
+    this.#obsolete.set(storedName(name, file), this.#takeSingle(name));
   }
 
   #letGo(): void {
-    for (const name of this.#obsolete) this.#manager.remove(name);
+    for (const [stored, single] of this.#obsolete) this.#remove(stored, single);
     this.#obsolete.clear();
+  }
+
+  /** Has the manager let go of a stored name, and of `single` only if that is no other entry's. */
+  #remove(stored: string, single: Single | null): void {
+    this.#manager.remove(stored);
+    if (single === null) return;
+    for (const name of this.#alike.get(single.key) ?? []) {
+      const { fd } = this.#singles.get(name)!.shared;
+      if (!sameOpenFile(fd, single.shared.fd)) continue;
+      this.#manager.store(storedName(name, this.#fileOf(name)), fd);
+      break;
+    }
+    single.shared.release();
+  }
+
+  /** Remembers a descriptor that was stored, if it cannot be opened anew. */
+  #knowSingle(name: string, shared: SharedFd): void {
+    const own = reopenFile(shared.fd);
+    if (own >= 0) close(own);
+    else this.#addSingle(name, shared, fileNumber(shared.fd));
+  }
+
+  #addSingle(name: string, shared: SharedFd, file: number): void {
+    this.#takeSingle(name)?.shared.release();
+    const key = file === 0 ? `${tapName(shared.fd)}` : `${file}`;
+    this.#singles.set(name, { shared: shared.retain(), key });
+    const alike = this.#alike.get(key);
+    if (alike === undefined) this.#alike.set(key, new Set([name]));
+    else alike.add(name);
+  }
+
+  /** Forgets it; it is the caller's. */
+  #takeSingle(name: string): Single | null {
+    const single = this.#singles.get(name);
+    if (single === undefined) return null;
+    this.#singles.delete(name);
+    const alike = this.#alike.get(single.key);
+    alike?.delete(name);
+    if (alike?.size === 0) this.#alike.delete(single.key);
+    return single;
   }
 }
 
