@@ -5,13 +5,21 @@ import { SetupError } from './lib/shell.ts';
 
 const USAGE = `Usage: scripts/chaos [--seed N] [--minutes M] [--events N] [--only WORDS]
 
-Starts the service, vfe-vhostd and vfe-vhostd-ha in a network namespace of their own, with a function driven over
-vfio-user, one driven by DPDK's virtio-user over vhost-user, and numbered streams both ways through each, a packet a
-millisecond. Then, in an order that the seed decides, processes are killed, stopped, restarted and updated, functions
-and VFs made, modified and removed, clients killed. The next event does not wait for a standby that is still starting,
-unless it needs one: an emulator that is killed too early is a row of its own, with the pause of a cold start. After each
-event: everybody is there again, and an emulator serves; every function is there, as modify has made it, with its
-representor and no other (those of removed VFs stay for the next ones); every stream moves; no driver was disconnected.
+Starts the service, vfe-vhostd and vfe-vhostd-ha in a network namespace of their own, each under a stand-in for systemd
+that keeps its descriptors, with a function driven over vfio-user, one driven by DPDK's virtio-user over vhost-user, and
+numbered streams both ways through each, a packet a millisecond. Then, in an order that the seed decides:
+  killed            emulator, standby, keeper, controller, vfe-vhostd, vfe-vhostd-ha, and a client of a function; emulator and
+                    keeper, keeper and emulator, emulator and standby, vfe-vhostd and emulator within a second; vfe-vhostd
+                    and vfe-vhostd-ha at once; the whole service at once; that and both of these at once
+  stopped           emulator, standby, keeper; controller, vfe-vhostd, vfe-vhostd-ha for a while
+  replaced          vfe-vhostd; the service, by restart and by update to another version
+  changed           modify, hotplug, unplug, VFs; the same while the emulator dies, and during an update until it is over
+  killed meanwhile  during an update, in any phase: controller, emulator, standby, keeper, the destination's emulator, or all
+The next event does not wait for a standby that is still starting: one that needs it is put off, and others happen
+meanwhile. An emulator that is killed too early is a row of its own, with the pause of a cold start. After each event:
+everybody is there again, and an emulator serves; every function is there, as modify has made it, with its representor
+and no other (those of removed VFs stay for the next ones); every stream moves; no driver was disconnected, and
+vfe-vhostd has not lost its function. After an update: everybody is of one version, and of the new one if it succeeded.
 After every 50 events, and in the end: descriptors and mappings are no more than in the beginning, and the programs that
 run are the same. In the end: what was lost or repeated is what the events may cost, whoever dropped it; and no stream
 paused for longer than the bound of the event before. A bound is exceeded only by what the machine itself shows: its

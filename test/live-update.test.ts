@@ -9,7 +9,17 @@ import { damage, Pump } from './lib/pump.ts';
 import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, type ProcessRole, parseAnswer, Service } from './lib/service.ts';
 import { FakeServiceManager } from './lib/service-manager.ts';
-import { phaseReached, settled, type UpdateStatus, update, updateOver, versions } from './lib/updates.ts';
+import {
+  PHASES,
+  type Phase,
+  phaseReached,
+  reservePid,
+  settled,
+  type UpdateStatus,
+  update,
+  updateOver,
+  versions,
+} from './lib/updates.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
 import { until } from './lib/waiting.ts';
 
@@ -239,7 +249,8 @@ describe('live update', () => {
         install(service, version === `v${BROKEN}` ? makeBuild(scene.directory, '0.5.0', 'slow') : slow);
         await service.answer('update', '-s');
         await phaseReached(service, phase);
-        process.kill(service.runningPid(role), 'SIGKILL');
+        const pid = () => (role === 'destination' ? reservePid(service) : service.pid(role));
+        process.kill(await until(`the ${role}`, STEP_MS, pid, 1), 'SIGKILL');
         if (role === 'controller') {
           await manager.exited;
           manager.start();
@@ -262,14 +273,21 @@ function rows<T>(all: readonly T[]): readonly T[] {
   return process.env.VIRTNET_DRILL === 'all' ? all : [];
 }
 
-/** Everybody in every phase. */
-function kills(): readonly (readonly [ProcessRole, string])[] {
-  const phases = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby', 'controller'];
+type Party = ProcessRole | 'destination';
+/** In which the destination has an emulator in reserve: the one that is to serve, and in the end its standby. */
+const IN_RESERVE: readonly Phase[] = ['start', 'check', 'switch', 'standby'];
+
+/** Everybody in every phase; from `confirm` on the destination's emulator is the one that serves. */
+function kills(): readonly (readonly [Party, Phase])[] {
   const few = [
     ['emu', 'switch'],
     ['controller', 'switch'],
+    ['destination', 'switch'],
   ] as const;
-  const others = phases.flatMap((phase) => ROLES.map((role) => [role, phase] as const));
+  const others = PHASES.flatMap((phase) => {
+    const parties: readonly Party[] = IN_RESERVE.includes(phase) ? [...ROLES, 'destination'] : ROLES;
+    return parties.map((party) => [party, phase] as const);
+  });
   return [
     ...few,
     ...rows(others.filter(([role, phase]) => !few.some(([who, when]) => who === role && when === phase))),

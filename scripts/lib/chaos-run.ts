@@ -3,8 +3,9 @@
  *
  * Theory
  *   The seed decides the events and every random number in them, not when each is over; so it repeats a run as well as
- *   real processes can be repeated. A pause is charged to the event before it. What is judged at the end says
- *   chaos-verdict.ts.
+ *   real processes can be repeated. An event that needs a warm standby is put off while one is starting, and those drawn
+ *   after it happen meanwhile; each has random numbers of its own, so it is the same event whenever it happens. A pause is
+ *   charged to the event before it. What is judged at the end says chaos-verdict.ts.
  *
  *   After every AUDIT_EVERY events, and at the end, the functions are made those of the beginning, and descriptors,
  *   mappings and programs are compared with it.
@@ -16,7 +17,9 @@ import { type StreamReport, summarise } from '../../test/lib/stream-analysis.ts'
 import { wallClockUs } from '../../test/lib/stream-packet.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import type { ChaosOptions } from '../chaos.ts';
-import { type ChaosEvent, chaosEvents, fillPool, START_MS } from './chaos-events.ts';
+import { fillPool, tidy } from './chaos-changes.ts';
+import { chaosEvents } from './chaos-events.ts';
+import { type ChaosEvent, START_MS } from './chaos-kinds.ts';
 import { processorWaitUs } from './chaos-observer.ts';
 import { ChaosStage, HOLDERS, type Traffic } from './chaos-stage.ts';
 import {
@@ -31,6 +34,10 @@ import {
 } from './chaos-verdict.ts';
 
 const GAP_MS_MAX = 50;
+/** An event that needs a warm standby is put off for so many draws at most. */
+const PUT_OFF_MAX = 30;
+/** From the seed of one draw to that of the next. */
+const SEED_STEP = 0x9e37_79b9;
 const AUDIT_EVERY = 50;
 const AUDIT_MS = 30_000;
 /** Width of the names. */
@@ -79,7 +86,7 @@ export async function run(options: ChaosOptions): Promise<number> {
 }
 
 async function events(stage: ChaosStage, options: ChaosOptions, happened: Happened[]): Promise<void> {
-  const random = randomNumbers(options.seed);
+  const lots = new Lots(options);
   const end = performance.now() + options.minutes * 60_000;
   // Whoever serves in the beginning has not taken over yet, and holds less.
   happened.push(moment(chaosEvents[0]!, true));
@@ -89,8 +96,8 @@ async function events(stage: ChaosStage, options: ChaosOptions, happened: Happen
   await fillPool(stage);
   const before: Account = { holdings: stage.holdings(), programs: stage.observer.programs() };
   while (performance.now() < end && happened.length < options.events) {
+    const { event, random } = await lots.next(stage);
     await sleep(random() * GAP_MS_MAX);
-    const event = choose(random(), chosen(options.only));
     if (event.warm === true) await stage.settled();
     const standby = event.cold !== true || (await stage.observer.standbyWarm());
     const started = performance.now();
@@ -129,18 +136,50 @@ async function audit(stage: ChaosStage, before: Account): Promise<void> {
   });
 }
 
-/** Back to the functions of the beginning. */
-async function tidy(stage: ChaosStage): Promise<void> {
-  const named = (name: string) => chaosEvents.find((event) => event.name === name)!;
-  const never = () => 0;
-  if (stage.extra !== null) await named('plug or unplug').happen(stage, never);
-  if (stage.vfs > 0) await named('VFs').happen(stage, never);
-  await stage.check();
+interface Lot {
+  readonly event: ChaosEvent;
+  /** Of its own, so that they are the same whatever happened before. */
+  readonly random: () => number;
+  /** Which draw it was. */
+  readonly number: number;
 }
 
-/** The events with one of `words` in their names; all of them without words. */
-export function chosen(words: readonly string[]): readonly ChaosEvent[] {
-  return chaosEvents.filter(({ name }) => words.length === 0 || words.some((word) => name.includes(word)));
+/** What happens next. */
+class Lots {
+  readonly #seed: number;
+  readonly #events: readonly ChaosEvent[];
+  /** In the order in which they were drawn; each needs a warm standby. */
+  readonly #putOff: Lot[] = [];
+  #drawn = 0;
+
+  constructor({ seed, only }: ChaosOptions) {
+    this.#seed = seed;
+    this.#events = chosen(only);
+  }
+
+  /** Resolves when it may happen, but for an event that was put off long enough, which waits for its standby. */
+  async next(stage: ChaosStage): Promise<Lot> {
+    for (;;) {
+      const [first] = this.#putOff;
+      if (first === undefined) {
+        const lot = this.#draw();
+        if (lot.event.warm !== true || (await stage.isWarm())) return lot;
+        this.#putOff.push(lot);
+      } else if (this.#drawn - first.number >= PUT_OFF_MAX || (await stage.isWarm())) {
+        this.#putOff.shift();
+        return first;
+      } else {
+        const lot = this.#draw();
+        if (lot.event.warm !== true) return lot;
+        this.#putOff.push(lot);
+      }
+    }
+  }
+
+  #draw(): Lot {
+    const random = randomNumbers(this.#seed + this.#drawn * SEED_STEP);
+    return { event: choose(random(), this.#events), random, number: this.#drawn++ };
+  }
 }
 
 function choose(point: number, events: readonly ChaosEvent[]): ChaosEvent {
@@ -151,6 +190,11 @@ function choose(point: number, events: readonly ChaosEvent[]): ChaosEvent {
     if (left < 0) return event;
   }
   return events[0]!;
+}
+
+/** The events with one of `words` in their names; all of them without words. */
+export function chosen(words: readonly string[]): readonly ChaosEvent[] {
+  return chaosEvents.filter(({ name }) => words.length === 0 || words.some((word) => name.includes(word)));
 }
 
 function table(paused: readonly Paused[], traffic: readonly Traffic[]): string {

@@ -5,8 +5,9 @@
  *   host sender -> representor B -> DPDK's virtio-user (vhost-user, vfe-vhostd) -> representor B -> tcpdump
  *
  * Theory
- *   A service manager of the tests keeps descriptors, as systemd does, and restarts nobody by itself: an event that ends
- *   the controller starts it again. The stage knows what there should be at any time; `check` compares.
+ *   A service manager of the tests for each service, as systemd is one: it keeps descriptors, and restarts nobody by
+ *   itself: an event that ends the controller, vfe-vhostd or vfe-vhostd-ha starts it again. The stage knows what there
+ *   should be at any time; `check` compares.
  */
 import { mkdirSync } from 'node:fs';
 import { makeBuild } from '../../test/lib/builds.ts';
@@ -32,6 +33,7 @@ import { Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
 import { settled } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf, type LinkFacts, Observer } from './chaos-observer.ts';
+import { type Operator, socketOperator } from './chaos-operator.ts';
 import { pinnedNode, program } from './paths.ts';
 
 const ADDRESS = '10.81.0.1';
@@ -39,7 +41,9 @@ const PEER_ADDRESS = '10.81.0.2';
 const PORT = 7901;
 const QUEUE_SIZE = 256;
 const PATIENCE_MS = 60_000;
-const READ_MS = 20;
+/** Between two looks: of what may be there already, and of streams with a frame a millisecond. */
+const LOOK_MS = 10;
+const FRAME_MS = 2;
 const SETTLE_MS = 500;
 /** Frames that a representor keeps while nobody takes them: those of a minute, so that no pause makes the kernel drop any. */
 const REPRESENTOR_FRAMES = 60_000;
@@ -47,6 +51,8 @@ const REPRESENTOR_FRAMES = 60_000;
 const OFFERS = 60_000;
 const ROLES: readonly ProcessRole[] = ['controller', 'emu', 'emu-standby', 'ha'];
 export const HOLDERS = ['emu', 'ha', 'vfe-vhostd', 'vfe-vhostd-ha'] as const;
+/** Descriptors of a keeper's log. */
+const LOGS = 2;
 const REPRESENTOR = /^en\d+f\d+pf\d+sf\d+$/;
 const mac = (last: number) => `0C:C4:7A:FF:22:${last}`;
 
@@ -87,15 +93,19 @@ export class ChaosStage {
   readonly scene: Scene;
   readonly service: Service;
   readonly manager: FakeServiceManager;
+  readonly vhostd: FakeServiceManager;
+  readonly vhostKeeper: FakeServiceManager;
+  /** Other versions, alike. */
   readonly builds: readonly string[];
   /** For clients that are killed. */
   readonly target: Hotplugged;
   /** Plugged and unplugged. */
-  extra: Hotplugged | null = null;
+  extra: Pick<Hotplugged, 'vuid'> | null = null;
   vfs = 0;
   /** Representors that VFs have, or left behind: they stay, in a pool, for the VFs that come after them. */
   readonly #ofVfs = new Set<string>();
   readonly observer: Observer;
+  readonly operator: Operator;
   readonly settings: Settings;
   readonly driven: Hotplugged;
   readonly #pump: Pump;
@@ -112,6 +122,8 @@ export class ChaosStage {
     scene: Scene;
     service: Service;
     manager: FakeServiceManager;
+    vhostd: FakeServiceManager;
+    vhostKeeper: FakeServiceManager;
     builds: readonly string[];
     target: Hotplugged;
     driven: Hotplugged;
@@ -127,11 +139,14 @@ export class ChaosStage {
     this.scene = parts.scene;
     this.service = parts.service;
     this.manager = parts.manager;
+    this.vhostd = parts.vhostd;
+    this.vhostKeeper = parts.vhostKeeper;
     this.builds = parts.builds;
     this.target = parts.target;
     this.driven = parts.driven;
     this.settings = { mac: parts.target.mac, mtu: 1500, period: 0, maxCount: 0 };
     this.observer = parts.observer;
+    this.operator = socketOperator(parts.observer);
     this.#pump = parts.pump;
     this.#vhost = parts.vhost;
     this.#testpmd = parts.testpmd;
@@ -150,16 +165,7 @@ export class ChaosStage {
     const { net, processes, directory } = scene;
     const root = scene.path('root');
     mkdirSync(root, { recursive: true });
-    const manager = await FakeServiceManager.open({
-      socket: scene.path('notify'),
-      command: net.inside([program('virtio_net_controller')]),
-      env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: processes.mark },
-      log: scene.path('controller.log'),
-    });
-    scene.atEnd(() => manager.close());
-    // What it does not read stays in its socket, descriptors of representors included.
-    const reading = setInterval(() => manager.names(), READ_MS);
-    scene.atEnd(() => clearInterval(reading));
+    const manager = await managed(scene, 'controller', 'virtio_net_controller', root);
     manager.start();
     await manager.ready();
     const service = Service.attached(scene, root);
@@ -180,8 +186,13 @@ export class ChaosStage {
     await net.ip(`link set ${representor} up`);
     await net.ip(`link set ${target.sf_rep_net_device} up`);
     await net.ip(`neigh add ${PEER_ADDRESS} lladdr ${vhost.mac} dev ${representor} nud permanent`);
-    await service.startVhostdKeeper();
-    await service.startVhostd('server');
+    const vhostKeeper = await managed(scene, 'vhostd-ha', 'vfe-vhostd-ha', root);
+    const vhostd = await managed(scene, 'vhostd', 'vfe-vhostd', root);
+    scene.atEnd(() => endVhost(vhostd, vhostKeeper));
+    for (const one of [vhostKeeper, vhostd]) {
+      one.start();
+      await one.ready();
+    }
     const path = scene.path('vhost.sock');
     await service.addVhost(vhost.bdf, path);
     const devices = [virtioUser({ path, queueSize: QUEUE_SIZE, mac: vhost.mac })];
@@ -195,12 +206,25 @@ export class ChaosStage {
 
     await settled(service);
     const observer = new Observer(scene, service);
-    scene.atEnd(async () => observer.close());
+    scene.atEnd(() => observer.close());
     const links = new Map<string, string>();
     const there = await observer.links();
     for (const { sf_rep_net_device: name } of [driven, vhost, target]) links.set(name, factsOf(there, name));
     const vuids = (await listed(observer)).map(({ vuid }) => vuid);
-    const parts = { scene, service, manager, builds, target, driven, pump, vhost, testpmd, sender, capture };
+    const managers = { manager, vhostd, vhostKeeper };
+    const parts = {
+      scene,
+      service,
+      ...managers,
+      builds,
+      target,
+      driven,
+      pump,
+      vhost,
+      testpmd,
+      sender,
+      capture,
+    };
     return new ChaosStage({ ...parts, links, vuids, observer });
   }
 
@@ -222,10 +246,13 @@ export class ChaosStage {
    */
   async check(): Promise<void> {
     const { service, observer } = this;
-    await until('an emulator that serves', PATIENCE_MS, () => observer.serves());
-    for (const role of ROLES) await until(`${role} runs`, PATIENCE_MS, () => service.pid(role) !== null);
+    await until('an emulator that serves', PATIENCE_MS, () => observer.serves(), LOOK_MS);
+    for (const role of ROLES)
+      await until(`${role} runs`, PATIENCE_MS, () => service.pid(role) !== null, LOOK_MS);
     const before = this.#positions();
-    const devices = await until('the list', PATIENCE_MS, () => listed(observer));
+    const configured = this.#configured();
+    configured.catch(() => {}); // awaited below
+    const devices = await until('the list', PATIENCE_MS, () => listed(observer), LOOK_MS);
     const expected = new Set([...this.#vuids, ...(this.extra === null ? [] : [this.extra.vuid])]);
     const vfs = devices.filter(({ function_type }) => function_type === 'VF');
     const others = devices.filter(({ function_type }) => function_type !== 'VF').map(({ vuid }) => vuid);
@@ -241,11 +268,14 @@ export class ChaosStage {
       const now = factsOf(there, name);
       if (now !== facts) throw new Error(`the link of ${name} changed: ${facts}, now ${now}`);
     }
-    await this.#configured(there);
-    if (observer.disconnected()) throw new Error('a virtual machine was disconnected');
-    await until('every stream moves', PATIENCE_MS, () =>
-      this.#positions().every((now, index) => now > before[index]!),
-    );
+    const mtu = there.get(this.target.sf_rep_net_device)?.mtu;
+    if (mtu !== this.settings.mtu)
+      throw new Error(`the representor has MTU ${mtu}, modify has set ${this.settings.mtu}`);
+    await configured;
+    const lostBy = observer.lost();
+    if (lostBy !== null) throw new Error(`vfe-vhostd says: ${lostBy}`);
+    const moved = () => this.#positions().every((now, index) => now > before[index]!);
+    await until('every stream moves', PATIENCE_MS, moved, FRAME_MS);
   }
 
   /** A client of the target's function, which connects now; another one gets ready. */
@@ -262,6 +292,18 @@ export class ChaosStage {
     return this.scene.processes.start(command, { name: 'vfio-user client', stdin: 'pipe' });
   }
 
+  /** Starts the controller, which was killed, again. */
+  async startController(): Promise<void> {
+    await this.manager.exited;
+    this.manager.start();
+    await this.manager.ready();
+  }
+
+  /** Whether an emulator serves, and a standby could take over at once. */
+  async isWarm(): Promise<boolean> {
+    return (await this.observer.serves()) && (await this.observer.standbyWarm());
+  }
+
   /** Waits for a standby that could take over at once. */
   settled(): Promise<void> {
     return settled(this.service);
@@ -273,8 +315,8 @@ export class ChaosStage {
     return {
       emu: service.holdings('emu'),
       ha: service.holdings('ha'),
-      'vfe-vhostd': holdingsOf(service.vhostPid('vfe-vhostd')),
-      'vfe-vhostd-ha': holdingsOf(service.vhostPid('vfe-vhostd-ha')),
+      'vfe-vhostd': holdingsOf(this.vhostd.pid),
+      'vfe-vhostd-ha': holdingsOf(this.vhostKeeper.pid),
     };
   }
 
@@ -322,20 +364,20 @@ export class ChaosStage {
       there = [...links.keys()].filter((name) => REPRESENTOR.test(name)).sort();
       return there.join() === wanted.join() ? links : null;
     };
-    return until('the representors', PATIENCE_MS, look).catch(() => {
+    return until('the representors', PATIENCE_MS, look, LOOK_MS).catch(() => {
       throw new Error(`representors: there are ${there.join(', ')} instead of ${wanted.join(', ')}`);
     });
   }
 
-  /** The functions, and the representor, are as `modify` has made them. */
-  async #configured(links: ReadonlyMap<string, LinkFacts>): Promise<void> {
+  /** The functions are as `modify` has made them. */
+  async #configured(): Promise<void> {
     const { mac, mtu, period, maxCount } = this.settings;
-    const wanted = `${mac} ${mtu} ${mtu} ${period} ${maxCount}`;
-    const target = await queried(this.observer, this.target.vuid);
-    const queue = (await queried(this.observer, this.driven.vuid))['enabled-queues-info']?.[0];
-    const representor = links.get(this.target.sf_rep_net_device)?.mtu;
-    const moderation = `${queue?.rq_cq_period} ${queue?.rq_cq_max_count}`;
-    const found = `${target.mac} ${target.mtu} ${representor} ${moderation}`;
+    const wanted = `${mac} ${mtu} ${period} ${maxCount}`;
+    const [target, driven] = await Promise.all(
+      [this.target, this.driven].map(({ vuid }) => queried(this.observer, vuid)),
+    );
+    const queue = driven?.['enabled-queues-info']?.[0];
+    const found = `${target?.mac} ${target?.mtu} ${queue?.rq_cq_period} ${queue?.rq_cq_max_count}`;
     if (found !== wanted) throw new Error(`modify has set ${wanted}, there is ${found}`);
   }
 
@@ -345,6 +387,28 @@ export class ChaosStage {
     const from = ({ sf_rep_net_device: name }: Hotplugged) => counters.get(name)?.received ?? 0;
     return [this.#pump.received, from(this.driven), from(this.#vhost)];
   }
+}
+
+/** A program of the service under a service manager of its own. */
+async function managed(scene: Scene, name: string, what: string, root: string): Promise<FakeServiceManager> {
+  const manager = await FakeServiceManager.open({
+    socket: scene.path(`${name}.notify`),
+    command: scene.net.inside([program(what)]),
+    env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
+    log: scene.path(`${name}.log`),
+  });
+  scene.atEnd(() => manager.close());
+  return manager;
+}
+
+/** As `systemctl stop` of both: the functions are let go, and nothing of them is kept. */
+async function endVhost(vhostd: FakeServiceManager, keeper: FakeServiceManager): Promise<void> {
+  signalPid(vhostd.pid, 'SIGINT');
+  const code = await vhostd.exited;
+  if (code !== 0) throw new Error(`vfe-vhostd ended with ${code}`);
+  await until('nothing is kept but the log of the keeper', PATIENCE_MS, () => keeper.names().length <= LOGS);
+  const keeperCode = await keeper.stop();
+  if (keeperCode !== 0) throw new Error(`vfe-vhostd-ha ended with ${keeperCode}`);
 }
 
 /** Whether a process that was killed is gone. */

@@ -9,7 +9,7 @@
  *   processor, up to EXCUSE times the bound.
  */
 import { longestPause } from '../../test/lib/stream-analysis.ts';
-import type { ChaosEvent } from './chaos-events.ts';
+import type { ChaosEvent } from './chaos-kinds.ts';
 import type { Traffic } from './chaos-stage.ts';
 
 /** Without events, before the first one. */

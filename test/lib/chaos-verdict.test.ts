@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import type { ChaosEvent } from '../../scripts/lib/chaos-events.ts';
+import type { ChaosEvent } from '../../scripts/lib/chaos-kinds.ts';
 import type { Traffic } from '../../scripts/lib/chaos-stage.ts';
 import { calmPause, type Happened, losses, pausesOf, tooLong } from '../../scripts/lib/chaos-verdict.ts';
 import { analyseStream } from './stream-analysis.ts';

@@ -373,20 +373,30 @@ export class Service {
   /** What every emulator that answers says of itself. */
   async emulators(): Promise<EmulatorStatus[]> {
     const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
-    const run = join(this.root, 'run/virtnet');
-    const sockets = readdirSync(run).filter((name) => /^emu-\d+\.ipc$/.test(name));
-    const answers = sockets.map(async (name) => {
-      const client = new RpcClient(join(run, name));
+    const answers = (await this.emulatorSockets()).map(async (socket) => {
+      const client = new RpcClient(socket);
       try {
         const status = await client.call('emu.status', {}, { deadlineMs: STATUS_DEADLINE_MS });
-        return [{ ...status, socket: join(run, name) }];
+        return [{ ...status, socket }];
       } catch {
-        return []; // the socket of one that is gone
+        return []; // one that is gone, or hangs
       } finally {
         client.close();
       }
     });
     return (await Promise.all(answers)).flat();
+  }
+
+  /** Sockets of emulators at which somebody listens: ZeroMQ would wait for one that is gone, and has left its socket. */
+  async emulatorSockets(): Promise<string[]> {
+    const { close, connect } = await import('@virtnet/host-linux'); // here, for the packages may not be built yet
+    const run = join(this.root, 'run/virtnet');
+    const paths = readdirSync(run).flatMap((name) => (/^emu-\d+\.ipc$/.test(name) ? [join(run, name)] : []));
+    return paths.filter((path) => {
+      const probe = connect(path, 'stream');
+      if (probe >= 0) close(probe);
+      return probe >= 0;
+    });
   }
 
   /** Whether the state keeper that runs has everything of the emulator that serves. */

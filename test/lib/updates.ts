@@ -1,10 +1,15 @@
 /** Live updates of the running service, as an operator does them. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Service } from './service.ts';
+import { childrenOf, isRunning } from './processes.ts';
+import type { ProcessRole, Service } from './service.ts';
 import { sleep, until } from './waiting.ts';
 
 const UPDATE_MS_MAX = 180_000;
+/** Of an update, in their order. */
+export const PHASES = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby', 'controller'] as const;
+export type Phase = (typeof PHASES)[number];
+const ROLES: readonly ProcessRole[] = ['emu', 'emu-standby', 'ha'];
 
 /** The answer of `virtnet update -t`. */
 export interface UpdateStatus {
@@ -54,19 +59,37 @@ export function updateOver(service: Service): Promise<UpdateStatus> {
   });
 }
 
-/** Resolves as soon as the update under way has come to `phase`. */
-export function phaseReached(service: Service, phase: string): Promise<void> {
+/** Resolves as soon as the update under way has come to `phase`, or past it: some take less than a look. */
+export async function phaseReached(service: Service, phase: Phase): Promise<void> {
   const file = join(service.root, 'run/virtnet/update.json');
-  return until(
-    `phase ${phase}`,
-    UPDATE_MS_MAX,
-    () => {
-      const record = JSON.parse(readFileSync(file, 'utf8')) as { phase: string; result: string | null };
-      if (record.result !== null && record.phase !== phase) throw new Error(`it ended in ${record.phase}`);
-      return record.phase === phase ? true : null;
-    },
-    1,
-  ).then(() => undefined);
+  const look = () => {
+    const record = JSON.parse(readFileSync(file, 'utf8')) as { phase: Phase; result: string | null };
+    const isReached = PHASES.indexOf(record.phase) >= PHASES.indexOf(phase);
+    return isReached || record.result !== null ? { ...record, isReached } : null;
+  };
+  const { isReached, phase: last } = await until(`phase ${phase}`, UPDATE_MS_MAX, look, 1);
+  if (!isReached) throw new Error(`it ended in ${last}`);
+}
+
+/**
+ * The pid of the emulator that an update has started in reserve, null while there is none: the destination's until it
+ * serves, then its standby. No pid file names it.
+ */
+export function reservePid(service: Service): number | null {
+  const controller = service.pid('controller');
+  const named = ROLES.map((role) => service.pid(role));
+  const isReserve = (pid: number) => !named.includes(pid) && isRunning(pid) && isEmulator(pid);
+  return (controller === null ? [] : childrenOf(controller)).find(isReserve) ?? null;
+}
+
+/** By the name that it gives itself, or by how it was started. */
+function isEmulator(pid: number): boolean {
+  try {
+    const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');
+    return words[0] === 'virtio_net_emu' || words.includes('--reserve');
+  } catch {
+    return false; // it has just ended
+  }
 }
 
 /** Resolves when an active emulator and a warm standby are there. */
