@@ -228,10 +228,6 @@ export class ChaosStage {
     return new ChaosStage({ ...parts, links, vuids, observer });
   }
 
-  get roles(): readonly ProcessRole[] {
-    return ROLES;
-  }
-
   get staticPf(): string {
     return STATIC_PF;
   }
