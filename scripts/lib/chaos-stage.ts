@@ -44,7 +44,8 @@ const PATIENCE_MS = 60_000;
 /** Between two looks: of what may be there already, and of streams with a frame a millisecond. */
 const LOOK_MS = 10;
 const FRAME_MS = 2;
-const SETTLE_MS = 500;
+/** Nothing arrives any more when nothing has for so long. */
+const SETTLE_MS = 3_000;
 /** Frames that a representor keeps while nobody takes them: those of a minute, so that no pause makes the kernel drop any. */
 const REPRESENTOR_FRAMES = 60_000;
 /** How often, a millisecond apart, testpmd offers a frame to a ring that is full before it drops the frame. */

@@ -15,6 +15,8 @@ import type { Traffic } from './chaos-stage.ts';
 /** Without events, before the first one. */
 export const CALM_MS = 2_000;
 const EXCUSE = 2;
+/** Instead of an event: nothing arrived any more. */
+const AT_THE_END = -1;
 
 export interface Happened {
   /** Name of its row. */
@@ -72,13 +74,36 @@ export function tooLong(pauses: readonly Paused[], calmMs: number): string[] {
 /** What the streams lost beyond what the events may cost them. */
 export function losses(happened: readonly Happened[], traffic: readonly Traffic[]): string[] {
   const frames = happened.reduce((sum, { event }) => sum + event.frames, 0);
-  return traffic.flatMap(({ name, report, queues }) => {
+  return traffic.flatMap((stream) => {
+    const { name, report, queues } = stream;
     const damaged = report.lost.length + report.duplicated.length;
     const found: string[] = [];
     if (damaged > frames * queues)
-      found.push(`${name}: ${damaged} frames lost or repeated, ${frames * queues} allowed`);
+      found.push(
+        `${name}: ${damaged} frames lost or repeated, ${frames * queues} allowed${whenLost(stream, happened)}`,
+      );
     if (report.reordered > 0) found.push(`${name}: ${report.reordered} frames out of order`);
     if (report.received === 0) found.push(`${name}: nothing arrived`);
     return found;
   });
+}
+
+/** The last events before the stream went on behind frames that were lost, each with how many these were. */
+function whenLost({ arrivals, report }: Traffic, happened: readonly Happened[]): string {
+  const inOrder = [...arrivals].sort((a, b) => a.sequence - b.sequence);
+  const counts = new Map<number, number>();
+  let at = 0;
+  for (const sequence of [...report.lost].sort((a, b) => a - b)) {
+    while (at < inOrder.length && inOrder[at]!.sequence < sequence) at += 1;
+    const next = inOrder[at];
+    const event =
+      next === undefined ? AT_THE_END : happened.findLastIndex(({ atUs }) => atUs <= next.arrivedUs) + 1;
+    counts.set(event, (counts.get(event) ?? 0) + 1);
+  }
+  const words = [...counts].map(([event, count]) =>
+    event === AT_THE_END
+      ? `${count} at the end`
+      : `${count} by event ${event}, ${happened[event - 1]?.name ?? 'the start'}`,
+  );
+  return words.length === 0 ? '' : ` (${words.join('; ')})`;
 }

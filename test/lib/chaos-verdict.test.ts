@@ -46,7 +46,14 @@ describe('losses', () => {
 
   test('one more, whoever dropped it > said', () => {
     const traffic = stream({ lost: [7, 8], dropped: 2 });
-    expect(losses([happened(0)], [traffic])).toEqual(['a stream: 2 frames lost or repeated, 1 allowed']);
+    const said = 'a stream: 2 frames lost or repeated, 1 allowed (2 by event 1, an event)';
+    expect(losses([happened(0)], [traffic])).toEqual([said]);
+  });
+
+  test('frames of several times > said by which event each was lost', () => {
+    const events = [happened(0), happened(EVENT_AT_MS)];
+    const [said] = losses(events, [stream({ lost: [7, EVENT_AT_MS - 1, EVENT_AT_MS + 1, STREAM_MS - 1] })]);
+    expect(said).toMatch(/\(1 by event 1, an event; 2 by event 2, an event; 1 at the end\)$/);
   });
 });
 

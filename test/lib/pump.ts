@@ -24,6 +24,7 @@ const SEND_PORT = 7801;
 const RECEIVE_PORT = 7802;
 const QUEUE_SIZE = 256;
 const SETTLE_MS = 500;
+const LAST_FRAME_MS = 10_000;
 const UDP_PAYLOAD_AT = 42;
 
 export interface PumpReport {
@@ -101,11 +102,16 @@ export class Pump {
     const sent = Number((await this.#sender.finish()).split(' ')[0]);
     this.#going = false;
     await this.#running;
-    const deadline = performance.now() + SETTLE_MS;
-    while (performance.now() < deadline) {
-      await this.#take();
-      await sleep(10);
-    }
+    const settle = async (ms: number, isOver: () => boolean): Promise<void> => {
+      const deadline = performance.now() + ms;
+      while (performance.now() < deadline && !isOver()) {
+        await this.#take();
+        await sleep(10);
+      }
+    };
+    // The last frames may be on their way for as long as the machine lets nobody run who moves them.
+    await settle(LAST_FRAME_MS, () => this.#arrived.at(-1)?.sequence === sent - 1);
+    await settle(SETTLE_MS, () => false);
     const outstanding = this.fn.driver.ring(1).outstanding;
     if (outstanding > 0) throw new Error(`${outstanding} frames of the driver never came back`);
     this.#arrivedAtHost = parseArrivals(await this.#receiver.finish());
