@@ -207,8 +207,61 @@ describe('eswitch with an uplink', () => {
     for (const each of functions) await each.close();
   });
 
+  test('what comes in for nobody is counted at the uplink, and counts on after kill -9 and restart', async () => {
+    const { scene, service, devices } = used.value;
+    await scene.net.quiet(UPLINK);
+    await scene.net.ip(`link set ${UPLINK} up`);
+    const { address } = await scene.net.waitForLink(UPLINK);
+    interface Answer {
+      readonly uplinks: Record<string, string | number>[];
+    }
+    const uplink = async (...options: string[]) => {
+      const { uplinks } = await service.answer<Answer>('query', '-p', '0', '--dbg_stats', ...options);
+      expect(uplinks).toHaveLength(1);
+      return uplinks[0]!;
+    };
+    const sends = (...frames: Uint8Array[]) =>
+      scene.net.run(['python3', '-c', SEND_RAW, ...frames.map((each) => Buffer.from(each).toString('hex'))]);
+    const nobody = numbered('ff:ff:ff:ff:ff:ff', address, 1);
+    const reasons = { drop_no_destination: 2, drop_same_port: 1, drop_not_switched: 1, stations_refused: 0 };
+    await uplink('--stats_clear');
+    // No driver is there: to everybody, to a function, to the host itself, and to bridges alone.
+    await sends(nobody, numbered(MACS[0], address, 2), numbered(address, address, 3));
+    await sends(numbered('01:80:c2:00:00:00', address, 4));
+    await until('all of them', PATIENCE_MS, async () => Number((await uplink()).drop_not_switched) > 0);
+    expect(await uplink()).toEqual({
+      sf_parent_device: 'mlx5_0',
+      uplink_tap: UPLINK,
+      frames: 0,
+      ...reasons,
+    });
+    const { pid } = service.killEmu();
+    await service.recovered(pid);
+    expect(await uplink()).toMatchObject(reasons);
+    expect((await service.virtnet('restart')).stdout).toBe('SUCCESS\n'); // the keeper is another one, too
+    const again = service.killEmu();
+    await service.recovered(again.pid);
+    expect(await uplink()).toMatchObject(reasons);
+    const fn = await BoundFunction.open(service.socket(devices[0]!.bdf));
+    await (await fn.start({ queueSize: 256 })).postReceive(0, 64);
+    await sends(nobody);
+    await until('the frame', PATIENCE_MS, async () => Number((await uplink()).frames) > 0);
+    expect(await uplink()).toMatchObject({ frames: 1, ...reasons });
+    await fn.close();
+    expect(await uplink('--stats_clear')).toMatchObject({ frames: 0, drop_no_destination: 0 });
+  });
+
   endsCleanly(used);
 });
+
+/** Frames in hexadecimal, by the uplink's interface. */
+const SEND_RAW = `
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('${UPLINK}', 0))
+for frame in sys.argv[1:]:
+    s.send(bytes.fromhex(frame))
+`;
 
 const SEND_ONE = `
 import socket

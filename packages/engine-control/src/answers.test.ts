@@ -5,6 +5,7 @@ import {
   type Json,
   type JsonObject,
   listAnswer,
+  type QueryOptions,
   queryAnswer,
   selectDevices,
   versionAnswer,
@@ -259,6 +260,23 @@ describe('query answer', () => {
 
   it.each([63, -1, 0.5])('-q %d of a device with 63 queues fails', (index) => {
     expect(queryAnswer([queried], { brief: false, queue: index })).toEqual(failure('QUEUE_IDX_INVALID'));
+  });
+
+  it('--dbg_stats tells of the uplinks behind the devices, too, where all queues are shown', () => {
+    const uplink = { ibDevice: 'mlx5_0', tap: 'up0', debug: { frames: 3, drop_same_port: 1 } };
+    const keys = (options: QueryOptions, uplinks = [uplink]) =>
+      Object.keys(queryAnswer([queried], options, uplinks));
+    expect(queryAnswer([queried], { ...full, dbgStats: true }, [uplink])).toMatchObject({
+      uplinks: [{ sf_parent_device: 'mlx5_0', uplink_tap: 'up0', frames: 3, drop_same_port: 1 }],
+    });
+    expect(keys({ ...full, dbgStats: true })).toEqual(['devices', 'uplinks']);
+    for (const options of [
+      full,
+      { brief: true, queue: null, dbgStats: true },
+      { ...full, queue: 1, dbgStats: true },
+    ])
+      expect(keys(options)).toEqual(['devices']);
+    expect(keys({ ...full, dbgStats: true }, [])).toEqual(['devices']);
   });
 
   it('-b leaves the queues out', () => {

@@ -25,6 +25,7 @@ import {
   type DeviceIdentity,
   type HealthFacts,
   type QueueFacts,
+  type UplinkFacts,
   type VfPool,
 } from './facts.js';
 import { featureObject } from './feature-names.js';
@@ -97,16 +98,26 @@ export interface QueryOptions {
 /**
  * Answer of query. `devices` are those the request selected: none of one asked for by name is the guide's "doesn't
  * exist" (`all` false), and none of all is an empty list. Fails when no device has the virtqueue asked for.
+ * `uplinks` are the TAPs behind these devices; they have only debug counters, and are no virtqueue.
  */
 export function queryAnswer(
   devices: readonly DeviceFacts[],
   options: QueryOptions & { readonly all?: boolean },
+  uplinks: readonly UplinkFacts[] = [],
 ): JsonObject | Outcome {
   if (devices.length === 0 && options.all !== true) return DEVICE_MISSING;
   const { queue } = options;
   if (queue !== null && devices.length > 0 && !devices.some((device) => isQueueIndex(queue, device)))
     return failure('QUEUE_IDX_INVALID');
-  return { devices: devices.map((device) => queriedDevice(device, options)) };
+  const withUplinks = options.dbgStats === true && !options.brief && queue === null && uplinks.length > 0;
+  return {
+    devices: devices.map((device) => queriedDevice(device, options)),
+    ...(withUplinks ? { uplinks: uplinks.map(uplinkKeys) } : {}),
+  };
+}
+
+function uplinkKeys({ ibDevice, tap, debug }: UplinkFacts): JsonObject {
+  return { sf_parent_device: ibDevice, uplink_tap: tap, ...debug };
 }
 
 function isQueueIndex(queue: number, device: DeviceFacts): boolean {

@@ -158,6 +158,16 @@ export interface QueueFacts {
   readonly debug?: Readonly<Record<string, number>>;
 }
 
+/** A TAP by which frames of the host come in to the eswitch. */
+export interface UplinkFacts {
+  /** RDMA device whose functions it is the uplink of. */
+  readonly ibDevice: string;
+  /** Name of the interface. */
+  readonly tap: string;
+  /** Counters that only `--dbg_stats` shows, under these names. */
+  readonly debug: Readonly<Record<string, number>>;
+}
+
 /** What is the same for all devices of a controller. */
 export interface ControllerFacts {
   readonly emulationManager: string;

@@ -15,8 +15,9 @@
  * Parties
  *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
  *   uplink   a port like any other whose other side is the owner's: what nobody here has learned to be elsewhere
- *            reaches it too. It has no queue to count in, so what it does not take is the sender's to count: a frame that
- *            nobody else was given as a drop, with the uplink's reason; a copy of another one as UPLINK_MISSED.
+ *            reaches it too. What it does not take is the sender's to count: a frame that nobody else was given as a drop,
+ *            with the uplink's reason; a copy of another one as UPLINK_MISSED. What came in through it and nobody may
+ *            receive is a drop of its own, in the block its reader has for that.
  *   TAP      of a single function whose driver steers: the owner has read the frame and nothing is switched (give).
  *
  * Invariants
@@ -108,7 +109,7 @@ function receiverOf({ active }: Receivers, pair: number): SwitchedReceiveQueue |
 }
 
 const GSO_TYPE = NetHeader.at.gsoType;
-const { STATIONS_REFUSED, UPLINK_MISSED } = QueueCounter;
+const { BYTES, FRAMES, STATIONS_REFUSED, UPLINK_MISSED } = QueueCounter;
 
 export class SwitchDomain {
   readonly eswitch: Eswitch;
@@ -189,11 +190,24 @@ export class SwitchDomain {
     return this.#uplink !== null;
   }
 
-  /** A frame in private memory came in through the uplink. */
-  receive(memory: PrivateMemory, offset: number, bytes: number, header: Uint8Array): void {
+  /**
+   * A frame in private memory came in through the uplink, whose block has `counters`: one of its frames when somebody may
+   * receive it, else one of its drops.
+   */
+  receive(
+    memory: PrivateMemory,
+    offset: number,
+    bytes: number,
+    header: Uint8Array,
+    counters: Float64Array,
+  ): void {
     const frame = this.#frame;
     frame.fromMemory(memory, offset, bytes, header);
-    this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, ANY_PAIR, frame);
+    const sent = this.#forward(this.eswitch.decide(UPLINK_PORT, frame.head), UPLINK_PORT, ANY_PAIR, frame);
+    if (this.eswitch.refused) counters[STATIONS_REFUSED] = counters[STATIONS_REFUSED]! + 1;
+    const counter = sent < 0 ? counterOfRefusal(sent) : FRAMES;
+    counters[counter] = counters[counter]! + 1;
+    if (sent >= 0) counters[BYTES] = counters[BYTES]! + bytes;
   }
 
   /** A frame in private memory is for the function at `port`, wherever it came from; false when nobody receives it. */

@@ -159,11 +159,15 @@ export class Commands {
   }
 
   query(request: QueryRequest): JsonObject | Outcome {
+    const { uplinkTaps } = this.#emulator;
+    const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
+    const selected = selectDevices(named, request);
+    const uplinks = request.all ? null : new Set(selected.map(({ host }) => host.plan.ibDevice));
     if (request.statsClear === true) {
-      const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
-      for (const { host } of selectDevices(named, request)) clearDebugCounters(host);
+      for (const { host } of selected) clearDebugCounters(host);
+      uplinkTaps.clear(uplinks);
     }
-    return queryAnswer(selectDevices(this.#facts(), request), request);
+    return queryAnswer(selectDevices(this.#facts(), request), request, uplinkTaps.facts(uplinks));
   }
 
   async health(request: DeviceSelector): Promise<JsonObject | readonly JsonObject[]> {

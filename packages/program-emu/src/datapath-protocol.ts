@@ -70,6 +70,13 @@ export interface QueueConfig {
   readonly signalAtOnce: boolean;
 }
 
+/** A TAP that is an uplink, and the state page of one block in which it counts. */
+export interface UplinkConfig {
+  readonly fd: number;
+  readonly pageAddress: bigint;
+  readonly pageBytes: number;
+}
+
 /** Value of `interruptFd` when the decision is the main thread's (INTx, masked vectors). */
 export const REPORT_INTERRUPT = -2;
 
@@ -85,8 +92,8 @@ export type WorkerMessage =
     }
   /** What was told ahead for these slots holds now. */
   | { readonly kind: 'begin'; readonly slots: readonly number[] }
-  /** The TAP that is the uplink of a switch domain; -1: it has none. */
-  | { readonly kind: 'uplink'; readonly domain: number; readonly fd: number }
+  /** The TAP that is the uplink of a switch domain; null: it has none. */
+  | { readonly kind: 'uplink'; readonly domain: number; readonly uplink: UplinkConfig | null }
   | { readonly kind: 'sync'; readonly id: number }
   /** To be carried out in this order. */
   | { readonly kind: 'several'; readonly messages: readonly WorkerMessage[] }

@@ -24,6 +24,7 @@ import { MAIN_LANE } from '@virtnet/wire';
 import type {
   QueueConfig,
   RegionMessage,
+  UplinkConfig,
   WorkerMessage,
   WorkerReport,
   WorkerStart,
@@ -342,10 +343,10 @@ export class Datapath {
     closeAll(this.#wakeFds);
   }
 
-  /** Makes a TAP the uplink of a switch domain; -1: none. */
-  uplink(domain: number, fd: number): void {
+  /** Makes a TAP the uplink of a switch domain; null: none. */
+  uplink(domain: number, uplink: UplinkConfig | null): void {
     const { mailbox, outbox } = this.#workers[this.#workerOf(domain)]!;
-    mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'uplink', domain, fd }] });
+    mailbox.post({ kind: 'several', messages: [...outbox.splice(0), { kind: 'uplink', domain, uplink }] });
   }
 
   #workerOf(domain: number): number {

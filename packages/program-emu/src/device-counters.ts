@@ -1,17 +1,14 @@
 /** device-counters.ts: counters that an operator switches on, or sets back, and what is shown of them. */
 import type { StatsFacts } from '@virtnet/engine-control';
 import { transmitDropped } from '@virtnet/host-linux';
-import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter, SIZE_CLASSES } from '@virtnet/wire';
+import { QueueCounter, SIZE_CLASSES } from '@virtnet/wire';
+import { setBack } from './clearable-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { queueFacts } from './queue-facts.js';
 
-/** Sets the counters for debugging back: marks where they are now. The counters themselves are the workers'. */
+/** Sets the counters for debugging back. */
 export function clearDebugCounters(host: DeviceHost): void {
-  for (const queue of host.fn.queues.keys()) {
-    const { counters } = host.state.block(queue);
-    for (const [i, counter] of CLEARABLE_COUNTERS.entries())
-      counters[QUEUE_MARKS_AT + i] = counters[counter]!;
-  }
+  for (const queue of host.fn.queues.keys()) setBack(host.state.block(queue).counters);
 }
 
 /** Frames for which the driver had no buffer, since the representor was made: a TAP counts them, or our own switch. */

@@ -1,18 +1,7 @@
 /** Makes the objects of one function that is new, from its plan; device-restore.ts makes those of one that exists. */
-import {
-  type DevicePlan,
-  FunctionKind,
-  type RepresentorKind,
-  VIRT_QUEUES_MAX,
-} from '@virtnet/engine-control';
-import { type Arena, close, memfdCreate, setMtu } from '@virtnet/host-linux';
-import {
-  Errno,
-  STATE_PAGE_MAGIC,
-  STATE_PAGE_VERSION,
-  StatePageHeader,
-  statePageFileSize,
-} from '@virtnet/wire';
+import { type DevicePlan, FunctionKind, type RepresentorKind } from '@virtnet/engine-control';
+import { type Arena, setMtu } from '@virtnet/host-linux';
+import { Errno } from '@virtnet/wire';
 import { functionEngines } from './device-engines.js';
 import { DeviceHost } from './device-host.js';
 import { DeviceInterrupts } from './device-interrupts.js';
@@ -20,7 +9,7 @@ import { DeviceMemory } from './device-memory.js';
 import type { HostServices } from './device-parts.js';
 import { INITIAL_SETTINGS } from './device-settings.js';
 import { DeviceTaps } from './device-taps.js';
-import { mapPage, type PageMapping } from './page-mapping.js';
+import { newPage } from './page-mapping.js';
 
 /** PCI address with its domain, as sockets are named. */
 export function pciAddress(bdf: string): string {
@@ -30,36 +19,6 @@ export function pciAddress(bdf: string): string {
 /** vfio vector counts: INTx, MSI, MSI-X, ERR, REQ. A VF has no INTx. */
 export function interruptsOf(plan: DevicePlan): DeviceInterrupts {
   return new DeviceInterrupts([plan.kind === FunctionKind.VF ? 0 : 1, 0, plan.msixVectors, 1, 1]);
-}
-
-/**
- * A new state page; -errno when there is no memory. It has room for as many queues as the device may ever be given:
- * what is not touched costs nothing, and a page that never moves needs no handover.
- */
-function newPage(queueCount: number): PageMapping | number {
-  const fd = memfdCreate('virtnet-state-page', statePageFileSize(VIRT_QUEUES_MAX));
-  if (fd < 0) return fd;
-  const page = mapPage(fd);
-  if (page === null) {
-    close(fd);
-    return -Errno.ENOMEM;
-  }
-  StatePageHeader.encode(new DataView(page.buffer), 0, {
-    magic: STATE_PAGE_MAGIC,
-    version: STATE_PAGE_VERSION,
-    queueCount,
-    isr: 0,
-    configGeneration: 0,
-    requestSequence: 0,
-    takeovers: 0,
-    connectionEpoch: 0,
-    suspicions: 0,
-    requestUnderWay: 0,
-    ownerPid: process.pid,
-    workedMs: 0,
-  });
-  page.view();
-  return page;
 }
 
 /** What the kernel says to who may not make TAPs, or has none to make. */

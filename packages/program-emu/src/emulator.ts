@@ -97,6 +97,7 @@ export class Emulator {
   readonly replyRing: ServerConnectionOptions['replyRing'];
   /** Representors that VFs left behind. */
   readonly pool: SfPool;
+  readonly uplinkTaps: UplinkTaps;
   /** Called when this process has become the active one and every device it took over is served. */
   onActive: (reason: PromotionReason) => Promise<void> = () => Promise.resolve();
   readonly beat: () => void;
@@ -106,7 +107,6 @@ export class Emulator {
   readonly #log: Logger;
   readonly #mirror: Mirror;
   readonly #uplinks: UplinkMonitor;
-  readonly #uplinkTaps: UplinkTaps;
   #role: 'standby' | 'active' = 'standby';
   #mirrored = false;
   #warm = false;
@@ -168,12 +168,12 @@ export class Emulator {
       this.#precedence,
     );
     this.#uplinks = new UplinkMonitor(parts.conf, () => this.#hosts());
-    this.#uplinkTaps = new UplinkTaps((level, message, facts) => this.#log[level](facts, message));
     const store = new DeviceStore(this.#shelf, (errno) =>
       this.#log.debug({ errno }, 'the state keeper is away; it will be uploaded to'),
     );
     this.unplugged = new Unplugged(store);
     this.pool = new SfPool(store);
+    this.uplinkTaps = new UplinkTaps(store, (level, message, facts) => this.#log[level](facts, message));
     this.services = {
       datapath: parts.datapath,
       poller: parts.poller,
@@ -220,7 +220,7 @@ export class Emulator {
 
   /** Begins to mirror the keeper's shelf and to warm up. */
   start(): void {
-    this.#uplinkTaps.open(this.conf);
+    this.uplinkTaps.open(this.conf);
     void this.#warmUp();
     this.#shelf.on('refused', (errno) => this.#log.error({ errno }, 'the state keeper refused a change'));
     this.#shelf.on('keeper-missing', () =>
@@ -341,7 +341,7 @@ export class Emulator {
       this.#log.warn({ pid }, 'the state keeper is away; the successor asks it itself');
     this.#handover.forget();
     this.#role = 'standby';
-    this.#uplinkTaps.release();
+    this.uplinkTaps.release();
     this.#recoveries.stop();
     this.#mirrored = false; // it knows nothing any more and only waits for its end
     this.#uplinks.stop();
@@ -354,7 +354,10 @@ export class Emulator {
   /** Ends every device; with `remove` they disappear from the keeper, and the host, as well. */
   async shutdown(remove: boolean): Promise<void> {
     this.#uplinks.stop();
-    if (remove) await this.removeAll();
+    if (remove) {
+      await this.removeAll();
+      this.uplinkTaps.forget();
+    }
     this.#owners.close();
     this.#makingAhead.stop();
     this.#suspects.close();
@@ -367,7 +370,7 @@ export class Emulator {
   /** Lets go of what the workers used, after they have ended; whoever comes next hears that nobody died. */
   close(): void {
     for (const { page } of this.#hosts()) own(page.buffer, 0);
-    this.#uplinkTaps.close();
+    this.uplinkTaps.close();
   }
 
   /** Ends every device and the pool. */
@@ -433,7 +436,7 @@ export class Emulator {
       this.#leased = null;
       throw new Error('another emulator is active');
     }
-    this.#uplinkTaps.serve(this.#datapath);
+    this.uplinkTaps.serve(this.#datapath, this.#mirror.takeUplinkPages());
     this.pool.adopt(this.#mirror.takePool());
     this.unplugged.adopt(this.#mirror.unplugged);
     const mirrors = this.#mirror.take();
@@ -591,5 +594,6 @@ export class Emulator {
     this.unplugged.upload();
     this.#handover.lendAgain();
     this.pool.upload();
+    this.uplinkTaps.upload();
   }
 }

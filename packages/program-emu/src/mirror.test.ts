@@ -191,6 +191,25 @@ describe('mirror', () => {
     expect([[...mirror.unplugged], mirror.size, mirror.refused]).toEqual([['two'], 0, 1]);
   });
 
+  it('pages of uplinks: mapped, replaced, deleted, handed over; anything else under such a name is refused', () => {
+    const [former, now, other] = [page(), page(), page()];
+    mirror.put('uplink/0/page', NOTHING, former);
+    mirror.put('uplink/0/page', NOTHING, now);
+    mirror.put('uplink/1/page', NOTHING, other);
+    expect([isOpen(former), isOpen(now), held().page, mirror.size]).toEqual([false, true, 2, 0]);
+    mirror.delete('uplink/1/page');
+    mirror.delete('uplink/1/page');
+    expect([isOpen(other), held().page]).toEqual([false, 1]);
+    for (const fd of [eventfd(), page(100), -1]) mirror.put('uplink/0/page', NOTHING, fd);
+    mirror.put('uplink/2/page', NOTHING, page());
+    expect([mirror.refused, isOpen(now)]).toEqual([4, true]);
+    const pages = mirror.takeUplinkPages();
+    expect([[...pages.keys()], mirror.takeUplinkPages().size]).toEqual([[0], 0]);
+    for (const each of pages.values()) each.close();
+    close(now);
+    mirror.put('uplink/1/page', NOTHING, page());
+  });
+
   it('a refused replacement leaves nothing of itself behind', () => {
     const good = page();
     mirror.put('dev/A/page', NOTHING, good);

@@ -22,7 +22,7 @@ import { close } from '@virtnet/host-linux';
 import { DeviceMemory, parseDmaRange } from './device-memory.js';
 import { DEVICES_MAX } from './limits.js';
 import { mapPage, type PageMapping } from './page-mapping.js';
-import { parsePoolName, parseShelfName, parseUnplugged } from './shelf-names.js';
+import { parsePoolName, parseShelfName, parseUnplugged, parseUplinkPage } from './shelf-names.js';
 
 /** Requests remembered of those that left no device. */
 const UNPLUGGED_MAX = 256;
@@ -209,6 +209,8 @@ export class Mirror {
   readonly unplugged = new Set<string>();
   /** Queues of the pool's representors, by name and pair. */
   readonly #pool = new Map<string, Map<number, number>>();
+  /** In which the uplinks count, by port. */
+  readonly #uplinkPages = new Map<number, PageMapping>();
   /** Entries that were not understood. */
   refused = 0;
 
@@ -224,6 +226,11 @@ export class Mirror {
     const pooled = parsePoolName(name);
     if (pooled !== null) {
       this.#putPooled(pooled.representor, pooled.pair, fd);
+      return;
+    }
+    const port = parseUplinkPage(name);
+    if (port !== null) {
+      this.#putUplinkPage(port, fd);
       return;
     }
     const place = parseShelfName(name);
@@ -254,6 +261,8 @@ export class Mirror {
       if (queues.size === 0) this.#pool.delete(pooled.representor);
       return;
     }
+    const port = parseUplinkPage(name);
+    if (port !== null) this.#dropUplinkPage(port);
     const place = parseShelfName(name);
     if (place === null) {
       this.unplugged.delete(parseUnplugged(name) ?? '');
@@ -312,9 +321,36 @@ export class Mirror {
     return pool;
   }
 
+  /** Hands the uplinks' pages over; the mirror has none afterwards. */
+  takeUplinkPages(): ReadonlyMap<number, PageMapping> {
+    const pages = new Map(this.#uplinkPages);
+    this.#uplinkPages.clear();
+    return pages;
+  }
+
   close(): void {
     for (const device of this.take()) device.close();
+    for (const port of this.#uplinkPages.keys()) this.#dropUplinkPage(port);
     for (const queues of this.takePool().values()) for (const fd of queues.values()) close(fd);
+  }
+
+  #putUplinkPage(port: number, fd: number): void {
+    const page = fd < 0 ? null : mapPage(fd);
+    if (page === null) {
+      this.refused++;
+      if (fd >= 0) close(fd);
+      return;
+    }
+    this.#dropUplinkPage(port);
+    this.#uplinkPages.set(port, page);
+  }
+
+  #dropUplinkPage(port: number): void {
+    const page = this.#uplinkPages.get(port);
+    if (page === undefined) return;
+    this.#uplinkPages.delete(port);
+    page.close();
+    close(page.fd);
   }
 
   #putPooled(representor: string, pair: number, fd: number): void {

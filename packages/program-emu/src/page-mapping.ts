@@ -9,10 +9,21 @@
 
 import { VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import type { IsWritten } from '@virtnet/engine-recovery';
-import { fileSize, PAGE_BYTES, populate, sharedMapping, writtenRanges } from '@virtnet/host-linux';
+import {
+  close,
+  fileSize,
+  memfdCreate,
+  PAGE_BYTES,
+  populate,
+  sharedMapping,
+  writtenRanges,
+} from '@virtnet/host-linux';
 import {
   burstPageAt,
+  Errno,
   STATE_PAGE_HEADER_BYTES,
+  STATE_PAGE_MAGIC,
+  STATE_PAGE_VERSION,
   StatePageHeader,
   statePageFileSize,
   statePageSize,
@@ -76,4 +87,34 @@ export function mapPage(fd: number): PageMapping | null {
         : 0,
     close: () => mapping.close(),
   };
+}
+
+/**
+ * A new state page; -errno when there is no memory. It has room for as many queues as the device may ever be given:
+ * what is not touched costs nothing, and a page that never moves needs no handover.
+ */
+export function newPage(queueCount: number): PageMapping | number {
+  const fd = memfdCreate('virtnet-state-page', statePageFileSize(VIRT_QUEUES_MAX));
+  if (fd < 0) return fd;
+  const page = mapPage(fd);
+  if (page === null) {
+    close(fd);
+    return -Errno.ENOMEM;
+  }
+  StatePageHeader.encode(new DataView(page.buffer), 0, {
+    magic: STATE_PAGE_MAGIC,
+    version: STATE_PAGE_VERSION,
+    queueCount,
+    isr: 0,
+    configGeneration: 0,
+    requestSequence: 0,
+    takeovers: 0,
+    connectionEpoch: 0,
+    suspicions: 0,
+    requestUnderWay: 0,
+    ownerPid: process.pid,
+    workedMs: 0,
+  });
+  page.view();
+  return page;
 }

@@ -1,7 +1,8 @@
 /** What the answers show of one virtqueue, read from its registers and its block of the state page. */
 import type { QueueFacts } from '@virtnet/engine-control';
 import { DYNAMIC_LEVELS, type Moderation } from '@virtnet/engine-virtio-net';
-import { CLEARABLE_COUNTERS, QUEUE_MARKS_AT, QueueCounter, QueueWord } from '@virtnet/wire';
+import { QueueCounter, QueueWord } from '@virtnet/wire';
+import { sinceMark } from './clearable-counters.js';
 import type { DeviceHost } from './device-host.js';
 import { POLL_BUDGET } from './limits.js';
 
@@ -42,8 +43,7 @@ export function queueFacts(host: DeviceHost, index: number): QueueFacts {
   const queue = host.fn.queues[index]!;
   const { counters } = host.state.block(index);
   const count = (counter: QueueCounter) => counters[counter]!;
-  const sinceMark = (counter: QueueCounter) =>
-    counters[counter]! - counters[QUEUE_MARKS_AT + CLEARABLE_COUNTERS.indexOf(counter)]!;
+  const shown = (counter: QueueCounter) => sinceMark(counters, counter);
   const receives = host.net.roleOf(index) === 'receive';
   return {
     index,
@@ -69,23 +69,23 @@ export function queueFacts(host: DeviceHost, index: number): QueueFacts {
     ...moderationFacts(host, index),
     debug: {
       ...(receives ? { jumbo_mtu: host.plan.mtu > ORDINARY_MTU ? 1 : 0 } : {}),
-      frames: sinceMark(QueueCounter.FRAMES),
-      spurious_kicks: sinceMark(QueueCounter.SPURIOUS_KICKS),
-      drop_header: sinceMark(QueueCounter.DROP_HEADER),
-      drop_tap_again: sinceMark(QueueCounter.DROP_TAP_AGAIN),
-      drop_tap_error: sinceMark(QueueCounter.DROP_TAP_ERROR),
-      drop_link_down: sinceMark(QueueCounter.DROP_LINK_DOWN),
-      drop_filter_mac: sinceMark(QueueCounter.DROP_FILTER_MAC),
-      drop_filter_vlan: sinceMark(QueueCounter.DROP_FILTER_VLAN),
-      drop_mtu: sinceMark(QueueCounter.DROP_MTU),
-      drop_no_buffer: sinceMark(QueueCounter.DROP_NO_BUFFER),
-      drop_bad_chain: sinceMark(QueueCounter.DROP_BAD_CHAIN),
-      drop_no_desc: sinceMark(QueueCounter.DROP_NO_DESC),
-      drop_no_destination: sinceMark(QueueCounter.DROP_NO_DESTINATION),
-      drop_same_port: sinceMark(QueueCounter.DROP_SAME_PORT),
-      drop_not_switched: sinceMark(QueueCounter.DROP_NOT_SWITCHED),
-      stations_refused: sinceMark(QueueCounter.STATIONS_REFUSED),
-      uplink_missed: sinceMark(QueueCounter.UPLINK_MISSED),
+      frames: shown(QueueCounter.FRAMES),
+      spurious_kicks: shown(QueueCounter.SPURIOUS_KICKS),
+      drop_header: shown(QueueCounter.DROP_HEADER),
+      drop_tap_again: shown(QueueCounter.DROP_TAP_AGAIN),
+      drop_tap_error: shown(QueueCounter.DROP_TAP_ERROR),
+      drop_link_down: shown(QueueCounter.DROP_LINK_DOWN),
+      drop_filter_mac: shown(QueueCounter.DROP_FILTER_MAC),
+      drop_filter_vlan: shown(QueueCounter.DROP_FILTER_VLAN),
+      drop_mtu: shown(QueueCounter.DROP_MTU),
+      drop_no_buffer: shown(QueueCounter.DROP_NO_BUFFER),
+      drop_bad_chain: shown(QueueCounter.DROP_BAD_CHAIN),
+      drop_no_desc: shown(QueueCounter.DROP_NO_DESC),
+      drop_no_destination: shown(QueueCounter.DROP_NO_DESTINATION),
+      drop_same_port: shown(QueueCounter.DROP_SAME_PORT),
+      drop_not_switched: shown(QueueCounter.DROP_NOT_SWITCHED),
+      stations_refused: shown(QueueCounter.STATIONS_REFUSED),
+      uplink_missed: shown(QueueCounter.UPLINK_MISSED),
     },
   };
 }

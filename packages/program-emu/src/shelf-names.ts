@@ -3,6 +3,7 @@
 const GUEST_MEMORY_KEPT_MS = 3000;
 const UNPLUGGED = 'unplugged/';
 const POOLED = /^pool\/([\w.-]{1,15})\/(0|[1-9]\d{0,2})$/;
+const UPLINK = /^uplink\/([01])\/page$/;
 const DEVICE = /^dev\/([^/]+)\/(.+)$/;
 
 export const shelfNames = {
@@ -22,6 +23,7 @@ export const shelfNames = {
   pool: 'pool/',
   pooled: (representor: string) => `pool/${representor}/`,
   pooledTap: (representor: string, pair: number) => `pool/${representor}/${pair}`,
+  uplinkPage: (port: number) => `uplink/${port}/page`,
 } as const;
 
 /**
@@ -47,4 +49,10 @@ export function parseShelfName(name: string): { vuid: string; part: string } | n
 export function parsePoolName(name: string): { representor: string; pair: number } | null {
   const match = POOLED.exec(name);
   return match === null ? null : { representor: match[1]!, pair: Number(match[2]) };
+}
+
+/** The port whose uplink a name's page is of; null for any other name. */
+export function parseUplinkPage(name: string): number | null {
+  const match = UPLINK.exec(name);
+  return match === null ? null : Number(match[1]);
 }

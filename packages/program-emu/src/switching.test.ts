@@ -1,7 +1,7 @@
 import { MessageChannel } from 'node:worker_threads';
 import { Arena, close, eventfdDrain, laneAt, Receiver, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver } from '@virtnet/host-workers';
-import { Errno, QueueCounter } from '@virtnet/wire';
+import { Errno, QueueCounter, queueBlockAt } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { SwitchedConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
 import { IDLE_TURNS_MAX } from './limits.js';
@@ -73,6 +73,15 @@ describe('switching', () => {
     loop.wake(slotOf(device, TRANSMIT));
     settle();
   };
+  /** It counts in a block of the third function's page that no queue has. */
+  const UPLINK_BLOCK = 3;
+  const setUplink = (fd: number) => {
+    const { page } = functions[2]!;
+    const pageAddress = page.address + BigInt(queueBlockAt(UPLINK_BLOCK) - queueBlockAt(0));
+    const pageBytes = page.buffer.byteLength - queueBlockAt(UPLINK_BLOCK) + queueBlockAt(0);
+    loop.handle({ kind: 'uplink', domain: 0, uplink: fd < 0 ? null : { fd, pageAddress, pageBytes } });
+  };
+  const countUplink = (counter: QueueCounter) => functions[2]!.block(UPLINK_BLOCK).counters[counter]!;
   const received = (device: number) =>
     functions[device]!.receive.collect().map(({ written, lengthBytes }) =>
       written.slice(HEADER_BYTES, lengthBytes),
@@ -140,7 +149,7 @@ describe('switching', () => {
     transmit(0, frame(0, null));
     for (const device of [1, 2]) received(device);
     send(network, Uint8Array.from([...HEADER, ...frame(9, 0)]));
-    loop.handle({ kind: 'uplink', domain: 0, fd: tap });
+    setUplink(tap);
     settle();
     expect([received(0), received(1)]).toEqual([[frame(9, 0)], []]);
     transmit(1, frame(1, 9));
@@ -149,7 +158,7 @@ describe('switching', () => {
     transmit(1, frame(1, 10));
     expect(left(), 'one nobody heard may be there too').toEqual(frame(1, 10));
     expect(received(2)).toEqual([frame(1, 10)]);
-    loop.handle({ kind: 'uplink', domain: 0, fd: -1 });
+    setUplink(-1);
     transmit(1, frame(1, 9));
     expect([left(), received(2)]).toEqual([-Errno.EAGAIN, [frame(1, 9)]]);
     for (const fd of [tap, network]) close(fd);
@@ -165,7 +174,7 @@ describe('switching', () => {
     };
     start('eswitch');
     send(network, Uint8Array.from([...HEADER, ...frame(9, null)]));
-    loop.handle({ kind: 'uplink', domain: 0, fd: tap });
+    setUplink(tap);
     settle();
     for (const device of [0, 1, 2]) received(device);
     while (send(tap, Uint8Array.of(0)) > 0);
@@ -176,8 +185,34 @@ describe('switching', () => {
     transmit(1, frame(1, 9), frame(1, null));
     expect(counts()).toEqual([2, 1, 1, 2, 0]);
     expect([received(0), received(2)]).toEqual([[frame(1, null)], [frame(1, null)]]);
-    loop.handle({ kind: 'uplink', domain: 0, fd: -1 });
+    setUplink(-1);
     close(tap);
+  });
+
+  it('what comes in by an uplink for nobody is counted at the uplink, under a reason, and everything else as a frame', () => {
+    const [tap, network] = pairOfSockets();
+    const { FRAMES, BYTES, DROP_NO_DESTINATION, DROP_SAME_PORT, DROP_NOT_SWITCHED } = QueueCounter;
+    const counts = () =>
+      [FRAMES, BYTES, DROP_NO_DESTINATION, DROP_SAME_PORT, DROP_NOT_SWITCHED].map(countUplink);
+    const arrives = (...frames: Uint8Array[]) => {
+      for (const each of frames) send(network, Uint8Array.from([...HEADER, ...each]));
+      loop.takeEvents(0);
+      settle();
+    };
+    setUplink(tap);
+    arrives(frame(9, null), frame(9, 0));
+    expect(counts(), 'there is no function').toEqual([0, 0, 2, 0, 0]);
+    start('eswitch');
+    arrives(frame(9, null), frame(9, 0, 300));
+    expect([received(0).length, received(1).length, received(2).length]).toEqual([2, 2, 2]);
+    arrives(frame(8, 9), new Uint8Array(9));
+    expect(counts(), 'its station is where it came from; too short for addresses').toEqual([2, 500, 2, 1, 1]);
+    for (const device of [0, 1, 2]) configure(device, null);
+    arrives(frame(9, null));
+    expect(counts(), 'nobody receives').toEqual([2, 500, 3, 1, 1]);
+    for (const each of functions) each.receive.collect();
+    setUplink(-1);
+    for (const fd of [tap, network]) close(fd);
   });
 
   it('a loop gives frames back, a sink swallows them, a source makes them up', () => {

@@ -149,11 +149,15 @@ export class Switching {
     this.#domains.delete(STEERED_DOMAIN - device);
   }
 
-  /** Makes a TAP the uplink of a domain in place of the one it had; -1: it has none. Returns both. */
-  setUplink(number: number, fd: number): { readonly before: Uplink | null; readonly now: Uplink | null } {
+  /** Makes a TAP the uplink of a domain in place of the one it had; null: it has none. Returns both. */
+  setUplink(
+    number: number,
+    uplink: { readonly fd: number; readonly block: QueueBlock } | null,
+  ): { readonly before: Uplink | null; readonly now: Uplink | null } {
     const domain = this.#domainOf(number);
     const before = domain.uplink;
-    domain.uplink = fd < 0 ? null : new Uplink(fd, domain.switch, this.#scratch);
+    domain.uplink =
+      uplink === null ? null : new Uplink(uplink.fd, domain.switch, this.#scratch, uplink.block);
     domain.switch.setUplink(domain.uplink?.port ?? null);
     return { before, now: domain.uplink };
   }

@@ -5,7 +5,7 @@
  *   A frame is read into private memory of the worker, and given away before the next is read: to a switch, by
  *   whatever address it has (Uplink), or to the queues of one function whose driver steers (SteeredTap, RSS). What
  *   nobody has a buffer for is lost, and counted by whom it was for: a TAP that waits for one queue would keep the
- *   frames of all others.
+ *   frames of all others. What is for nobody is counted in the reader's block.
  *   To the worker's loop a reader looks like a queue that never interrupts.
  *
  * Invariants
@@ -26,14 +26,17 @@ export abstract class TapReader {
   readonly fd: number;
   /** Where the frames go; shown to the receivers by its flush(). */
   readonly domain: SwitchDomain;
+  /** In which it counts frames for nobody. */
+  readonly block: Pick<QueueBlock, 'counters'>;
   interrupt = false;
   readonly fault = null;
   readonly #scratch: Scratch;
   readonly #vector = new IoVector(1);
 
-  constructor(fd: number, domain: SwitchDomain, scratch: Scratch) {
+  constructor(fd: number, domain: SwitchDomain, scratch: Scratch, block: Pick<QueueBlock, 'counters'>) {
     this.fd = fd;
     this.domain = domain;
+    this.block = block;
     this.#scratch = scratch;
     this.#vector.set(0, scratch.uplinkAddress, scratch.uplink.u8.length);
   }
@@ -44,8 +47,9 @@ export abstract class TapReader {
     for (let frames = 0; frames < budget; frames++) {
       const bytes = readv(this.fd, this.#vector, 1);
       if (bytes < 0) return frames;
-      if (bytes < HEADER_BYTES + Ethernet.HEADER_BYTES) continue;
-      this.give(memory, bytes - HEADER_BYTES);
+      if (bytes < HEADER_BYTES + Ethernet.HEADER_BYTES)
+        this.block.counters[QueueCounter.DROP_NOT_SWITCHED]!++;
+      else this.give(memory, bytes - HEADER_BYTES);
     }
     return budget;
   }
@@ -71,26 +75,25 @@ export abstract class TapReader {
 export class Uplink extends TapReader {
   readonly port: TapPort;
 
-  constructor(fd: number, domain: SwitchDomain, scratch: Scratch) {
-    super(fd, domain, scratch);
+  /** `block`: its own, of no virtqueue. */
+  constructor(fd: number, domain: SwitchDomain, scratch: Scratch, block: Pick<QueueBlock, 'counters'>) {
+    super(fd, domain, scratch, block);
     this.port = new TapPort(fd);
   }
 
   protected give(memory: PrivateMemory, bytes: number): void {
-    this.domain.receive(memory, HEADER_BYTES, bytes, memory.u8);
+    this.domain.receive(memory, HEADER_BYTES, bytes, memory.u8, this.block.counters);
   }
 }
 
 /** One queue of the representor of a function whose driver steers; the function is at `port` of a domain of its own. */
 export class SteeredTap extends TapReader {
-  readonly block: QueueBlock;
   readonly #port: number;
 
   /** `block`: of the queue under whose number it works, and counts frames for a queue that is not worked now. */
   constructor(fd: number, domain: SwitchDomain, scratch: Scratch, port: number, block: QueueBlock) {
-    super(fd, domain, scratch);
+    super(fd, domain, scratch, block);
     this.#port = port;
-    this.block = block;
   }
 
   protected give(memory: PrivateMemory, bytes: number): void {

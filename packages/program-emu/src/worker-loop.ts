@@ -33,6 +33,7 @@ import { EpollEvent, type QueueBlock, QueueCounter, QueueWord, queueBlock, WorkM
 import {
   type QueueConfig,
   REPORT_INTERRUPT,
+  type UplinkConfig,
   type WorkerMessage,
   type WorkerReport,
 } from './datapath-protocol.js';
@@ -233,7 +234,7 @@ export class WorkerLoop {
         for (const slot of message.slots) this.#begin(slot);
         break;
       case 'uplink':
-        this.#setUplink(message.domain, message.fd);
+        this.#setUplink(message.domain, message.uplink);
         break;
       case 'sync':
         this.#report({ kind: 'synced', id: message.id });
@@ -430,8 +431,13 @@ export class WorkerLoop {
     return { queue: this.#switching.openSteered(device, slot, config, options), domain: null };
   }
 
-  #setUplink(domain: number, fd: number): void {
-    const { before, now } = this.#switching.setUplink(domain, fd);
+  #setUplink(domain: number, uplink: UplinkConfig | null): void {
+    const { before, now } = this.#switching.setUplink(
+      domain,
+      uplink === null
+        ? null
+        : { fd: uplink.fd, block: queueBlock(this.#pages.at(uplink.pageAddress, uplink.pageBytes), 0) },
+    );
     if (before !== null) {
       const index = this.#uplinks.findIndex((entry) => entry?.queue === before);
       this.#epoll.remove(before.fd);
@@ -443,7 +449,7 @@ export class WorkerLoop {
     const index = free < 0 ? this.#uplinks.length : free;
     const entry = readerEntry(now);
     this.#uplinks[index] = entry;
-    this.#epoll.add(fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
+    this.#epoll.add(now.fd, EpollEvent.IN | EpollEvent.EDGE, (index << TOKEN_SHIFT) | TokenKind.UPLINK);
     this.#wakeEntry(entry);
   }
 

@@ -1,7 +1,7 @@
 /** Which receive queue of a function the eswitch gives a frame to: by the driver’s table, by flow, by the sender’s pair. */
 import { FLOW_AGEING_SECONDS, type SwitchDomain } from '@virtnet/engine-eswitch';
 import { PrivateMemory } from '@virtnet/engine-virtqueue';
-import { HashType, QueueCounter } from '@virtnet/wire';
+import { HashType, QueueCounter, queueBlock, statePageSize } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { netHeader, shapeFrame } from './net-fixture.js';
@@ -132,9 +132,10 @@ describe('where flows are followed', () => {
   };
   const receivedBy = (pairs: readonly SwitchedPair[]) => pairs.map((pair) => frames(pair).length);
   const memory = new PrivateMemory(2048);
+  const uplinkCounters = queueBlock(new ArrayBuffer(statePageSize(1)), 0).counters;
   const comeThroughUplink = (domain: SwitchDomain, bytes: Uint8Array) => {
     memory.u8.set(bytes);
-    domain.receive(memory, 0, bytes.length, netHeader({}));
+    domain.receive(memory, 0, bytes.length, netHeader({}), uplinkCounters);
     domain.flush();
   };
 

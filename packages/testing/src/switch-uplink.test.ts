@@ -1,7 +1,7 @@
 /** Frames that the uplink of the eswitch does not take: each is counted at its sender, under what is true of it. */
-import { UPLINK_PORT } from '@virtnet/engine-eswitch';
+import { STATIONS_PER_PORT_MAX, UPLINK_PORT } from '@virtnet/engine-eswitch';
 import { PrivateMemory } from '@virtnet/engine-virtqueue';
-import { Errno, QueueCounter } from '@virtnet/wire';
+import { Errno, QueueCounter, queueBlock, statePageSize } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
 import { MemoryPort } from './memory-port.js';
 import { netHeader, shapeFrame } from './net-fixture.js';
@@ -12,6 +12,14 @@ const { DROP_NO_DESC, UPLINK_MISSED } = QueueCounter;
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 const OUTSIDE = [2, 0, 0, 0, 9, 9];
 const HEADER = 12;
+const ARRIVED = {
+  frames: FRAMES,
+  bytes: QueueCounter.BYTES,
+  nowhere: DROP_NO_DESTINATION,
+  samePort: QueueCounter.DROP_SAME_PORT,
+  notSwitched: QueueCounter.DROP_NOT_SWITCHED,
+  stationsRefused: QueueCounter.STATIONS_REFUSED,
+} as const;
 
 const macOf = (port: number): number[] => [2, 0, 0, 0, 0, port + 1];
 function frame(source: readonly number[], destination: readonly number[], seed = 1): Uint8Array {
@@ -27,12 +35,26 @@ function setup(...options: readonly FunctionOptions[]) {
   const uplink = new MemoryPort();
   domain.setUplink(uplink);
   const memory = new PrivateMemory(2048);
-  const hello = frame(OUTSIDE, BROADCAST);
-  memory.u8.set(hello);
-  domain.receive(memory, 0, hello.length, netHeader({}));
-  domain.flush();
+  const { counters } = queueBlock(new ArrayBuffer(statePageSize(1)), 0);
+  /** Frames come in. */
+  const arrive = (...frames: readonly Uint8Array[]) => {
+    for (const each of frames) {
+      memory.u8.set(each);
+      domain.receive(memory, 0, each.length, netHeader({}), counters);
+    }
+    domain.flush();
+  };
+  arrive(frame(OUTSIDE, BROADCAST));
   for (const pair of pairs) pair.collect();
-  return { ...fixture, uplink, a: pairs[0]! };
+  counters.fill(0);
+  /** What the uplink has counted, by the names below; anything else it may not count. */
+  const arrived = () => {
+    const counted = Object.entries(ARRIVED).map(([name, counter]) => [name, counters[counter]!] as const);
+    const sum = counters.reduce((total, count) => total + count, 0);
+    expect(sum).toBe(counted.reduce((total, [, count]) => total + count, 0));
+    return Object.fromEntries(counted.filter(([, count]) => count > 0));
+  };
+  return { ...fixture, uplink, a: pairs[0]!, arrive, arrived };
 }
 
 /** What the sender's queue counted of UPLINK_MISSED, and under everything that ends a frame. */
@@ -128,5 +150,46 @@ describe('an uplink', () => {
     a.send(frame(macOf(0), OUTSIDE));
     turn(a);
     expect(counted(a)).toEqual({ ...NOTHING, frames: 1, nowhere: 1 });
+  });
+});
+
+describe('frames that come in by the uplink', () => {
+  const [BYTES_EACH] = [frame(OUTSIDE, BROADCAST).length];
+
+  it('for a function, or for everybody: frames, also when no receiver has a buffer, which is the receiver’s to count', () => {
+    const { a, pairs, turn, arrive, arrived } = setup({}, {});
+    a.send(frame(macOf(0), BROADCAST));
+    turn(a);
+    pairs[0]!.post(1, 2048);
+    const before = pairs.map((pair) => pair.countReceive(DROP_NO_DESC));
+    arrive(frame(OUTSIDE, macOf(0)), frame(OUTSIDE, macOf(0)), frame(OUTSIDE, BROADCAST));
+    expect(arrived()).toEqual({ frames: 3, bytes: 3 * BYTES_EACH });
+    expect(pairs.map((pair, i) => pair.countReceive(DROP_NO_DESC) - before[i]!)).toEqual([2, 1]);
+  });
+
+  it('for a station that is behind the uplink itself, or of an address that bridges keep: drops under their reasons', () => {
+    const { arrive, arrived } = setup({});
+    arrive(frame([2, 0, 0, 0, 9, 8], OUTSIDE), frame(OUTSIDE, [1, 0x80, 0xc2, 0, 0, 0x0e]));
+    arrive(frame(BROADCAST, macOf(0)));
+    expect(arrived()).toEqual({ samePort: 1, notSwitched: 2 });
+  });
+
+  it('while nobody receives: drops without a destination, be there ports, a port that was learned, or none', () => {
+    const { domain, a, turn, arrive, arrived } = setup({}, { active: false });
+    a.send(frame(macOf(0), BROADCAST));
+    turn(a);
+    domain.detach(0, 0);
+    arrive(frame(OUTSIDE, macOf(0)), frame(OUTSIDE, BROADCAST));
+    expect(arrived()).toEqual({ nowhere: 2 });
+    for (const port of [0, 1]) domain.remove(port);
+    arrive(frame(OUTSIDE, BROADCAST), frame(OUTSIDE, macOf(0)));
+    expect(arrived()).toEqual({ nowhere: 4 });
+  });
+
+  it('of stations that cannot be remembered any more: counted beside what became of the frames', () => {
+    const { arrive, arrived } = setup({ active: false });
+    const station = (i: number) => frame([2, 1, 0, i >> 16, i >> 8, i], BROADCAST);
+    for (let i = 0; i < STATIONS_PER_PORT_MAX + 9; i++) arrive(station(i));
+    expect(arrived()).toEqual({ nowhere: STATIONS_PER_PORT_MAX + 9, stationsRefused: 10 });
   });
 });

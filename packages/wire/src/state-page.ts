@@ -5,7 +5,7 @@
  *   One memfd per device, mapped by the active emulator, its datapath workers and the warm standby. It holds what
  *   cannot be inferred from guest memory after the active process has vanished between two instructions: the queue
  *   positions, the ISR, the sequence of the vfio-user request in progress, and the counters. Everything slow lives
- *   in the device record instead.
+ *   in the device record instead. The TAP of an uplink has a page of one block, for its counters.
  *
  * Parties
  *   main     writes the header and the control queue's block; takes marks of a dead owner away before anything is worked.
@@ -176,7 +176,7 @@ export const QueueCounter = {
   DROP_NO_DESTINATION: 22,
   /** Dropped by the eswitch: its destination is where it came from. */
   DROP_SAME_PORT: 23,
-  /** Dropped by the eswitch: an address that bridges do not forward, or a source no station can have. */
+  /** Dropped by the eswitch: an address that bridges do not forward, a source no station can have, or a frame too short for addresses. */
   DROP_NOT_SWITCHED: 24,
   /** Frames whose source the eswitch could not remember: its table, or the port's share, is full. */
   STATIONS_REFUSED: 25,
