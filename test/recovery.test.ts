@@ -293,12 +293,94 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
     share('bursts') * KILL_MS_MAX,
   );
 
+  test(
+    'as many frames as come > what the kernel gave is the driver’s once, but for at most one frame for each kill',
+    async () => {
+      const { scene, service, device } = used.value;
+      const { sf_rep_net_device: representor } = device;
+      const fn = await BoundFunction.open(service.socket(device.bdf));
+      const driver = await fn.start({ queueSize: QUEUE_SIZE, features: featureMask([NetFeature.MAC]) });
+      await driver.postReceive(0, QUEUE_SIZE);
+      // A TAP counts a frame as sent when somebody has read it.
+      const given = async (): Promise<number> => {
+        const [link] = JSON.parse(await scene.net.ip(`-s -j link show dev ${representor}`)) as Statistics[];
+        return link!.stats64.tx.packets;
+      };
+      const before = await given();
+      let last = -1;
+      let got = 0;
+      const receive = async () => {
+        const received = driver.received(0);
+        for (const { frame } of received) {
+          got++;
+          const number = new DataView(frame.buffer, frame.byteOffset).getUint32(NUMBER_AT);
+          if (frame[NUMBER_AT - 1] !== MARK) continue;
+          expect(number, 'in order, and once').toBeGreaterThan(last);
+          last = number;
+        }
+        if (received.length > 0) await driver.postReceive(0, received.length);
+        await new Promise((resolve) => setImmediate(resolve));
+      };
+      let first = 0;
+      const kills = await killDuring(
+        service,
+        { count: share('bursts'), random: randomNumbers(seed + 6) },
+        async (going) => {
+          while (going()) {
+            const numbers = [first, FLOOD_FRAMES].map(String);
+            let sending = true;
+            const sender = scene.net.run(['python3', '-c', FLOOD, representor, ...numbers]).finally(() => {
+              sending = false;
+            });
+            while (sending) await receive();
+            await sender;
+            first += FLOOD_FRAMES;
+          }
+        },
+      );
+      let lost = 0;
+      await until('everything is received', SETTLE_MS * 20, async () => {
+        for (let round = 0; round < 20; round++) await receive();
+        const missing = (await given()) - before - got;
+        const settled = missing === lost;
+        lost = missing;
+        return settled;
+      });
+      expect(got).toBeGreaterThan(1_000);
+      expect(lost, `of ${got}`).toBeGreaterThanOrEqual(0);
+      expect(lost, `of ${got}`).toBeLessThanOrEqual(kills.length);
+      await driver.stop();
+      await fn.close();
+    },
+    share('bursts') * KILL_MS_MAX,
+  );
+
   endsCleanly(used);
 });
 
+/** Where a frame of FLOOD has its number, behind MARK. */
+const NUMBER_AT = 15;
+const MARK = 0x5a;
+const FLOOD_FRAMES = 20_000;
+/** Numbered frames by an interface, as many as go: the interface, the first number, how many. */
+const FLOOD = `
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind((sys.argv[1], 0))
+head = bytes.fromhex('${MAC.replaceAll(':', '')}020000000909') + bytes([9, 0, ${MARK}])
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + int(sys.argv[3])):
+    try:
+        s.send(head + number.to_bytes(4, 'big') + bytes(40))
+    except OSError:
+        pass
+`;
+
 /** `ip -s -j link` */
 interface Statistics {
-  readonly stats64: { readonly rx: { readonly packets: number; readonly dropped: number } };
+  readonly stats64: {
+    readonly rx: { readonly packets: number; readonly dropped: number };
+    readonly tx: { readonly packets: number };
+  };
 }
 
 describe('kill -9 of the emulator, Linux guest', () => {

@@ -122,6 +122,11 @@ abstract class FrameHeader {
     this.plainBytesMax = mtu === 0 ? FRAME_BYTES_MAX : mtu + ETHERNET_BYTES;
   }
 
+  /** Some kind of GSO is allowed. */
+  protected get segments(): boolean {
+    return this.#families.some((families) => families !== Family.NONE);
+  }
+
   protected allow(features: bigint, feature: number, gso: GsoType, families: number): void {
     if (hasFeature(features, feature)) this.#families[gso]! |= families;
   }
@@ -254,6 +259,13 @@ export class ReceiveHeader extends FrameHeader {
     this.allow(features, NetFeature.GUEST_UFO, GsoType.UDP, Family.BOTH);
     this.allow(features, NetFeature.GUEST_USO4, GsoType.UDP_L4, Family.V4);
     this.allow(features, NetFeature.GUEST_USO6, GsoType.UDP_L4, Family.V6);
+  }
+
+  /** Longest frame that is delivered, tags included; 0: any may be, by its size. */
+  get frameBytesMax(): number {
+    return this.plainBytesMax === FRAME_BYTES_MAX || this.segments
+      ? 0
+      : this.plainBytesMax + TAGS_MAX * Ethernet.TAG_BYTES;
   }
 
   /** Judges what the port put into `bytes` about a frame of `frameBytes` in the current chain; 0 to deliver it. */

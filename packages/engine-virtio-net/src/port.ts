@@ -21,17 +21,7 @@
  * Limits  one frame a call.
  */
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
-import { QueueCounter } from '@virtnet/wire';
-
-/** Above every errno. */
-const REFUSAL_BASE = 4096;
-
-/** A result of send() that says under which counter the frame is dropped. */
-export const refusal = (counter: QueueCounter): number => -REFUSAL_BASE - counter;
-
-/** The counter for a frame that was not sent with this result. */
-export const counterOfRefusal = (result: number): QueueCounter =>
-  result <= -REFUSAL_BASE ? ((-REFUSAL_BASE - result) as QueueCounter) : QueueCounter.DROP_TAP_ERROR;
+import type { ReadAhead } from './read-ahead.js';
 
 export interface FramePort {
   /** Where `receive` leaves the end of a frame that the segments had no room for. */
@@ -47,7 +37,8 @@ export interface FramePort {
   /**
    * Receives one frame into the chain's writable segments, `frameOffset` bytes into them, and its header into
    * `header`. Returns the bytes of header and whole frame: more than the chain holds, if only by one, when the frame
-   * did not fit; what found no room is then the first bytes of `overflow`, until the next call. -EAGAIN when no frame waits; another -errno on failure.
+   * did not fit; what found no room is then the first bytes of `overflow`, until the next call. -EAGAIN when no frame waits;
+   * another -errno on failure; a refusal() when the frame cannot be had as a whole.
    */
   receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number;
 
@@ -101,4 +92,22 @@ export interface FramePort {
     bytesMax: number,
     ledger: QueueLedger,
   ): number;
+
+  /** Of a port that has the kernel read many frames in one call: what was read and is not the driver's yet. */
+  readonly ahead?: ReadAhead;
+  /** How many frames are likely to wait; 0: too few for such a call. */
+  readonly expected?: number;
+
+  /**
+   * Has frames read into the first `count` chains of the ring's `plain`, behind the room for a header: they are in `ahead`
+   * then, and receive() gives them. Says in `ledger` before by what a successor tells how far the kernel came. Whether
+   * more may wait.
+   */
+  readAhead?(ring: DeviceRing, count: number, ledger: QueueLedger): boolean;
+
+  /**
+   * Puts into `ahead` what a former owner, who is dead, had read by `reads` reads and not settled. `burst` tells of it
+   * (BurstWord); `settled` chains of its burst are answered, and the `chains` behind them are the first of the ring's `plain`.
+   */
+  readBefore?(ring: DeviceRing, chains: number, settled: number, burst: Uint32Array, reads: number): void;
 }

@@ -8,22 +8,28 @@
  *   representor's side, where the kernel or the switch counts it. Frames over several buffers: spread-queue.ts.
  *   Plain frames come in bursts, if the port has a short way for them (port.ts), and everything is wanted and
  *   sizes are not counted.
+ *   A port that has the kernel read many frames in one call is let read into as many chains as it expects frames for. They
+ *   are then dealt with one by one as any other, those that are plain the short way.
  *
  * Invariants
  *   I1  no used element names bytes that were not written: a frame too large for its chain is dropped whole
  *       (failure F6).
- *   I2  the stores around the port's call follow queue-ledger.ts: a crash loses at most one frame.
- *   I3  an inactive queue (steering) is given no frame.
+ *   I2  the stores around the port's call follow queue-ledger.ts: a crash loses at most one frame, and none that was read
+ *       ahead.
+ *   I3  what was read ahead is dealt with before a poll ends.
+ *   I4  an inactive queue (steering) is given no frame.
  *
  * Limits  one chain a frame; the budget a turn.
  * Spec    virtio 1.3, 5.1.6.3 and 5.1.6.4.
  */
-import { QueueWait, WorkedQueue } from '@virtnet/engine-virtqueue';
-import { Errno, Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
+import { QueueWait, WorkedQueue, writePlainHeader } from '@virtnet/engine-virtqueue';
+import { BURST_FRAMES_MAX, BurstWord, Errno, Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';
 import type { HashSettings } from './flow-hash.js';
 import { ReceiveHeader, vlanOf } from './net-header.js';
 import type { FramePort } from './port.js';
+import type { ReadAhead } from './read-ahead.js';
 import type { ReceiveFilter } from './receive-filter.js';
+import { counterOfRefusal, isRefusal } from './refusal.js';
 import type { QueueOptions } from './transmit-queue.js';
 
 export interface ReceiveQueueOptions extends QueueOptions {
@@ -46,7 +52,11 @@ export class ReceiveQueue extends WorkedQueue {
   readonly #active: boolean;
   readonly #filter: ReceiveFilter | null;
   protected readonly countSizes: boolean;
+  /** Frames may be completed by their header alone. */
   readonly #shortWay: boolean;
+  /** Null: one frame a call. */
+  readonly #ahead: ReadAhead | null;
+  readonly #aheadRoom: number;
 
   constructor(options: ReceiveQueueOptions) {
     super(options.ring, options.block);
@@ -56,10 +66,14 @@ export class ReceiveQueue extends WorkedQueue {
     this.#active = options.active;
     this.#filter = options.filter;
     this.countSizes = options.countSizes === true;
+    this.#aheadRoom = this.aheadRoom();
+    const { frameOffset } = this.header;
+    const ahead = options.port.ahead ?? null;
+    this.#ahead = frameOffset === NetHeader.sizeBytes && this.#aheadRoom > 0 ? ahead : null;
     this.#shortWay =
       options.linkUp &&
-      options.port.receivePlain !== undefined &&
-      this.header.frameOffset === NetHeader.sizeBytes &&
+      (options.port.receivePlain !== undefined || this.#ahead !== null) &&
+      frameOffset === NetHeader.sizeBytes &&
       (options.filter === null || options.filter.acceptsAll) &&
       !this.countSizes;
   }
@@ -71,7 +85,10 @@ export class ReceiveQueue extends WorkedQueue {
     const waiting = ledger.turn();
     if (!this.#active) return 0;
     let worked = 0;
-    if (this.#shortWay) {
+    if (this.#ahead !== null) {
+      worked = this.#bursts(this.#ahead, Math.min(waiting, budget));
+      if (worked < 0) return this.#worked(~worked);
+    } else if (this.#shortWay) {
       const count = ring.scan(Math.min(waiting, budget), true);
       if (count > 0) {
         ledger.begin();
@@ -98,6 +115,82 @@ export class ReceiveQueue extends WorkedQueue {
       worked++;
     }
     return this.#worked(worked);
+  }
+
+  override resume(): void {
+    super.resume();
+    const { ring, ledger, port } = this;
+    const reads = ledger.kernelBurst;
+    if (reads === 0) return;
+    const settled = ring.chainsSince(ledger.burst[BurstWord.BEGIN]!);
+    const ahead = this.#ahead;
+    if (ahead !== null && settled <= reads && reads <= BURST_FRAMES_MAX) {
+      ring.available();
+      port.readBefore?.(ring, ring.scan(reads - settled, true), settled, ledger.burst, reads);
+      this.#deliver(ahead);
+      ledger.publish();
+      this.interrupt = true;
+    }
+    ledger.endKernelBurst();
+  }
+
+  /** Bytes a buffer must have so that no frame that would be delivered is larger; 0: there is no such number. */
+  protected aheadRoom(): number {
+    return this.header.frameOffset + Ethernet.HEADER_BYTES; // what is larger than its buffer is dropped in any case
+  }
+
+  /** Reads ahead while that is worth it; how many frames were dealt with, `~` of it when no more wait. */
+  #bursts(ahead: ReadAhead, most: number): number {
+    const { ring, ledger, port } = this;
+    const { lengths } = ring.plain;
+    let worked = 0;
+    for (;;) {
+      const expected = Math.min(port.expected!, most - worked, BURST_FRAMES_MAX);
+      let count = expected > 0 ? ring.scan(expected, true) : 0;
+      for (let i = 0; i < count; i++) if (lengths[i]! < this.#aheadRoom) count = i;
+      if (count === 0) return worked;
+      ledger.begin();
+      const more = port.readAhead!(ring, count, ledger);
+      const plain = this.#shortWay ? this.#completePlain(ahead) : 0;
+      ledger.endPlain(plain);
+      worked += plain + this.#deliver(ahead);
+      ledger.endKernelBurst();
+      if (!more) return ~worked;
+    }
+  }
+
+  /** Completes the frames in front that are plain, and lie where they belong; how many. */
+  #completePlain(ahead: ReadAhead): number {
+    const { ledger, ring } = this;
+    const { offsets, pieces: places } = ring.plain;
+    const { pieces } = ring.memory;
+    const { plainBytesMax } = this.header;
+    let done = 0;
+    while (ahead.left && ahead.at === done && ahead.isPlain(plainBytesMax)) {
+      const bytes = ahead.results[done]!;
+      writePlainHeader(pieces[places[done]!]!.view, offsets[done]!);
+      ahead.advance();
+      ledger.completePlain(done, bytes - NetHeader.sizeBytes, bytes);
+      done++;
+    }
+    return done;
+  }
+
+  /** Deals with the frames that are left; how many, and chains. */
+  #deliver(ahead: ReadAhead): number {
+    const { ring, ledger } = this;
+    let worked = 0;
+    for (; ahead.left; worked++) {
+      if (ring.take() <= 0) {
+        // The driver has changed what it had made available.
+        for (let lost = ahead.forget(); lost > 0; lost--) ledger.count(QueueCounter.DROP_BAD_CHAIN);
+        return worked;
+      }
+      const { position } = ring;
+      this.receive();
+      if (ring.position === position) ledger.dropOfBurst();
+    }
+    return worked;
   }
 
   #worked(chains: number): number {
@@ -137,11 +230,11 @@ export class ReceiveQueue extends WorkedQueue {
     return true;
   }
 
-  /** The port gave no frame: -EAGAIN, or another -errno. */
-  protected nothing(errno: number): false {
+  /** The port gave no frame: -EAGAIN, another -errno, or a refusal, after which there may be another. */
+  protected nothing(result: number): boolean {
     this.ledger.keep();
-    if (errno !== PORT_EMPTY) this.ledger.count(QueueCounter.DROP_TAP_ERROR);
-    return false;
+    if (result !== PORT_EMPTY) this.ledger.count(counterOfRefusal(result));
+    return isRefusal(result);
   }
 
   /** Why nobody wants the frame in the current chain, or 0. */

@@ -27,6 +27,12 @@ export class SpreadReceiveQueue extends ReceiveQueue {
     return this.port.receiveFrames?.(this.ring, first, count, bytesMax, this.ledger) ?? 0;
   }
 
+  /** What goes on in another buffer would have to outlive the process. */
+  protected override aheadRoom(): number {
+    const { frameBytesMax, frameOffset } = this.header;
+    return frameBytesMax === 0 ? 0 : frameOffset + frameBytesMax;
+  }
+
   protected override receive(): boolean {
     const { ring, ledger, header, port } = this;
     const { frameOffset } = header;

@@ -29,7 +29,8 @@ import {
 } from '@virtnet/engine-virtqueue';
 import { Errno, Ethernet, type QueueBlock, QueueCounter } from '@virtnet/wire';
 import { PLAIN_MASK, TransmitHeader } from './net-header.js';
-import { counterOfRefusal, type FramePort } from './port.js';
+import type { FramePort } from './port.js';
+import { counterOfRefusal } from './refusal.js';
 
 export interface QueueOptions {
   readonly ring: DeviceRing;

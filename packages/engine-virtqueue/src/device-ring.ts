@@ -113,6 +113,8 @@ export interface DeviceRing {
   readonly plain: PlainChains;
   /** The next `count` chains of `plain` are answered: they are given. Before anything else is done with the ring. */
   advance(count: number): void;
+  /** Chains that were given since the ring's position was `position`, of a ring whose chains are one entry each. */
+  chainsSince(position: number): number;
   /** Forgets what is current; the next take() begins with the same chain again. */
   untake(): void;
 

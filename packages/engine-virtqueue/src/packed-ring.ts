@@ -288,6 +288,12 @@ export class PackedRing extends Chain implements DeviceRing {
     this.plain.layPositions((lap + index) | 0, this.queueSize - 1 - index, (nextLap + index) | 0);
   }
 
+  chainsSince(position: number): number {
+    const [from, to] = [position, this.position].map((half) => lapOffset(half & 0xffff, this.queueSize));
+    const entries = to! - from!;
+    return entries < 0 ? entries + 2 * this.queueSize : entries;
+  }
+
   advance(count: number): void {
     this.#plainGiven += count;
     this.#moveOn(count, count);

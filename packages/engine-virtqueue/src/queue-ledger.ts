@@ -11,6 +11,8 @@
  *   A port that has the kernel send a whole burst in one call (BURST) says before by what to tell how far the kernel came,
  *   and counts the frames that it settles, each before its POSITION. A successor completes those that were sent and not
  *   settled, and sends the others.
+ *   Of a burst that the kernel reads, a frame is settled by the POSITION behind its chain, or counted as dropped. A successor
+ *   goes on with those that were read and not settled.
  *   A frame over several chains is completed by one store of POSITION, so it is there as a whole or not at all.
  *   A successor opens the ring at POSITION and calls resume(), which publishes what the dead process had completed.
  *
@@ -158,6 +160,20 @@ export class QueueLedger {
     burst[BurstWord.SETTLED] = 0;
     burst[BurstWord.HEARTBEAT] = words[HEARTBEAT]!;
     words[BURST] = count;
+  }
+
+  /** The same of reads, into the next chains. What of them is settled follows from POSITION, and from those dropped. */
+  beginKernelReads(count: number): void {
+    const { burst } = this;
+    burst[BurstWord.BEGIN] = this.#ring.position;
+    burst[BurstWord.DROPPED] = 0;
+    this.beginKernelBurst(count);
+  }
+
+  /** A frame that was read was dropped, and its chain kept. */
+  dropOfBurst(): void {
+    const { burst } = this;
+    burst[BurstWord.DROPPED] = burst[BurstWord.DROPPED]! + 1;
   }
 
   /** One frame more of them is about to be completed or dropped. */

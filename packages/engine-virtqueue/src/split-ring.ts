@@ -271,6 +271,10 @@ export class SplitRing extends Chain implements DeviceRing {
     plain.layPositions(position, INDEX_MASK - position, position - INDEX_MASK - 1);
   }
 
+  chainsSince(position: number): number {
+    return (this.#position - position) & INDEX_MASK;
+  }
+
   advance(count: number): void {
     this.#position = (this.#position + count) & INDEX_MASK;
   }

@@ -26,6 +26,7 @@
  */
 import {
   BURST_FRAMES_MAX,
+  BURST_HEADERS_AT,
   BURST_PAGE_BYTES,
   BurstWord,
   CompletionEntry,
@@ -62,8 +63,30 @@ const HIGH_WORD = 2 ** 32;
 /** Header and frame. */
 const PARTS = 2;
 
-/** What all rings of a thread share. */
-export class BurstTable {
+/** The entries that a ring submits, on a page of their own. */
+export interface EntryTable {
+  readonly address: number;
+  readonly entries: Int32Array;
+}
+
+/** Makes entry `i` of a table an operation of `parts` parts, which does not wait, and whose result names it. */
+export function prepareEntry(
+  view: DataView,
+  i: number,
+  operation: number,
+  vectorAddress: number,
+  parts: number,
+): void {
+  const at = i * SubmissionEntry.sizeBytes;
+  view.setUint8(at + SubmissionEntry.at.opcode, operation);
+  setPointer(view, at + SubmissionEntry.at.address, vectorAddress);
+  view.setUint32(at + SubmissionEntry.at.length, parts, true);
+  view.setUint32(at + SubmissionEntry.at.operationFlags, RWF_NOWAIT, true);
+  view.setUint32(at + SubmissionEntry.at.userData, i, true);
+}
+
+/** What all rings of a thread that send share. */
+export class BurstTable implements EntryTable {
   /** The entries, on a page of their own. */
   readonly address: number;
   readonly entries: Int32Array;
@@ -104,22 +127,17 @@ export class BurstTable {
       const vector = i * PARTS * Iovec.sizeBytes;
       setPointer(vectors.view, vector + Iovec.at.base, this.#header.address);
       vectors.u32[vector / 4 + VECTOR_LENGTH] = NetHeader.sizeBytes;
-      const at = i * SubmissionEntry.sizeBytes;
-      view.setUint8(at + SubmissionEntry.at.opcode, UringOperation.WRITEV);
-      setPointer(view, at + SubmissionEntry.at.address, vectors.address + vector);
-      view.setUint32(at + SubmissionEntry.at.length, PARTS, true);
-      view.setUint32(at + SubmissionEntry.at.operationFlags, RWF_NOWAIT, true);
-      view.setUint32(at + SubmissionEntry.at.userData, i, true);
+      prepareEntry(view, i, UringOperation.WRITEV, vectors.address + vector, PARTS);
     }
   }
 }
 
-/** The way of one queue into its TAP. */
+/** The way of one queue into its TAP, or out of it. */
 export class BurstRing {
   /** Of the last burst, by frame: bytes written, header included, or -errno (-EAGAIN: no room, or never begun). */
   readonly results = new Int32Array(BURST_FRAMES_MAX);
   readonly #fd: number;
-  readonly #table: BurstTable;
+  readonly #table: EntryTable;
   readonly #words: Int32Array;
   readonly #submissionTail: number;
   /** Which entry of the table is next, by submission. */
@@ -131,7 +149,7 @@ export class BurstRing {
   readonly #mask: number;
   #broken = false;
 
-  private constructor(fd: number, table: BurstTable, page: ArrayBuffer, parameters: DataView) {
+  private constructor(fd: number, table: EntryTable, page: ArrayBuffer, parameters: DataView) {
     const sq = SubmissionRingOffsets.decode(parameters, URING_SUBMISSION_OFFSETS_AT);
     const cq = CompletionRingOffsets.decode(parameters, URING_COMPLETION_OFFSETS_AT);
     const words = new Int32Array(page);
@@ -151,7 +169,7 @@ export class BurstRing {
    * A ring whose completions are in the page at `pageAddress`, a multiple of BURST_PAGE_BYTES, which nobody else uses now;
    * or -errno: -EINVAL also where the kernel does not know such rings.
    */
-  static open(table: BurstTable, pageAddress: number): BurstRing | number {
+  static open(table: EntryTable, pageAddress: number): BurstRing | number {
     if (nativeMadvise(pageAddress, BURST_PAGE_BYTES, MADV_REMOVE) < 0) return negativeErrno();
     const page = viewMemory(BigInt(pageAddress), BURST_PAGE_BYTES);
     const parameters = new NativeBuffer(URING_PARAMETERS_BYTES);
@@ -160,7 +178,17 @@ export class BurstRing {
     setPointer(view, URING_SUBMISSION_OFFSETS_AT + SubmissionRingOffsets.at.userAddress, table.address);
     setPointer(view, URING_COMPLETION_OFFSETS_AT + CompletionRingOffsets.at.userAddress, pageAddress);
     const fd = setupRing(BURST_FRAMES_MAX, parameters);
-    return fd < 0 ? fd : new BurstRing(fd, table, page, view);
+    if (fd < 0) return fd;
+    const ring = new BurstRing(fd, table, page, view);
+    if (ring.endBytes <= BURST_HEADERS_AT) return ring;
+    ring.close(); // a kernel whose rings are larger
+    return -Errno.EINVAL;
+  }
+
+  /** Bytes of the page that are the kernel's. */
+  get endBytes(): number {
+    const completions = this.#entries + (this.#mask + 1) * COMPLETION_WORDS;
+    return 4 * Math.max(completions, this.#array + this.#arrayMask + 1);
   }
 
   /** Says in `burst` (BurstWord) by what a successor tells how far the kernel came with the next burst. */
@@ -171,7 +199,7 @@ export class BurstRing {
     burst[BurstWord.ENTRIES_MASK] = this.#mask;
   }
 
-  /** Sends the frames 0 to `count` - 1 of the table to `fd`. */
+  /** Sends the frames 0 to `count` - 1 of the table to `fd`, or has them read from it. */
   send(fd: number, count: number): void {
     const { results } = this;
     const words = this.#words;

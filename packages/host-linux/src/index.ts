@@ -8,6 +8,7 @@
  *   const ram = new Uint8Array(arena.buffer, offset, 2 ** 30);
  */
 export * from './arena.js';
+export * from './burst-reader.js';
 export * from './burst-writer.js';
 export * from './epoll.js';
 export { blockFaultSignals, endByForeignFaultSignals } from './fault-signals.js';

@@ -28,11 +28,11 @@ import {
   type RingRooms,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
-import { BurstTable } from '@virtnet/host-linux';
+import { BurstTable, ReadTable } from '@virtnet/host-linux';
 import { hasFeature, NetFeature, type QueueBlock, VirtioFeature } from '@virtnet/wire';
 import type { QueueConfig } from './datapath-protocol.js';
 import { CHAIN_SEGMENTS_MAX, FRAME_SEGMENTS_MAX } from './limits.js';
-import { TapPort } from './tap-port.js';
+import { TapReceiver } from './tap-receiver.js';
 import { TapSender } from './tap-sender.js';
 
 /** What works a queue of a configuration, once its ring was told where to go on. */
@@ -43,7 +43,7 @@ export interface MadeQueue {
   /** null: it is made when it holds. */
   readonly queue: WorkedQueue | null;
   /** A port that has something to close; null: none. */
-  readonly sender: TapSender | null;
+  readonly closing: TapSender | TapReceiver | null;
 }
 
 export const isMade = (made: MadeQueue | RingFault): made is MadeQueue => 'ring' in made;
@@ -68,6 +68,7 @@ function roomsOfThread(): ThreadRooms {
 export class QueueMaker {
   /** Null: there can be none; undefined: nobody needed it yet. */
   #bursts: BurstTable | null | undefined;
+  #reads: ReadTable | null | undefined;
   readonly #rooms = roomsOfThread();
   /**
    * By slot, for rings that are given frames: what they have laid out stays until the next one comes. A slot's next ring has
@@ -98,15 +99,18 @@ export class QueueMaker {
     const linkUp = config.linkUp && (direction === 'receive' || active);
     const options = { ring, block, features, mtu: config.mtu, linkUp };
     if (config.switched !== null || (direction === 'receive' && config.rss !== null))
-      return { ring, options, queue: null, sender: null };
-    if (direction === 'receive')
-      return { ring, options, queue: receiveQueue(config, options, spread), sender: null };
+      return { ring, options, queue: null, closing: null };
+    if (direction === 'receive') {
+      const port = new TapReceiver(config.tapFd, this.#readTable(), config.burstAddress);
+      return { ring, options, queue: receiveQueue(config, options, spread, port), closing: port };
+    }
     const sender = new TapSender(config.tapFd, this.#burstTable(), config.burstAddress);
-    return { ring, options, queue: new TransmitQueue({ ...options, port: sender }), sender };
+    return { ring, options, queue: new TransmitQueue({ ...options, port: sender }), closing: sender };
   }
 
   close(): void {
     this.#bursts?.close();
+    this.#reads?.close();
   }
 
   #roomsOf(slot: number, { direction, switched, rss }: QueueConfig): RingRooms {
@@ -122,17 +126,23 @@ export class QueueMaker {
     if (this.#bursts === undefined) this.#bursts = BurstTable.create();
     return this.#bursts;
   }
+
+  #readTable(): ReadTable | null {
+    if (this.#reads === undefined) this.#reads = ReadTable.create();
+    return this.#reads;
+  }
 }
 
 function receiveQueue(
-  { tapFd, filter, active, countSizes, hash }: QueueConfig,
+  { filter, active, countSizes, hash }: QueueConfig,
   options: Omit<QueueOptions, 'port'>,
   spread: boolean,
+  port: TapReceiver,
 ): WorkedQueue {
   const Receive = spread ? SpreadReceiveQueue : ReceiveQueue;
   return new Receive({
     ...options,
-    port: new TapPort(tapFd),
+    port,
     active,
     filter: filter === null ? null : new ReceiveFilter(filter),
     countSizes,

@@ -167,7 +167,7 @@ export class QueueState {
       queue,
       pageAddress: page.address,
       pageBytes: page.buffer.byteLength,
-      burstAddress: receive || switched !== null ? 0 : page.burstAddress(queue),
+      burstAddress: switched !== null ? 0 : page.burstAddress(queue),
       tapFd,
       switched,
       kickFd: this.kicks.get(queue) ?? -1,

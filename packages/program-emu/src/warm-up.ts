@@ -118,8 +118,7 @@ export function warmUp(memory: ArenaPlace): void {
   for (const features of FEATURES) {
     new Uint8Array(page.buffer).fill(0);
     region.fill(0);
-    const burstAddress = Number(page.address) + burstPageAt(2, TRANSMIT_SLOT);
-    const pages = { pageAddress: page.address, pageBytes, burstAddress };
+    const pages = { pageAddress: page.address, pageBytes };
     move({ features, sockets, doorbell, interrupt, ...pages, memory });
   }
   page.close();
@@ -134,13 +133,12 @@ interface Course {
   readonly interrupt: number;
   readonly pageAddress: bigint;
   readonly pageBytes: number;
-  readonly burstAddress: number;
   readonly memory: ArenaPlace;
 }
 
 /** Moves FRAMES frames with the features; now and then the queues fall asleep. */
 function move(course: Course): void {
-  const { features, sockets, doorbell, interrupt, pageAddress, pageBytes, burstAddress, memory } = course;
+  const { features, sockets, doorbell, interrupt, pageAddress, pageBytes, memory } = course;
   const region = new DataView(memory.buffer, memory.byteOffset, WARM_UP_BYTES);
   const transmit = new SyntheticDriver(region, 0, FRAME_BYTES, 0);
   const receive = new SyntheticDriver(region, WARM_UP_BYTES / 2, BUFFER_BYTES, WRITE_FLAG);
@@ -169,7 +167,8 @@ function move(course: Course): void {
     queue: direction === 'receive' ? RECEIVE_SLOT : TRANSMIT_SLOT,
     pageAddress,
     pageBytes,
-    burstAddress: direction === 'receive' ? 0 : burstAddress,
+    burstAddress:
+      Number(pageAddress) + burstPageAt(2, direction === 'receive' ? RECEIVE_SLOT : TRANSMIT_SLOT),
     tapFd,
     switched: null,
     kickFd: direction === 'receive' ? -1 : doorbell,

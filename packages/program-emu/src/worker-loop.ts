@@ -52,7 +52,6 @@ import { PendingInterrupts } from './pending-interrupts.js';
 import { isMade, type MadeQueue, QueueMaker } from './queue-maker.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { type SwitchedQueue, Switching } from './switching.js';
-import type { TapSender } from './tap-sender.js';
 import { type Entry, moderationOf, readerEntry } from './worker-entry.js';
 
 /** Low bits of an epoll token say what became ready, the others which slot or TAP. */
@@ -106,7 +105,7 @@ export class WorkerLoop {
   readonly #epoll = openEpoll();
   readonly #maker = new QueueMaker();
   /** Ports that have something to close, by slot. */
-  readonly #senders = new Map<number, TapSender>();
+  readonly #closing = new Map<number, NonNullable<MadeQueue['closing']>>();
   readonly #memories = new Map<number, GuestMemory>();
   readonly #pages = new PageViews();
   readonly #entries: (Entry | null)[] = [];
@@ -250,7 +249,7 @@ export class WorkerLoop {
 
   close(): void {
     this.#pending.close();
-    for (const sender of this.#senders.values()) sender.close();
+    for (const port of this.#closing.values()) port.close();
     this.#maker.close();
     this.#epoll.close();
   }
@@ -380,13 +379,13 @@ export class WorkerLoop {
   }
 
   #open(device: number, slot: number, config: QueueConfig, block: QueueBlock, made: MadeQueue): void {
-    const { ring, options, sender } = made;
+    const { ring, options, closing } = made;
     const fault = ring.resumeAt(resumePosition(block));
     if (fault !== null) {
       this.#report({ kind: 'fault', slot, fault });
       return;
     }
-    if (sender !== null) this.#senders.set(slot, sender);
+    if (closing !== null) this.#closing.set(slot, closing);
     const { queue, domain } =
       made.queue === null
         ? this.#switchedQueue(device, slot, config, options)
@@ -462,8 +461,8 @@ export class WorkerLoop {
     if (entry.moderation?.pending === true) this.#send(entry);
     if (config.kickFd >= 0) this.#epoll.remove(config.kickFd);
     this.#leaveTap(config, slot);
-    this.#senders.get(slot)?.close();
-    this.#senders.delete(slot);
+    this.#closing.get(slot)?.close();
+    this.#closing.delete(slot);
     if (config.switched !== null || config.rss !== null) this.#switching.close(device, config);
     this.#rest(entry);
   }

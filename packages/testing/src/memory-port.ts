@@ -1,8 +1,10 @@
 /** memory-port.ts: a frame port that keeps what it is sent and gives what it was told, for tests. */
 
-import type { FramePort } from '@virtnet/engine-virtio-net';
+import { type FramePort, ReadAhead } from '@virtnet/engine-virtio-net';
 import { type DeviceRing, type QueueLedger, writePlainHeader } from '@virtnet/engine-virtqueue';
-import { BurstWord, Errno, Ethernet, NetHeader } from '@virtnet/wire';
+import { BURST_HEADER_BYTES, BurstWord, Errno, Ethernet, NetHeader } from '@virtnet/wire';
+
+const HEADER_BYTES = NetHeader.sizeBytes;
 
 export interface PortFrame {
   /** struct virtio_net_hdr_v1. */
@@ -115,5 +117,47 @@ export class KernelMemoryPort extends PlainMemoryPort {
 
   sentBefore(burst: Uint32Array, count: number): number {
     return Math.min(this.#tail - burst[BurstWord.TAIL_BEFORE]!, count) - burst[BurstWord.SETTLED]!;
+  }
+}
+
+/** The same that has a kernel read many frames in one step; what was read, and where the kernel was, it does not forget. */
+export class KernelReadingPort extends MemoryPort {
+  readonly ahead = new ReadAhead();
+  expected = Number.POSITIVE_INFINITY;
+  /** Frames that were read in such a step. */
+  together = 0;
+  /** Reads that find nothing although a frame waits, as a frame may come behind them; their numbers. */
+  readonly early = new Set<number>();
+  /** Reads of the kernel, ever. */
+  #tail = 0;
+
+  override receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
+    return this.ahead.left ? this.ahead.take(ring, header) : super.receive(ring, header, frameOffset);
+  }
+
+  readAhead(ring: DeviceRing, count: number, ledger: QueueLedger): boolean {
+    const { ahead } = this;
+    const { offsets, lengths, pieces } = ring.plain;
+    ahead.lay(ring, count);
+    ledger.burst[BurstWord.TAIL_BEFORE] = this.#tail;
+    ledger.beginKernelReads(count);
+    for (let i = 0; i < count; i++) {
+      const next = this.early.has(this.#tail++) ? undefined : this.waiting.shift();
+      ahead.results[i] = next === undefined ? -Errno.EAGAIN : HEADER_BYTES + next.frame.length;
+      if (next === undefined) continue;
+      this.together++;
+      ahead.headers.set(next.header, i * BURST_HEADER_BYTES);
+      const room = lengths[i]! - HEADER_BYTES;
+      ring.memory.pieces[pieces[i]!]!.u8.set(next.frame.subarray(0, room), offsets[i]! + HEADER_BYTES);
+    }
+    ahead.start(count);
+    return ahead.results[count - 1]! >= 0;
+  }
+
+  readBefore(ring: DeviceRing, chains: number, settled: number, burst: Uint32Array, reads: number): void {
+    const { ahead } = this;
+    ahead.lay(ring, chains, settled);
+    if (this.#tail === burst[BurstWord.TAIL_BEFORE]) ahead.results.fill(-Errno.EAGAIN); // it died before
+    ahead.start(reads, settled + burst[BurstWord.DROPPED]!);
   }
 }

@@ -68,6 +68,7 @@ export const CompletionEntry = layout('CompletionEntry', 16, { userData: u64, re
 /** Operations. */
 export const UringOperation = {
   NOP: 0,
+  READV: 1,
   WRITEV: 2,
   SENDMSG: 9,
   RECVMSG: 10,

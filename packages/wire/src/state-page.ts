@@ -10,7 +10,7 @@
  * Parties
  *   main     writes the header and the control queue's block; takes marks of a dead owner away before anything is worked.
  *   worker   writes the blocks of the queues it owns; one writer per block at any time.
- *   kernel   writes the page of a queue while it sends a burst for the worker.
+ *   kernel   writes the page of a queue while it sends, or reads, a burst for the worker.
  *   standby  reads, only after the active process was fenced.
  *
  * Layout
@@ -20,7 +20,7 @@
  *              them from QUEUE_BURST_AT on what tells how far the kernel came with a burst (BurstWord), then
  *              from QUEUE_JOURNAL_AT on the journal of a packed ring: what was given back and is not published yet
  *   then       one page for each virtqueue the file has room for: the completion ring by which the kernel says what it
- *              has sent of a burst; untouched where there never was one. Files of older builds end before.
+ *              has sent of a burst, or read, and the headers of what it has read; untouched where there never was one. Files of older builds end before.
  *
  * Invariants
  *   I1  word POSITION of a queue is stored after the frame's used entry is in guest memory, so a successor that
@@ -49,11 +49,17 @@ export const BurstWord = {
   ENTRIES_MASK: 4,
   /** QueueWord.HEARTBEAT when it began. With another one somebody has worked the queue since who knows no bursts. */
   HEARTBEAT: 5,
+  /** Of reads: POSITION when it began, and the frames that were dropped since, whose chains were kept. */
+  BEGIN: 6,
+  DROPPED: 7,
   COUNT: 8,
 } as const;
 /** Frames that one call of the kernel sends. */
 export const BURST_FRAMES_MAX = 32;
 export const BURST_PAGE_BYTES = 4096;
+/** Where in the page of a receive queue the headers of frames are that the kernel has read, and how far one is from the next. */
+export const BURST_HEADERS_AT = 3584;
+export const BURST_HEADER_BYTES = 16;
 /** Where the journal begins in a block. */
 export const QUEUE_JOURNAL_AT = 512;
 /** Chains a packed ring can give back before it has to publish: four bursts, or the longest mergeable frame. */

@@ -82,7 +82,7 @@ export class WorkerFixture {
       queue,
       pageAddress: this.page.address,
       pageBytes: this.page.buffer.byteLength,
-      burstAddress: queue === RECEIVE ? 0 : this.page.burstAddress(queue),
+      burstAddress: this.page.burstAddress(queue),
       tapFd: this.tap,
       switched: null,
       kickFd: this.kickFds[queue]!,
