@@ -183,8 +183,9 @@ export class ReceiveQueue extends WorkedQueue {
     for (; ahead.left; worked++) {
       if (ring.take() <= 0) {
         // The driver has changed what it had made available.
-        for (let lost = ahead.forget(); lost > 0; lost--) ledger.count(QueueCounter.DROP_BAD_CHAIN);
-        return worked;
+        const lost = ahead.forget();
+        for (let i = 0; i < lost; i++) ledger.count(QueueCounter.DROP_BAD_CHAIN);
+        return worked + lost;
       }
       const { position } = ring;
       this.receive();
