@@ -8,7 +8,7 @@ import { close, memfdCreate } from '@virtnet/host-linux';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { macBytes } from './lib/frames.ts';
-import { killAtEveryPoint, killPointsEnv } from './lib/kill-points.ts';
+import { killAtEveryPoint, killPointsEnv, WALK_TIMEOUT_MS } from './lib/kill-points.ts';
 import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
 import { parseAnswer, Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -20,7 +20,6 @@ const IDLE_MAC = '0C:C4:7A:FF:22:A3';
 const GUEST_MAC = '0C:C4:7A:FF:22:A4';
 const QUEUE_SIZE = 64;
 const PATIENCE_MS = 60_000;
-const TIMEOUT_MS = 300_000;
 const SUCCESS = { errno: 0, errstr: 'Success' };
 
 const VFS = 2;
@@ -62,7 +61,7 @@ describe('kill -9 at each step', () => {
       close(fd);
       expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
     },
-    TIMEOUT_MS,
+    WALK_TIMEOUT_MS,
   );
 
   test(
@@ -84,7 +83,7 @@ describe('kill -9 at each step', () => {
       );
       expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
     },
-    TIMEOUT_MS,
+    WALK_TIMEOUT_MS,
   );
 
   test(
@@ -111,7 +110,7 @@ describe('kill -9 at each step', () => {
       );
       expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(6);
     },
-    TIMEOUT_MS,
+    WALK_TIMEOUT_MS,
   );
 
   test(
@@ -137,7 +136,7 @@ describe('kill -9 at each step', () => {
       );
       expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
     },
-    TIMEOUT_MS,
+    WALK_TIMEOUT_MS,
   );
 
   test(
@@ -166,7 +165,7 @@ describe('kill -9 at each step', () => {
       await driver.stop();
       await fn.close();
     },
-    TIMEOUT_MS,
+    WALK_TIMEOUT_MS,
   );
 
   endsCleanly(used);

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { LOSSES } from './lib/losses.ts';
 
 const repository = resolve(import.meta.dirname, '..');
 const packages = join(repository, 'packages');
@@ -143,7 +144,36 @@ describe('structure', () => {
       );
     expect(cycles(targets)).toEqual([]);
   });
+
+  test('every row of what may be lost names a test that there is', () => {
+    const rows = lossesDescribed().map(({ lost, shownBy }) => [lost, shownBy]);
+    const known = Object.entries(LOSSES).map(([lost, row]) => [
+      lost,
+      'file' in row ? row.file : 'losses.test.ts',
+    ]);
+    expect(rows).toEqual(known);
+    const missing = Object.values(LOSSES)
+      .filter((row) => 'file' in row)
+      .filter(
+        ({ file, title }) => !readFileSync(join(repository, 'test', file), 'utf8').includes(`test('${title}`),
+      );
+    expect(missing).toEqual([]);
+  });
 });
+
+/** The table in docs/architecture.md. */
+function lossesDescribed(): { readonly lost: string; readonly shownBy: string }[] {
+  const text = readFileSync(join(repository, 'docs/architecture.md'), 'utf8');
+  const [, table = ''] = /^\| lost \|.*\n\|[-|]+\|\n((?:\|.*\n)+)/m.exec(text) ?? [];
+  return table
+    .trimEnd()
+    .split('\n')
+    .map((line) => line.split(' | '))
+    .map((cells) => ({
+      lost: cells[0]!.replace(/^\| /, ''),
+      shownBy: /`(.*)` \|$/.exec(cells.at(-1)!)?.[1] ?? '',
+    }));
+}
 
 function dependenciesOf(name: string): Set<string> {
   const manifest = JSON.parse(readFileSync(join(packages, name, 'package.json'), 'utf8')) as {

@@ -8,6 +8,8 @@ import { until } from './waiting.ts';
 export const PRELOAD = new URL('./kill-points.mjs', import.meta.url).href;
 /** Every point, and not only those that are left by `distinct`. */
 const ALL = process.env.VIRTNET_TEST_ALL_KILL_POINTS !== undefined;
+/** For one walk; there are some hundred points in all, and a kill at each takes seconds on a busy machine. */
+export const WALK_TIMEOUT_MS = ALL ? 1_800_000 : 300_000;
 /** The last points come behind the answer. */
 const DEATH_MS = 1_000;
 

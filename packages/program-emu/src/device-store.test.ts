@@ -49,7 +49,7 @@ describe('device store', () => {
     store.commit(A, 'dev/V/record', RECORD);
     expect(sent).toEqual([
       [
-        { put: 'dev/V/dma/1000', blob: RECORD, fd: 4, ttlWithoutHolderMs: 3000 },
+        { put: 'dev/V/dma/1000', blob: RECORD, fd: 4, ttlWithoutHolderMs: 2000 },
         { put: 'dev/V/page', blob: RECORD, fd: 5 },
         { put: 'dev/V/record', blob: RECORD },
       ],

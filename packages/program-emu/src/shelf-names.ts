@@ -1,6 +1,7 @@
 /** Names under which the emulator shelves descriptors and blobs; readable, so `ha.list` explains itself. */
 
-const GUEST_MEMORY_KEPT_MS = 3000;
+/** The keeper may look again half a second later: it is gone three seconds after its machine. */
+const GUEST_MEMORY_KEPT_MS = 2000;
 const UNPLUGGED = 'unplugged/';
 const POOLED = /^pool\/([\w.-]{1,15})\/(0|[1-9]\d{0,2})$/;
 const UPLINK = /^uplink\/([01])\/page$/;

@@ -198,7 +198,7 @@ describe('what the keeper of a killed vfe-vhostd has', () => {
     expect(registry.find(OTHER)?.configured).toBe(false); // added meanwhile: as it was
     // The page is what says that a function was let go: it stays as long as the record does.
     const ttl = (name: string) => server.list(`vf/${OTHER}/${name}`)[0]?.ttlWithoutHolderMs;
-    expect([ttl('page'), ttl('record'), ttl('listener')]).toEqual([0, 0, 3000]);
+    expect([ttl('page'), ttl('record'), ttl('listener')]).toEqual([0, 0, 2000]);
   });
 
   test('it comes late, and what it has is of no use > nothing of it stays open', async () => {

@@ -64,7 +64,8 @@ const RECORD = 'record';
 const PAGE = 'page';
 const NUMBER = 'number';
 const NUMBER_BYTES = 4;
-const KEPT_WITHOUT_US_MS = 3_000;
+/** The keeper may look again half a second later: a machine that is gone is let go of within three seconds. */
+const KEPT_WITHOUT_US_MS = 2_000;
 const FOUND_WAIT_MS = 3_000;
 const COMING_WAIT_MS = 3_000;
 /** Most descriptors that are put into one message; the kernel's limit is 253. */
