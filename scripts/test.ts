@@ -21,9 +21,9 @@ Sets up what is missing, then checks. Stages (all of them but the last when none
 
 Property tests draw the same cases each time; VIRTNET_SEED=<number> draws others, VIRTNET_SEED=random new ones.
 What takes long is drawn from, or done in part, unless the environment says otherwise: VIRTNET_DRILL=all (an update to
-every broken version, and SIGKILL for everybody in each phase), VIRTNET_TEST_ALL_KILL_POINTS=1 (a kill at every point),
-VIRTNET_TEST_KILLS and VIRTNET_CLIENT_KILLS (how many), VIRTNET_TEST_JUMBO_MIB=1024 (each way through a guest), and
-VIRTNET_TEST_LOAD_S (for how long a busy machine is watched for false alarms).
+every broken version, and SIGKILL for everybody in each phase), VIRTNET_TEST_ALL_KILL_POINTS=1 (a kill at every point,
+and after every byte of a message), VIRTNET_TEST_KILLS and VIRTNET_CLIENT_KILLS (how many), VIRTNET_TEST_JUMBO_MIB=1024
+(each way through a guest), and VIRTNET_TEST_LOAD_S (for how long a busy machine is watched for false alarms).
 Words after -- go to vitest, so  scripts/test system -- guest -t reboot  runs some of the system tests.
 The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing failed, 1 something did, 2 wrong usage.
 `;

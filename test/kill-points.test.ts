@@ -1,18 +1,20 @@
 /**
  * The active emulator dies before and after each step of what it is asked: the caller is answered, the effect is there once.
- * VIRTNET_TEST_ALL_KILL_POINTS=1 walks every point, which takes three times as long.
+ * VIRTNET_TEST_ALL_KILL_POINTS=1 walks every point, and every byte of a message, which takes five times as long.
  */
 import { readdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { close, memfdCreate } from '@virtnet/host-linux';
+import { VfioUserCommand, VfioUserDmaFlags, VfioUserDmaMap, VfioUserDmaUnmap } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { macBytes } from './lib/frames.ts';
-import { killAtEveryPoint, killPointsEnv, WALK_TIMEOUT_MS } from './lib/kill-points.ts';
+import { ALL_KILL_POINTS, killAtEveryPoint, killPointsEnv, WALK_TIMEOUT_MS } from './lib/kill-points.ts';
 import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
+import { RawVfioUser, rawRequest } from './lib/raw-vfio-user.ts';
 import { parseAnswer, Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
-import { until } from './lib/waiting.ts';
+import { sleep, until } from './lib/waiting.ts';
 
 const MAC = '0C:C4:7A:FF:22:A1';
 const OTHER_MAC = '0C:C4:7A:FF:22:A2';
@@ -20,6 +22,8 @@ const IDLE_MAC = '0C:C4:7A:FF:22:A3';
 const GUEST_MAC = '0C:C4:7A:FF:22:A4';
 const QUEUE_SIZE = 64;
 const PATIENCE_MS = 60_000;
+/** In this time what was sent is read, if it is. */
+const READ_MS = 5;
 const SUCCESS = { errno: 0, errstr: 'Success' };
 
 const VFS = 2;
@@ -60,6 +64,46 @@ describe('kill -9 at each step', () => {
       );
       close(fd);
       expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+    },
+    WALK_TIMEOUT_MS,
+  );
+
+  test(
+    'after k bytes of a vfio-user request: its successor takes the rest, once',
+    async () => {
+      const { service, idle } = used.value;
+      const client = await RawVfioUser.open(service.socket(idle.bdf), PATIENCE_MS);
+      const [iova, sizeBytes] = [0x20_0000_0000n, 65_536];
+      const range = { iova, sizeBytes: BigInt(sizeBytes) };
+      const fd = memfdCreate('more', sizeBytes);
+      let messageId = 0;
+      const mapping = (): Uint8Array => {
+        const flags = VfioUserDmaFlags.READ | VfioUserDmaFlags.WRITE;
+        const body = { ...range, argsz: VfioUserDmaMap.sizeBytes, flags, fdOffset: 0n };
+        return rawRequest(++messageId, VfioUserCommand.DMA_MAP, VfioUserDmaMap.bytes(body));
+      };
+      const unmapping = (): Uint8Array => {
+        const body = { ...range, argsz: VfioUserDmaUnmap.sizeBytes, flags: 0 };
+        return rawRequest(++messageId, VfioUserCommand.DMA_UNMAP, VfioUserDmaUnmap.bytes(body));
+      };
+      const { length } = mapping();
+      const every = Array.from({ length: length - 1 }, (_, index) => index + 1);
+      const some = [1, 15, 16, 17, length - 1];
+      for (const bytes of ALL_KILL_POINTS ? every : some) {
+        const message = mapping();
+        client.send(message.subarray(0, bytes), [fd]);
+        await sleep(READ_MS);
+        const { pid } = service.killEmu();
+        client.send(message.subarray(bytes));
+        expect(await client.reply(PATIENCE_MS), `${bytes} bytes`).toEqual({ messageId, errno: 0 });
+        await service.recovered(pid);
+        // Done twice, the second one would be refused.
+        client.send(unmapping());
+        expect(await client.reply(PATIENCE_MS), `${bytes} bytes`).toEqual({ messageId, errno: 0 });
+        expect(client.pending).toBe(0);
+      }
+      client.close();
+      close(fd);
     },
     WALK_TIMEOUT_MS,
   );

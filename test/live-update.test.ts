@@ -243,12 +243,19 @@ describe('live update', () => {
       'SIGKILL for the %s in phase %s > one version in the end, and every device',
       async (role, phase) => {
         const { scene, manager, service } = used.value;
-        const version = await whole();
-        falls += 1;
         const slow = builds.get('slow')!;
-        install(service, version === `v${BROKEN}` ? makeBuild(scene.directory, '0.5.0', 'slow') : slow);
-        await service.answer('update', '-s');
-        await phaseReached(service, phase);
+        const begin = async (): Promise<string> => {
+          const version = await whole();
+          install(service, version === `v${BROKEN}` ? makeBuild(scene.directory, '0.5.0', 'slow') : slow);
+          await service.answer('update', '-s');
+          return version;
+        };
+        let version = await begin();
+        while ((await phaseReached(service, phase)) !== phase) {
+          await updateOver(service);
+          version = await begin();
+        }
+        falls += 1;
         const pid = () => (role === 'destination' ? reservePid(service) : service.pid(role));
         process.kill(await until(`the ${role}`, STEP_MS, pid, 1), 'SIGKILL');
         if (role === 'controller') {

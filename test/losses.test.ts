@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { type Kills, LOSSES, type Part } from './lib/losses.ts';
 import { signalPid } from './lib/processes.ts';
-import { type ProcessRole, Service } from './lib/service.ts';
+import { fullAddress, type ProcessRole, Service } from './lib/service.ts';
 import { describeLoss } from './lib/stream-analysis.ts';
 import { streamFromGuest, streamToGuest } from './lib/streams.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -45,6 +45,10 @@ describe('kill -9 under a guest’s streams', () => {
     }
     await service.recovered(-1);
     await until('the keeper knows all', PATIENCE_MS, () => service.keeperKnowsAll());
+    await until('vfe-vhostd serves the machine', PATIENCE_MS, async () => {
+      const { stdout } = await service.vhostCli('vf', '-i', fullAddress(used.value.device.bdf));
+      return /"probed": true/.test(stdout) && /"configured": true/.test(stdout);
+    });
   }
 
   test.each(rows)(

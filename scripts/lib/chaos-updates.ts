@@ -108,7 +108,7 @@ async function killDuringUpdate(stage: ChaosStage, random: () => number): Promis
   const instantMs = random() * INSTANT_MS;
   await installOther(stage);
   await service.answer('update', '-s');
-  await phaseReached(service, phase);
+  if ((await phaseReached(service, phase)) === null) return isWhole(stage, await updateOver(service));
   await sleep(instantMs);
   signalPid(await until(`the ${party}`, PATIENCE_MS, () => pidOf(stage, party), 1), 'SIGKILL');
   if (party === 'controller' || party === 'everything') await stage.startController();

@@ -86,9 +86,11 @@ export const faults = {
       "import { Supervisor } from './supervisor.js'; " +
       "Supervisor.prototype.start = () => Promise.reject(new Error('injected fault'));",
   },
-  /** Nothing, but it takes its time over each device, so that there is a middle of the switch. */
+  /** Nothing, but it takes its time over the check and over each device, so that there is a middle of both. */
   slow: emulator(
-    'const { borrow } = emulator; ' +
+    'const { check } = emulator; ' +
+      'emulator.check = function (...known) { const end = performance.now() + 50; while (performance.now() < end); return check.apply(this, known); }; ' +
+      'const { borrow } = emulator; ' +
       'emulator.borrow = async function (vuid) { await new Promise((go) => setTimeout(go, 150)); return borrow.call(this, vuid); };',
   ),
 } as const satisfies Record<string, { readonly program: string; readonly code: string }>;

@@ -7,9 +7,9 @@ import { until } from './waiting.ts';
 
 export const PRELOAD = new URL('./kill-points.mjs', import.meta.url).href;
 /** Every point, and not only those that are left by `distinct`. */
-const ALL = process.env.VIRTNET_TEST_ALL_KILL_POINTS !== undefined;
+export const ALL_KILL_POINTS = process.env.VIRTNET_TEST_ALL_KILL_POINTS !== undefined;
 /** For one walk; there are some hundred points in all, and a kill at each takes seconds on a busy machine. */
-export const WALK_TIMEOUT_MS = ALL ? 1_800_000 : 300_000;
+export const WALK_TIMEOUT_MS = ALL_KILL_POINTS ? 1_800_000 : 300_000;
 /** The last points come behind the answer. */
 const DEATH_MS = 1_000;
 
@@ -34,7 +34,7 @@ async function note(scene: Scene, service: Service, action: () => Promise<void>)
  */
 function distinct(points: readonly string[]): number[] {
   const numbers = points.map((_, index) => index + 1);
-  if (ALL) return numbers;
+  if (ALL_KILL_POINTS) return numbers;
   return numbers.filter((number) => {
     const next = points[number];
     if (points.indexOf(points[number - 1]!) !== number - 1) return false;
@@ -70,5 +70,6 @@ export async function killAtEveryPoint(
     }
     died.push(where);
   }
+  process.stdout.write(`killed at ${died.length} of ${points.length} points\n`);
   return died;
 }

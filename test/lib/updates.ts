@@ -59,21 +59,24 @@ export function updateOver(service: Service): Promise<UpdateStatus> {
   });
 }
 
-/** Resolves as soon as the update under way has come to `phase`, or past it: some take less than a look. */
-export async function phaseReached(service: Service, phase: Phase): Promise<void> {
+/**
+ * Waits until the update under way has come to `phase`, or is seen past it: some take less than a look. The phase that was
+ * seen; null: it was over before.
+ */
+export function phaseReached(service: Service, phase: Phase): Promise<Phase | null> {
   const file = join(service.root, 'run/virtnet/update.json');
   const look = () => {
     const record = JSON.parse(readFileSync(file, 'utf8')) as { phase: Phase; result: string | null };
-    const isReached = PHASES.indexOf(record.phase) >= PHASES.indexOf(phase);
-    return isReached || record.result !== null ? { ...record, isReached } : null;
+    if (record.phase === phase) return phase;
+    if (record.result !== null) return 'over' as const;
+    return PHASES.indexOf(record.phase) >= PHASES.indexOf(phase) ? record.phase : null;
   };
-  const { isReached, phase: last } = await until(`phase ${phase}`, UPDATE_MS_MAX, look, 1);
-  if (!isReached) throw new Error(`it ended in ${last}`);
+  return until(`phase ${phase}`, UPDATE_MS_MAX, look, 1).then((seen) => (seen === 'over' ? null : seen));
 }
 
 /**
  * The pid of the emulator that an update has started in reserve, null while there is none: the destination's until it
- * serves, then its standby. No pid file names it.
+ * serves, then its standby.
  */
 export function reservePid(service: Service): number | null {
   const controller = service.pid('controller');

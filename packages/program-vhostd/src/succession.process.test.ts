@@ -167,6 +167,8 @@ describe('vfe-vhostd under vfe-vhostd-ha', () => {
   }, 300_000);
 
   test('killed at any step of what a machine asks for > every request is answered once, as if nothing had happened', async () => {
+    let kills = 0;
+    let steps = 0;
     for (let at = EVERY_POINT ? 1 : 2, killed = true; killed; at += EVERY_POINT ? 1 : 6) {
       killed = false;
       fn.positions.clear();
@@ -201,9 +203,12 @@ describe('vfe-vhostd under vfe-vhostd-ha', () => {
       expect(fn.queues.some(({ enabled }) => enabled)).toBe(false);
       expect(await frontend.getU64(R.GET_QUEUE_NUM)).toBe(4n);
       expect(frontend.unexpected).toBe(0);
+      if (killed) kills += 1;
+      else steps = fn.writes - first;
       machine.kill();
       await expect.poll(() => fn.heldFds, patiently).toBe(0);
     }
+    process.stdout.write(`killed at ${kills} of ${steps} steps\n`);
     fn.onWrite = () => {};
     fn.positions.clear();
     expect(server.connections, log).toBe(1);
