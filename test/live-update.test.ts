@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { program } from '../scripts/lib/paths.ts';
 import { type Fault, install, makeBuild } from './lib/builds.ts';
 import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
+import { isRunning } from './lib/processes.ts';
 import { damage, Pump } from './lib/pump.ts';
 import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, type ProcessRole, parseAnswer, Service } from './lib/service.ts';
@@ -167,7 +168,7 @@ describe('live update', () => {
       const needed = [...refused, ...fallen].map(([fault]) => fault);
       for (const fault of [...needed, 'slow' as const])
         builds.set(fault, makeBuild(scene.directory, BROKEN, fault));
-      pump = await Pump.start(scene, service, devices[0]!);
+      pump = await Pump.start(scene, service, devices[0]!, STEP_MS);
     }, STEP_MS);
     afterAll(async () => {
       const report = await pump.finish();
@@ -177,12 +178,19 @@ describe('live update', () => {
       expect(reordered).toBe(0);
     }, STEP_MS);
 
-    /** Everybody is of one version, and has every device. */
+    /** Everybody is of one version, and has every device; no emulator is forgotten. */
     async function whole(): Promise<string> {
-      const { service, all } = used.value;
+      const { scene, service, all } = used.value;
       await settled(service);
       const { original } = await versions(service);
       const emulators = await service.emulators();
+      await until('no other emulator', STEP_MS, async () => {
+        const known = new Set((await service.emulators()).map(({ pid }) => pid));
+        const running = scene.processes
+          .marked()
+          .filter(({ command }) => command.startsWith('virtio_net_emu'));
+        return running.every(({ pid }) => known.has(pid) || !isRunning(pid));
+      });
       expect(emulators.map(({ version }) => `v${version}`)).toEqual(emulators.map(() => original));
       expect(await vuids(service)).toEqual(all);
       return original;

@@ -22,8 +22,11 @@ const ACCESS_BITS = 0o777;
 /** Room for the longest socket name made below `run/virtnet` or `run/vfe`. */
 const SOCKET_NAME_SPARE = 'virtnet/pci/0000:00:00.0.sock.'.length;
 
-/** The processes that have a pid file in `run/virtnet`; `emu` is always the active one. */
-export type PidFileName = 'controller' | 'emu' | 'emu-standby' | 'ha';
+/**
+ * The processes that have a pid file in `run/virtnet`; `emu` is always the active one, `emu-reserve` one that a live update
+ * starts beside the others.
+ */
+export type PidFileName = 'controller' | 'emu' | 'emu-standby' | 'emu-reserve' | 'ha';
 
 export interface VirtnetPaths {
   readonly root: string;

@@ -286,7 +286,8 @@ export class Supervisor {
     await this.#end([...this.#emulators], { removeDevices, deadlineMs: STOP_ACTIVE_MS });
     const keepers = this.#keeper === null ? [] : [this.#keeper];
     await this.#end(keepers, { removeDevices: false, deadlineMs: STOP_KEEPER_MS });
-    for (const name of ['emu', 'emu-standby', 'ha', 'controller'] as const) this.#pidFiles.set(name, null);
+    for (const name of ['emu', 'emu-standby', 'emu-reserve', 'ha', 'controller'] as const)
+      this.#pidFiles.set(name, null);
     // Whoever was killed could not remove its own; nobody is left who serves them.
     for (const path of [this.#paths.haSocket, this.#paths.config]) rmSync(path, { force: true });
     if (!removeDevices) return;
@@ -405,6 +406,7 @@ export class Supervisor {
     const other = byAge.findLast((child) => child !== first) ?? null;
     this.#pidFiles.set('emu', first?.pid ?? null);
     this.#pidFiles.set('emu-standby', other?.pid ?? null);
+    this.#pidFiles.set('emu-reserve', [...this.#reserves].at(-1)?.pid || null);
     this.#pidFiles.set('ha', this.#keeper?.pid || null);
   }
 

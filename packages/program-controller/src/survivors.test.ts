@@ -69,6 +69,17 @@ describe('what a former controller left', () => {
     expect([asked, isAlive(emulator.pid!)]).toEqual([1, false]);
   });
 
+  it('who was started for a live update and has no socket yet is dead before anything else is done', async () => {
+    const { spawnfile, spawnargs } = emulator;
+    const reserve = spawn(spawnfile, spawnargs.slice(1), {
+      env: { ...process.env, VIRTNET_ROOT: paths.root },
+      stdio: 'ignore',
+    });
+    pidFiles.set('emu-reserve', reserve.pid!);
+    expect(await find(() => 0)).toEqual([found()]);
+    expect([isAlive(reserve.pid!), isAlive(emulator.pid!)]).toEqual([false, true]);
+  });
+
   it.each(['it', 'the controller'])('%s waited for a processor meanwhile: it is asked again', async (who) => {
     late = 2;
     let waited = 0;

@@ -86,6 +86,7 @@ const PID_FILES = [
   ['ha', 'ha'],
   ['emu', 'emu'],
   ['emu-standby', 'emu'],
+  ['emu-reserve', 'emu'],
 ] as const;
 
 type Answer = Survivor | 'silent' | null;
