@@ -29,6 +29,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { type BuildOptions, build, type Plugin } from 'esbuild';
+import { madeAhead } from './lib/made-ahead.ts';
 import { sourceLines } from './lib/source-lines.ts';
 
 const packages = fileURLToPath(new URL('../packages', import.meta.url));
@@ -51,19 +52,49 @@ const PROGRAMS: readonly (readonly [string, string])[] = [
   ['program-driver', 'main'],
 ];
 
-/** Built-in modules that somebody imports into `virtnet` and no command of it uses: loaded when they are used after all. */
-const LATE = /^node:child_process$/;
+/** Built-in modules and libraries that a program needs late or never: they are loaded when they are used. */
+const LATE = ['node:child_process', 'node:crypto', 'node:fs/promises', 'zeromq'];
 
-const late: Plugin = {
-  name: 'late',
+const LATER = `const later = (name) => new Proxy({}, { get: (_, part) => require(name)[part] });`;
+
+/** The bundle with them taken as they are used. What is wanted by name of a module that is imported whole would be missing. */
+function takeLate(code: string): string {
+  return LATE.reduce((text, name) => {
+    const eager = `require("${name}")`;
+    for (const line of text.split('\n').filter((one) => one.includes(`__toESM(${eager}`))) {
+      const variable = /^var (\w+) = /.exec(line)?.[1];
+      if (variable === undefined || RegExp(`\\b${variable}\\.(?!default\\b)`).test(text))
+        throw new Error(`${name} cannot be loaded late: ${line}`);
+    }
+    return text.replaceAll(eager, `later("${name}")`);
+  }, code);
+}
+
+/** Readable lines are for terminals: what makes them is loaded where there is one. */
+const prettyLate: Plugin = {
+  name: 'pretty-late',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: LATE }, ({ path, namespace }) =>
-      namespace === 'late' ? { path, external: true } : { path, namespace: 'late' },
+    onResolve({ filter: /^pino-pretty$/ }, ({ path, namespace }) =>
+      namespace === 'late' ? undefined : { path, namespace: 'late' },
     );
-    onLoad({ filter: LATE, namespace: 'late' }, ({ path }) => ({
-      contents: `module.exports = new Proxy({}, { get: (_, name) => require(${JSON.stringify(path)})[name] });`,
+    onLoad({ filter: /^pino-pretty$/, namespace: 'late' }, ({ path }) => ({
+      contents: `module.exports = (options) => require('${path}')(options);`,
+      resolveDir: packages,
       loader: 'js',
     }));
+  },
+};
+
+/** koffi copies node:util property by property, and with that loads what Node would load when it is used. */
+const koffiLate: Plugin = {
+  name: 'koffi-late',
+  setup({ onLoad }) {
+    onLoad({ filter: /\/node_modules\/koffi\/src\/koffi\/index\.cjs$/ }, ({ path }) => {
+      const copies = '__toESM(require("node:util"))';
+      const parts = readFileSync(path, 'utf8').split(copies);
+      if (parts.length !== 2) throw new Error(`${path} is not as it was: is ${copies} in it?`);
+      return { contents: parts.join('{ default: require("node:util") }'), loader: 'js' };
+    });
   },
 };
 
@@ -76,11 +107,11 @@ function options(dist: string, name: string): BuildOptions {
     platform: 'node',
     format: 'cjs',
     target: 'node24',
-    external: ['zeromq', 'koffi', 'piscina'],
-    plugins: name === 'virtnet' ? [late] : [],
+    external: ['zeromq', '@koromix/*', 'piscina'],
+    plugins: [madeAhead, prettyLate, koffiLate],
     define: { 'import.meta.url': 'ownUrl' },
     banner: {
-      js: `const ownUrl = require('node:url').pathToFileURL(require('node:path').join(__dirname, '../${name}.cjs')).href;`,
+      js: `const ownUrl = require('node:url').pathToFileURL(require('node:path').join(__dirname, '../${name}.cjs')).href;${LATER}`,
     },
     sourcemap: 'external',
     write: false,
@@ -106,10 +137,11 @@ function put(path: string, text: string): boolean {
 /** Whether it became another. */
 async function bundle(name: string, dist: string): Promise<boolean> {
   const { outputFiles } = await build(options(dist, name));
-  const [map, code] = ['.map', '.cjs'].map(
+  const [map, text] = ['.map', '.cjs'].map(
     (end) => outputFiles?.find(({ path }) => path.endsWith(end))?.text,
   );
-  if (map === undefined || code === undefined) throw new Error(`${name}: no bundle was made`);
+  if (map === undefined || text === undefined) throw new Error(`${name}: no bundle was made`);
+  const code = takeLate(text);
   put(join(dist, 'bundle', `${name}.lines`), sourceLines(map, join(dist, 'bundle')));
   const files = [
     put(join(dist, `${name}.cjs`), starter(name)),

@@ -18,8 +18,9 @@
  *   CONF_BYTES_MAX, PROBLEMS_MAX. The original excludes packed_vq and mrg_rxbuf together; here both may be on, since
  *   the virtqueues support it, and a note says so. A comma behind the last key is accepted: the guide's example of LAG has one.
  */
-import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
-import { CONF_KEYS, type ConfEntry, confSchema, type VirtnetConf, withDefaults } from './conf-keys.js';
+import type { ErrorObject } from 'ajv';
+import { CONF_KEYS, type ConfEntry, type VirtnetConf, withDefaults } from './conf-keys.js';
+import { confValidator } from './conf-validator.js';
 import { featureName, featureProblem, parseFeatures } from './feature-names.js';
 import type { FirmwareValues } from './firmware-entries.js';
 import { type JsonNode, placeOf, plainValue, readJson, type TextPlace } from './json-text.js';
@@ -102,7 +103,7 @@ export function restoreConf(text: string): VirtnetConf | string {
   if ('fault' in read) return read.fault;
   const value = withoutNulls(plainValue(read.node));
   if (read.node.kind !== 'object') return 'not a JSON object';
-  const check = checkSchema();
+  const check = confValidator();
   if (!check(value)) return `${check.errors?.[0]?.instancePath ?? ''} ${check.errors?.[0]?.message ?? ''}`;
   return withDefaults(value as { readonly [key: string]: unknown });
 }
@@ -124,14 +125,8 @@ interface Found {
   readonly remedy: string;
 }
 
-let compiled: ValidateFunction | null = null;
-function checkSchema(): ValidateFunction {
-  compiled ??= new Ajv({ allErrors: true, verbose: true }).compile(confSchema());
-  return compiled;
-}
-
 function schemaProblems(root: JsonNode, value: unknown): Found[] {
-  const check = checkSchema();
+  const check = confValidator();
   if (check(value)) return [];
   const found = new Map<string, Found>(); // one problem for each key: the first says it
   for (const error of check.errors ?? []) {

@@ -27,7 +27,8 @@ import { windowModule } from './window-module.js';
 /** What a WebAssembly memory of 64-bit addresses may have at most. */
 export const WINDOW_BYTES_MAX = 2 ** 34;
 const WINDOW_BYTES_MIN = 2 ** 30;
-const PAGE_BYTES = 2 ** 16;
+/** Of WebAssembly. */
+export const WINDOW_PAGE_BYTES = 2 ** 16;
 /** For what bursts look like, in each thread: memory that is not used is only addresses. */
 export const ROOMS_BYTES = 2 ** 24;
 const WORD_BYTES = 4;
@@ -105,7 +106,7 @@ let splitTables: WindowFunction = noWindow;
  */
 export function reserveWindow(): WindowMemory | null {
   for (let bytes = WINDOW_BYTES_MAX; bytes >= WINDOW_BYTES_MIN; bytes /= 2) {
-    const pages = BigInt(bytes / PAGE_BYTES);
+    const pages = BigInt(bytes / WINDOW_PAGE_BYTES);
     try {
       return new WebAssembly.Memory({ address: 'i64', initial: pages, maximum: pages, shared: true });
     } catch (error) {
@@ -118,9 +119,9 @@ export function reserveWindow(): WindowMemory | null {
 /** From now on this thread copies inside this window by WebAssembly. The buffer that it is seen through. */
 export function useWindow(memory: WindowMemory): ArrayBuffer {
   const { buffer } = memory;
-  const roomPages = ROOMS_BYTES / PAGE_BYTES;
+  const roomPages = ROOMS_BYTES / WINDOW_PAGE_BYTES;
   const own = new WebAssembly.Memory({ initial: roomPages, maximum: roomPages });
-  const module = new WebAssembly.Module(windowModule(buffer.byteLength / PAGE_BYTES, roomPages));
+  const module = new WebAssembly.Module(windowModule(buffer.byteLength / WINDOW_PAGE_BYTES, roomPages));
   const { exports } = new WebAssembly.Instance(module, { window: { memory }, rooms: { memory: own } });
   ({ copy, copyBurst, copySegments, copyFrames } = exports);
   ({ lookPacked: look, scanPacked: packed, scanSplit: split } = exports);

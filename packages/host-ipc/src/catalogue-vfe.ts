@@ -8,7 +8,6 @@
  *
  * Limits  text lengths below; requestBytesMax of `vhost.request`.
  */
-import { Ajv, type ValidateFunction } from 'ajv';
 import { boolean, object, objectWith, type Schema, type Static, text } from './schema.js';
 
 const DEVICE_TEXT_MAX = 64;
@@ -40,22 +39,3 @@ export const vfeCommands = {
 
 export type VfeCommand = keyof typeof vfeCommands;
 export type VfeParams<C extends VfeCommand> = Static<(typeof vfeCommands)[C]>;
-
-/** One request, checked. */
-export type VfeRequest = {
-  readonly [C in VfeCommand]: { readonly command: C; readonly params: VfeParams<C> };
-}[VfeCommand];
-
-const compiled = new Map<VfeCommand, ValidateFunction>(); // one per command
-
-/** Checks what came in. Null when there is no such command or its parameters do not fit. */
-export function readVfeRequest(command: string, params: unknown): VfeRequest | null {
-  if (!Object.hasOwn(vfeCommands, command)) return null;
-  const name = command as VfeCommand;
-  let check = compiled.get(name);
-  if (check === undefined) {
-    check = new Ajv({ strict: true }).compile(vfeCommands[name].json);
-    compiled.set(name, check);
-  }
-  return check(params) ? ({ command: name, params } as VfeRequest) : null;
-}

@@ -24,3 +24,4 @@ export * from './shelf-channel.js';
 export * from './shelf-log.js';
 export * from './shelf-store.js';
 export * from './text-file.js';
+export * from './vfe-request.js';

@@ -4,7 +4,8 @@
  * Theory
  *   Piscina is built for request and answer, with an Atomics wait between tasks that would stop everything else in a
  *   thread. A datapath worker is one long run, so this pool has a fixed size, one task per thread, waiting by Atomics
- *   off, and is ended through each worker's own mailbox.
+ *   off, and is ended through each worker's own mailbox. The threads start, and read their file, while whoever wants
+ *   them makes what the runs are given.
  *
  * Invariants
  *   I1  `count` runs on `count` threads: no run waits for another.
@@ -41,23 +42,17 @@ function transferring(port: MessagePort): TransferList {
 }
 
 export class LongRuns<Data> {
-  readonly runs: readonly Run[];
   readonly #pool: Piscina;
+  readonly #count: number;
+  readonly #ports: MessagePort[] = [];
   readonly #ends: Promise<void>[] = [];
 
-  /**
-   * Starts `count` runs of the default export of `filename`.
-   * `onEnd(index, error)` is told when one ends; `error` is null when it was asked to.
-   */
-  constructor(
-    filename: string,
-    count: number,
-    data: (index: number) => Data,
-    onEnd: (index: number, error: Error | null) => void,
-  ) {
+  /** Starts `count` threads, which read `filename`. */
+  constructor(filename: string, count: number) {
     if (!Number.isInteger(count) || count < 1 || count > RUNS_MAX) {
       throw new RangeError(`worker count ${count} is outside 1..${RUNS_MAX}`);
     }
+    this.#count = count;
     this.#pool = new Piscina({
       filename,
       minThreads: count,
@@ -66,8 +61,14 @@ export class LongRuns<Data> {
       atomics: 'disabled',
       recordTiming: false,
     });
-    const runs: Run[] = [];
-    for (let index = 0; index < count; index++) {
+  }
+
+  /**
+   * Begins a run of the default export of the file on each thread. To be called once.
+   * `onEnd(index, error)` is told when one ends; `error` is null when it was asked to.
+   */
+  begin(data: (index: number) => Data, onEnd: (index: number, error: Error | null) => void): readonly Run[] {
+    return Array.from({ length: this.#count }, (_, index) => {
       const channel = new MessageChannel();
       const control = createControl();
       const start: RunStart<Data> = { index, port: channel.port2, control, data: data(index) };
@@ -77,15 +78,15 @@ export class LongRuns<Data> {
           (error: Error) => onEnd(index, error),
         ),
       );
-      runs.push({ index, port: channel.port1, control });
-    }
-    this.runs = runs;
+      this.#ports.push(channel.port1);
+      return { index, port: channel.port1, control };
+    });
   }
 
   /** Waits until every run has ended by itself, then releases the threads. */
   async finished(): Promise<void> {
     await Promise.all(this.#ends);
-    for (const run of this.runs) run.port.close();
+    for (const port of this.#ports) port.close();
     await this.#pool.destroy();
   }
 }

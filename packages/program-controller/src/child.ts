@@ -102,7 +102,7 @@ function tunables(): string {
 
 export class Child {
   readonly spec: ChildSpec;
-  readonly client: RpcClient;
+  #client: RpcClient | null = null;
   readonly #poller: Poller;
   readonly #log: Logger;
   readonly #hooks: ChildHooks;
@@ -138,10 +138,14 @@ export class Child {
     this.spec = spec;
     this.#poller = poller;
     this.#hooks = hooks;
-    this.client = new RpcClient(spec.ipcPath);
     this.#log = log.child({ child: spec.kind, instance: spec.instance });
   }
 
+  /** Made when it is needed first: what it needs is loaded while the process starts. */
+  get client(): RpcClient {
+    this.#client ??= new RpcClient(this.spec.ipcPath);
+    return this.#client;
+  }
   get hasServed(): boolean {
     return this.servesSince !== null;
   }
@@ -408,7 +412,7 @@ export class Child {
     this.#progress = null;
     if (this.#pidfd >= 0) close(this.#pidfd);
     this.#pidfd = -1;
-    this.client.close();
+    this.#client?.close();
     rmSync(this.spec.ipcPath, { force: true });
   }
 }

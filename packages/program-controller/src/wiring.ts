@@ -1,4 +1,5 @@
 /** wiring.ts: the controller as a process: lock, supervisor, command line front, and the order of their ends. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   createLogger,
   DescriptorStore,
@@ -112,12 +113,6 @@ export async function serve(options: ControllerOptions): Promise<number> {
       logLevel = level;
     },
   });
-  const rpc = await RpcServer.bind(
-    'controller',
-    paths.controllerIpc,
-    { 'cli.request': (request) => front.request(request) },
-    log,
-  );
   /** Becomes `build`'s controller, which adopts everything that runs; throws when that is not possible. */
   const replaceSelf = async (build: Build): Promise<never> => {
     await rpc.drain();
@@ -130,6 +125,13 @@ export async function serve(options: ControllerOptions): Promise<number> {
   };
   log.info({ root: paths.root, version }, 'starting');
   const starting = supervisor.start();
+  await nextTurn(); // the others are started by now; what follows is not in their way
+  const rpc = await RpcServer.bind(
+    'controller',
+    paths.controllerIpc,
+    { 'cli.request': (request) => front.request(request) },
+    log,
+  );
   warmUpAllChecks(); // while the others start: the first command should not be slower than the second
   const serving = starting.then(() => {
     guard.served();

@@ -121,4 +121,6 @@ export interface WorkerStart {
   readonly progressAddress: bigint;
   /** The worker's line on it. */
   readonly progressLane: number;
+  /** Guests wait: it begins without having compiled its loops. */
+  readonly cold: boolean;
 }

@@ -43,6 +43,18 @@ export interface SlotOwner {
 const WORKER = new URL(import.meta.url.endsWith('.cjs') ? './worker.cjs' : './worker.js', import.meta.url)
   .href;
 
+/** Starts the threads of a datapath, which take about as long as what else it needs. */
+export function startThreads(count: number): LongRuns<WorkerStart> {
+  return new LongRuns(WORKER, count);
+}
+
+type WorkersWanted = Pick<DatapathThreads, 'count' | 'processors'> & {
+  /** Guests wait: workers begin before their loops are compiled. */
+  readonly cold?: boolean;
+  /** Threads that were started already, `count` of them. */
+  readonly runs?: LongRuns<WorkerStart>;
+};
+
 interface Slot {
   readonly owner: SlotOwner;
   readonly queue: number;
@@ -137,7 +149,7 @@ export class Datapath {
   /** `onFatal` is told of anything after which the process must not go on. */
   constructor(
     arena: Arena,
-    { count, processors }: Pick<DatapathThreads, 'count' | 'processors'>,
+    { count, processors, cold = false, runs = startThreads(count) }: WorkersWanted,
     onFatal: (reason: Error) => void,
     progressAddress = 0n,
     window: WindowMemory | null = null,
@@ -146,9 +158,8 @@ export class Datapath {
     const scratches = wakeFds.map(() => arena.mapAnonymous(SCRATCH_BYTES));
     if (scratches.some((at) => at < 0)) throw new Error(`no memory for ${count} workers`);
     this.#wakeFds = wakeFds;
-    this.#runs = new LongRuns<WorkerStart>(
-      WORKER,
-      count,
+    this.#runs = runs;
+    const begun = runs.begin(
       (index) => ({
         arenaBase: arena.base,
         arenaBytes: arena.buffer.byteLength,
@@ -158,6 +169,7 @@ export class Datapath {
         processors,
         progressAddress,
         progressLane: MAIN_LANE + 1 + index,
+        cold,
       }),
       (index, error) => {
         if (!this.#stopping)
@@ -170,7 +182,7 @@ export class Datapath {
       },
     );
     const readies: Promise<void>[] = [];
-    for (const run of this.#runs.runs) {
+    for (const run of begun) {
       const state: WorkerState = {
         mailbox: new MailboxSender<WorkerMessage>(run.port, run.control, () =>
           eventfdSignal(wakeFds[run.index]!),
@@ -198,7 +210,7 @@ export class Datapath {
 
   readonly #onTimeout: () => void;
 
-  /** Resolves when every worker has compiled its loops. */
+  /** Resolves when every worker has compiled its loops, or runs without. */
   get ready(): Promise<void> {
     return this.#ready;
   }

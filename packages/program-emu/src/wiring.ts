@@ -28,7 +28,7 @@ import {
 import { LastWord, MAIN_LANE } from '@virtnet/wire';
 import { Balancer } from './balancer.js';
 import { Commands } from './commands.js';
-import { Datapath, WorkerFault } from './datapath.js';
+import { Datapath, startThreads, WorkerFault } from './datapath.js';
 import { datapathThreads } from './datapath-threads.js';
 import { Emulator } from './emulator.js';
 import type { EmuOptions } from './options.js';
@@ -73,18 +73,19 @@ export async function serve(options: EmuOptions): Promise<void> {
   const paths = virtnetPaths();
   const poller = new Poller();
   poller.start();
-  const window = reserveWindow();
-  if (window === null) log.warn('no window to copy in can be reserved: larger frames take longer');
-  const arena = Arena.reserve(ARENA_BYTES, window === null ? null : useWindow(window));
   const conf = readConfSnapshot(paths) ?? DEFAULT_CONF; // none: started by hand, without a controller
   const usable = getThreadAffinity();
   const threads = datapathThreads(conf, options.workers, typeof usable === 'number' ? [] : usable);
+  const runs = startThreads(threads.count);
+  const window = reserveWindow();
+  if (window === null) log.warn('no window to copy in can be reserved: larger frames take longer');
+  const arena = Arena.reserve(ARENA_BYTES, window === null ? null : useWindow(window));
   const { missing } = threads;
   if (missing.length > 0)
     log.warn({ missing }, 'processors for the datapath that cannot be used are left out');
   const datapath = new Datapath(
     arena,
-    threads,
+    { ...threads, cold: options.urgent, runs },
     (reason) => {
       throw reason; // our own fault: the process ends and its standby takes over
     },
@@ -116,6 +117,7 @@ export async function serve(options: EmuOptions): Promise<void> {
   emulator.onActive = async (reason) => {
     await commands.provision(reason);
     balancer.start();
+    if (options.urgent) commands.warmUp();
   };
   const whole = <T>(answer: () => T | Promise<T>): Promise<T> => emulator.whole.then(answer);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
@@ -190,7 +192,7 @@ export async function serve(options: EmuOptions): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => ended.resolve({ reason: signal, removeDevices: false }));
   }
-  commands.warmUp();
+  if (!options.urgent) commands.warmUp(); // else when guests wait no more
   emulator.start();
   const { reason, removeDevices } = await ended.promise;
   log.info({ reason, removeDevices }, 'closing');

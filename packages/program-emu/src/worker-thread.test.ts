@@ -42,9 +42,10 @@ describe('worker on a thread of its own', () => {
       progressAddress: 0n,
       processors: null,
       progressLane: 0,
+      cold: false,
     });
-    runs = new LongRuns(worker, 1, data, (_, error) => ends.push(error));
-    const run = runs.runs[0]!;
+    runs = new LongRuns(worker, 1);
+    const run = runs.begin(data, (_, error) => ends.push(error))[0]!;
     run.port.on('message', (report: WorkerReport) => reports.push(report));
     sender = new MailboxSender(run.port, run.control, () => eventfdSignal(wakeFd));
     await eventually('ready', () => reports.some(({ kind }) => kind === 'ready'));

@@ -1,4 +1,4 @@
-/** Entry of a datapath worker thread: goes where it shall run, warms its loops up, says ready, runs until it is told to stop. */
+/** Entry of a datapath worker thread: goes where it shall run, warms its loops up unless guests wait, says ready, runs until it is told to stop. */
 import { useWindow } from '@virtnet/engine-virtqueue';
 import { Arena, blockFaultSignals, laneAt, setThreadAffinity, setThreadName } from '@virtnet/host-linux';
 import { MailboxReceiver, type RunStart } from '@virtnet/host-workers';
@@ -15,7 +15,7 @@ export default function run({ index, port, control, data }: RunStart<WorkerStart
   if (data.processors !== null) setThreadAffinity(data.processors);
   const window = data.window === null ? null : useWindow(data.window);
   const arena = Arena.attach(data.arenaBase, data.arenaBytes, window);
-  warmUp(arena.locate(data.scratchAt));
+  if (!data.cold) warmUp(arena.locate(data.scratchAt));
   const report = (message: WorkerReport) => port.postMessage(message);
   const mailbox = new MailboxReceiver<WorkerMessage>(port, control);
   const lane = laneAt(data.progressAddress, data.progressLane);

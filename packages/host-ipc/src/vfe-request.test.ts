@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { readVfeRequest } from './catalogue-vfe.js';
+import { readVfeRequest } from './vfe-request.js';
 
 describe('vfe commands', () => {
   test('a command with its parameters > is read as it is', () => {
