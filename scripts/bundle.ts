@@ -53,7 +53,7 @@ const PROGRAMS: readonly (readonly [string, string])[] = [
 ];
 
 /** Built-in modules and libraries that a program needs late or never: they are loaded when they are used. */
-const LATE = ['node:child_process', 'node:crypto', 'node:fs/promises', 'zeromq'];
+const LATE = ['node:child_process', 'zeromq'];
 
 const LATER = `const later = (name) => new Proxy({}, { get: (_, part) => require(name)[part] });`;
 
