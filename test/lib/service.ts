@@ -438,6 +438,13 @@ export class Service {
     return holdingsOf(this.runningPid(role));
   }
 
+  /** Pid of vfe-vhostd, or of its keeper, which this object started. */
+  vhostPid(which: 'vfe-vhostd' | 'vfe-vhostd-ha'): number {
+    const child = which === 'vfe-vhostd' ? this.#vhostd : this.#vhostdKeeper;
+    if (child === null) throw new Error(`${which} does not run`);
+    return child.pid;
+  }
+
   /**
    * What both owners of guests' things hold once it stays the same for {@link SETTLED_MS}:
    * a client that has just closed its socket is let go of some milliseconds later.
