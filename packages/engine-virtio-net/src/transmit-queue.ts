@@ -112,6 +112,7 @@ export class TransmitQueue extends WorkedQueue {
     const { ledger } = this;
     const frames = ledger.kernelBurst;
     if (frames === 0) return;
+    ledger.recountSettled();
     const sent = this.#port.sentBefore?.(ledger.burst, frames) ?? 0;
     if (sent > 0) this.#giveBack(sent);
     ledger.endKernelBurst();

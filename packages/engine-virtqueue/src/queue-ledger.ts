@@ -9,8 +9,8 @@
  *     publish    used index (packed: the answers) into guest memory, PUBLISHED and POSITION
  *   A burst of plain frames is begun once, each of its frames completed by itself, and then ended.
  *   A port that has the kernel send a whole burst in one call (BURST) says before by what to tell how far the kernel came,
- *   and counts the frames that it settles, each before its POSITION. A successor completes those that were sent and not
- *   settled, and sends the others.
+ *   and where it began. A frame is settled by the POSITION behind its chain. A successor completes those that were sent and
+ *   not settled, and sends the others. They are counted as well, each before its POSITION, for builds that go by the count.
  *   Of a burst that the kernel reads, a frame is settled by the POSITION behind its chain, or counted as dropped. A successor
  *   goes on with those that were read and not settled.
  *   A frame over several chains is completed by one store of POSITION, so it is there as a whole or not at all.
@@ -19,8 +19,8 @@
  * Invariants
  *   I1  POSITION never runs ahead of the used elements in guest memory or journal, and what the driver sees never ahead
  *       of POSITION.
- *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost. Of a
- *       burst of the kernel's, one that was settled and not completed is sent again.
+ *   I2  so a crash costs at most one frame: sent but not completed is sent again, read but not completed is lost. A burst
+ *       of the kernel's costs none.
  *   I3  a chain that is given back is counted once: as a frame, or under one reason to drop it.
  *
  * Limits  counters are 64-bit floats, exact to 2^53.
@@ -157,6 +157,7 @@ export class QueueLedger {
   /** The kernel is about to be given `count` frames, of which `burst` tells. */
   beginKernelBurst(count: number): void {
     const { burst, words } = this;
+    burst[BurstWord.BEGIN] = words[POSITION]!;
     burst[BurstWord.SETTLED] = 0;
     burst[BurstWord.HEARTBEAT] = words[HEARTBEAT]!;
     words[BURST] = count;
@@ -164,9 +165,7 @@ export class QueueLedger {
 
   /** The same of reads, into the next chains. What of them is settled follows from POSITION, and from those dropped. */
   beginKernelReads(count: number): void {
-    const { burst } = this;
-    burst[BurstWord.BEGIN] = this.#ring.position;
-    burst[BurstWord.DROPPED] = 0;
+    this.burst[BurstWord.DROPPED] = 0;
     this.beginKernelBurst(count);
   }
 
@@ -180,6 +179,13 @@ export class QueueLedger {
   settle(): void {
     const { burst } = this;
     burst[BurstWord.SETTLED] = burst[BurstWord.SETTLED]! + 1;
+  }
+
+  /** Of a former owner's burst: one that was counted and has no POSITION yet is not settled. */
+  recountSettled(): void {
+    const { burst } = this;
+    const settled = this.#ring.chainsSince(burst[BurstWord.BEGIN]!);
+    if (burst[BurstWord.SETTLED] === settled + 1) burst[BurstWord.SETTLED] = settled;
   }
 
   endKernelBurst(): void {

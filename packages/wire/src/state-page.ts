@@ -49,8 +49,9 @@ export const BurstWord = {
   ENTRIES_MASK: 4,
   /** QueueWord.HEARTBEAT when it began. With another one somebody has worked the queue since who knows no bursts. */
   HEARTBEAT: 5,
-  /** Of reads: POSITION when it began, and the frames that were dropped since, whose chains were kept. */
+  /** POSITION when it began. */
   BEGIN: 6,
+  /** Of reads: frames that were dropped since, whose chains were kept. */
   DROPPED: 7,
   COUNT: 8,
 } as const;
