@@ -33,7 +33,10 @@ describe('state page of which little was written', () => {
       [0, 1],
       [MARK_PAGE, MARK_PAGE + 1],
     ]);
-    expect(takeMarks(page.buffer, page.written())).toEqual({ queues: [{ queue: WORKED, lane: null }], request: false });
+    expect(takeMarks(page.buffer, page.written())).toEqual({
+      queues: [{ queue: WORKED, lane: null }],
+      request: false,
+    });
     expect(takeMarks(page.buffer, page.written())).toBeNull();
     expect(pagesOf()).toEqual(before);
   });
