@@ -16,7 +16,9 @@
  *   I1  a frame that is larger than its chain is nobody's: what found no room was thrown away.
  *   I2  only bytes of chains that scan() has judged are read or written.
  *
- * Limits  BURST_FRAMES_MAX reads.
+ * Limits  BURST_FRAMES_MAX reads. A checksum that is completed for the driver (net-header.ts) is completed where the frame
+ *         lies: after a death between that and POSITION it is completed twice, and wrong. The kernel completes them for
+ *         drivers that cannot, so that such a frame has waited in the TAP since the driver before.
  */
 import type { DeviceRing } from '@virtnet/engine-virtqueue';
 import { BURST_FRAMES_MAX, BURST_HEADER_BYTES, Ethernet, NetHeader, QueueCounter } from '@virtnet/wire';

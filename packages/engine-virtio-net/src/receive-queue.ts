@@ -176,22 +176,30 @@ export class ReceiveQueue extends WorkedQueue {
     return done;
   }
 
-  /** Deals with the frames that are left; how many, and chains. */
+  /**
+   * Deals with the frames that are left; how many, and chains. All of them had room: where there is none any more, the driver
+   * has changed what it had made available, and what is left is dropped. Going on would be up to the driver.
+   */
   #deliver(ahead: ReadAhead): number {
     const { ring, ledger } = this;
     let worked = 0;
-    for (; ahead.left; worked++) {
-      if (ring.take() <= 0) {
-        // The driver has changed what it had made available.
-        const lost = ahead.forget();
-        for (let i = 0; i < lost; i++) ledger.count(QueueCounter.DROP_BAD_CHAIN);
-        return worked + lost;
-      }
+    while (ahead.left) {
+      if (ring.take() <= 0) return worked + this.#giveUp(ahead);
       const { position } = ring;
+      const { at } = ahead;
       this.receive();
+      worked++;
+      if (ahead.at === at) return worked + this.#giveUp(ahead);
       if (ring.position === position) ledger.dropOfBurst();
     }
     return worked;
+  }
+
+  /** Drops the frames that are left; how many. */
+  #giveUp(ahead: ReadAhead): number {
+    const lost = ahead.forget();
+    for (let i = 0; i < lost; i++) this.ledger.count(QueueCounter.DROP_BAD_CHAIN);
+    return lost;
   }
 
   #worked(chains: number): number {
