@@ -64,6 +64,8 @@ export class HostNetdev {
   #failure: BindFailure | null = null;
   #timer: NodeJS.Timeout | undefined;
   #open = true;
+  /** A look is queued and has not begun. */
+  #lookWaits = false;
 
   constructor(options: HostNetdevOptions) {
     this.#options = options;
@@ -234,8 +236,12 @@ export class HostNetdev {
     }, CONFIG_POLL_MS).unref();
   }
 
+  /** Looks once more than now; one that waits for its turn is enough. */
   #look(): void {
+    if (this.#lookWaits) return;
+    this.#lookWaits = true;
     void this.#serial.run(async () => {
+      this.#lookWaits = false;
       const fn = this.#fn;
       if (fn === null || this.#attached === null) return;
       try {

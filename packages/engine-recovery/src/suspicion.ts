@@ -17,6 +17,7 @@
  *   I2  a driver's reset ends a quarantine; one more death and it is back.
  *
  * Limits
+ *   A fault of the main thread over what a worker reported of a device is blamed on what the main thread was at, if anything.
  *   After signals, what the main thread was at and what a worker was at cannot be told apart: a device that happens to be
  *   worked by the other at the instant of both deaths is quarantined as well.
  */

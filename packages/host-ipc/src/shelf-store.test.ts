@@ -258,6 +258,23 @@ describe('mirror of the shelf in the manager’s store', () => {
     end();
   });
 
+  it.each([
+    ['an eventfd', () => eventfd()],
+    ['what has no number', () => epoll()],
+  ])('%s that moved while there was no keeper: the next one’s manager has it under the latter', (_, open) => {
+    const former = mirror();
+    former.store.settled(() => former.shelf.entries());
+    const held = new SharedFd(open());
+    former.apply([put('a', '', held.retain())]);
+    former.end();
+    const { shelf, store, apply, end } = mirror();
+    apply([put('b', '', held.retain())]);
+    store.settled(() => shelf.entries());
+    expect(kept.map((one) => [plain.get(one.name), sameOpenFile(one.fd, held.fd)])).toEqual([['b', true]]);
+    held.release();
+    end();
+  });
+
   it('let go, and another without a number put under the name before that was said: the manager has the other', () => {
     const { shelf, store, apply, end } = mirror();
     store.settled(() => shelf.entries());

@@ -12,7 +12,9 @@
  *   descriptor is stored beside it: the log says which of the two counts, and only then the former is let go.
  *   What cannot be opened anew (a TAP, an eventfd, a socket) the manager has once. Where it moves from one entry to another,
  *   as a representor does from a function to the pool, it is on the shelf under both for a while, and the manager knows it
- *   under the first: when that is let go, it is stored again, under the name of the other.
+ *   under the first: when that is let go, it is stored again, under the name of the other. A keeper that replaced one that
+ *   died meanwhile has never seen the first: it stores all again that could be it, which costs nothing, for the manager
+ *   takes what it has for repetitions.
  *   While messages to the manager wait for room the log stays as it is: it never says more than the manager has or is about to
  *   read. It is written anew when all of them are sent.
  *   A keeper that replaces a dead one does not know what the manager has, but its predecessor's log does: nothing is
@@ -24,7 +26,7 @@
  *
  * Limits  STORED_MAX descriptors; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md. What files cannot be
  *         told from (a TAP) is let go before another is stored in its place, and what moves to another entry before it is
- *         stored there: killed between these two messages, it is lost.
+ *         stored there: killed between these two messages, it is lost. So is a TAP that is renamed while it is under both.
  */
 import { createHash } from 'node:crypto';
 import { crc32, type DeskObserver, type ShelfEntry, type ShelfOperation } from '@virtnet/engine-recovery';
@@ -72,13 +74,20 @@ interface Single {
   readonly key: string;
 }
 
+interface Obsolete {
+  /** Number of its file. */
+  readonly file: number;
+  /** What only this name may stand for; null: it can be opened anew, or this keeper has never seen it. */
+  readonly single: Single | null;
+}
+
 export class ShelfStore implements ShelfObserver {
   readonly #manager: StoreManager;
   readonly #log: ShelfLog;
   /** Entries that the manager has a descriptor for, with the number of its file; at most STORED_MAX. */
   readonly #stored: Map<string, number>;
-  /** Stored names that nothing needs once the log says so, with what only they may stand for. */
-  readonly #obsolete = new Map<string, Single | null>();
+  /** Stored names that nothing needs once the log says so. */
+  readonly #obsolete = new Map<string, Obsolete>();
   /** By the names of their entries; at most STORED_MAX. */
   readonly #singles = new Map<string, Single>();
   /** Names of such entries, by key. */
@@ -160,9 +169,9 @@ export class ShelfStore implements ShelfObserver {
         file === 0 ? replaced !== undefined && sameOpenFile(replaced.fd, shared.fd) : file === former;
       if (same) return this.#knowSingle(name, shared);
       // Where it is not known whether the manager would take it for a repetition, it must not be one.
-      const single = this.#takeSingle(name);
-      if (file === 0 || former === 0) this.#remove(storedName(name, former), single);
-      else this.#obsolete.set(storedName(name, former), single);
+      const obsolete = { file: former, single: this.#takeSingle(name) };
+      if (file === 0 || former === 0) this.#remove(storedName(name, former), obsolete);
+      else this.#obsolete.set(storedName(name, former), obsolete);
     }
     this.#stored.set(name, file);
     const isStored = this.#takeBack(storedName(name, file), file, shared);
@@ -174,11 +183,12 @@ export class ShelfStore implements ShelfObserver {
 
   /** Whether the manager has it still, under a name that was to be let go. */
   #takeBack(stored: string, file: number, { fd }: SharedFd): boolean {
-    const single = this.#obsolete.get(stored);
-    if (single === undefined) return false;
+    const obsolete = this.#obsolete.get(stored);
+    if (obsolete === undefined) return false;
     this.#obsolete.delete(stored);
+    const { single } = obsolete;
     if (file === 0 && (single === null || !sameOpenFile(single.shared.fd, fd))) {
-      this.#remove(stored, single);
+      this.#remove(stored, obsolete);
       return false;
     }
     single?.shared.release();
@@ -189,18 +199,24 @@ export class ShelfStore implements ShelfObserver {
     const file = this.#stored.get(name);
     if (file === undefined) return;
     this.#stored.delete(name);
-    this.#obsolete.set(storedName(name, file), this.#takeSingle(name));
+    this.#obsolete.set(storedName(name, file), { file, single: this.#takeSingle(name) });
   }
 
   #letGo(): void {
-    for (const [stored, single] of this.#obsolete) this.#remove(stored, single);
+    let unseen = false;
+    for (const [stored, { file, single }] of this.#obsolete) {
+      unseen ||= file === 0 && single === null;
+      if (file === 0 && single === null) this.#manager.remove(stored);
+      else this.#remove(stored, { file, single });
+    }
     this.#obsolete.clear();
+    if (unseen) this.#storeAgain(0); // once for all of them: there may be a thousand
   }
 
   /** Has the manager let go of a stored name, and of `single` only if that is no other entry's. */
-  #remove(stored: string, single: Single | null): void {
+  #remove(stored: string, { file, single }: Obsolete): void {
     this.#manager.remove(stored);
-    if (single === null) return;
+    if (single === null) return this.#storeAgain(file);
     for (const name of this.#alike.get(single.key) ?? []) {
       const { fd } = this.#singles.get(name)!.shared;
       if (!sameOpenFile(fd, single.shared.fd)) continue;
@@ -208,6 +224,15 @@ export class ShelfStore implements ShelfObserver {
       break;
     }
     single.shared.release();
+  }
+
+  /** Stores all again that cannot be opened anew and may be of the file with number `file`. */
+  #storeAgain(file: number): void {
+    const names = file === 0 ? this.#singles.keys() : (this.#alike.get(`${file}`) ?? []);
+    for (const name of names) {
+      if (this.#fileOf(name) !== file) continue;
+      this.#manager.store(storedName(name, file), this.#singles.get(name)!.shared.fd);
+    }
   }
 
   /** Remembers a descriptor that was stored, if it cannot be opened anew. */

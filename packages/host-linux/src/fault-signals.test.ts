@@ -10,7 +10,7 @@ const run = (last: string, fault = '') =>
     const code = \`
       import { parentPort } from 'node:worker_threads';
       import { blockFaultSignals, viewAt } from '\${import.meta.resolve('@virtnet/host-linux')}';
-      parentPort.on('message', () => { ${fault} });
+      parentPort.on('message', async () => { ${fault} });
       parentPort.postMessage(blockFaultSignals());
     \`;
     const worker = new Worker(new URL('data:text/javascript,' + encodeURIComponent(code)));
@@ -29,6 +29,15 @@ describe('signals that faults raise', () => {
   it('a thread that touches what is not mapped ends the process by SIGSEGV, and nobody hears it', async () => {
     const { output, signal } = await run('worker.postMessage(0)', 'new Uint8Array(viewAt(4096n, 8))[0] = 1');
     expect([output, signal]).toEqual(['', 'SIGSEGV']);
+  });
+
+  it('a thread that aborts ends the process by SIGABRT, and nobody hears it', async () => {
+    const libc = import.meta.resolve('@virtnet/host-linux').replace('index.js', 'libc.js');
+    const abort = `(await import('${libc}')).declare('abort', 'void', [])()`;
+    for (let time = 0; time < 5; time++) {
+      const { output, signal } = await run('worker.postMessage(0)', abort);
+      expect([output, signal]).toEqual(['', 'SIGABRT']);
+    }
   });
 
   it('an abort of the runtime ends the process by SIGABRT', async () => {

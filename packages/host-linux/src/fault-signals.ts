@@ -7,14 +7,20 @@
  *   and where that blocks the signal the process ends at once, as if nobody handled it (signal(7)). So the main thread
  *   handles them and hears of those that somebody sent, and of no others, and all threads that work for guests block them.
  *
+ *   An abort(3) unblocks SIGABRT, raises it, and ends the process by a second one if somebody handles the first. So a
+ *   SIGABRT is somebody's only if the process still lives a moment later.
+ *
  * Limits
  *   A main thread that makes such a fault itself is not ended by it: the handler returns to where the fault is, for
- *   ever, which whoever watches it takes for an endless loop. An abort(3) ends it nonetheless.
+ *   ever, which whoever watches it takes for an endless loop. The engine's own handler, which makes an exception of a
+ *   WebAssembly access out of bounds, is replaced: such an access is a fault like others.
  */
 import { constants } from 'node:os';
 import { declare, NativeBuffer, orErrno } from './libc.js';
 
 const FAULT_SIGNALS = ['SIGSEGV', 'SIGABRT'] as const;
+/** Longer than an abort(3) takes from its first signal to its end. */
+const ABORT_MS = 50;
 /** sigset_t, glibc. */
 const SIGNAL_SET_BYTES = 128;
 
@@ -39,9 +45,10 @@ export function blockFaultSignals(): number {
 /** On the main thread: calls `heard` for one that somebody sent, then ends the process by SIGKILL. */
 export function endByForeignFaultSignals(heard: () => void): void {
   for (const name of FAULT_SIGNALS) {
-    process.on(name, () => {
+    const end = () => {
       heard();
       process.kill(process.pid, 'SIGKILL');
-    });
+    };
+    process.on(name, name === 'SIGABRT' ? () => setTimeout(end, ABORT_MS) : end);
   }
 }

@@ -117,7 +117,6 @@ export async function serve(options: EmuOptions): Promise<void> {
   emulator.onActive = async (reason) => {
     await commands.provision(reason);
     balancer.start();
-    if (options.urgent) commands.warmUp();
   };
   const whole = <T>(answer: () => T | Promise<T>): Promise<T> => emulator.whole.then(answer);
   const ended = Promise.withResolvers<{ reason: string; removeDevices: boolean }>();
@@ -192,7 +191,7 @@ export async function serve(options: EmuOptions): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => ended.resolve({ reason: signal, removeDevices: false }));
   }
-  if (!options.urgent) commands.warmUp(); // else when guests wait no more
+  if (!options.urgent) commands.warmUp(); // else guests wait
   emulator.start();
   const { reason, removeDevices } = await ended.promise;
   log.info({ reason, removeDevices }, 'closing');
