@@ -178,7 +178,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
       await once(child.stdout!, 'data');
       const seconds = (Math.random() * KILL_MS_MAX) / 1_000;
       const killer = spawn('sh', ['-c', `sleep ${seconds}; kill -9 ${child.pid}`], { stdio: 'ignore' });
-      const ends = [once(child, 'exit'), once(killer, 'exit')];
+      const ends = [once(child, 'close'), once(killer, 'exit')]; // its pipe is closed as well
       let sent = 0;
       const number = new Uint8Array(H + FRAME_BYTES);
       while (isAlive(child.pid!)) {

@@ -178,7 +178,7 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
       // Somebody else kills it, while there is always room.
       const seconds = (Math.random() * KILL_MS_MAX) / 1_000;
       const killer = spawn('sh', ['-c', `sleep ${seconds}; kill -9 ${child.pid}`], { stdio: 'ignore' });
-      const ends = [once(child, 'exit'), once(killer, 'exit')];
+      const ends = [once(child, 'close'), once(killer, 'exit')]; // its pipe is closed as well
       let count = 0;
       while (isAlive(child.pid!)) {
         count += arrived().length;
