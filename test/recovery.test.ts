@@ -24,7 +24,7 @@ import { GUEST_ADDRESS, HOST_ADDRESS, World } from './lib/world.ts';
 
 /** Kills in all, of which two tests have a share of bursts; VIRTNET_TEST_KILLS changes it. */
 const KILLS = Number(process.env.VIRTNET_TEST_KILLS ?? 200);
-const SHARE = { probe: 0.25, control: 0.2, traffic: 0.2, bursts: 0.125, guest: 0.1 };
+const SHARE = { probe: 0.3, control: 0.25, traffic: 0.2, bursts: 0.075, guest: 0.1 };
 const share = (part: keyof typeof SHARE): number => Math.max(1, Math.round(KILLS * SHARE[part]));
 /** Generous: it covers a standby that takes long to come up on a busy machine. */
 const KILL_MS_MAX = 15_000;
