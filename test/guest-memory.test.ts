@@ -1,14 +1,13 @@
 /** The memory of a virtual machine that is killed together with parts of the service: nobody keeps it. */
-import { mkdirSync } from 'node:fs';
 import { describe, test } from 'vitest';
-import { pinnedNode, program } from '../scripts/lib/paths.ts';
+import { pinnedNode } from '../scripts/lib/paths.ts';
 import { BoundFunction } from './lib/bound-function.ts';
+import { managedService } from './lib/managed.ts';
 import { holdersOf, memfdsOf } from './lib/memory-holders.ts';
 import { type Child, signalPid } from './lib/processes.ts';
 import { CLIENT_PROGRAM } from './lib/programs.ts';
 import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, type ProcessRole, Service } from './lib/service.ts';
-import { FakeServiceManager } from './lib/service-manager.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
 import { until } from './lib/waiting.ts';
 import { World } from './lib/world.ts';
@@ -98,18 +97,7 @@ describe('a vfio-user client, killed together with', () => {
 
 describe('a vfio-user client under a service manager, killed together with', () => {
   const used = useScene(async (scene) => {
-    const root = scene.path('root');
-    mkdirSync(root, { recursive: true });
-    const manager = await FakeServiceManager.open({
-      socket: scene.path('notify'),
-      command: scene.net.inside([program('virtio_net_controller')]),
-      env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
-      log: scene.path('controller.log'),
-    });
-    scene.atEnd(() => manager.close());
-    manager.start();
-    await manager.ready();
-    const service = Service.attached(scene, root);
+    const { manager, service } = await managedService(scene);
     const device = await service.hotplug({ mac: MAC, queueSize: 256 });
     return { scene, manager, service, device };
   });

@@ -1,12 +1,13 @@
 /** A Linux guest in QEMU with its own virtio_net driver, over vhost-user. */
 import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { describe, expect, test } from 'vitest';
-import { pinnedNode, program } from '../scripts/lib/paths.ts';
+import { pinnedNode } from '../scripts/lib/paths.ts';
 import { HostCapture } from './lib/capture.ts';
+import { managed } from './lib/managed.ts';
 import { signalPid } from './lib/processes.ts';
 import { UDP_PROGRAM } from './lib/programs.ts';
 import { fullAddress, type Service } from './lib/service.ts';
-import { FakeServiceManager } from './lib/service-manager.ts';
+import type { FakeServiceManager } from './lib/service-manager.ts';
 import { generatePackets, streamFromGuest, streamToGuest } from './lib/streams.ts';
 import { describeTransfer, isIntact, TransferHost, transferTimeoutMs } from './lib/transfer.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -229,18 +230,8 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
 
   test('the same under a service manager, and both restarted > the guest sees nothing, and streams go on without a loss', async () => {
     const { ends, guest, service, scene, bridgeMac } = used.value;
-    const managed = async (name: string, words: readonly string[]) => {
-      const manager = await FakeServiceManager.open({
-        socket: scene.path(`${name}.notify`),
-        command: scene.net.inside([program(name), ...words]),
-        env: { VIRTNET_ROOT: service.root, VIRTNET_TEST_MARK: scene.processes.mark },
-        log: scene.path(`${name}.log`),
-      });
-      scene.atEnd(() => manager.close());
-      return manager;
-    };
-    const keeper = await managed('vfe-vhostd-ha', []);
-    const vhostd = await managed('vfe-vhostd', ['--client']);
+    const keeper = await managed(scene, 'vfe-vhostd-ha', service.root);
+    const vhostd = await managed(scene, 'vfe-vhostd', service.root, { words: ['--client'] });
     const begin = async (first: FakeServiceManager, second: FakeServiceManager) => {
       first.start();
       await sleep(100); // as between RestartSec= of the two

@@ -1,20 +1,18 @@
 /** The service is moved to other versions of itself under traffic: to good ones, to broken ones, and while parts die. */
-import { mkdirSync } from 'node:fs';
 import { failure } from '@virtnet/engine-control';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { program } from '../scripts/lib/paths.ts';
 import { type Fault, install, makeBuild } from './lib/builds.ts';
+import { managedService } from './lib/managed.ts';
 import { ONE_STATIC_PF, STATIC_PF } from './lib/one-static-pf.ts';
 import { isRunning } from './lib/processes.ts';
 import { damage, Pump } from './lib/pump.ts';
 import type { Scene } from './lib/scene.ts';
-import { type Hotplugged, type ProcessRole, parseAnswer, Service } from './lib/service.ts';
-import { FakeServiceManager } from './lib/service-manager.ts';
+import { type Hotplugged, type ProcessRole, parseAnswer, type Service } from './lib/service.ts';
+import type { FakeServiceManager } from './lib/service-manager.ts';
 import {
   PHASES,
   type Phase,
   phaseReached,
-  reservePid,
   settled,
   type UpdateStatus,
   update,
@@ -47,18 +45,7 @@ interface Stage {
 
 /** The service with its functions, under a service manager, and the versions it is moved to. */
 async function stage(scene: Scene): Promise<Stage> {
-  const root = scene.path('root');
-  mkdirSync(root, { recursive: true });
-  const manager = await FakeServiceManager.open({
-    socket: scene.path('notify'),
-    command: scene.net.inside([program('virtio_net_controller')]),
-    env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
-    log: scene.path('controller.log'),
-  });
-  scene.atEnd(() => manager.close());
-  manager.start();
-  await manager.ready();
-  const service = Service.attached(scene, root);
+  const { manager, service } = await managedService(scene);
   await service.bootWith(ONE_STATIC_PF);
   const devices: Hotplugged[] = [];
   for (const mac of MACS) devices.push(await service.hotplug({ mac, queueSize: 256 }));
@@ -264,7 +251,7 @@ describe('live update', () => {
           version = await begin();
         }
         falls += 1;
-        const pid = () => (role === 'destination' ? reservePid(service) : service.pid(role));
+        const pid = () => service.pid(role === 'destination' ? 'emu-reserve' : role);
         process.kill(await until(`the ${role}`, STEP_MS, pid, 1), 'SIGKILL');
         if (role === 'controller') {
           await manager.exited;

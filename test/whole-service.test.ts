@@ -1,12 +1,9 @@
 /** Everything of the service is killed at once, and a service manager starts it again with the descriptors it kept. */
-import { mkdirSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { program } from '../scripts/lib/paths.ts';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
+import { managedService } from './lib/managed.ts';
 import { isRunning, signalPid } from './lib/processes.ts';
-import { Service } from './lib/service.ts';
-import { FakeServiceManager } from './lib/service-manager.ts';
 import { type Arrival, analyseStream } from './lib/stream-analysis.ts';
 import {
   readStreamPacket,
@@ -31,18 +28,7 @@ const PATIENCE_MS = 60_000;
 
 describe('kill -9 of the whole service, under a service manager', () => {
   const used = useScene(async (scene) => {
-    const root = scene.path('root');
-    mkdirSync(root, { recursive: true });
-    const manager = await FakeServiceManager.open({
-      socket: scene.path('notify'),
-      command: scene.net.inside([program('virtio_net_controller')]),
-      env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
-      log: scene.path('controller.log'),
-    });
-    scene.atEnd(() => manager.close());
-    manager.start();
-    await manager.ready();
-    const service = Service.attached(scene, root);
+    const { manager, service } = await managedService(scene);
     const device = await service.hotplug({ mac: MAC, queueSize: QUEUE_SIZE });
     const representor = device.sf_rep_net_device;
     await scene.net.ip(`addr add ${ADDRESS}/24 dev ${representor}`);

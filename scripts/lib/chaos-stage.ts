@@ -12,6 +12,7 @@
 import { mkdirSync } from 'node:fs';
 import { makeBuild } from '../../test/lib/builds.ts';
 import { HostCapture } from '../../test/lib/capture.ts';
+import { managed } from '../../test/lib/managed.ts';
 import { ONE_STATIC_PF, STATIC_PF } from '../../test/lib/one-static-pf.ts';
 import { udpPayload } from '../../test/lib/pcap.ts';
 import { type Child, isRunning, signalPid } from '../../test/lib/processes.ts';
@@ -25,7 +26,7 @@ import {
   type ProcessRole,
   Service,
 } from '../../test/lib/service.ts';
-import { FakeServiceManager } from '../../test/lib/service-manager.ts';
+import type { FakeServiceManager } from '../../test/lib/service-manager.ts';
 import { type Arrival, analyseStream, type StreamReport } from '../../test/lib/stream-analysis.ts';
 import { readStreamPacket } from '../../test/lib/stream-packet.ts';
 import { HostStream, SPACING_US } from '../../test/lib/streams.ts';
@@ -34,7 +35,7 @@ import { settled } from '../../test/lib/updates.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
 import { deviceOf, type LinkFacts, Observer } from './chaos-observer.ts';
 import { type Operator, socketOperator } from './chaos-operator.ts';
-import { pinnedNode, program } from './paths.ts';
+import { pinnedNode } from './paths.ts';
 
 const ADDRESS = '10.81.0.1';
 const PEER_ADDRESS = '10.81.0.2';
@@ -166,7 +167,7 @@ export class ChaosStage {
     const { net, processes, directory } = scene;
     const root = scene.path('root');
     mkdirSync(root, { recursive: true });
-    const manager = await managed(scene, 'controller', 'virtio_net_controller', root);
+    const manager = await managed(scene, 'virtio_net_controller', root, { name: 'controller' });
     manager.start();
     await manager.ready();
     const service = Service.attached(scene, root);
@@ -187,8 +188,8 @@ export class ChaosStage {
     await net.ip(`link set ${representor} up`);
     await net.ip(`link set ${target.sf_rep_net_device} up`);
     await net.ip(`neigh add ${PEER_ADDRESS} lladdr ${vhost.mac} dev ${representor} nud permanent`);
-    const vhostKeeper = await managed(scene, 'vhostd-ha', 'vfe-vhostd-ha', root);
-    const vhostd = await managed(scene, 'vhostd', 'vfe-vhostd', root);
+    const vhostKeeper = await managed(scene, 'vfe-vhostd-ha', root, { name: 'vhostd-ha' });
+    const vhostd = await managed(scene, 'vfe-vhostd', root, { name: 'vhostd' });
     scene.atEnd(() => endVhost(vhostd, vhostKeeper));
     for (const one of [vhostKeeper, vhostd]) {
       one.start();
@@ -384,18 +385,6 @@ export class ChaosStage {
     const from = ({ sf_rep_net_device: name }: Hotplugged) => counters.get(name)?.received ?? 0;
     return [this.#pump.received, from(this.driven), from(this.#vhost)];
   }
-}
-
-/** A program of the service under a service manager of its own. */
-async function managed(scene: Scene, name: string, what: string, root: string): Promise<FakeServiceManager> {
-  const manager = await FakeServiceManager.open({
-    socket: scene.path(`${name}.notify`),
-    command: scene.net.inside([program(what)]),
-    env: { VIRTNET_ROOT: root, VIRTNET_TEST_MARK: scene.processes.mark },
-    log: scene.path(`${name}.log`),
-  });
-  scene.atEnd(() => manager.close());
-  return manager;
 }
 
 /** As `systemctl stop` of both: the functions are let go, and nothing of them is kept. */

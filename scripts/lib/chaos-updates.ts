@@ -14,7 +14,6 @@ import type { ProcessRole } from '../../test/lib/service.ts';
 import {
   PHASES,
   phaseReached,
-  reservePid,
   type UpdateStatus,
   update,
   updateOver,
@@ -93,7 +92,7 @@ const PARTIES: readonly Party[] = ['controller', 'emu', 'emu-standby', 'ha', 'de
 function pidOf({ service, manager }: ChaosStage, party: Party): number | null {
   switch (party) {
     case 'destination':
-      return reservePid(service) ?? service.pid('emu');
+      return service.pid('emu-reserve') ?? service.pid('emu');
     case 'everything':
       return -manager.pid; // its process group
     default:

@@ -15,7 +15,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { systemdRoot } from '../../scripts/lib/systemd-root.ts';
-import { type Child, childrenOf, type Output } from './processes.ts';
+import type { Child, Output } from './processes.ts';
 import type { Scene } from './scene.ts';
 import { until } from './waiting.ts';
 
@@ -162,6 +162,11 @@ function removeControlGroup(group: string): boolean {
   } catch {
     return false; // its last process is just ending
   }
+}
+
+function childrenOf(pid: number): number[] {
+  const words = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+  return words === '' ? [] : words.split(' ').map(Number);
 }
 
 function commandOf(pid: number): string {

@@ -289,12 +289,6 @@ export function isRunning(pid: number): boolean {
   }
 }
 
-/** Pids of a process's children. */
-export function childrenOf(pid: number): number[] {
-  const words = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
-  return words === '' ? [] : words.split(' ').map(Number);
-}
-
 let watching = false;
 
 function endOnInterrupt(): void {

@@ -37,7 +37,7 @@ const SETTLED_MS = 500;
 /** USER_HZ, the unit of times in /proc. */
 const CLOCK_TICKS_PER_SECOND = 100;
 
-export type ProcessRole = 'controller' | 'emu' | 'emu-standby' | 'ha';
+export type ProcessRole = 'controller' | 'emu' | 'emu-standby' | 'emu-reserve' | 'ha';
 
 export interface HotplugOptions {
   readonly mac: string;

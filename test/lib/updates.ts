@@ -1,15 +1,13 @@
 /** Live updates of the running service, as an operator does them. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { childrenOf, isRunning } from './processes.ts';
-import type { ProcessRole, Service } from './service.ts';
+import type { Service } from './service.ts';
 import { sleep, until } from './waiting.ts';
 
 const UPDATE_MS_MAX = 180_000;
 /** Of an update, in their order. */
 export const PHASES = ['start', 'check', 'switch', 'confirm', 'keeper', 'standby', 'controller'] as const;
 export type Phase = (typeof PHASES)[number];
-const ROLES: readonly ProcessRole[] = ['emu', 'emu-standby', 'ha'];
 
 /** The answer of `virtnet update -t`. */
 export interface UpdateStatus {
@@ -72,27 +70,6 @@ export function phaseReached(service: Service, phase: Phase): Promise<Phase | nu
     return PHASES.indexOf(record.phase) >= PHASES.indexOf(phase) ? record.phase : null;
   };
   return until(`phase ${phase}`, UPDATE_MS_MAX, look, 1).then((seen) => (seen === 'over' ? null : seen));
-}
-
-/**
- * The pid of the emulator that an update has started in reserve, null while there is none: the destination's until it
- * serves, then its standby.
- */
-export function reservePid(service: Service): number | null {
-  const controller = service.pid('controller');
-  const named = ROLES.map((role) => service.pid(role));
-  const isReserve = (pid: number) => !named.includes(pid) && isRunning(pid) && isEmulator(pid);
-  return (controller === null ? [] : childrenOf(controller)).find(isReserve) ?? null;
-}
-
-/** By the name that it gives itself, or by how it was started. */
-function isEmulator(pid: number): boolean {
-  try {
-    const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');
-    return words[0] === 'virtio_net_emu' || words.includes('--reserve');
-  } catch {
-    return false; // it has just ended
-  }
 }
 
 /** Resolves when an active emulator and a warm standby are there. */

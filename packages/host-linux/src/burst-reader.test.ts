@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   BURST_FRAMES_MAX,
@@ -9,12 +8,13 @@ import {
   NetHeader,
 } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type BurstPage, burstObstacle, burstPage, KILLS, killSoon, LINGER_MS } from './burst.fixture.js';
 import { burstHeaders, ReadTable, readOfBurst } from './burst-reader.js';
-import { BurstRing } from './burst-writer.js';
+import { BurstRing } from './burst-ring.js';
 import { startChild } from './child.fixture.js';
 import { close, closeAll } from './fd.js';
 import { NativeBuffer } from './libc.js';
-import { memfdCreate, type SharedMapping, sharedMapping } from './memory.js';
+import { memfdCreate, sharedMapping } from './memory.js';
 import { isAlive, openDescriptorCount } from './process.js';
 import { socketPair } from './socket.js';
 import { Receiver, send } from './socket-message.js';
@@ -22,34 +22,13 @@ import { Receiver, send } from './socket-message.js';
 const H = NetHeader.sizeBytes;
 const FRAME_BYTES = 60;
 const BUFFER_BYTES = 64;
-const KILLS = 20;
-const KILL_MS_MAX = 30;
-/** Between the call and its accounts, so that many are killed there. */
-const LINGER_MS = 0.2;
 
-function page(): { readonly fd: number; readonly mapping: SharedMapping } {
-  const fd = memfdCreate('read-test', BURST_PAGE_BYTES);
-  const mapping = sharedMapping(fd, BURST_PAGE_BYTES);
-  if (typeof mapping === 'number') throw new Error(`errno ${-mapping}`);
-  return { fd, mapping };
-}
-
-const probe = (): string | null => {
-  const { fd, mapping } = page();
-  const table = ReadTable.create()!;
-  const ring = BurstRing.open(table, Number(mapping.address));
-  if (typeof ring !== 'number') ring.close();
-  table.close();
-  mapping.close();
-  close(fd);
-  return typeof ring === 'number' ? `no rings in memory of ours here (errno ${-ring})` : null;
-};
-const obstacle = probe();
+const obstacle = burstObstacle(ReadTable.create);
 
 describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obstacle}` : ''}`, () => {
   let before: number;
   let sockets: readonly [number, number];
-  let place: ReturnType<typeof page>;
+  let place: BurstPage;
   let table: ReadTable;
   let ring: BurstRing;
   const buffers = new NativeBuffer(BURST_FRAMES_MAX * BUFFER_BYTES);
@@ -61,7 +40,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
     const pair = socketPair('seqpacket');
     if (typeof pair === 'number') throw new Error(`errno ${-pair}`);
     sockets = pair;
-    place = page();
+    place = burstPage();
     table = ReadTable.create()!;
     ring = BurstRing.open(table, pageAddress()) as BurstRing;
     for (let i = 0; i < BURST_FRAMES_MAX; i++)
@@ -98,7 +77,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
       [3, 0],
     ] as const) {
       sendAll(number, waiting);
-      ring.send(sockets[0], reads);
+      ring.run(sockets[0], reads);
       const came = Math.min(reads, waiting);
       const left = Array(reads - came).fill(-Errno.EAGAIN);
       expect([...ring.results.subarray(0, reads)]).toEqual([...Array(came).fill(H + FRAME_BYTES), ...left]);
@@ -111,7 +90,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
   it('one that is larger than its buffer says so, and nothing is written behind it', () => {
     send(sockets[1], frame(7, 300));
     sendAll(8, 1);
-    ring.send(sockets[0], 2);
+    ring.run(sockets[0], 2);
     expect([...ring.results.subarray(0, 2)]).toEqual([H + 300, H + FRAME_BYTES]);
     expect([...buffers.u8.subarray(0, BUFFER_BYTES)]).toEqual(Array(BUFFER_BYTES).fill(7));
     expect(read(1)).toEqual([...frame(8)]);
@@ -120,11 +99,11 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
 
   it('a successor is told what was read, also when the ring is gone', () => {
     sendAll(0, 9);
-    ring.send(sockets[0], 4);
+    ring.run(sockets[0], 4);
     ring.describe(burst);
     readOfBurst(words(), burst, 8, results);
     expect([...results.subarray(0, 9)], 'it died before the call').toEqual(Array(9).fill(-Errno.EAGAIN));
-    ring.send(sockets[0], 8);
+    ring.run(sockets[0], 8);
     ring.close();
     readOfBurst(words(), burst, 8, results);
     const nothing = Array(4).fill(-Errno.EAGAIN);
@@ -132,7 +111,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
     expect(read(4)).toEqual([...frame(8)]);
     ring = BurstRing.open(table, pageAddress()) as BurstRing;
     sendAll(50, 1);
-    ring.send(sockets[0], 1);
+    ring.run(sockets[0], 1);
     expect(read(0)).toEqual([...frame(50)]);
   });
 
@@ -165,7 +144,7 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
         ring.describe(said.subarray(0, ${BurstWord.COUNT}));
         said[10] = said[9];
         said[8] = ${BURST_FRAMES_MAX};
-        ring.send(3, ${BURST_FRAMES_MAX});
+        ring.run(3, ${BURST_FRAMES_MAX});
         for (const until = performance.now() + ${LINGER_MS}; performance.now() < until; );
         for (let i = 0; i < ${BURST_FRAMES_MAX}; i++) if (ring.results[i] >= 0) said[9] += 1;
         said[8] = 0;
@@ -176,16 +155,14 @@ describe.skipIf(obstacle !== null)(`frames read in bursts${obstacle ? `: ${obsta
       said.fill(0);
       const child = startChild(script, [sockets[0], place.fd, notes]);
       await once(child.stdout!, 'data');
-      const seconds = (Math.random() * KILL_MS_MAX) / 1_000;
-      const killer = spawn('sh', ['-c', `sleep ${seconds}; kill -9 ${child.pid}`], { stdio: 'ignore' });
-      const ends = [once(child, 'close'), once(killer, 'exit')]; // its pipe is closed as well
+      const ends = killSoon(child); // while there is always something to do
       let sent = 0;
       const number = new Uint8Array(H + FRAME_BYTES);
       while (isAlive(child.pid!)) {
         new DataView(number.buffer).setUint32(H, sent);
         if (send(sockets[1], number) > 0) sent++;
       }
-      await Promise.all(ends);
+      await ends;
       let read = said[9]!;
       if (said[8] !== 0) {
         readOfBurst(words(), said.subarray(0, BurstWord.COUNT), said[8]!, results);

@@ -1,49 +1,29 @@
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { BURST_FRAMES_MAX, BURST_PAGE_BYTES, BurstWord, Errno, NetHeader } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { BurstRing, BurstTable, sentOfBurst } from './burst-writer.js';
+import { type BurstPage, burstObstacle, burstPage, KILLS, killSoon, LINGER_MS } from './burst.fixture.js';
+import { BurstRing } from './burst-ring.js';
+import { sentOfBurst, WriteTable } from './burst-writer.js';
 import { startChild } from './child.fixture.js';
 import { close, closeAll } from './fd.js';
 import { NativeBuffer } from './libc.js';
-import { memfdCreate, type SharedMapping, sharedMapping } from './memory.js';
+import { memfdCreate, sharedMapping } from './memory.js';
 import { isAlive, openDescriptorCount } from './process.js';
 import { socketPair } from './socket.js';
 import { Receiver } from './socket-message.js';
 
 const H = NetHeader.sizeBytes;
 const FRAME_BYTES = 60;
-const KILLS = 20;
-const KILL_MS_MAX = 30;
 /** Frames that may be on their way when another burst is sent. */
 const ROOM = 64;
-/** Between the call and its accounts, so that many are killed there. */
-const LINGER_MS = 0.2;
 
-function page(): { readonly fd: number; readonly mapping: SharedMapping } {
-  const fd = memfdCreate('burst-test', BURST_PAGE_BYTES);
-  const mapping = sharedMapping(fd, BURST_PAGE_BYTES);
-  if (typeof mapping === 'number') throw new Error(`errno ${-mapping}`);
-  return { fd, mapping };
-}
-
-const probe = (): string | null => {
-  const { fd, mapping } = page();
-  const table = BurstTable.create()!;
-  const ring = BurstRing.open(table, Number(mapping.address));
-  if (typeof ring !== 'number') ring.close();
-  table.close();
-  mapping.close();
-  close(fd);
-  return typeof ring === 'number' ? `no rings in memory of ours here (errno ${-ring})` : null;
-};
-const obstacle = probe();
+const obstacle = burstObstacle(WriteTable.create);
 
 describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}` : ''}`, () => {
   let before: number;
   let sockets: readonly [number, number];
-  let place: ReturnType<typeof page>;
-  let table: BurstTable;
+  let place: BurstPage;
+  let table: WriteTable;
   let ring: BurstRing;
   const frames = new NativeBuffer(BURST_FRAMES_MAX * FRAME_BYTES);
   const burst = new Uint32Array(BurstWord.COUNT);
@@ -54,8 +34,8 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
     const pair = socketPair('seqpacket');
     if (typeof pair === 'number') throw new Error(`errno ${-pair}`);
     sockets = pair;
-    place = page();
-    table = BurstTable.create()!;
+    place = burstPage();
+    table = WriteTable.create()!;
     ring = BurstRing.open(table, Number(place.mapping.address)) as BurstRing;
     frames.u8.forEach((_, at) => {
       frames.u8[at] = at / FRAME_BYTES;
@@ -83,7 +63,7 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
 
   it('go out in their order, each behind a header of zeros, over more bursts than the ring has room for', () => {
     for (const count of [1, 32, 5, 31, 32, 2, 32, 17]) {
-      ring.send(sockets[0], count);
+      ring.run(sockets[0], count);
       const all = arrived();
       expect(numbers(all)).toEqual(Array.from({ length: count }, (_, i) => i));
       for (const bytes of all) {
@@ -98,7 +78,7 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
     let sent = 0;
     for (let full = false; !full; ) {
       ring.describe(burst);
-      ring.send(sockets[0], BURST_FRAMES_MAX);
+      ring.run(sockets[0], BURST_FRAMES_MAX);
       const results = [...ring.results];
       const went = results.filter((result) => result > 0).length;
       expect(results.slice(went)).toEqual(Array(BURST_FRAMES_MAX - went).fill(-Errno.EAGAIN));
@@ -109,24 +89,24 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
     }
     expect(arrived()).toHaveLength(sent);
     close(sockets[1]);
-    ring.send(sockets[0], 3);
+    ring.run(sockets[0], 3);
     expect([...ring.results.subarray(0, 3)]).toEqual(Array(3).fill(-Errno.EPIPE));
     sockets = [sockets[0], memfdCreate('in its place', 0)];
   });
 
   it('a successor is told how many were sent and not settled, also when the ring is gone, and makes its own there', () => {
-    ring.send(sockets[0], 7);
+    ring.run(sockets[0], 7);
     ring.describe(burst);
     burst[BurstWord.SETTLED] = 0;
     expect(sentOfBurst(words(), burst, 5)).toBe(0);
-    ring.send(sockets[0], 5);
+    ring.run(sockets[0], 5);
     ring.close();
     expect(sentOfBurst(words(), burst, 5)).toBe(5);
     burst[BurstWord.SETTLED] = 2;
     expect(sentOfBurst(words(), burst, 5)).toBe(3);
     ring = BurstRing.open(table, Number(place.mapping.address)) as BurstRing;
     arrived();
-    ring.send(sockets[0], 3);
+    ring.run(sockets[0], 3);
     expect(numbers(arrived())).toEqual([0, 1, 2]);
   });
 
@@ -148,9 +128,9 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
     // Words 0 to 7: what is said of the burst; 8: its frames; 9: frames that were settled in all; 10: that arrived.
     const said = new Uint32Array(noted.buffer);
     const script = `
-      import { BurstRing, BurstTable, NativeBuffer, sharedMapping } from '@virtnet/host-linux';
+      import { BurstRing, WriteTable, NativeBuffer, sharedMapping } from '@virtnet/host-linux';
       const [place, notes] = [4, 5].map((fd) => sharedMapping(fd, ${BURST_PAGE_BYTES}));
-      const table = BurstTable.create();
+      const table = WriteTable.create();
       const ring = BurstRing.open(table, Number(place.address));
       const said = new Uint32Array(notes.buffer);
       const frame = new NativeBuffer(${FRAME_BYTES});
@@ -161,7 +141,7 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
         ring.describe(said.subarray(0, ${BurstWord.COUNT}));
         said[${BurstWord.SETTLED}] = 0;
         said[8] = ${BURST_FRAMES_MAX};
-        ring.send(3, ${BURST_FRAMES_MAX});
+        ring.run(3, ${BURST_FRAMES_MAX});
         for (const until = performance.now() + ${LINGER_MS}; performance.now() < until; );
         for (let i = 0; i < ${BURST_FRAMES_MAX}; i++) {
           if (ring.results[i] < 0) throw new Error('errno ' + -ring.results[i]);
@@ -175,16 +155,13 @@ describe.skipIf(obstacle !== null)(`bursts of frames${obstacle ? `: ${obstacle}`
       said.fill(0);
       const child = startChild(script, [sockets[0], place.fd, notes]);
       await once(child.stdout!, 'data');
-      // Somebody else kills it, while there is always room.
-      const seconds = (Math.random() * KILL_MS_MAX) / 1_000;
-      const killer = spawn('sh', ['-c', `sleep ${seconds}; kill -9 ${child.pid}`], { stdio: 'ignore' });
-      const ends = [once(child, 'close'), once(killer, 'exit')]; // its pipe is closed as well
+      const ends = killSoon(child); // while there is always something to do
       let count = 0;
       while (isAlive(child.pid!)) {
         count += arrived().length;
         Atomics.store(said, 10, count);
       }
-      await Promise.all(ends);
+      await ends;
       count += arrived().length;
       const left = said[8] === 0 ? 0 : sentOfBurst(words(), said.subarray(0, BurstWord.COUNT), said[8]!);
       unsettled += left;

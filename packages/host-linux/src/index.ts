@@ -9,6 +9,7 @@
  */
 export * from './arena.js';
 export * from './burst-reader.js';
+export { BurstRing } from './burst-ring.js';
 export * from './burst-writer.js';
 export * from './epoll.js';
 export { blockFaultSignals, endByForeignFaultSignals } from './fault-signals.js';

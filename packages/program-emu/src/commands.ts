@@ -138,7 +138,7 @@ export class Commands {
       queueTypes: RING_FORMATS,
       eventModes: EVENT_MODES,
     };
-    return listAnswer(controller, this.#facts());
+    return listAnswer(controller, this.#facts(this.#devices()));
   }
 
   modify(request: ModifyRequest & { readonly requestId: string }): Promise<Outcome> {
@@ -160,20 +160,18 @@ export class Commands {
 
   query(request: QueryRequest): JsonObject | Outcome {
     const { uplinkTaps } = this.#emulator;
-    const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
-    const selected = selectDevices(named, request);
+    const selected = this.#selected(request);
     const uplinks = request.all ? null : new Set(selected.map(({ host }) => host.plan.ibDevice));
     if (request.statsClear === true) {
       for (const { host } of selected) clearDebugCounters(host);
       uplinkTaps.clear(uplinks);
     }
-    return queryAnswer(selectDevices(this.#facts(), request), request, uplinkTaps.facts(uplinks));
+    return queryAnswer(this.#facts(selected), request, uplinkTaps.facts(uplinks));
   }
 
   async health(request: DeviceSelector): Promise<JsonObject | readonly JsonObject[]> {
-    const named = this.#devices().map((device) => ({ ...identityOf(device), host: device.host }));
     const answers = await Promise.all(
-      selectDevices(named, request).map(async ({ host }) => {
+      this.#selected(request).map(async ({ host }) => {
         this.#emulator.beat();
         return healthAnswer(healthFacts(host, await probeDatapath(host, this.#emulator.services.datapath)));
       }),
@@ -259,17 +257,23 @@ export class Commands {
     };
   }
 
-  #facts(): DeviceFacts[] {
-    const devices = this.#devices();
+  /** Those of the devices that a request selects. */
+  #selected(request: DeviceSelector): Device[] {
+    const named = this.#devices().map((device) => ({ ...identityOf(device), device }));
+    return selectDevices(named, request).map(({ device }) => device);
+  }
+
+  /** What is shown of some devices. */
+  #facts(shown: readonly Device[]): DeviceFacts[] {
     const { vfsPerPf } = firmwareLimits(this.#site.firmware());
     const speeds = new Map<string, number | null>();
     const enabled = new Map<number, number>();
-    for (const { pfId, vfId, ibDevice } of devices.map(({ host }) => host.plan)) {
+    for (const { pfId, vfId, ibDevice } of this.#devices().map(({ host }) => host.plan)) {
       if (vfId !== null) enabled.set(pfId, (enabled.get(pfId) ?? 0) + 1);
       if (!speeds.has(ibDevice)) speeds.set(ibDevice, this.#site.uplinkSpeed(ibDevice));
     }
     const poolOf = this.#provision.pools();
-    return devices.map(({ host }) => {
+    return shown.map(({ host }) => {
       this.#emulator.beat();
       const { kind, pfId, vfId, ibDevice } = host.plan;
       return deviceFacts(host, {

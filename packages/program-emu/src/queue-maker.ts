@@ -28,7 +28,7 @@ import {
   type RingRooms,
   type WorkedQueue,
 } from '@virtnet/engine-virtqueue';
-import { BurstTable, ReadTable } from '@virtnet/host-linux';
+import { ReadTable, WriteTable } from '@virtnet/host-linux';
 import { hasFeature, NetFeature, type QueueBlock, VirtioFeature } from '@virtnet/wire';
 import type { QueueConfig } from './datapath-protocol.js';
 import { CHAIN_SEGMENTS_MAX, FRAME_SEGMENTS_MAX } from './limits.js';
@@ -67,7 +67,7 @@ function roomsOfThread(): ThreadRooms {
 
 export class QueueMaker {
   /** Null: there can be none; undefined: nobody needed it yet. */
-  #bursts: BurstTable | null | undefined;
+  #writes: WriteTable | null | undefined;
   #reads: ReadTable | null | undefined;
   readonly #rooms = roomsOfThread();
   /**
@@ -104,12 +104,12 @@ export class QueueMaker {
       const port = new TapReceiver(config.tapFd, this.#readTable(), config.burstAddress);
       return { ring, options, queue: receiveQueue(config, options, spread, port), closing: port };
     }
-    const sender = new TapSender(config.tapFd, this.#burstTable(), config.burstAddress);
+    const sender = new TapSender(config.tapFd, this.#writeTable(), config.burstAddress);
     return { ring, options, queue: new TransmitQueue({ ...options, port: sender }), closing: sender };
   }
 
   close(): void {
-    this.#bursts?.close();
+    this.#writes?.close();
     this.#reads?.close();
   }
 
@@ -122,9 +122,9 @@ export class QueueMaker {
   }
 
   /** Of this thread, made when the first queue needs it. */
-  #burstTable(): BurstTable | null {
-    if (this.#bursts === undefined) this.#bursts = BurstTable.create();
-    return this.#bursts;
+  #writeTable(): WriteTable | null {
+    if (this.#writes === undefined) this.#writes = WriteTable.create();
+    return this.#writes;
   }
 
   #readTable(): ReadTable | null {

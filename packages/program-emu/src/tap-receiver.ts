@@ -13,8 +13,9 @@
  */
 import { ReadAhead } from '@virtnet/engine-virtio-net';
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
-import { BurstRing, burstHeaders, type ReadTable, readOfBurst, viewAt } from '@virtnet/host-linux';
-import { BURST_PAGE_BYTES, BurstWord, Errno, NetHeader, QueueCounter } from '@virtnet/wire';
+import { burstHeaders, type ReadTable, readOfBurst } from '@virtnet/host-linux';
+import { BurstWord, Errno, NetHeader, QueueCounter } from '@virtnet/wire';
+import { QueueBursts } from './queue-bursts.js';
 import { TapPort } from './tap-port.js';
 
 /** Fewer frames in a row are read one by one. */
@@ -29,12 +30,9 @@ const ahead = new ReadAhead();
 export class TapReceiver extends TapPort {
   readonly ahead = ahead;
   readonly #fd: number;
-  readonly #table: ReadTable | null;
-  readonly #pageAddress: number;
+  readonly #bursts: QueueBursts<ReadTable>;
+  /** Of the queue's page; null: not needed yet. */
   #headers: Uint8Array | null = null;
-  /** null: there is none yet, or there can be none. */
-  #ring: BurstRing | null = null;
-  #possible: boolean;
   /** Frames since none waited, and how many there were before that. */
   #run = 0;
   #last = 0;
@@ -43,20 +41,16 @@ export class TapReceiver extends TapPort {
   constructor(fd: number, table: ReadTable | null, pageAddress: number) {
     super(fd);
     this.#fd = fd;
-    this.#table = table;
-    this.#pageAddress = pageAddress;
-    this.#possible = table !== null && pageAddress !== 0;
+    this.#bursts = new QueueBursts(table, pageAddress);
   }
 
   get expected(): number {
     const frames = Math.max(this.#run, this.#last);
-    return this.#possible && frames >= BURST_LEAST ? 2 * frames : 0;
+    return this.#bursts.possible && frames >= BURST_LEAST ? 2 * frames : 0;
   }
 
   close(): void {
-    this.#ring?.close();
-    this.#ring = null;
-    this.#possible = false;
+    this.#bursts.close();
   }
 
   override receive(ring: DeviceRing, header: Uint8Array, frameOffset: number): number {
@@ -68,19 +62,18 @@ export class TapReceiver extends TapPort {
   }
 
   readAhead(ring: DeviceRing, count: number, ledger: QueueLedger): boolean {
-    const kernel = this.#ring ?? this.#open();
+    const { ring: kernel, table, pageAddress } = this.#bursts;
     ahead.lay(ring, kernel === null ? 0 : count);
     if (kernel === null) return true;
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
-    const table = this.#table!;
     for (let i = 0; i < count; i++) {
       const address = pieces[places[i]!]!.address + offsets[i]! + HEADER_BYTES;
-      table.set(i, this.#pageAddress, address, lengths[i]! - HEADER_BYTES);
+      table!.set(i, pageAddress, address, lengths[i]! - HEADER_BYTES);
     }
     kernel.describe(ledger.burst);
     ledger.beginKernelReads(count);
-    kernel.send(this.#fd, count);
+    kernel.run(this.#fd, count);
     const { results } = kernel;
     let frames = 0;
     for (let i = 0; i < count; i++) {
@@ -89,7 +82,8 @@ export class TapReceiver extends TapPort {
       if (result >= 0) frames++;
       else if (result !== -Errno.EAGAIN) ledger.count(QueueCounter.DROP_TAP_ERROR);
     }
-    ahead.headers = this.#headers!;
+    this.#headers ??= burstHeaders(pageAddress);
+    ahead.headers = this.#headers;
     ahead.start(count);
     if (kernel.broken) this.close();
     this.#came(frames);
@@ -100,10 +94,10 @@ export class TapReceiver extends TapPort {
 
   readBefore(ring: DeviceRing, chains: number, settled: number, burst: Uint32Array, reads: number): void {
     ahead.lay(ring, chains, settled);
-    if (this.#pageAddress === 0) return;
-    const page = new Uint32Array(viewAt(BigInt(this.#pageAddress), BURST_PAGE_BYTES));
-    readOfBurst(page, burst, reads, ahead.results);
-    ahead.headers = burstHeaders(this.#pageAddress);
+    const page = this.#bursts.page();
+    if (page === null) return;
+    readOfBurst(new Uint32Array(page), burst, reads, ahead.results);
+    ahead.headers = burstHeaders(this.#bursts.pageAddress);
     ahead.start(reads, settled + burst[BurstWord.DROPPED]!);
   }
 
@@ -114,14 +108,5 @@ export class TapReceiver extends TapPort {
   #noMore(): void {
     this.#last = this.#run;
     this.#run = 0;
-  }
-
-  #open(): BurstRing | null {
-    if (!this.#possible) return null;
-    const opened = BurstRing.open(this.#table!, this.#pageAddress);
-    this.#ring = typeof opened === 'number' ? null : opened;
-    this.#possible = this.#ring !== null;
-    if (this.#possible) this.#headers = burstHeaders(this.#pageAddress);
-    return this.#ring;
   }
 }

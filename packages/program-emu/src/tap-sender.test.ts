@@ -1,6 +1,6 @@
 import { VIRT_QUEUES_MAX } from '@virtnet/engine-control';
 import { type DeviceRing, GuestMemory, isRing, openRing, QueueLedger } from '@virtnet/engine-virtqueue';
-import { Arena, BurstTable, close, memfdCreate, Receiver } from '@virtnet/host-linux';
+import { Arena, close, memfdCreate, Receiver, WriteTable } from '@virtnet/host-linux';
 import {
   NetHeader,
   type QueueBlock,
@@ -28,7 +28,7 @@ describe('TAP for a driver that sends', () => {
   let page: PageMapping;
   let block: QueueBlock;
   let ledger: QueueLedger;
-  let table: BurstTable | null;
+  let table: WriteTable | null;
   let tap: number;
   let network: number;
   let sender: TapSender;
@@ -54,7 +54,7 @@ describe('TAP for a driver that sends', () => {
     if (!isRing(opened)) throw new Error(opened.code);
     ring = opened;
     ledger = new QueueLedger(ring, block);
-    table = BurstTable.create();
+    table = WriteTable.create();
     [tap, network] = pairOfSockets();
     sender = new TapSender(tap, table, page.burstAddress(QUEUE));
   });

@@ -12,15 +12,15 @@
  */
 import type { DeviceRing, QueueLedger } from '@virtnet/engine-virtqueue';
 import {
-  BurstRing,
-  type BurstTable,
+  type BurstRing,
   IoVector,
   NativeBuffer,
   sentOfBurst,
-  viewAt,
+  type WriteTable,
   writev,
 } from '@virtnet/host-linux';
-import { BURST_FRAMES_MAX, BURST_PAGE_BYTES, Errno, NetHeader, QueueCounter } from '@virtnet/wire';
+import { BURST_FRAMES_MAX, Errno, NetHeader, QueueCounter } from '@virtnet/wire';
+import { QueueBursts } from './queue-bursts.js';
 import { TapPort } from './tap-port.js';
 
 /** Fewer frames are written one by one. */
@@ -32,38 +32,29 @@ const vector = new IoVector(2);
 
 export class TapSender extends TapPort {
   readonly #fd: number;
-  readonly #table: BurstTable | null;
-  readonly #pageAddress: number;
-  /** null: there is none yet, or there can be none. */
-  #ring: BurstRing | null = null;
-  #possible: boolean;
+  readonly #bursts: QueueBursts<WriteTable>;
 
   /** `pageAddress`: of the queue's page, 0 when it has none. Without it, or without a table, all frames go one by one. */
-  constructor(fd: number, table: BurstTable | null, pageAddress: number) {
+  constructor(fd: number, table: WriteTable | null, pageAddress: number) {
     super(fd);
     this.#fd = fd;
-    this.#table = table;
-    this.#pageAddress = pageAddress;
-    this.#possible = table !== null && pageAddress !== 0;
+    this.#bursts = new QueueBursts(table, pageAddress);
   }
 
   close(): void {
-    this.#ring?.close();
-    this.#ring = null;
-    this.#possible = false;
+    this.#bursts.close();
   }
 
   sentBefore(burst: Uint32Array, count: number): number {
-    if (this.#pageAddress === 0) return 0;
-    const page = new Uint32Array(viewAt(BigInt(this.#pageAddress), BURST_PAGE_BYTES));
-    return sentOfBurst(page, burst, count);
+    const page = this.#bursts.page();
+    return page === null ? 0 : sentOfBurst(new Uint32Array(page), burst, count);
   }
 
   sendPlain(ring: DeviceRing, count: number, frameOffset: number, ledger: QueueLedger): number {
     let done = 0;
     while (done < count) {
       const frames = Math.min(count - done, BURST_FRAMES_MAX);
-      const kernel = frames < BURST_LEAST ? null : (this.#ring ?? this.#open());
+      const kernel = frames < BURST_LEAST ? null : this.#bursts.ring;
       const sent =
         kernel === null
           ? this.#one(ring, done, frameOffset, ledger)
@@ -72,14 +63,6 @@ export class TapSender extends TapPort {
       if (sent === 0) break;
     }
     return done;
-  }
-
-  #open(): BurstRing | null {
-    if (!this.#possible) return null;
-    const opened = BurstRing.open(this.#table!, this.#pageAddress);
-    this.#ring = typeof opened === 'number' ? null : opened;
-    this.#possible = this.#ring !== null;
-    return this.#ring;
   }
 
   /** Sends chain `index`; how many were completed or dropped, 0 when there is no room. */
@@ -106,14 +89,14 @@ export class TapSender extends TapPort {
   ): number {
     const { offsets, lengths, pieces: places } = ring.plain;
     const { pieces } = ring.memory;
-    const table = this.#table!;
+    const table = this.#bursts.table!;
     for (let i = 0; i < count; i++) {
       const at = first + i;
       table.set(i, pieces[places[at]!]!.address + offsets[at]! + frameOffset, lengths[at]! - frameOffset);
     }
     kernel.describe(ledger.burst);
     ledger.beginKernelBurst(count);
-    kernel.send(this.#fd, count);
+    kernel.run(this.#fd, count);
     const { results } = kernel;
     let kept = count;
     while (kept > 0 && results[kept - 1] === -Errno.EAGAIN) kept--;
