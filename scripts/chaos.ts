@@ -11,6 +11,7 @@ numbered streams both ways through each, a packet a millisecond. Then, in an ord
   killed            emulator, standby, keeper, controller, vfe-vhostd, vfe-vhostd-ha, and a client of a function; emulator and
                     keeper, keeper and emulator, emulator and standby, vfe-vhostd and emulator within a second; vfe-vhostd
                     and vfe-vhostd-ha at once; the whole service at once; that and both of these at once
+  signalled         SIGSEGV and SIGABRT for the emulator
   stopped           emulator, standby, keeper; controller, vfe-vhostd, vfe-vhostd-ha for a while
   replaced          vfe-vhostd; the service, by restart and by update to another version
   changed           modify, hotplug, unplug, VFs; the same while the emulator dies, and during an update until it is over

@@ -22,6 +22,8 @@ const PF = '14:00.2';
 const CARD = 'vnet14s00f2';
 const HERE = '10.79.0.1';
 const THERE = '10.79.0.2';
+/** Longer than the driver waits for an answer. */
+const SILENCE_MS = 5_000;
 const TRANSFER_BYTES = 96 * 1024 * 1024;
 
 const used = useScene(async (scene) => {
@@ -31,6 +33,12 @@ const used = useScene(async (scene) => {
   scene.atEnd(() => container.end());
   return { scene, service, container };
 });
+
+interface Listed {
+  readonly vuid: string;
+  readonly pci_bdf: string;
+  readonly sf_rep_net_device: string;
+}
 
 async function host(...words: string[]): Promise<unknown> {
   const { stdout, stderr } = await used.value.service.host(...words);
@@ -67,6 +75,10 @@ async function carrier(): Promise<string> {
     `/sys/class/net/${CARD}/carrier`,
     `/sys/class/net/${CARD}/carrier_changes`,
   ]);
+}
+
+async function reachesBridge(): Promise<boolean> {
+  return (await used.value.container.output(['ping', '-c1', '-W1', HERE])).code === 0;
 }
 
 describe('a static PF', () => {
@@ -107,16 +119,14 @@ describe('a static PF', () => {
   test('in a namespace of its own it reaches the bridge of its representor, and TCP survives kill -9 of the emulator', async () => {
     const { service, scene, container } = used.value;
     const { net } = scene;
-    const list = await service.answer<{ devices: { pci_bdf: string; sf_rep_net_device: string }[] }>('list');
+    const list = await service.answer<{ devices: Listed[] }>('list');
     await net.bridge('br0', `${HERE}/24`);
     await net.enslave(list.devices.find(({ pci_bdf }) => pci_bdf === PF)!.sf_rep_net_device, 'br0');
     await net.ip(`link set ${CARD} netns ${container.holderPid}`);
     await container.quiet(CARD);
     await container.ip(`addr add ${THERE}/24 dev ${CARD}`);
     await container.ip(`link set ${CARD} up`);
-    await until('the bridge', PATIENCE_MS, async () => {
-      return (await container.output(['ping', '-c1', '-W1', HERE])).code === 0;
-    });
+    await until('the bridge', PATIENCE_MS, reachesBridge);
     const before = await carrier();
     expect(before).toMatch(/^1\n/);
     const server = scene.processes.start(
@@ -153,19 +163,28 @@ describe('a static PF', () => {
     }
   });
 
+  test('controller, emulator and standby stopped for five seconds > it keeps its carrier', async () => {
+    const { service } = used.value;
+    const before = await carrier();
+    const stopped = (['controller', 'emu-standby', 'emu'] as const).map((role) => service.runningPid(role));
+    for (const pid of stopped) signalPid(pid, 'SIGSTOP');
+    await sleep(SILENCE_MS);
+    for (const pid of stopped.reverse()) signalPid(pid, 'SIGCONT');
+    await service.recovered(-1);
+    await until('the bridge', PATIENCE_MS, reachesBridge);
+    expect(await carrier()).toBe(before);
+  }, 180_000);
+
   test('restart of the whole service > the interface stays, and carries on', async () => {
-    const { service, container } = used.value;
+    const { service } = used.value;
     expect((await service.controller!.end('SIGTERM', PATIENCE_MS)).code).toBe(0);
     expect((await carrier()).startsWith('0')).toBe(true);
     await service.startAgain();
     await until('the carrier', PATIENCE_MS, async () => (await carrier()).startsWith('1'));
-    const { sf_rep_net_device: representor } = (
-      await service.answer<{ devices: { sf_rep_net_device: string }[] }>('list')
-    ).devices[0]!;
+    const { sf_rep_net_device: representor } = (await service.answer<{ devices: Listed[] }>('list'))
+      .devices[0]!;
     await used.scene.net.enslave(representor, 'br0');
-    await until('the bridge', PATIENCE_MS, async () => {
-      return (await container.output(['ping', '-c1', '-W1', HERE])).code === 0;
-    });
+    await until('the bridge', PATIENCE_MS, reachesBridge);
   });
 
   test('the end of its namespace > the interface is back on the host', async () => {
@@ -197,6 +216,36 @@ describe('modprobe', () => {
     await service.hotplug({ mac: '0C:C4:7A:FF:22:93', queues: 3 });
     await until('the new function', PATIENCE_MS, async () => (await cards()).length === 2);
   });
+
+  test('VFs as interfaces of two namespaces reach each other, also after kill -9 of the emulator', async () => {
+    const { service, scene } = used.value;
+    await scene.net.ip('link add br1 type bridge forward_delay 0 stp_state 0 mcast_snooping 0');
+    await scene.net.ip('link set br1 up');
+    const { devices } = await service.answer<{ devices: Listed[] }>('list');
+    const vfs = devices.filter(({ vuid }) => vuid.includes('VF'));
+    expect(vfs).toHaveLength(2);
+    const ends = await Promise.all(
+      vfs.map(async ({ pci_bdf: bdf, sf_rep_net_device: representor }, index) => {
+        const card = `vnet${bdf.replace(':', 's').replace('.', 'f')}`;
+        await scene.net.enslave(representor, 'br1');
+        expect(await host('bind', bdf, 'virtio-pci')).toEqual(SUCCESS);
+        const namespace = await NetworkNamespace.create(scene.processes);
+        scene.atEnd(() => namespace.end());
+        await scene.net.ip(`link set ${card} netns ${namespace.holderPid}`);
+        await namespace.quiet(card);
+        await namespace.ip(`addr add 10.80.0.${index + 1}/24 dev ${card}`);
+        await namespace.ip(`link set ${card} up`);
+        return namespace;
+      }),
+    );
+    const reached = async () => (await ends[0]!.output(['ping', '-c1', '-W1', '10.80.0.2'])).code === 0;
+    await until('the other VF', PATIENCE_MS, reached);
+    const { pid } = service.killEmu();
+    await until('the other VF again', PATIENCE_MS, reached);
+    await service.recovered(pid);
+    for (const namespace of ends) await namespace.end();
+    for (const { pci_bdf: bdf } of vfs) expect(await host('unbind', bdf, 'virtio-pci')).toEqual(SUCCESS);
+  }, 180_000);
 
   test('kill -9 of the driver > the next command brings its interfaces back', async () => {
     const before = await cards();

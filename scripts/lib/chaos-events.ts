@@ -17,9 +17,13 @@ const STOPPED_MS = 300;
 const CLIENT_MS = 150;
 /** So much later than vfe-vhostd its keeper is started by systemd. */
 const KEEPER_LATER_MS = 80;
-function kill(stage: ChaosStage, role: ProcessRole): Promise<unknown> {
+function kill(
+  stage: ChaosStage,
+  role: ProcessRole,
+  signal: 'SIGKILL' | 'SIGSEGV' | 'SIGABRT' = 'SIGKILL',
+): Promise<unknown> {
   const pid = stage.service.runningPid(role);
-  signalPid(pid, 'SIGKILL');
+  signalPid(pid, signal);
   return gone(pid);
 }
 
@@ -103,6 +107,17 @@ export const chaosEvents: readonly ChaosEvent[] = [
     cold: true,
     happen: async (stage) => void (await kill(stage, 'emu')),
   },
+  // What a crash ends with, from outside: nobody is blamed for it, however often.
+  ...(['SIGSEGV', 'SIGABRT'] as const).map(
+    (signal): ChaosEvent => ({
+      name: `${signal} for emulator`,
+      weight: 3,
+      frames: 1,
+      pauseMs: TAKEOVER_MS,
+      cold: true,
+      happen: async (stage) => void (await kill(stage, 'emu', signal)),
+    }),
+  ),
   {
     name: 'kill standby',
     weight: 10,

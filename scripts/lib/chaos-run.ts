@@ -21,7 +21,7 @@ import { fillPool, tidy } from './chaos-changes.ts';
 import { chaosEvents } from './chaos-events.ts';
 import { type ChaosEvent, START_MS } from './chaos-kinds.ts';
 import { processorWaitUs } from './chaos-observer.ts';
-import { ChaosStage, HOLDERS, type Traffic } from './chaos-stage.ts';
+import { ChaosStage, type Held, HOLDERS, type Traffic } from './chaos-stage.ts';
 import {
   CALM_MS,
   calmPause,
@@ -132,12 +132,24 @@ async function audit(stage: ChaosStage, before: Account): Promise<void> {
     for (const role of HOLDERS)
       for (const what of ['descriptors', 'sharedMappings'] as const) {
         const [now, then] = [after[role][what], before.holdings[role][what]];
-        if (now > then) throw new Error(`${role} holds ${now} ${what} instead of ${then}`);
+        if (now > then)
+          throw new Error(
+            `${role} holds ${now} ${what} instead of ${then}: ${moreOf(after[role], before.holdings[role])}`,
+          );
       }
     const programs = stage.observer.programs();
     if (programs !== before.programs) throw new Error(`programs: ${programs}, before ${before.programs}`);
     return true;
   });
+}
+
+/** Which descriptors there are more of, for whoever looks for the leak. */
+function moreOf({ kinds }: Held, before: Held): string {
+  return [...kinds]
+    .map(([kind, now]) => ({ kind, now, was: before.kinds.get(kind) ?? 0 }))
+    .filter(({ now, was }) => now > was)
+    .map(({ kind, now, was }) => `${kind} ${now} instead of ${was}`)
+    .join(', ');
 }
 
 function named(name: string): ChaosEvent {

@@ -20,10 +20,12 @@ import { CLIENT_PROGRAM } from '../../test/lib/programs.ts';
 import { Pump } from '../../test/lib/pump.ts';
 import type { Scene } from '../../test/lib/scene.ts';
 import {
+  descriptorKinds,
   type Holdings,
   type Hotplugged,
   holdingsOf,
   type ProcessRole,
+  RING_KIND,
   Service,
 } from '../../test/lib/service.ts';
 import type { FakeServiceManager } from '../../test/lib/service-manager.ts';
@@ -52,6 +54,14 @@ const REPRESENTOR_FRAMES = 60_000;
 /** How often, a millisecond apart, testpmd offers a frame to a ring that is full before it drops the frame. */
 const OFFERS = 60_000;
 const ROLES: readonly ProcessRole[] = ['controller', 'emu', 'emu-standby', 'ha'];
+/** Queues of the two functions that are always driven. */
+const RINGS_MAX = 4;
+
+/** What a process holds, and how many descriptors of what it has. */
+export interface Held extends Holdings {
+  readonly kinds: ReadonlyMap<string, number>;
+}
+
 export const HOLDERS = ['emu', 'ha', 'vfe-vhostd', 'vfe-vhostd-ha'] as const;
 /** Descriptors of a keeper's log. */
 const LOGS = 2;
@@ -308,13 +318,13 @@ export class ChaosStage {
   }
 
   /** What everybody holds who holds things of guests; comparable while the same functions are there. */
-  holdings(): Record<(typeof HOLDERS)[number], Holdings> {
+  holdings(): Record<(typeof HOLDERS)[number], Held> {
     const { service } = this;
     return {
-      emu: service.holdings('emu'),
-      ha: service.holdings('ha'),
-      'vfe-vhostd': holdingsOf(this.vhostd.pid),
-      'vfe-vhostd-ha': holdingsOf(this.vhostKeeper.pid),
+      emu: heldBy(service.runningPid('emu')),
+      ha: heldBy(service.runningPid('ha')),
+      'vfe-vhostd': heldBy(this.vhostd.pid),
+      'vfe-vhostd-ha': heldBy(this.vhostKeeper.pid),
     };
   }
 
@@ -417,4 +427,11 @@ function factsOf(links: ReadonlyMap<string, LinkFacts>, name: string): string {
   const link = links.get(name);
   if (link === undefined) throw new Error(`no link ${name}`);
   return `number ${link.ifindex}, ${link.carrier_changes} carrier changes`;
+}
+
+function heldBy(pid: number): Held {
+  const kinds = descriptorKinds(pid);
+  const rings = kinds.get(RING_KIND) ?? 0;
+  if (rings > RINGS_MAX) throw new Error(`${rings} rings for bursts, with ${RINGS_MAX} queues`);
+  return { kinds, ...holdingsOf(pid) };
 }

@@ -16,6 +16,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -506,12 +507,37 @@ function as(user: number | null, [command, ...words]: readonly [string, ...strin
   ];
 }
 
-/** What a process holds. */
+/** Of a ring for bursts. */
+export const RING_KIND = 'anon_inode:[io_uring]';
+
+/** What a process holds, but for rings: a queue has one from its first burst on, so there are as many as frames come. */
 export function holdingsOf(pid: number): Holdings {
+  const kinds = [...descriptorKinds(pid)].filter(([kind]) => kind !== RING_KIND);
   return {
-    descriptors: readdirSync(`/proc/${pid}/fd`).length,
+    descriptors: kinds.reduce((sum, [, count]) => sum + count, 0),
     sharedMappings: [...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^\S+ ..[-x]s /gm)].length,
   };
+}
+
+/** How many descriptors a process has of what: TAPs and files by name, sockets and events all of a kind. */
+export function descriptorKinds(pid: number): ReadonlyMap<string, number> {
+  const kinds = new Map<string, number>();
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const of = (text: () => string): string => {
+      try {
+        return text();
+      } catch {
+        return 'gone'; // closed meanwhile
+      }
+    };
+    const target = of(() => readlinkSync(`/proc/${pid}/fd/${fd}`)).replace(/:\[\d+\]$/, '');
+    const tap = of(
+      () => /^iff:\s*(\S+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1] ?? '',
+    );
+    const kind = tap === '' ? target : `${target} ${tap}`;
+    kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+  }
+  return kinds;
 }
 
 /** The JSON value in what the command line printed. */

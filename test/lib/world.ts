@@ -119,6 +119,8 @@ export class World {
     await guest.booted();
     await guest.address(`${GUEST_ADDRESS}/24`);
     await this.reachable();
+    // Else the host asks for it again within a stream, and drops what it sends when a guest without a processor does not answer.
+    await this.scene.net.ip(`neigh replace ${GUEST_ADDRESS} lladdr ${MAC} dev ${BRIDGE} nud permanent`);
     return guest;
   }
 
