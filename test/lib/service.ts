@@ -519,22 +519,23 @@ export function holdingsOf(pid: number): Holdings {
   };
 }
 
+/** What `read` says of a descriptor, which may be closed meanwhile. */
+function orGone(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return 'gone';
+  }
+}
+
 /** How many descriptors a process has of what: TAPs and files by name, sockets and events all of a kind. */
 export function descriptorKinds(pid: number): ReadonlyMap<string, number> {
   const kinds = new Map<string, number>();
   for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    const of = (text: () => string): string => {
-      try {
-        return text();
-      } catch {
-        return 'gone'; // closed meanwhile
-      }
-    };
-    const target = of(() => readlinkSync(`/proc/${pid}/fd/${fd}`)).replace(/:\[\d+\]$/, '');
-    const tap = of(
-      () => /^iff:\s*(\S+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1] ?? '',
-    );
-    const kind = tap === '' ? target : `${target} ${tap}`;
+    const target = orGone(() => readlinkSync(`/proc/${pid}/fd/${fd}`)).replace(/:\[\d+\]$/, '');
+    const info = orGone(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'));
+    const tap = /^iff:\s*(\S+)$/m.exec(info)?.[1];
+    const kind = tap === undefined ? target : `${target} ${tap}`;
     kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
   }
   return kinds;
