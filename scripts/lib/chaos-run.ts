@@ -13,6 +13,7 @@
 import { loadavg } from 'node:os';
 import { randomNumbers } from '../../test/lib/random.ts';
 import { Scene } from '../../test/lib/scene.ts';
+import { RING_KIND } from '../../test/lib/service.ts';
 import { type StreamReport, summarise } from '../../test/lib/stream-analysis.ts';
 import { wallClockUs } from '../../test/lib/stream-packet.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
@@ -21,7 +22,7 @@ import { fillPool, tidy } from './chaos-changes.ts';
 import { chaosEvents } from './chaos-events.ts';
 import { type ChaosEvent, START_MS } from './chaos-kinds.ts';
 import { processorWaitUs } from './chaos-observer.ts';
-import { ChaosStage, type Held, HOLDERS, type Traffic } from './chaos-stage.ts';
+import { BURST_RINGS, ChaosStage, type Held, HOLDERS, type Traffic } from './chaos-stage.ts';
 import {
   CALM_MS,
   calmPause,
@@ -137,11 +138,16 @@ async function audit(stage: ChaosStage, before: Account): Promise<void> {
             `${role} holds ${now} ${what} instead of ${then}: ${moreOf(after[role], before.holdings[role])}`,
           );
       }
+    const [rings, ringsBefore] = [ringsOf(after.emu), ringsOf(before.holdings.emu)];
+    if (rings > ringsBefore + BURST_RINGS)
+      throw new Error(`emu holds ${rings} rings instead of ${ringsBefore} and ${BURST_RINGS} for bursts`);
     const programs = stage.observer.programs();
     if (programs !== before.programs) throw new Error(`programs: ${programs}, before ${before.programs}`);
     return true;
   });
 }
+
+const ringsOf = ({ kinds }: Held): number => kinds.get(RING_KIND) ?? 0;
 
 /** Which descriptors there are more of, for whoever looks for the leak. */
 function moreOf({ kinds }: Held, before: Held): string {
