@@ -1,6 +1,6 @@
 import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
-import { FRAME_BYTES_MAX, headerBytes, vlanOf } from './net-header.js';
+import { FRAME_BYTES_MAX, headerBytes, ReceiveHeader, TransmitHeader, vlanOf } from './net-header.js';
 import { UNTAGGED } from './receive-filter.js';
 
 describe('net header', () => {
@@ -12,6 +12,19 @@ describe('net header', () => {
     expect(headerBytes(featureMask([VERSION_1]))).toBe(12);
     expect(headerBytes(featureMask([VERSION_1, MRG_RXBUF]))).toBe(12);
     expect(headerBytes(featureMask([VERSION_1, HASH_REPORT]))).toBe(20);
+  });
+
+  it('§5.1.6.4 queues share the memory of a header, but for headers with a hash, which a queue without one would tell', () => {
+    const { VERSION_1 } = VirtioFeature;
+    const memoryOf = (features: readonly number[]) => {
+      const [one, another] = [0, 1].map(() => new ReceiveHeader(featureMask(features), 1500).bytes.buffer);
+      return { one, another };
+    };
+    const plain = memoryOf([VERSION_1]);
+    expect(plain.one).toBe(plain.another);
+    expect(new TransmitHeader(featureMask([VERSION_1]), 1500).bytes.buffer).not.toBe(plain.one);
+    const hashed = memoryOf([VERSION_1, NetFeature.HASH_REPORT]);
+    expect(hashed.one).not.toBe(hashed.another);
   });
 
   it('the largest frame has room for 64 KiB of IPv6 payload behind two tags', () => {

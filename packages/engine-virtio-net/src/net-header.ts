@@ -64,6 +64,9 @@ const ETHERNET_BYTES = Ethernet.HEADER_BYTES;
 
 /** IP versions a kind of GSO may come with. */
 const Family = { NONE: 0, V4: 1, V6: 2, BOTH: 3 } as const;
+const FAMILY_BITS = 2;
+/** GsoTypes a word has room for. */
+const FAMILY_KINDS = 16;
 
 /** Bytes of a frame up to its EtherType, all tags included. */
 const HEAD_BYTES = ETHERNET_BYTES + TAGS_MAX * Ethernet.TAG_BYTES;
@@ -73,6 +76,28 @@ const CHECKSUM_CHUNK_BYTES = 2048;
 // Of the thread and not of a queue: they hold nothing between two calls, and an idle queue shall cost little.
 const head = new Uint8Array(HEAD_BYTES);
 const chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
+
+/** Where the header of one frame is: struct virtio_net_hdr_v1, and what HASH_REPORT adds to it. */
+class HeaderMemory {
+  readonly whole: Uint8Array;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  readonly words: Int32Array;
+
+  constructor() {
+    // A buffer made first stays outside the collected heap.
+    const memory = new ArrayBuffer(NET_HEADER_HASH_BYTES);
+    this.whole = new Uint8Array(memory);
+    this.bytes = new Uint8Array(memory, 0, NetHeader.sizeBytes);
+    this.view = new DataView(memory);
+    this.words = new Int32Array(memory);
+  }
+}
+
+// Likewise: a frame has its header from when it is read until it is sent, or in its chain. A frame from one driver to others
+// has one of each. A header with a hash is the queue's own: behind that nothing may be left of another queue's.
+const transmitted = new HeaderMemory();
+const received = new HeaderMemory();
 
 /** Size in bytes of the header in the driver's buffers (5.1.6.1): it follows from the features alone (failure F3). */
 export function headerBytes(features: bigint): number {
@@ -97,38 +122,38 @@ function tagBytes(): number {
 abstract class FrameHeader {
   /** Size in bytes in the driver's buffers, which is where the frame begins there. */
   readonly frameOffset: number;
-  /** struct virtio_net_hdr_v1, private. Its memory never moves, so that a port may keep its address. */
+  /** struct virtio_net_hdr_v1, private, of the frame that is dealt with. Its memory never moves, so that a port may keep its address. */
   readonly bytes: Uint8Array;
   protected readonly whole: Uint8Array;
   protected readonly view: DataView;
   /** The same memory as words, the short way in and out of a ring. Both machines we run on are little-endian. */
   protected readonly words: Int32Array;
-  /** Per GsoType: the IP versions it may come with. */
-  readonly #families = new Uint8Array(Math.max(...Object.values(GsoType)) + 1);
+  /** The IP versions a GsoType may come with, FAMILY_BITS for each from the lowest. */
+  #families = 0;
   readonly #ecn: boolean;
   /** Longest frame without GSO and tags. */
   readonly plainBytesMax: number;
 
   /** `mtu` 0: frames of any size. */
-  constructor(features: bigint, mtu: number, ecn: number) {
+  constructor(features: bigint, mtu: number, ecn: number, shared: HeaderMemory) {
     this.frameOffset = headerBytes(features);
-    // A buffer made first stays outside the collected heap.
-    const memory = new ArrayBuffer(NET_HEADER_HASH_BYTES);
-    this.whole = new Uint8Array(memory);
-    this.bytes = new Uint8Array(memory, 0, NetHeader.sizeBytes);
-    this.view = new DataView(memory);
-    this.words = new Int32Array(memory);
+    const { whole, bytes, view, words } =
+      this.frameOffset === NET_HEADER_HASH_BYTES ? new HeaderMemory() : shared;
+    this.whole = whole;
+    this.bytes = bytes;
+    this.view = view;
+    this.words = words;
     this.#ecn = hasFeature(features, ecn);
     this.plainBytesMax = mtu === 0 ? FRAME_BYTES_MAX : mtu + ETHERNET_BYTES;
   }
 
   /** Some kind of GSO is allowed. */
   protected get segments(): boolean {
-    return this.#families.some((families) => families !== Family.NONE);
+    return this.#families !== 0;
   }
 
   protected allow(features: bigint, feature: number, gso: GsoType, families: number): void {
-    if (hasFeature(features, feature)) this.#families[gso]! |= families;
+    if (hasFeature(features, feature)) this.#families |= families << (gso * FAMILY_BITS);
   }
 
   /** Copies bytes of the current chain's frame into private memory. */
@@ -154,7 +179,8 @@ abstract class FrameHeader {
   protected judgeGso(ring: DeviceRing, frameBytes: number): HeaderVerdict {
     const { view } = this;
     const kind = this.bytes[GSO_TYPE]! & ~GSO_ECN;
-    const families = kind < this.#families.length ? this.#families[kind]! : Family.NONE;
+    const families =
+      kind < FAMILY_KINDS ? (this.#families >>> (kind * FAMILY_BITS)) & Family.BOTH : Family.NONE;
     const tcp = kind === GsoType.TCPV4 || kind === GsoType.TCPV6;
     if (families === Family.NONE) return DROP_HEADER;
     if ((this.bytes[GSO_TYPE]! & GSO_ECN) !== 0 && !(tcp && this.#ecn)) return DROP_HEADER;
@@ -207,7 +233,7 @@ export class TransmitHeader extends FrameHeader {
   readonly #checksum: boolean;
 
   constructor(features: bigint, mtu: number) {
-    super(features, mtu, NetFeature.HOST_ECN);
+    super(features, mtu, NetFeature.HOST_ECN, transmitted);
     this.#copied = Math.min(this.frameOffset, NetHeader.sizeBytes);
     this.#checksum = hasFeature(features, NetFeature.CSUM);
     this.allow(features, NetFeature.HOST_TSO4, GsoType.TCPV4, Family.V4);
@@ -250,7 +276,7 @@ export class ReceiveHeader extends FrameHeader {
 
   /** `mtu` matters when the driver was told it (MTU negotiated), `hash` when it takes hashes (HASH_REPORT). */
   constructor(features: bigint, mtu: number, hash: HashSettings | null = null) {
-    super(features, hasFeature(features, NetFeature.MTU) ? mtu : 0, NetFeature.GUEST_ECN);
+    super(features, hasFeature(features, NetFeature.MTU) ? mtu : 0, NetFeature.GUEST_ECN, received);
     this.#checksum = hasFeature(features, NetFeature.GUEST_CSUM);
     const reports = hash !== null && hasFeature(features, NetFeature.HASH_REPORT);
     this.#hash = reports && hash.types !== 0 ? new FlowHash(hash) : null;

@@ -52,6 +52,8 @@ const high16 = (bytes: ArrayLike<number>, at: number): number => (bytes[at]! << 
 const low32 = (bytes: ArrayLike<number>, at: number): number =>
   (bytes[at + 2]! << 24) | (bytes[at + 3]! << 16) | (bytes[at + 4]! << 8) | bytes[at + 5]!;
 
+const NO_ADDRESSES = new Int32Array(0);
+
 /** Addresses as pairs of small integers: two comparisons instead of six. */
 function compile(...tables: ArrayLike<number>[]): Int32Array {
   const words: number[] = [];
@@ -60,7 +62,7 @@ function compile(...tables: ArrayLike<number>[]): Int32Array {
       words.push(high16(table, at), low32(table, at));
     }
   }
-  return Int32Array.from(words);
+  return words.length === 0 ? NO_ADDRESSES : Int32Array.from(words);
 }
 
 function holds(table: Int32Array, high: number, low: number): boolean {
