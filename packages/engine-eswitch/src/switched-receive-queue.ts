@@ -39,6 +39,7 @@ import {
   copyBurst,
   copyFrames,
   type DeviceRing,
+  FrameRoom,
   PLAIN_CHAINS_MAX,
   type QueueLedger,
   QueueWait,
@@ -84,6 +85,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly #countSizes: boolean;
   /** A frame may fill several chains (MRG_RXBUF). */
   readonly #mergeable: boolean;
+  readonly #frameRoom = new FrameRoom(this.ring, this.ledger);
   #unpublished = 0;
   readonly #shortWay: boolean;
   readonly #crossing: Crossing;
@@ -314,8 +316,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     const header = this.#header;
     const { bytes } = frame;
     const needed = header.frameOffset + bytes;
-    if (this.#mergeable) while (ring.writableBytes < needed && ring.extend());
-    if (ring.writableBytes < needed) {
+    if (this.#mergeable ? !this.#frameRoom.reach(needed) : ring.writableBytes < needed) {
       ledger.count(QueueCounter.DROP_NO_BUFFER);
       ring.untake();
       return;

@@ -5,7 +5,7 @@
  *   A frame fills as many of the driver's buffers as it needs, one after the other. How many is not known before the
  *   port has given it. So as many are offered to the port as the last frame took; what does not fit stays with the port
  *   (`overflow`) and is copied into further buffers. A stream of equal frames thus needs no such copy, and a small frame
- *   pays for no buffer that it does not use.
+ *   pays for no buffer that it does not use. After a frame for which there was no room, one buffer is offered again.
  *   The buffers become the driver's by one store (queue-ledger.ts), the header with their number written before.
  *
  * Invariants
@@ -16,12 +16,14 @@
  * Limits  segments and chains as the ring has room for; else the frame counts as larger than what is posted.
  * Spec    virtio 1.3, 5.1.6.3.2 and 5.1.6.4.
  */
+import { FrameRoom } from '@virtnet/engine-virtqueue';
 import { NetHeader, QueueCounter } from '@virtnet/wire';
 import { ReceiveQueue } from './receive-queue.js';
 
 export class SpreadReceiveQueue extends ReceiveQueue {
   /** Buffers the last frame took. */
   #buffers = 1;
+  readonly #room = new FrameRoom(this.ring, this.ledger);
 
   protected override receiveFrames(first: number, count: number, bytesMax: number): number {
     return this.port.receiveFrames?.(this.ring, first, count, bytesMax, this.ledger) ?? 0;
@@ -47,7 +49,9 @@ export class SpreadReceiveQueue extends ReceiveQueue {
     if (received < 0) return this.nothing(received);
     const frameBytes = received - NetHeader.sizeBytes;
     const needed = frameOffset + frameBytes;
-    let reason: 0 | QueueCounter = this.#complete(needed) ? this.unwanted() : QueueCounter.DROP_NO_BUFFER;
+    const complete = this.#complete(needed);
+    if (!complete) this.#buffers = 1;
+    let reason: 0 | QueueCounter = complete ? this.unwanted() : QueueCounter.DROP_NO_BUFFER;
     if (reason === 0) reason = header.judge(ring, frameBytes);
     if (reason !== 0) {
       ledger.count(reason);
@@ -68,7 +72,7 @@ export class SpreadReceiveQueue extends ReceiveQueue {
     const { ring } = this;
     const had = ring.writableBytes;
     if (needed <= had) return true;
-    while (ring.writableBytes < needed) if (!ring.extend()) return false;
+    if (!this.#room.reach(needed)) return false;
     ring.scatter(had, this.port.overflow, 0, needed - had);
     return true;
   }

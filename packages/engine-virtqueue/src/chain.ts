@@ -11,8 +11,9 @@
  * Invariants
  *   I1  segments 0..readableCount-1 are readable, the next writableCount ones writable.
  *   I2  every segment lies inside one piece of the guest's memory; writable ones in memory the device may write.
+ *   I3  descriptors without a byte become no segments, and count as such: walking them costs as much.
  *
- * Limits  segmentsMax segments, at most CHAIN_SEGMENTS_MAX.
+ * Limits  segmentsMax segments and empty descriptors, at most CHAIN_SEGMENTS_MAX.
  */
 import type { RingFaultCode } from './fault.js';
 import type { GuestMemory, MemoryPiece } from './guest-memory.js';
@@ -37,6 +38,8 @@ export class Chain {
   readableBytes = 0;
   writableBytes = 0;
   chainCount = 0;
+  /** Descriptors without a byte in the current chains. */
+  protected empties = 0;
   protected readonly segmentsMax: number;
   /** Writable bytes up to the end of each current chain; kept when there are several. */
   protected readonly chainEnds: Uint32Array;
@@ -73,6 +76,7 @@ export class Chain {
     this.readableBytes = 0;
     this.writableBytes = 0;
     this.chainCount = 0;
+    this.empties = 0;
   }
 
   /** Bytes of `writtenBytes` that lie in current chain `chain`, every chain before it being full. */
@@ -84,7 +88,13 @@ export class Chain {
 
   /** Adds one buffer, given as address words and length; null, or what is wrong with it. */
   protected add(high: number, low: number, lengthBytes: number, writable: boolean): RingFaultCode | null {
-    if (lengthBytes === 0) return null;
+    const at = this.readableCount + this.writableCount;
+    const full = at + this.empties >= this.segmentsMax;
+    if (lengthBytes === 0) {
+      if (full) return 'CHAIN_TOO_LONG';
+      this.empties++;
+      return null;
+    }
     const memory = this.memory;
     const contiguous = memory.translate(high, low, lengthBytes);
     if (contiguous === 0) return 'BUFFER_OUTSIDE_MEMORY';
@@ -92,8 +102,7 @@ export class Chain {
     if (writable) {
       if (!piece.writable) return 'BUFFER_READ_ONLY';
     } else if (this.writableCount !== 0) return 'CHAIN_ORDER';
-    const at = this.readableCount + this.writableCount;
-    if (at === this.segmentsMax) return 'CHAIN_TOO_LONG';
+    if (full) return 'CHAIN_TOO_LONG';
     const offset = memory.offset;
     this.segmentAddress[at] = piece.address + offset;
     this.segmentLength[at] = contiguous;

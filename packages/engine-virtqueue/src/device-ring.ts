@@ -21,7 +21,7 @@
  *   I3  no method allocates, throws or uses a BigInt, whatever the driver wrote (`fault` excepted: it describes).
  *
  * Limits  queueSize chains outstanding; chainSegmentsMax segments a chain (a buffer that crosses two pieces of memory
- *         is two segments).
+ *         is two segments, a descriptor without a byte counts as one).
  */
 import type { FrameDemands } from './copy-window.js';
 import type { RingFault, RingFaultCode } from './fault.js';

@@ -16,6 +16,7 @@ export * from './copy-window.js';
 export * from './device-ring.js';
 export * from './fault.js';
 export * from './frame-burst.js';
+export * from './frame-room.js';
 export * from './guest-memory.js';
 export * from './limits.js';
 export * from './notification.js';

@@ -11,8 +11,8 @@ export const PIECE_BYTES = 2 ** 30;
 export const CHAIN_SEGMENTS_MAX = 1024;
 
 /**
- * Entries of an indirect table: four times the segments a chain may have, so that a table may hold entries without a
- * byte, and still 64 KiB at most.
+ * Entries of an indirect table: four times the segments a chain may have, of which a split ring's chain need not link all;
+ * 64 KiB at most. How many are walked follows from the segments of a chain: entries without a byte count with them.
  */
 export const INDIRECT_ENTRIES_MAX = 4096;
 

@@ -33,8 +33,8 @@
  *   I3  a walk ends after at most as many steps as the ring or the table has entries.
  *   I4  position.used .. position.available is exactly what the journal holds.
  *
- * Limits  PACKED_QUEUE_SIZE_MAX entries, any number; chainSegmentsMax segments a chain; INDIRECT_ENTRIES_MAX entries a
- *         table; a full journal is published without being asked.
+ * Limits  PACKED_QUEUE_SIZE_MAX entries, any number; chainSegmentsMax segments a chain, descriptors without a byte counted
+ *         with them; INDIRECT_ENTRIES_MAX entries a table; a full journal is published without being asked.
  * Saved   position, and the journal while the two halves of the position differ. Nothing else.
  * Spec    virtio 1.3, 2.8.
  */
@@ -231,7 +231,7 @@ export class PackedRing extends Chain implements DeviceRing {
   }
 
   extend(): boolean {
-    const { chainCount, readableCount, readableBytes, writableCount, writableBytes } = this;
+    const { chainCount, readableCount, readableBytes, writableCount, writableBytes, empties } = this;
     if (chainCount === 0 || chainCount >= this.#journalMax || chainCount >= this.segmentsMax) return false;
     if (this.#waiting <= chainCount && this.#look() <= chainCount) return false;
     const cursor = this.#cursor;
@@ -244,6 +244,7 @@ export class PackedRing extends Chain implements DeviceRing {
       this.readableBytes = readableBytes;
       this.writableCount = writableCount;
       this.writableBytes = writableBytes;
+      this.empties = empties;
       this.#cursor = cursor;
       this.#currentSlots = slots;
       return false;

@@ -25,7 +25,8 @@
  *   I2  position and the used index are free-running modulo 2^16; only an access masks them.
  *   I3  a walk ends after at most as many steps as the table has entries.
  *
- * Limits  SPLIT_QUEUE_SIZE_MAX entries; chainSegmentsMax segments a chain; INDIRECT_ENTRIES_MAX entries a table.
+ * Limits  SPLIT_QUEUE_SIZE_MAX entries; chainSegmentsMax segments a chain, descriptors without a byte counted with them;
+ *         INDIRECT_ENTRIES_MAX entries a table.
  * Saved   position. Nothing else.
  * Spec    virtio 1.3, 2.7.
  */
@@ -186,7 +187,7 @@ export class SplitRing extends Chain implements DeviceRing {
   }
 
   extend(): boolean {
-    const { chainCount, readableCount, readableBytes, writableCount, writableBytes } = this;
+    const { chainCount, readableCount, readableBytes, writableCount, writableBytes, empties } = this;
     const next = (this.#position + chainCount) & INDEX_MASK;
     if (chainCount === 0 || next === this.#seen) {
       const index = Atomics.load(this.#available, INDEX);
@@ -204,6 +205,7 @@ export class SplitRing extends Chain implements DeviceRing {
       this.readableBytes = readableBytes;
       this.writableCount = writableCount;
       this.writableBytes = writableBytes;
+      this.empties = empties;
       return false;
     }
     if (chainCount === 1) this.#heads[0] = this.head;
@@ -380,7 +382,7 @@ export class SplitRing extends Chain implements DeviceRing {
       if ((flagsNext & INDIRECT) !== 0) return this.#walkIndirect(high, low, length, flagsNext);
       const code = this.add(high, low, length, (flagsNext & WRITE) !== 0);
       if (code !== null) {
-        if (code === 'CHAIN_TOO_LONG' && this.#runsInCircles(flagsNext, steps)) {
+        if (code === 'CHAIN_TOO_LONG' && !this.#extending && this.#runsInCircles(flagsNext, steps)) {
           return this.#refuse('CHAIN_LOOP', size, 0, 0);
         }
         return this.#refuse(code, high, low, length);

@@ -335,7 +335,43 @@ export function ringContract({ describe, it }: TestApi, name: string, make: Ring
       assert.equal(ring.take(), 1);
     });
 
+    it('a descriptor without a byte counts as a segment, in the ring or in a table', () => {
+      for (const options of [{}, { indirectFrom: 0 }]) {
+        const { ring, driver } = setUp({ chainSegmentsMax: 4 });
+        const parts = (empties: number) => [
+          new Uint8Array(0),
+          bytes(7),
+          ...Array.from({ length: empties }, () => new Uint8Array(0)),
+        ];
+        assert.notEqual(driver.add({ readable: parts(2) }, options), -1);
+        assert.notEqual(driver.add({ readable: parts(3) }, options), -1);
+        assert.notEqual(driver.add({ readable: parts(0), writable: [0, 0] }, options), -1);
+        driver.publish();
+        assert.equal(ring.take(), 1);
+        assert.deepEqual(gatherAll(ring), bytes(7));
+        ring.give(0);
+        assert.equal(ring.take(), -1);
+        assert.equal(ring.faultCode, 'CHAIN_TOO_LONG');
+        ring.give(0);
+        assert.equal(ring.take(), 1);
+      }
+    });
+
     describe('several current chains', () => {
+      it('descriptors without a byte count over all of them', () => {
+        for (const options of [{}, { indirectFrom: 0 }]) {
+          const { ring, driver } = setUp({ chainSegmentsMax: 8 });
+          for (let i = 0; i < 3; i++) driver.add({ writable: [5, 0, 0] }, options);
+          driver.publish();
+          for (let round = 0; round < 2; round++) {
+            assert.equal(ring.take(), 1);
+            assert.deepEqual([ring.extend(), ring.extend(), ring.extend()], [true, false, false]);
+            assert.deepEqual([ring.chainCount, ring.writableCount, ring.writableBytes], [2, 2, 10]);
+            ring.untake();
+          }
+        }
+      });
+
       it('extending lays the next chains out behind the first; giving hands back those that were filled, in order', () => {
         const { ring, driver } = setUp();
         const ids = [5, 3, 4, 2].map((size) => driver.add({ writable: [size] }));

@@ -183,6 +183,32 @@ describe.for(KINDS)('mergeable receive buffers, %s', ([, make]) => {
     expect(takeFrame(driver.collect(), false).frame).toEqual(exact);
   });
 
+  it('what waits is walked once for all frames that are too large for it, until it changes', () => {
+    const { port, queue, post, driver, ring, count } = setUp(make);
+    let walked = 0;
+    const extend = ring.extend.bind(ring);
+    ring.extend = () => {
+      walked++;
+      return extend();
+    };
+    const bytes = (size: number) => shapeFrame({ payloadBytes: size - HEADER - 54 }).bytes;
+    for (const size of [901, 901, 5000]) port.push(bytes(size));
+    post(300, 300, 300);
+    expect(queue.poll(BUDGET)).toBe(3);
+    expect([walked, count(QueueCounter.DROP_NO_BUFFER)]).toEqual([3, 3]);
+    for (const size of [901, 900]) port.push(bytes(size));
+    expect(queue.poll(BUDGET)).toBe(2);
+    expect(takeFrame(driver.collect(), false).header.numBuffers, 'one byte less').toBe(3);
+    post(300, 300);
+    port.push(bytes(601));
+    expect(queue.poll(BUDGET)).toBe(1);
+    post(300);
+    port.push(bytes(601));
+    expect(queue.poll(BUDGET)).toBe(1);
+    expect(takeFrame(driver.collect(), false).header.numBuffers, 'one buffer more').toBe(3);
+    expect(count(QueueCounter.DROP_NO_BUFFER)).toBe(5);
+  });
+
   it('what is not wanted leaves every buffer, however many it would have taken', () => {
     const { port, queue, post, driver, count } = setUp(make, { filtered: true, mtu: 1500 });
     port.push(shapeFrame({ payloadBytes: 900, destination: [2, 0, 0, 0, 0, 9] }).bytes);

@@ -203,6 +203,35 @@ describe('eswitch between functions', () => {
     expect(a.countTransmit(QueueCounter.FRAMES)).toBe(6);
   });
 
+  it('buffers that wait are walked once for all frames that are too large for them', () => {
+    const { domain, pairs, turn } = switchFixture({}, { features: [NetFeature.MRG_RXBUF] });
+    const [a, b] = pairs as [SwitchedPair, SwitchedPair];
+    let walked = 0;
+    b.open(domain, {
+      ring: (ring) => {
+        const extend = ring.extend.bind(ring);
+        ring.extend = () => {
+          walked++;
+          return extend();
+        };
+        return ring;
+      },
+      block: (block) => block,
+      memory: (regions) => new GuestMemory(regions),
+    });
+    b.post(3, 300);
+    const sent = Array.from({ length: 4 }, (_, seed) => frame(0, 1, 1000, seed));
+    for (const each of sent.slice(0, 3)) a.send(each);
+    turn(a);
+    expect([walked, b.countReceive(QueueCounter.DROP_NO_BUFFER)]).toEqual([3, 3]);
+    b.post(1, 300);
+    a.send(sent[3]!);
+    turn(a);
+    expect(Buffer.concat(b.collect().map(({ written }) => written)).subarray(HEADER, HEADER + 1054)).toEqual(
+      Buffer.from(sent[3]!),
+    );
+  });
+
   it('a broken receive ring stops its own queue only', () => {
     const { pairs, turn, settled } = switchFixture({}, {}, {});
     const [a, b, c] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];

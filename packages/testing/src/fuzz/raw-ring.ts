@@ -5,6 +5,8 @@
  *   A hostile driver writes any bytes into the parts of the ring. Bytes alone seldom make anything a device looks at
  *   twice, so most of the writes here are descriptors whose fields are chosen among the values that matter: addresses
  *   in and around every region, lengths up to 2^32 - 1, every flag, links to everywhere.
+ *   What costs a device most is a ring full of tables whose entries are nearly all without a byte, which no decision at a
+ *   time would ever make: that is one act.
  */
 import { DescriptorFlag, PackedEventFlag } from '@virtnet/wire';
 import type { DriverMemory } from '../driver-memory.js';
@@ -23,10 +25,13 @@ export interface AddressMenu {
   readonly starts: readonly bigint[];
 }
 
+/** Entries of the table for indirect descriptors: as many as a chain of some length needs, or as a device looks at. */
+export type TableEntries = 8 | 4096;
+
 const LENGTHS = [0, 1, 11, 12, 13, 14, 60, 64, 128, 1_526, 4_096, 16_384, 65_562, 70_000] as const;
 const HUGE_LENGTHS = [0x7fff_ffff, 0x8000_0000, 0xffff_fff0, 0xffff_ffff] as const;
-const TABLE_ENTRIES = 8;
 const ENTRY_BYTES = 16;
+const NOTHING = { address: 0n, lengthBytes: 0 };
 
 function lengthOf(input: FuzzInput): number {
   const choice = input.u8();
@@ -53,11 +58,17 @@ function poke(memory: DriverMemory, at: bigint, sizeBytes: number, input: FuzzIn
   memory.bytes.set(bytes, offset);
 }
 
-/** A table for indirect descriptors, and how an entry of it is written. */
-function tableOf(memory: DriverMemory, menu: AddressMenu) {
-  const address = memory.allocate(TABLE_ENTRIES * ENTRY_BYTES);
+/** A table for indirect descriptors. */
+function tableOf(memory: DriverMemory, entries: TableEntries) {
+  const address = memory.allocate(entries * ENTRY_BYTES);
   const lengths = [0, 8, 16, 32, 48, 64, 128, 65_536, 65_552] as const;
-  return { address, starts: menu.starts, lengthOf: (input: FuzzInput) => input.pick(lengths) };
+  return { address, lengthOf: (input: FuzzInput) => input.pick(lengths) };
+}
+
+/** How many entries of a table are written, and how many of them name a buffer. */
+function fillOf(input: FuzzInput, entries: TableEntries) {
+  const count = Math.max(1, entries >>> (input.u8() % 8));
+  return { count, buffers: Math.min(count, 1 + (input.u8() % 4)) };
 }
 
 export function rawSplit(
@@ -66,9 +77,10 @@ export function rawSplit(
   eventIdx: boolean,
   startIndex: number,
   menu: AddressMenu,
+  tableEntries: TableEntries,
 ): RawRing {
   const driver = new SplitDriver({ memory, queueSize, eventIdx, startIndex });
-  const table = tableOf(memory, menu);
+  const table = tableOf(memory, tableEntries);
   const link = (input: FuzzInput): number => (input.u8() < 230 ? input.u8() % queueSize : input.u16());
   const entry = (input: FuzzInput, next: number) => ({
     address: addressOf(input, menu),
@@ -76,8 +88,28 @@ export function rawSplit(
     flags: flagsOf(input),
     next,
   });
+  /** All that is not available becomes so, each with the same table. */
+  const offerTables = (input: FuzzInput): void => {
+    const { count, buffers } = fillOf(input, tableEntries);
+    for (let i = 0; i < count; i++) {
+      const buffer =
+        i < buffers ? { address: addressOf(input, menu), lengthBytes: lengthOf(input) } : NOTHING;
+      const flags = i < count - 1 ? DescriptorFlag.WRITE | DescriptorFlag.NEXT : DescriptorFlag.WRITE;
+      driver.writeEntry(table.address, i, { ...buffer, flags, next: i + 1 });
+    }
+    const lengthBytes = count * ENTRY_BYTES;
+    for (let i = (driver.availableIndex - driver.usedIndex) & 0xffff; i < queueSize; i++) {
+      driver.writeDescriptor(i, {
+        address: table.address,
+        lengthBytes,
+        flags: DescriptorFlag.INDIRECT,
+        next: 0,
+      });
+      driver.offer(i);
+    }
+  };
   const act = (input: FuzzInput): void => {
-    switch (input.u8() % 8) {
+    switch (input.u8() % 9) {
       case 0:
       case 1: {
         const index = input.u8() % queueSize;
@@ -96,8 +128,8 @@ export function rawSplit(
       case 3:
         driver.writeEntry(
           table.address,
-          input.u8() % TABLE_ENTRIES,
-          entry(input, input.u8() % (TABLE_ENTRIES + 2)),
+          input.u8() % tableEntries,
+          entry(input, input.u8() % (tableEntries + 2)),
         );
         break;
       case 4:
@@ -109,6 +141,9 @@ export function rawSplit(
       case 6:
         driver.setAvailableFlags(input.u16());
         driver.setUsedEvent(input.u16());
+        break;
+      case 7:
+        offerTables(input);
         break;
       default:
         poke(memory, driver.descriptorAddress, Number(table.address - driver.descriptorAddress), input);
@@ -123,9 +158,10 @@ export function rawPacked(
   eventIdx: boolean,
   startPosition: number,
   menu: AddressMenu,
+  tableEntries: TableEntries,
 ): RawRing {
   const driver = new PackedDriver({ memory, queueSize, eventIdx, startPosition });
-  const table = tableOf(memory, menu);
+  const table = tableOf(memory, tableEntries);
   const entry = (input: FuzzInput, flags: number) => ({
     address: addressOf(input, menu),
     lengthBytes: lengthOf(input),
@@ -137,8 +173,24 @@ export function rawPacked(
     const place = driver.step(driver.addedPlace, input.u8() % Math.min(queueSize, 8));
     return { index: place.index, available: driver.availableFlags(place) };
   };
+  /** Every descriptor becomes available, each with the same table. */
+  const offerTables = (input: FuzzInput): void => {
+    const { count, buffers } = fillOf(input, tableEntries);
+    for (let i = 0; i < count; i++) {
+      const buffer =
+        i < buffers ? { address: addressOf(input, menu), lengthBytes: lengthOf(input) } : NOTHING;
+      driver.writeEntry(table.address, i, { ...buffer, flags: DescriptorFlag.WRITE, id: i });
+    }
+    const lengthBytes = count * ENTRY_BYTES;
+    let place = driver.addedPlace;
+    for (let i = 0; i < queueSize; i++) {
+      const flags = DescriptorFlag.INDIRECT | driver.availableFlags(place);
+      driver.writeDescriptor(place.index, { address: table.address, lengthBytes, id: i, flags });
+      place = driver.step(place, 1);
+    }
+  };
   const act = (input: FuzzInput): void => {
-    switch (input.u8() % 8) {
+    switch (input.u8() % 9) {
       case 0:
       case 1:
       case 2: {
@@ -154,7 +206,7 @@ export function rawPacked(
         break;
       }
       case 4:
-        driver.writeEntry(table.address, input.u8() % TABLE_ENTRIES, entry(input, flagsOf(input)));
+        driver.writeEntry(table.address, input.u8() % tableEntries, entry(input, flagsOf(input)));
         break;
       case 5:
         driver.writeDescriptor(input.u8() % queueSize, entry(input, input.u16()));
@@ -164,6 +216,9 @@ export function rawPacked(
           index: input.u16() & 0x7fff,
           wrap: input.u8() & 1,
         });
+        break;
+      case 7:
+        offerTables(input);
         break;
       default:
         poke(memory, driver.descriptorAddress, Number(table.address - driver.descriptorAddress), input);

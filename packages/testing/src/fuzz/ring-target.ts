@@ -60,6 +60,8 @@ import { type AddressMenu, type RawRing, rawPacked, rawSplit } from './raw-ring.
 const STEPS_MAX = 96;
 /** Frames a poll may move: the largest ones, copied by the port of this test, stay below a millisecond. */
 const POLL_BUDGET = 8;
+/** The same as in an emulator, where as many times longer is allowed. */
+const LARGE_POLL_BUDGET = 128;
 const GUARD_BYTES = 4096;
 const PIECE_BYTES = 2 ** 30;
 /** The driver's memory crosses a line at which memory is cut, which is a line of 4 GiB as well. */
@@ -77,7 +79,7 @@ const MENU: AddressMenu = {
     0n,
   ],
 };
-const SEGMENTS_MAX = [128, 16, 3, 1] as const;
+const SEGMENTS_MAX = [128, 16, 3, 1, 256] as const;
 ensureWindow();
 /** As a worker's rings have them: with what the case before left there, and where WebAssembly finds it. */
 const ROOMS = { chainRoom: new ChainRoom(Math.max(...SEGMENTS_MAX), true), plainRoom: new PlainRoom() };
@@ -267,6 +269,8 @@ interface Shape {
   readonly position: number;
   /** The port copies in the window. */
   readonly copies: boolean;
+  /** Polls take as many chains as in an emulator, and a table has as many entries as a device looks at. */
+  readonly large: boolean;
 }
 
 function shapeOf(input: FuzzInput, packed: boolean): Shape {
@@ -290,6 +294,7 @@ function shapeOf(input: FuzzInput, packed: boolean): Shape {
       ...offloads,
     ]),
     copies: (bits & 32) !== 0,
+    large: (bits & 64) !== 0,
     position: packed ? packedPosition(place % queueSize, (place >>> 15) & 1) : place,
   };
 }
@@ -318,7 +323,8 @@ class RingCase {
     this.#port = shape.copies ? new CopyingPort() : new RacingPort();
     const memory = guarded.driverMemory(0);
     const make = packed ? rawPacked : rawSplit;
-    this.#raw = make(memory, shape.queueSize, shape.eventIdx, shape.position, MENU);
+    const tableEntries = shape.large ? 4096 : 8;
+    this.#raw = make(memory, shape.queueSize, shape.eventIdx, shape.position, MENU, tableEntries);
     this.#block = queueBlock(new ArrayBuffer(statePageSize(2)), 1);
     this.#block.words[0] = shape.position;
     this.#block.words[1] = shape.position;
@@ -439,7 +445,8 @@ class RingCase {
     const queue = this.#queue;
     if (queue === null) return;
     const broken = queue.fault !== null;
-    const worked = this.#watch.step(() => queue.poll(POLL_BUDGET));
+    const budget = this.#shape.large ? LARGE_POLL_BUDGET : POLL_BUDGET;
+    const worked = this.#watch.step(() => queue.poll(budget), budget / POLL_BUDGET);
     this.#watch.step(() => queue.arm());
     this.#watch.step(() => queue.disarm());
     if (broken && worked > 0) throw new FuzzFailure('a broken queue moved something');
@@ -493,36 +500,27 @@ function hash(text: string): number {
   return sum;
 }
 
-/** Inputs that send and receive something in each kind of queue. */
+/** Inputs that send and receive something in each kind of queue, and such as are as much work as there may be. */
 function seeds(): Uint8Array[] {
   const add = [0, 0x41, 4, ...Array(26).fill(2), 7];
   const poll = [11];
   const frame = [6, 5, ...Array(20).fill(1), 0];
-  return [0, 1, 2, 3, 5, 6, 13, 14, 17].map((bits) =>
-    Uint8Array.from([
-      bits,
-      5,
-      0,
-      0,
-      bits & 1,
-      0,
-      ...add,
-      ...add,
-      ...frame,
-      ...poll,
-      3,
-      0,
-      1,
-      2,
-      3,
-      4,
-      5,
-      6,
-      7,
-      8,
-      ...poll,
+  const usual = [0, 1, 2, 3, 5, 6, 13, 14, 17].map((bits) => [
+    ...[bits, 5, 0, 0, bits & 1, 0],
+    ...[...add, ...add, ...frame, ...poll],
+    ...[3, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+    ...poll,
+  ]);
+  const largest = [6, 9, ...Array(20).fill(1), 0];
+  const large = [70, 68, 69, 102].flatMap((bits) =>
+    [0, 1, 4].map((shift) => [
+      ...[bits, 63, 0, 0, 0, 4],
+      ...[3, 7, shift, 0, 4, 0x80, 0, 3], // tables with one buffer of 12 bytes
+      ...Array(7).fill(largest).flat(),
+      ...[...poll, ...poll],
     ]),
   );
+  return [...usual, ...large].map((bytes) => Uint8Array.from(bytes));
 }
 
 export function ringTarget(name: 'split' | 'packed'): FuzzTarget {
