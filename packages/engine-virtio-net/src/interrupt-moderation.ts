@@ -9,10 +9,11 @@
  *     last-frame       with the latest frame: the burst is over
  *   Under `dynamic` the time of last-interrupt is chosen by DynamicModeration.
  *
- * States            quiet -> pending (note, wanted) -> quiet (sent);  pending -> due as frames or time come
+ * States            quiet -> pending (note, wanted) -> quiet (sent, or forget);  pending -> due as frames or time come
  *
  * Parties
- *   worker   calls note() after each poll, waits no longer than `deadlineMs`, interrupts when told, and calls sent().
+ *   worker   calls note() after each poll, waits no longer than `deadlineMs`, interrupts when told, and calls sent(); or
+ *            forget(), if the driver suppresses interrupts by then: it has seen what this one is for.
  *            Whoever lets go of a queue interrupts at once when `pending`: nothing may wait for a timer that is gone.
  *
  * Invariants
@@ -92,6 +93,11 @@ export class InterruptModeration {
     this.#framesMax = framesMax;
     this.#bound();
     return true;
+  }
+
+  /** The driver does not want the pending interrupt any more; it was not sent. */
+  forget(): void {
+    this.pending = false;
   }
 
   /** A quarter of the buffers is left: dynamic moderation was not asked to let the driver run out of them. */

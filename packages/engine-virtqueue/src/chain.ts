@@ -79,6 +79,21 @@ export class Chain {
     this.empties = 0;
   }
 
+  /** Only what was current before is current again: segments, bytes and empty descriptors. */
+  protected restore(
+    readableCount: number,
+    readableBytes: number,
+    writableCount: number,
+    writableBytes: number,
+    empties: number,
+  ): void {
+    this.readableCount = readableCount;
+    this.readableBytes = readableBytes;
+    this.writableCount = writableCount;
+    this.writableBytes = writableBytes;
+    this.empties = empties;
+  }
+
   /** Bytes of `writtenBytes` that lie in current chain `chain`, every chain before it being full. */
   protected bytesIn(chain: number, writtenBytes: number): number {
     const start = chain === 0 ? 0 : this.chainEnds[chain - 1]!;

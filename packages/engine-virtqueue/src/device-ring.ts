@@ -120,6 +120,11 @@ export interface DeviceRing {
 
   /** Makes every given chain visible; true when the driver wants an interrupt for what was not visible before. */
   publish(): boolean;
+  /**
+   * Whether the driver still wants the interrupt that publish() said last it does; changes nothing. A driver that has set
+   * its wish anew since then looks at the ring afterwards, and sees what had been published.
+   */
+  wantsInterrupt(): boolean;
   /** Entries waiting, at most queueSize. */
   available(): number;
   /** Asks the driver not to kick. */

@@ -63,7 +63,7 @@ import { tableDefect } from './indirect-table.js';
 import { CHAIN_SEGMENTS_MAX, PLAIN_CHAINS_MAX } from './limits.js';
 import { orderLoads } from './load-order.js';
 import type { PackedRingConfig } from './packed-config.js';
-import { lapOffset, passes } from './packed-position.js';
+import { ANYWHERE, lapOffset, wantsPassed } from './packed-position.js';
 import { ScanPlace, scanPacked } from './plain-scan.js';
 import { openParts, type RingParts } from './ring-parts.js';
 import { PACKED_OWNER, PACKED_TABLE } from './window-layout.js';
@@ -114,6 +114,8 @@ export class PackedRing extends Chain implements DeviceRing {
   #told: number;
   /** The journal was full meanwhile and published without being asked. */
   #toldLess = false;
+  /** What was published before the last publish() that said the driver wants an interrupt, or ANYWHERE. */
+  #wantedSince = ANYWHERE;
   /** Chains and slots from `#index` on that were seen to be available; `#ahead` is behind them. */
   #waiting = 0;
   #waitingSlots = 0;
@@ -240,11 +242,7 @@ export class PackedRing extends Chain implements DeviceRing {
     const segments = this.#walk(chainCount);
     this.#extending = false;
     if (segments < 0 || this.readableCount !== readableCount || this.writableBytes === writableBytes) {
-      this.readableCount = readableCount;
-      this.readableBytes = readableBytes;
-      this.writableCount = writableCount;
-      this.writableBytes = writableBytes;
-      this.empties = empties;
+      this.restore(readableCount, readableBytes, writableCount, writableBytes, empties);
       this.#cursor = cursor;
       this.#currentSlots = slots;
       return false;
@@ -276,8 +274,7 @@ export class PackedRing extends Chain implements DeviceRing {
     // Of a driver that links descriptors after they were seen, more chains wait than slots.
     const waiting = Math.min(this.#waiting, this.#waitingSlots);
     const count = Math.min(waiting, wished, this.#journalMax - this.#noted);
-    const { plain, memory } = this;
-    return scanPacked(plain, memory, this.#place, this.#table, this.#index, count, wanted, writes);
+    return scanPacked(this.plain, this.memory, this.#place, this.#table, this.#index, count, wanted, writes);
   }
 
   /** Where the answers to the chains of `plain` go, and the positions behind them. */
@@ -319,17 +316,23 @@ export class PackedRing extends Chain implements DeviceRing {
 
   publish(): boolean {
     this.#flush();
-    const before = this.#told;
+    const before = this.#toldLess ? ANYWHERE : this.#told;
     const after = this.#usedWrap === 1 ? this.#used : this.#used + this.queueSize;
-    const toldLess = this.#toldLess;
-    if (after === before && !toldLess) return false;
+    if (after === before) return false;
     this.#told = after;
     this.#toldLess = false;
+    if (!this.#wants(before)) return false;
+    this.#wantedSince = before;
+    return true;
+  }
+
+  wantsInterrupt(): boolean {
+    return this.#wants(this.#wantedSince);
+  }
+
+  #wants(before: number): boolean {
     const event = Atomics.load(this.#driverEvent, 0);
-    const flags = (event >>> PACKED_FLAGS_SHIFT) & 3;
-    if (flags === PackedEventFlag.DISABLE) return false;
-    if (flags !== PackedEventFlag.DESCRIPTOR || !this.#eventIdx || toldLess) return true;
-    return passes(event & 0xffff, before, after, this.queueSize);
+    return wantsPassed(event, this.#eventIdx, before, this.#told, this.queueSize);
   }
 
   available(): number {

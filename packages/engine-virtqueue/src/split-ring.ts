@@ -112,6 +112,8 @@ export class SplitRing extends Chain implements DeviceRing {
   #seen: number;
   /** The used index as last stored, which is what the driver's wish is judged against. */
   #published: number;
+  /** The same before the last publish() that said the driver wants an interrupt. */
+  #wantedSince = 0;
   #kicksSuppressed = false;
   #broken = false;
   /** Facts of the last fault, in private memory; `fault` makes words of them. */
@@ -201,11 +203,7 @@ export class SplitRing extends Chain implements DeviceRing {
     const segments = this.#walk(head);
     this.#extending = false;
     if (segments < 0 || this.readableCount !== readableCount || this.writableBytes === writableBytes) {
-      this.readableCount = readableCount;
-      this.readableBytes = readableBytes;
-      this.writableCount = writableCount;
-      this.writableBytes = writableBytes;
-      this.empties = empties;
+      this.restore(readableCount, readableBytes, writableCount, writableBytes, empties);
       return false;
     }
     if (chainCount === 1) this.#heads[0] = this.head;
@@ -314,8 +312,19 @@ export class SplitRing extends Chain implements DeviceRing {
     const before = this.#published;
     Atomics.store(this.#used, INDEX, position);
     this.#published = position;
-    if (position === before) return false;
-    if (this.#eventIdx) return needsEvent(Atomics.load(this.#available, this.#usedEventAt), position, before);
+    if (position === before || !this.#wants(before)) return false;
+    this.#wantedSince = before;
+    return true;
+  }
+
+  wantsInterrupt(): boolean {
+    return this.#wants(this.#wantedSince);
+  }
+
+  /** Whether the driver wants to hear of what was published since the used index was `before`. */
+  #wants(before: number): boolean {
+    if (this.#eventIdx)
+      return needsEvent(Atomics.load(this.#available, this.#usedEventAt), this.#published, before);
     return (Atomics.load(this.#available, FLAGS) & AvailableFlag.NO_INTERRUPT) === 0;
   }
 

@@ -58,6 +58,11 @@ export abstract class WorkedQueue {
     if (this.ring.available() === 0) this.ledger.count(QueueCounter.SPURIOUS_KICKS);
   }
 
+  /** Whether the driver still wants the interrupt that it was to get. */
+  wantsInterrupt(): boolean {
+    return this.ring.wantsInterrupt();
+  }
+
   countInterrupt(): void {
     this.ledger.count(QueueCounter.INTERRUPTS);
   }

@@ -174,9 +174,16 @@ describe('D9 interrupts of split and packed rings', () => {
     moderated: {
       eventIdx: false,
       moderation: { mode: 'first-frame', usecs: AN_HOUR, frames: 8 },
-      steps: [move(5), move(3), move(7), off, move(1), on, move(8)],
-      interrupts: [0, 1, 0, 0, 1, 0, 1], // one that waits goes out, whatever the driver says meanwhile
-      counters: [24, 3, 0],
+      steps: [move(5), move(3), move(7), off, move(1), on, move(7), move(1), move(7), off, on, move(1)],
+      interrupts: [0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], // one that waits is not for a driver that suppresses it by then
+      counters: [32, 3, 0],
+    },
+    'moderated, asked for by index': {
+      eventIdx: true,
+      moderation: { mode: 'first-frame', usecs: AN_HOUR, frames: 8 },
+      steps: [after(1), move(7), after(2), move(1), move(1), move(7), after(1), move(7), move(1), move(8)],
+      interrupts: [0, 0, 0, 0, 0, 1, 0, 0, 1, 0],
+      counters: [32, 2, 0],
     },
   };
 

@@ -65,6 +65,10 @@ export abstract class TapReader {
   disarm(): void {}
   noteKick(): void {}
   countInterrupt(): void {}
+
+  wantsInterrupt(): boolean {
+    return false;
+  }
 }
 
 /**

@@ -11,7 +11,7 @@ const NO_SLOT = -1;
 /** What of a queue the loop needs; a reader of a TAP can do it too. */
 type Worked = Pick<
   WorkedQueue,
-  'poll' | 'arm' | 'disarm' | 'interrupt' | 'fault' | 'noteKick' | 'countInterrupt'
+  'poll' | 'arm' | 'disarm' | 'interrupt' | 'fault' | 'noteKick' | 'wantsInterrupt' | 'countInterrupt'
 >;
 
 export interface Entry {

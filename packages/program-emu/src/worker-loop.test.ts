@@ -1,4 +1,5 @@
 import { MessageChannel } from 'node:worker_threads';
+import { InterruptModeration } from '@virtnet/engine-virtio-net';
 import { eventfdDrain, eventfdSignal, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver, MailboxSender } from '@virtnet/host-workers';
 import {
@@ -12,7 +13,7 @@ import {
   VirtioFeature,
   viewOf,
 } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   type QueueConfig,
   REPORT_INTERRUPT,
@@ -285,6 +286,37 @@ describe('worker loop', () => {
       configure(RECEIVE, { moderation: eightFrames });
       arrive(1);
       expect(interrupts()).toBe(0);
+      configure(RECEIVE, null);
+      settle();
+      expect(interrupts()).toBe(1);
+    });
+
+    it('COAL-3 one that is due is not sent to a driver that suppresses it by then, and DIM does not hear of it', () => {
+      let nowMs = 1000;
+      vi.spyOn(performance, 'now').mockImplementation(() => nowMs);
+      try {
+        const sent = vi.spyOn(InterruptModeration.prototype, 'sent');
+        begin({ mode: 'first-frame', usecs: 1000, frames: 1000 });
+        for (const suppressed of [true, false]) {
+          arrive(1);
+          expect([pair.receive.collect().length, interrupts()]).toEqual([1, 0]);
+          pair.receive.interrupts(!suppressed);
+          nowMs += 1;
+          loop.turn();
+          pair.receive.interrupts(true);
+          nowMs += 1;
+          loop.turn();
+          expect([interrupts(), sent.mock.calls.length]).toEqual(suppressed ? [0, 0] : [1, 1]);
+        }
+      } finally {
+        vi.restoreAllMocks();
+      }
+    });
+
+    it('E11 one that waits is sent when its queue is let go of, suppressed or not', () => {
+      begin(eightFrames);
+      arrive(1);
+      pair.receive.interrupts(false);
       configure(RECEIVE, null);
       settle();
       expect(interrupts()).toBe(1);

@@ -20,7 +20,8 @@
  *       agreed (mailbox.ts I1).
  *   I2  between two messages' handling no queue is half worked: configurations change between polls only.
  *   I3  a queue that faulted is reported once and not polled again until it is configured anew.
- *   I4  an interrupt that waits is sent before its queue is let go of: nobody would remember it.
+ *   I4  an interrupt that waits is sent before its queue is let go of: nobody would remember it. Else it is sent when it is
+ *       due, unless the driver suppresses interrupts by then.
  *
  * Limits  POLL_BUDGET frames a queue and turn.
  */
@@ -118,7 +119,7 @@ export class WorkerLoop {
   readonly #switching: Switching;
   readonly #uplinks: (Entry | null)[] = [];
   readonly #pending = new PendingInterrupts<Entry>(this.#epoll, TokenKind.WAKE);
-  readonly #sendPending = (entry: Entry) => this.#send(entry);
+  readonly #sendPending = (entry: Entry) => this.#sendWanted(entry);
   /** Frames since the descriptors were looked at, as far as they count. */
   #unlooked = 0;
   #stopped = false;
@@ -304,13 +305,24 @@ export class WorkerLoop {
       return;
     }
     queue.interrupt = false;
-    if (moderation.note(wanted, performance.now(), entry.block!.counters[QueueCounter.FRAMES]!))
-      this.#send(entry);
-    else this.#pending.add(entry);
+    if (!moderation.note(wanted, performance.now(), entry.block!.counters[QueueCounter.FRAMES]!))
+      this.#pending.add(entry);
+    else if (wanted) this.#send(entry);
+    else this.#sendWanted(entry);
   }
 
   #settlePending(): void {
     if (this.#pending.count > 0) this.#pending.settle(performance.now(), this.#sendPending);
+  }
+
+  /** The same of an interrupt that has waited: a driver that has come back to the ring by itself may suppress it. */
+  #sendWanted(entry: Entry): void {
+    if (entry.queue.wantsInterrupt()) {
+      this.#send(entry);
+      return;
+    }
+    this.#pending.remove(entry);
+    entry.moderation!.forget();
   }
 
   /** Interrupts the driver of a queue with moderation. */

@@ -90,6 +90,37 @@ describe('packed ring, notification', () => {
     }
   });
 
+  it('an interrupt that waits is wanted until the driver suppresses them all', () => {
+    for (const eventIdx of [false, true]) {
+      const fixture = packedFixture({ eventIdx });
+      const { driver, ring } = fixture;
+      expect(burst(fixture, 1)).toBe(true);
+      for (const flags of [DISABLE, ENABLE]) {
+        driver.setDriverEvent(flags);
+        for (let i = 0; i < 2; i++) expect(ring.wantsInterrupt()).toBe(flags === ENABLE);
+      }
+    }
+  });
+
+  it('PR-4 with EVENT_IDX, it is wanted while the named slot is among those passed since it was asked for', () => {
+    const queueSize = 5;
+    for (const wrap of [0, 1]) {
+      for (let index = 0; index < queueSize; index++) {
+        const startPosition = packedPosition(index, wrap);
+        const fixture = packedFixture({ queueSize, eventIdx: true, startPosition });
+        const { driver, ring } = fixture;
+        const places = [{ index, wrap }];
+        while (places.length < 2 * queueSize) places.push(driver.step(places.at(-1)!, 1));
+        driver.setDriverEvent(DESCRIPTOR, places[1]!);
+        expect([1, 2, 1].map((count) => burst(fixture, count))).toEqual([false, true, false]);
+        for (const [offset, place] of places.entries()) {
+          driver.setDriverEvent(DESCRIPTOR, place);
+          expect(ring.wantsInterrupt(), `${index}/${wrap} ${offset}`).toBe(offset >= 1 && offset < 4);
+        }
+      }
+    }
+  });
+
   it('without EVENT_IDX, kicks are switched on and off', () => {
     const { driver, ring } = packedFixture();
     expect(driver.deviceEvent.flags).toBe(ENABLE);

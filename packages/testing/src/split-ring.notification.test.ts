@@ -169,6 +169,29 @@ describe('split ring, notification', () => {
     }
   });
 
+  it('without EVENT_IDX, an interrupt that waits is wanted as long as the flag says so', () => {
+    const fixture = splitFixture();
+    const { driver, ring } = fixture;
+    expect(burst(fixture, 1)).toBe(true);
+    for (const flags of [AvailableFlag.NO_INTERRUPT, 0]) {
+      driver.setAvailableFlags(flags);
+      for (let i = 0; i < 2; i++) expect(ring.wantsInterrupt()).toBe(flags === 0);
+    }
+  });
+
+  it('SR-6 with EVENT_IDX, it is wanted while used_event is among what was published since it was asked for', () => {
+    for (let start = 0xfff8; start !== 8; start = (start + 1) & 0xffff) {
+      const fixture = splitFixture({ eventIdx: true, startIndex: start });
+      const { driver, ring } = fixture;
+      driver.setUsedEvent(start + 1);
+      expect([1, 2, 1].map((count) => burst(fixture, count))).toEqual([false, true, false]);
+      for (let offset = -3; offset < 8; offset++) {
+        driver.setUsedEvent(start + offset);
+        expect(ring.wantsInterrupt(), `${start} ${offset}`).toBe(offset >= 1 && offset < 4);
+      }
+    }
+  });
+
   it('SR-4 C15 the used element is in memory before the used index, and the used index only at publish', () => {
     const fixture = splitFixture({ startIndex: 65_535 });
     const { driver, ring } = fixture;
