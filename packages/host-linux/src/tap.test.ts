@@ -50,6 +50,36 @@ describe.skipIf(obstacle !== null)(`tap${obstacle ? `: ${obstacle}` : ''}`, () =
     });
   });
 
+  it('takes a queue more under the name it has by then, with its offloads', async () => {
+    const seen = await inNamespace(`
+      const [fd] = host.openTap('tap0', { queues: 1 });
+      host.setOffload(fd, 1);
+      execFileSync('ip', ['link', 'set', 'tap0', 'name', 'other']);
+      const added = host.addTapQueue(fd);
+      seen.name = host.tapName(added);
+      seen.old = host.interfaceExists('tap0');
+      seen.checksums = /tx-checksumming: on/.test(execFileSync('ethtool', ['-k', 'other'], { encoding: 'utf8' }));
+      execFileSync('ip', ['link', 'del', 'other']);
+      seen.deleted = host.addTapQueue(fd) < 0;`);
+    expect(seen).toEqual({ name: 'other', old: false, checksums: true, deleted: true });
+  });
+
+  it('takes none in another network namespace, and no other interface of its name takes it', async () => {
+    const seen = await inNamespace(`
+      import { spawn } from 'node:child_process';
+      import { once } from 'node:events';
+      const [fd] = host.openTap('tap0', { queues: 1 });
+      const holder = spawn('unshare', ['-n', 'sh', '-c', 'echo held; exec sleep 20'], { stdio: ['ignore', 'pipe', 'ignore'] });
+      await once(holder.stdout, 'data');
+      execFileSync('ip', ['link', 'set', 'tap0', 'netns', String(holder.pid)]);
+      seen.gone = host.addTapQueue(fd);
+      seen.made = host.interfaceExists('tap0');
+      host.openTap('tap0', { queues: 1 });
+      seen.another = host.addTapQueue(fd);
+      holder.kill();`);
+    expect(seen).toEqual({ gone: -Errno.ENODEV, made: false, another: -Errno.ENODEV });
+  });
+
   it('takes a frame behind its 12-byte header from scattered memory', async () => {
     const seen = await inNamespace(`
       const [fd] = host.openTap('tap0', { queues: 1 });

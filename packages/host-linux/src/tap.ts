@@ -6,13 +6,18 @@
  *   keeper let an interface outlive the process that made it, with name, index and carrier. Each descriptor is one
  *   queue. Frames carry a virtio-net header in front; TUNSETOFFLOAD says which offloads the *reader* of the
  *   descriptor takes, and belongs to the device, not to the queue.
+ *   The kernel adds a queue by name, in the namespace of who asks, and makes an interface where there is none of that name.
+ *   A TAP may be renamed and moved meanwhile. So addTapQueue() asks a queue that there is for the name, and looks before and
+ *   after whether that is the same interface here.
  *
  * Invariants
  *   I1  all descriptors are non-blocking and close-on-exec, with little-endian headers.
  *   I2  openTap() makes all queues or none.
+ *   I3  addTapQueue() leaves no interface behind that was not there.
  *
  * Limits  TAP_QUEUES_MAX queues (the kernel's MAX_TAP_QUEUES); needs CAP_NET_ADMIN and /dev/net/tun.
  */
+import { readlinkSync } from 'node:fs';
 import { release } from 'node:os';
 import {
   ARPHRD_ETHER,
@@ -29,6 +34,7 @@ import { close, closeAll } from './fd.js';
 import { interfaceRequest, nameRequest, requestedName } from './interface-request.js';
 import { nativeIoctl } from './ioctl.js';
 import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
+import { interfaceExists } from './netdev.js';
 
 /** open: /dev/net/tun must be opened non-blocking, and errors are wanted as numbers. */
 const nativeOpen = declare<(path: string, flags: number, mode: number) => number>('open', 'int', [
@@ -56,14 +62,10 @@ function setWord(fd: number, request: number, value: number): number {
 
 /**
  * Makes the TAP `name` (1 to 15 bytes), or adds queues to one that exists, and returns one descriptor per queue.
- * Offloads start off, unless queues are added (`fresh` false): they belong to the TAP. Errors: -EINVAL (name, queue count, or the name belongs to another kind of interface),
+ * Offloads are off then. Errors: -EINVAL (name, queue count, or the name belongs to another kind of interface),
  * -EPERM, -ENOENT without /dev/net/tun, -EBUSY, -E2BIG (too many queues), -EMFILE, or another -errno.
  */
-export function openTap(
-  name: string,
-  { queues, headerBytes = HEADER_BYTES }: TapOptions,
-  fresh = true,
-): number[] | number {
+export function openTap(name: string, { queues, headerBytes = HEADER_BYTES }: TapOptions): number[] | number {
   if (!Number.isInteger(queues) || queues < 1 || queues > TAP_QUEUES_MAX) return -Errno.EINVAL;
   const fds: number[] = [];
   for (let i = 0; i < queues; i++) {
@@ -74,8 +76,33 @@ export function openTap(
       return fd;
     }
   }
-  if (fresh) setOffload(fds[0]!, 0);
+  setOffload(fds[0]!, 0);
   return fds;
+}
+
+/**
+ * Adds a queue to the TAP that `fd` is a queue of, whatever its name is now, and returns the descriptor. Offloads, which
+ * belong to the TAP, stay as they are. Errors: -ENODEV when the TAP is in another network namespace, -EBADFD when it was
+ * deleted, -E2BIG (too many queues), -EMFILE, or another -errno.
+ */
+export function addTapQueue(fd: number): number {
+  const name = tapName(fd);
+  if (typeof name === 'number') return name;
+  if (!isHere(fd, name)) return -Errno.ENODEV;
+  const added = openQueue(name, HEADER_BYTES);
+  if (added < 0 || (tapName(fd) === name && isHere(fd, name))) return added;
+  close(added); // it went in between, and what was made instead goes with its only queue
+  return -Errno.ENODEV;
+}
+
+/** Whether interface `name` of this network namespace is the TAP that `fd` is a queue of, which has that name. */
+function isHere(fd: number, name: string): boolean {
+  if (!interfaceExists(name)) return false;
+  const namespace = nativeIoctl(fd, TunIoctl.GETDEVNETNS, 0);
+  if (namespace < 0) return negativeErrno() === -Errno.EINVAL; // before Linux 5.8 the name is all there is to go by
+  const same = readlinkSync(`/proc/self/fd/${namespace}`) === readlinkSync('/proc/thread-self/ns/net');
+  close(namespace);
+  return same;
 }
 
 export interface TapOptions {

@@ -47,7 +47,7 @@ import {
   RECORD_SCHEMA,
 } from './device-record.js';
 import type { DeviceSettings } from './device-settings.js';
-import type { DeviceTaps } from './device-taps.js';
+import { type DeviceTaps, refusalOf } from './device-taps.js';
 import type { PageMapping } from './page-mapping.js';
 import { QueueState } from './queue-state.js';
 import { shelfNames } from './shelf-names.js';
@@ -513,7 +513,9 @@ export class DeviceHost {
     for (let pair = 1; pair < this.taps.fds.length; pair++) {
       if (!state.usesPair(pair)) continue;
       const fd = this.taps.open(pair);
+      if (fd === null) continue;
       if (fd >= 0) this.put(shelfNames.tap(this.vuid, pair), fd);
+      else this.#log('error', refusalOf(fd), { pair, errno: -fd });
     }
     this.taps.steer((pair) => state.usesTapQueue(pair));
     await this.#queues.reconcile(this.fn.queues.length, this.#wanted(), memoryChanged, (queue) =>

@@ -7,6 +7,8 @@
  *   Its carrier says whether a driver is there to receive and the link is up. Queue 0 is made with the TAP, the others
  *   when the driver first enables their pair: a thousand functions nobody uses hold a descriptor each and not sixty.
  *   Queues of pairs that are not enabled any more are detached, so that the kernel steers no flow to them.
+ *   Whoever operates the host may rename the TAP, and move it to another network namespace. Its queues go with it. A later one
+ *   is added under the name it has by then; in another namespace there can be none, and its pair is not worked.
  *
  * Invariants
  *   I1  TUNSETOFFLOAD follows what the driver accepted, never what was offered; it is applied again on adoption.
@@ -14,7 +16,7 @@
  *       there for a function without queue pairs as well.
  *   I3  after `close` no setting is made any more: the numbers may mean other files.
  */
-import { close, openTap, setCarrier, setOffload, setQueueAttached } from '@virtnet/host-linux';
+import { addTapQueue, close, openTap, setCarrier, setOffload, setQueueAttached } from '@virtnet/host-linux';
 import { Errno, hasFeature, NetFeature, TunOffload } from '@virtnet/wire';
 
 const NO_TAP = -1;
@@ -38,6 +40,12 @@ export function tapOffloads(features: bigint): number {
   return CSUM | tso | ecn | uso;
 }
 
+/** What is said when open() comes back with `-errno`. */
+export const refusalOf = (error: number): string =>
+  error === -Errno.ENODEV
+    ? 'a queue pair is not worked: its representor is in another network namespace, where it gets no more queues'
+    : 'a queue pair is not worked: its representor gets no more queues';
+
 export class DeviceTaps {
   readonly name: string;
   /** One descriptor per queue pair; -1 where the queue was not needed yet. */
@@ -49,6 +57,8 @@ export class DeviceTaps {
   #closed = false;
   /** Settings the kernel refused. */
   errors = 0;
+  /** Pairs for which it refused a queue. */
+  readonly #refused = new Set<number>();
 
   /** Over queues that exist; `attached`: all of them are, as after their making. Absent: not known. */
   constructor(name: string, fds: readonly number[], { attached }: { attached?: true } = {}) {
@@ -82,17 +92,23 @@ export class DeviceTaps {
     return taps;
   }
 
-  /** Makes the queue of `pair` if there is none yet; returns its descriptor if it did, else -1. */
-  open(pair: number): number {
-    if (this.#closed || this.fds[pair] !== NO_TAP) return NO_TAP;
-    const opened = openTap(this.name, { queues: 1 }, false);
-    if (typeof opened === 'number') {
+  /**
+   * Makes the queue of `pair` if there is none yet; returns its descriptor if it did, -errno (addTapQueue) if the kernel
+   * refuses, and null when there is nothing to do, or it refuses that once more.
+   */
+  open(pair: number): number | null {
+    if (this.#closed || this.fds[pair] !== NO_TAP) return null;
+    const fd = addTapQueue(this.fds[0]!);
+    if (fd < 0) {
       this.errors++;
-      return NO_TAP;
+      if (this.#refused.has(pair)) return null;
+      this.#refused.add(pair);
+      return fd;
     }
-    this.fds[pair] = opened[0]!;
+    this.#refused.delete(pair);
+    this.fds[pair] = fd;
     this.#attached[pair] = true;
-    return opened[0]!;
+    return fd;
   }
 
   /** Applies the offloads the driver's features allow; 0 or -errno. */

@@ -274,6 +274,7 @@ export const TunIoctl = {
   SETQUEUE: 0x400454d9,
   SETVNETLE: 0x400454dc,
   SETCARRIER: 0x400454e2,
+  GETDEVNETNS: 0x54e3,
 } as const;
 /** What the reader of a TAP accepts (TUNSETOFFLOAD). */
 export const TunOffload = {

@@ -1,4 +1,6 @@
 /** Queues that are reset, and pairs that come and go, while frames are under way. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   ControlAck,
@@ -166,6 +168,49 @@ describe.skipIf(obstacle !== null)(`queues under traffic${obstacle ? `: ${obstac
       for (const { stream } of transmitters) expect(stream.judge()).toEqual(FINE);
       for (const stream of fed) expect(stream.judge()).toEqual(FINE);
       expect(await guest.needsReset()).toBe(false);
+    });
+  });
+
+  describe('a representor whose later queues are made', () => {
+    it('after it was renamed > they are its own', async () => {
+      const device = await service.hotplug({ queuePairs: 2 });
+      const representor = 'renamed0';
+      service.network.ip(`link set ${device.representor} down name ${representor}`);
+      service.network.address(representor, device.mac);
+      const guest = await Guest.start(service, { ...device, representor }, { queueSize: 64 });
+      guests.push(guest);
+      await guest.driver.setQueuePairs(2);
+      guest.add(77, 1);
+      await guest.publish(3);
+      await eventually('a frame of pair 1', () => service.network.seen.includes(77));
+      expect(service.network.exists(device.representor)).toBe(false);
+    });
+
+    it('after it was moved to another network namespace > there are none, and no other interface; the first pair goes on', async () => {
+      const device = await service.hotplug({ queuePairs: 2 });
+      const { network } = service;
+      const script = 'echo held && exec sleep infinity';
+      const inside = network.inside(['unshare', '--net', 'sh', '-c', script]);
+      const holder = spawn('setpriv', inside, { stdio: ['ignore', 'pipe', 'inherit'] });
+      try {
+        await once(holder.stdout, 'data');
+        network.ip(`link set ${device.representor} netns ${holder.pid}`);
+        const guest = await Guest.start(service, { ...device, representor: 'lo' }, { queueSize: 64 });
+        guests.push(guest);
+        await guest.driver.setQueuePairs(2);
+        await eventually('what is said of it', () =>
+          service.log.includes('its representor is in another network namespace'),
+        );
+        expect(network.exists(device.representor)).toBe(false);
+        for (const pair of [0, 1]) {
+          guest.add(78, pair);
+          await guest.publish(2 * pair + 1);
+        }
+        await eventually('the first pair', () => guest.reap(0));
+        expect(guest.reap(1)).toBe(false);
+      } finally {
+        holder.kill();
+      }
     });
   });
 
