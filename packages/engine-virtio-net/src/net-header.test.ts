@@ -31,14 +31,16 @@ describe('net header', () => {
     expect(FRAME_BYTES_MAX).toBe(65_597);
   });
 
-  it('the VLAN id of a frame is the one of its outermost tag, without priority bits', () => {
+  it('CVQ-4 the VLAN id of a frame is the one of its outermost tag, without priority bits; of 802.1ad it is none', () => {
     const head = new Uint8Array(22);
     expect(vlanOf(head)).toBe(UNTAGGED);
     head.set([0x08, 0x00], 12);
     expect(vlanOf(head)).toBe(UNTAGGED);
     head.set([0x81, 0x00, 0xe1, 0x23], 12);
     expect(vlanOf(head)).toBe(0x123);
-    head.set([0x88, 0xa8, 0x0f, 0xff, 0x81, 0x00, 0x00, 0x05], 12);
+    head.set([0x81, 0x00, 0x0f, 0xff, 0x81, 0x00, 0x00, 0x05], 12);
     expect(vlanOf(head)).toBe(0xfff);
+    head.set([0x88, 0xa8], 12);
+    expect(vlanOf(head)).toBe(UNTAGGED);
   });
 });

@@ -371,8 +371,11 @@ export class ReceiveHeader extends FrameHeader {
   }
 }
 
-/** VLAN id of a frame whose first bytes are `head`, or UNTAGGED. */
+/**
+ * VLAN id of a frame whose first bytes are `head`, or UNTAGGED, for a filter. Drivers filter customers' VLANs (802.1Q): none
+ * adds one of a provider (802.1ad), and a frame that begins with such a tag is untagged for them.
+ */
 export function vlanOf(head: Uint8Array): number {
-  if (!isTag(word(head, Ethernet.TYPE_AT))) return UNTAGGED;
+  if (word(head, Ethernet.TYPE_AT) !== EtherType.VLAN) return UNTAGGED;
   return word(head, ETHERNET_BYTES) & Ethernet.VLAN_ID_MASK;
 }

@@ -5,7 +5,8 @@
  *   The control queue changes plain state (ReceiveFilterState, which crosses to a worker as it is); the worker
  *   compiles it once and asks it per frame. Order of precedence (virtio 1.3, 5.1.6.5.1):
  *     promiscuous      takes everything, VLANs included
- *     VLAN             a tagged frame whose id was not added is dropped; untagged and priority-tagged ones pass
+ *     VLAN             a tagged frame whose id was not added is dropped; untagged and priority-tagged ones pass, and tags of
+ *                      802.1ad in front, whose ids no driver adds
  *     no*              drops a kind of frame whatever else is set
  *     all*             takes a kind of frame whatever the tables hold
  *     tables           own address and MAC table; broadcast passes unless noBroadcast
@@ -40,7 +41,7 @@ export interface ReceiveFilterState {
   readonly vlans: Iterable<number> | null;
 }
 
-/** No VLAN tag. */
+/** No VLAN tag of 802.1Q in front. */
 export const UNTAGGED = -1;
 /** VLAN id of a frame that carries a priority but belongs to no VLAN. */
 const PRIORITY_TAGGED = 0;

@@ -270,10 +270,11 @@ describe('receive queue', () => {
 
     it('CVQ-4 a tagged frame of a VLAN that was not added is dropped, others pass', () => {
       const fixture = receiveFixture({ filter: { vlans: [100] } });
-      for (const vlans of [[100], [101], [], [0]]) fixture.port.push(shapeFrame({ vlans }).bytes);
+      // Two tags: the first one is of 802.1ad, and no driver's to add.
+      for (const vlans of [[100], [101], [], [0], [7, 101]]) fixture.port.push(shapeFrame({ vlans }).bytes);
       fixture.post(2000, 2000, 2000, 2000);
-      expect(fixture.queue.poll(BUDGET)).toBe(4);
-      expect(fixture.driver.collect().length).toBe(3);
+      expect(fixture.queue.poll(BUDGET)).toBe(5);
+      expect(fixture.driver.collect().length).toBe(4);
       expect(fixture.count(QueueCounter.DROP_FILTER_VLAN)).toBe(1);
     });
 
