@@ -32,3 +32,9 @@ export const UPLINK_PORT = PORTS_MAX - 1;
 
 /** Copies one burst of a transmit queue may cost: about 50 microseconds of 1500-byte frames. */
 export const BURST_CREDIT = 256;
+
+/**
+ * Chains that hold no frame, given back for one receiver and burst. Drivers make none but by mistake; one that makes them
+ * available again as fast as they come back loses its frames, and costs a burst as much as that many copies.
+ */
+export const REFUSALS_MAX = 16;

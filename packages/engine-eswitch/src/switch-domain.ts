@@ -21,8 +21,9 @@
  *   TAP      of a single function whose driver steers: the owner has read the frame and nothing is switched (give).
  *
  * Invariants
- *   I1  a burst ends when its credit is used up: a frame costs one for each copy, so that flooding to a thousand
- *       functions, or cutting a frame into a thousand, takes its time from its sender.
+ *   I1  a burst ends when its credit is used up: a frame costs one for each copy, and for each chain that a receiver had
+ *       for it and that holds none, so that flooding to a thousand functions, or cutting a frame into a thousand, takes its
+ *       time from its sender.
  *   I2  a full or broken receiver, or uplink, never keeps a frame from the others, nor the sender's ring from moving.
  *
  * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
@@ -442,8 +443,16 @@ export class SwitchDomain {
     if (!queue.wantsAll && !queue.wants(frame)) return;
     if (frame.plain && queue.deliverPlain(frame)) return;
     const gsoType = frame.header[GSO_TYPE]!;
-    if (gsoType === GsoType.NONE || queue.offloads.takes(gsoType, frame.head)) queue.deliver(frame);
+    if (gsoType === GsoType.NONE || queue.offloads.takes(gsoType, frame.head)) this.#give(queue, frame);
     else this.#cut(queue, frame);
+  }
+
+  /** The long way, chain by chain. False: no buffer. */
+  #give(queue: SwitchedReceiveQueue, frame: SwitchedFrame): boolean {
+    const { refused } = queue;
+    const given = queue.deliver(frame);
+    this.#credit -= queue.refused - refused;
+    return given;
   }
 
   #touch(queue: SwitchedReceiveQueue): void {
@@ -464,7 +473,7 @@ export class SwitchDomain {
       if (bytes === 0) return; // the sender took the frame back meanwhile
       segment.fromMemory(this.#segmentMemory, 0, bytes, null);
       segment.header[NetHeader.at.flags] = NetHeaderFlag.DATA_VALID;
-      if (queue.deliver(segment)) continue;
+      if (this.#give(queue, segment)) continue;
       queue.countMissing(count - i);
       return;
     }

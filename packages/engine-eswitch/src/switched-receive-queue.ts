@@ -5,7 +5,8 @@
  *   Nobody polls for its frames: whoever transmits delivers them here, straight into the next chain the driver made
  *   available. So the queue asks for no kicks; new buffers are found when they are needed. What the driver does not
  *   want (link, filter) is dropped before a byte is copied. A driver without a buffer loses the frame, under a counter
- *   of its own: nobody waits for it, or one slow guest would stop all others.
+ *   of its own: nobody waits for it, or one slow guest would stop all others. A chain that can hold no frame is given back
+ *   and the next one taken, but not for ever: the driver may make them available again meanwhile.
  *   For plain frames (port.ts of engine-virtio-net) the ring's simple chains are laid out in advance; whatever does not
  *   fit that goes the long way, chain by chain, and what was laid out is forgotten. Of a burst all frames are copied first,
  *   which a successor may do again, and then completed one by one.
@@ -19,7 +20,8 @@
  *   I3  the stores around the copy follow queue-ledger.ts; with those of the transmit queue around them a crash repeats
  *       at most the one frame that was being delivered, and loses none.
  *
- * Limits  UNPUBLISHED_MAX chains before the driver is shown them, and at most as many more of one burst.
+ * Limits  UNPUBLISHED_MAX chains before the driver is shown them, and at most as many more of one burst. REFUSALS_MAX
+ *         chains given back without a frame between two flushes; what comes behind them has no buffer.
  * Spec    virtio 1.3, 5.1.6.4.
  */
 import {
@@ -47,6 +49,7 @@ import {
   writePlainHeader,
 } from '@virtnet/engine-virtqueue';
 import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
+import { REFUSALS_MAX } from './limits.js';
 import type { SwitchedFrame } from './switched-frame.js';
 
 export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
@@ -79,6 +82,8 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   readonly wantsAll: boolean;
   /** Frames were delivered, or refused, since the last flush. The switch's. */
   touched = false;
+  /** Chains given back since the last flush because they can hold no frame. */
+  refused = 0;
   readonly #header: ReceiveHeader;
   readonly #linkUp: boolean;
   readonly #filter: ReceiveFilter | null;
@@ -269,28 +274,30 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     return this.#plainCount > 0;
   }
 
-  /** Copies a wanted frame into the next chain that takes it. False when the driver has none. */
+  /** Copies a wanted frame into the next chain that takes it. False when the driver has none, or too many that do not. */
   deliver(frame: SwitchedFrame): boolean {
-    const { ring, ledger } = this;
-    const header = this.#header;
     if (this.#plainCount > 0) this.#stretch = this.#plainNext + 1;
     this.#endPlain();
     this.#plainNext = 0;
     this.#plainGiven = 0;
     this.#plainCount = 0;
-    for (;;) {
-      const segments = this.fault === null ? ring.take() : 0;
-      if (segments === 0) {
-        ledger.count(QueueCounter.DROP_NO_DESC);
-        return false;
-      }
-      const room = ring.writableBytes - header.frameOffset;
-      if (segments > 0 && room >= (this.#mergeable ? 0 : Ethernet.HEADER_BYTES)) {
-        this.#fill(frame);
-        return true;
-      }
+    const taken = this.#take();
+    if (taken) this.#fill(frame);
+    else this.ledger.count(QueueCounter.DROP_NO_DESC);
+    return taken;
+  }
+
+  /** Takes the next chain that can hold a frame, or the beginning of one; those in front of it go back. */
+  #take(): boolean {
+    const { ring } = this;
+    const least = this.#header.frameOffset + (this.#mergeable ? 0 : Ethernet.HEADER_BYTES);
+    while (this.refused < REFUSALS_MAX && this.fault === null) {
+      const segments = ring.take();
+      if (segments === 0) return false;
+      if (segments > 0 && ring.writableBytes >= least) return true;
       this.#refuse(segments);
     }
+    return false;
   }
 
   /** Drops what is left of a frame for which there was no buffer. */
@@ -306,6 +313,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   /** Shows the driver what was delivered. */
   flush(): void {
     this.touched = false;
+    this.refused = 0;
     this.#endPlain();
     this.ledger.turn();
     this.#publish();
@@ -355,6 +363,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       this.stop();
       return;
     }
+    this.refused++;
     if (++this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
   }
 

@@ -1,7 +1,7 @@
 /** Frames from function to function through the eswitch: delivery, flooding, filters, offloads, and who pays. */
-import { LoopPort, SinkPort, SourcePort, STATIONS_PER_PORT_MAX } from '@virtnet/engine-eswitch';
+import { LoopPort, REFUSALS_MAX, SinkPort, SourcePort, STATIONS_PER_PORT_MAX } from '@virtnet/engine-eswitch';
 import { FRAME_BYTES_MAX, ReceiveQueue } from '@virtnet/engine-virtio-net';
-import { GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
+import { type DeviceRing, GuestMemory, SplitRing } from '@virtnet/engine-virtqueue';
 import {
   featureMask,
   GsoType,
@@ -20,7 +20,7 @@ import { checksumHeader, decodeHeader, fold, netHeader, shapeFrame, wordSum } fr
 import type { UsedChain } from './ring-driver.js';
 import type { SplitDriver } from './split-driver.js';
 import { openSplitRing } from './split-ring-fixture.js';
-import { SwitchedPair as Pair, type SwitchedPair, switchFixture } from './switch-fixture.js';
+import { SwitchedPair as Pair, PLAIN_WRAP, type SwitchedPair, switchFixture } from './switch-fixture.js';
 import { windowRoom } from './window-room.js';
 
 const { GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6 } = NetFeature;
@@ -29,6 +29,8 @@ const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 const HEADER = 12;
 const HASH_KEY = '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa';
 const ARENA_BYTES = 1 << 22;
+/** How often a driver makes available what it was given back: for ever, but the test has to end. */
+const SHOWN_MAX = 50;
 
 const macOf = (port: number): number[] => [2, 0, 0, 0, 0, port + 1];
 /** A frame from one port to another (or to everybody), with a payload. */
@@ -257,6 +259,54 @@ describe('eswitch between functions', () => {
     const used = b.collect();
     expect(used.map(({ lengthBytes }) => lengthBytes)).toEqual([0, 0, HEADER + frame(0, 1).length]);
     expect(b.countReceive(QueueCounter.DROP_BAD_CHAIN)).toBe(2);
+  });
+
+  it.each([
+    ['that hold no frame', ({ receiver }: SwitchedPair) => receiver.add({ writable: [1] })],
+    ['that are malformed', ({ receiver }: SwitchedPair) => receiver.addOutside()],
+  ])(
+    'chains %s, made available as fast as they go back, cost their driver its frames, and nobody else',
+    (_, add) => {
+      const { domain, pairs, turn } = switchFixture({}, { queueSize: 256 }, {});
+      const [a, b, c] = pairs as [SwitchedPair, SwitchedPair, SwitchedPair];
+      while (add(b) >= 0);
+      b.receiver.publish();
+      c.post(2, 2048);
+      const { driverAddress, deviceAddress, queueSize } = b.receiver;
+      const [available, used] = [b.memory.at(driverAddress) + 2, b.memory.at(deviceAddress) + 2];
+      const { view } = b.memory;
+      let shown = 0;
+      const ring = (each: DeviceRing): DeviceRing => {
+        const publish = each.publish.bind(each);
+        each.publish = () => {
+          const wanted = publish();
+          if (++shown < SHOWN_MAX) view.setUint16(available, view.getUint16(used, true) + queueSize, true);
+          return wanted;
+        };
+        return each;
+      };
+      domain.detach(1, 0);
+      b.open(domain, { ...PLAIN_WRAP, ring: (each) => (each.queueSize === queueSize ? ring(each) : each) });
+      for (let burst = 1; burst <= 2; burst++) {
+        const before = shown;
+        for (let i = 0; i < 2; i++) a.send(frame(0, null, 100, i));
+        expect(turn(a)).toBe(2);
+        expect(shown - before, 'at the end of the burst').toBe(1);
+        expect(b.countReceive(QueueCounter.DROP_BAD_CHAIN)).toBe(burst * REFUSALS_MAX);
+        expect(b.countReceive(QueueCounter.DROP_NO_DESC)).toBe(burst * 2);
+      }
+      expect(frames(c)).toHaveLength(2);
+      expect(b.receive.fault).toBeNull();
+    },
+  );
+
+  it('chains that hold no frame are paid for as copies are', () => {
+    const { pairs, turn } = switchFixture(...Array.from({ length: 21 }, () => ({ queueSize: 16 })));
+    const [a, ...others] = pairs as [SwitchedPair, ...SwitchedPair[]];
+    for (const other of others) other.post(16, 1);
+    for (let i = 0; i < 3; i++) a.send(frame(0, null));
+    expect(turn(a), '20 copies and 320 chains').toBe(1);
+    expect(turn(a)).toBe(2);
   });
 
   it('the transmit pair chooses the receive queue, among those steering may choose', () => {

@@ -72,12 +72,14 @@ export interface FunctionOptions {
   readonly iova?: bigint;
 }
 
-interface Wrap {
+/** What stands for a ring, a block and memory. */
+export interface Wrap {
   ring(ring: DeviceRing): DeviceRing;
   block(block: QueueBlock): QueueBlock;
   memory(regions: readonly MemoryRegion[]): GuestMemory;
 }
-const PLAIN: Wrap = {
+/** Everything as it is. */
+export const PLAIN_WRAP: Wrap = {
   ring: (ring) => ring,
   block: (block) => block,
   memory: (regions) => new GuestMemory(regions),
@@ -117,7 +119,7 @@ export class SwitchedPair {
   }
 
   /** Opens the queues where the state page says, as a worker does. `makePort`: where frames go instead of the switch. */
-  open(domain: SwitchDomain, wrap = PLAIN, makePort?: (domain: SwitchDomain) => FramePort): void {
+  open(domain: SwitchDomain, wrap = PLAIN_WRAP, makePort?: (domain: SwitchDomain) => FramePort): void {
     const { options, port } = this;
     const { pair = 0 } = options;
     const memory = wrap.memory([this.memory.region]);
