@@ -13,7 +13,8 @@
  *   frame larger than the receiver takes is segmented on the way; an open checksum is completed by the receiver's header (net-header.ts).
  *
  * Parties
- *   owner    the worker's loop: attaches queues, calls begin() before and flush() after a transmit queue's poll.
+ *   owner    the worker's loop: attaches queues, calls begin() before and flush() after the poll of a transmit queue, or of a
+ *            reader that receives or gives, which ends its poll when the credit is spent.
  *   uplink   a port like any other whose other side is the owner's: what nobody here has learned to be elsewhere
  *            reaches it too. What it does not take is the sender's to count: a frame that nobody else was given as a drop,
  *            with the uplink's reason; a copy of another one as UPLINK_MISSED. What came in through it and nobody may
@@ -23,7 +24,7 @@
  * Invariants
  *   I1  a burst ends when its credit is used up: a frame costs one for each copy, and for each chain that a receiver had
  *       for it and that holds none, so that flooding to a thousand functions, or cutting a frame into a thousand, takes its
- *       time from its sender.
+ *       time from its sender, or from whoever sends through the uplink.
  *   I2  a full or broken receiver, or uplink, never keeps a frame from the others, nor the sender's ring from moving.
  *
  * Limits  PORTS_MAX ports; BURST_CREDIT copies a burst, and the last frame's.
@@ -333,9 +334,14 @@ export class SwitchDomain {
     return queue;
   }
 
-  /** Before a transmit queue's poll. */
+  /** Before a poll of a transmit queue or a reader. */
   begin(): void {
     this.#credit = BURST_CREDIT;
+  }
+
+  /** The credit is used up: whoever gives frames stops until the next burst. Ports see to that themselves. */
+  get spent(): boolean {
+    return this.#credit <= 0;
   }
 
   /** After it: shows every receiver its frames. */

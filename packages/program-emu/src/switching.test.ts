@@ -1,10 +1,11 @@
 import { MessageChannel } from 'node:worker_threads';
+import { BURST_CREDIT } from '@virtnet/engine-eswitch';
 import { Arena, close, eventfdDrain, laneAt, Receiver, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver } from '@virtnet/host-workers';
 import { Errno, QueueCounter, queueBlockAt } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { SwitchedConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
-import { IDLE_TURNS_MAX } from './limits.js';
+import { IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
 import { openFds } from './test-support/holdings.js';
 import { pairOfSockets } from './test-support/test-device.js';
@@ -211,6 +212,21 @@ describe('switching', () => {
     arrives(frame(9, null));
     expect(counts(), 'nobody receives').toEqual([2, 500, 3, 1, 1]);
     for (const each of functions) each.receive.collect();
+    setUplink(-1);
+    for (const fd of [tap, network]) close(fd);
+  });
+
+  it('a burst from an uplink ends when its copies are paid for, and goes on in the next turn without an event', () => {
+    const [tap, network] = pairOfSockets();
+    start('eswitch');
+    for (let i = 0; i < POLL_BUDGET; i++) send(network, Uint8Array.from([...HEADER, ...frame(9, null)]));
+    setUplink(tap);
+    const paid = Math.ceil(BURST_CREDIT / functions.length);
+    expect(paid).toBeLessThan(POLL_BUDGET);
+    expect(loop.turn()).toBe(paid);
+    expect(countUplink(QueueCounter.FRAMES)).toBe(paid);
+    expect(loop.turn()).toBe(POLL_BUDGET - paid);
+    expect(countUplink(QueueCounter.FRAMES)).toBe(POLL_BUDGET);
     setUplink(-1);
     for (const fd of [tap, network]) close(fd);
   });

@@ -11,7 +11,8 @@
  * Invariants
  *   I1  at most one frame is in private memory: a crash loses no more.
  *
- * Limits  one frame a call of the kernel; a full uplink loses the frame, and nobody waits for it.
+ * Limits  one frame a call of the kernel; a full uplink loses the frame, and nobody waits for it. A turn ends with the
+ *         credit of the domain (switch-domain.ts), and the next one goes on.
  */
 import type { SwitchDomain } from '@virtnet/engine-eswitch';
 import type { PrivateMemory } from '@virtnet/engine-virtqueue';
@@ -41,7 +42,7 @@ export abstract class TapReader {
     this.#vector.set(0, scratch.uplinkAddress, scratch.uplink.u8.length);
   }
 
-  /** Gives up to `budget` frames away; how many were read. */
+  /** Gives up to `budget` frames away, fewer when those have used up the domain's credit; how many were read. */
   poll(budget: number): number {
     const memory = this.#scratch.uplink;
     for (let frames = 0; frames < budget; frames++) {
@@ -49,7 +50,10 @@ export abstract class TapReader {
       if (bytes < 0) return frames;
       if (bytes < HEADER_BYTES + Ethernet.HEADER_BYTES)
         this.block.counters[QueueCounter.DROP_NOT_SWITCHED]!++;
-      else this.give(memory, bytes - HEADER_BYTES);
+      else {
+        this.give(memory, bytes - HEADER_BYTES);
+        if (this.domain.spent) return frames + 1; // not 0: there may be more, and readiness is edge-triggered
+      }
     }
     return budget;
   }
