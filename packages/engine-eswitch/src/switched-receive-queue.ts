@@ -19,6 +19,8 @@
  *   I2  no used element names bytes that were not written.
  *   I3  the stores around the copy follow queue-ledger.ts; with those of the transmit queue around them a crash repeats
  *       at most the one frame that was being delivered, and loses none.
+ *   I4  the queue is marked (UNDER_WORK) while its ring is worked and no longer, beside the sender's: of all receivers of a
+ *       burst a crash leaves the mark of the one whose ring it was in, or of none.
  *
  * Limits  UNPUBLISHED_MAX chains before the driver is shown them, and at most as many more of one burst. REFUSALS_MAX
  *         chains given back without a frame between two flushes; what comes behind them has no buffer.
@@ -48,7 +50,15 @@ import {
   WorkedQueue,
   writePlainHeader,
 } from '@virtnet/engine-virtqueue';
-import { Ethernet, hasFeature, NetFeature, NetHeader, QueueCounter } from '@virtnet/wire';
+import {
+  Ethernet,
+  hasFeature,
+  NetFeature,
+  NetHeader,
+  QueueCounter,
+  QueueWord,
+  WorkMark,
+} from '@virtnet/wire';
 import { REFUSALS_MAX } from './limits.js';
 import type { SwitchedFrame } from './switched-frame.js';
 
@@ -67,6 +77,8 @@ export interface SwitchedReceiveOptions extends Omit<QueueOptions, 'port'> {
   readonly follows?: boolean;
   /** What the owner knows the queue by. */
   readonly slot: number;
+  /** What the queue is marked with while it is given frames; default WorkMark.SOMEBODY. */
+  readonly mark?: number;
 }
 
 /** A burst's worth of chains: the driver may begin with it while more is delivered. */
@@ -94,6 +106,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   #unpublished = 0;
   readonly #shortWay: boolean;
   readonly #crossing: Crossing;
+  readonly #mark: number;
   /** Chains laid out in the ring's `plain`, the next of them, and those given. */
   #plainCount = 0;
   #plainNext = 0;
@@ -104,6 +117,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   constructor(options: SwitchedReceiveOptions) {
     super(options.ring, options.block);
     this.slot = options.slot;
+    this.#mark = options.mark ?? WorkMark.SOMEBODY;
     this.active = options.active;
     this.rss = options.rss ?? null;
     this.follows = options.follows === true;
@@ -151,7 +165,14 @@ export class SwitchedReceiveQueue extends WorkedQueue {
   }
 
   /** Copies a wanted plain frame into the next chain, if that is simple and long enough; else nothing happens. */
-  deliverPlain({ piece, offset, bytes }: SwitchedFrame): boolean {
+  deliverPlain(frame: SwitchedFrame): boolean {
+    const before = this.#enter();
+    const taken = this.#takePlain(frame);
+    this.#leave(before);
+    return taken;
+  }
+
+  #takePlain({ piece, offset, bytes }: SwitchedFrame): boolean {
     if (this.#plainNext === this.#plainCount && !this.#layOut()) return false;
     const { ring, ledger } = this;
     const { offsets, lengths, pieces: places } = ring.plain;
@@ -183,6 +204,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     bytesMax: number,
     sender: QueueLedger,
   ): number {
+    const before = this.#enter();
     const { ledger } = this;
     const crossing = this.#crossing;
     crossing.bytesMax = Math.min(bytesMax, this.#header.plainBytesMax);
@@ -203,6 +225,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       if (this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
       if (copied < most) break;
     }
+    this.#leave(before);
     return done;
   }
 
@@ -214,6 +237,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     frameOffset: number,
     sender: QueueLedger,
   ): number {
+    const before = this.#enter();
     const { ledger } = this;
     const { plainBytesMax, frameOffset: header } = this.#header;
     const { lengths } = from.plain;
@@ -237,6 +261,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
       this.#unpublished += chains;
       if (this.#unpublished >= UNPUBLISHED_MAX) this.#publish();
     }
+    this.#leave(before);
     return done;
   }
 
@@ -276,6 +301,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
 
   /** Copies a wanted frame into the next chain that takes it. False when the driver has none, or too many that do not. */
   deliver(frame: SwitchedFrame): boolean {
+    const before = this.#enter();
     if (this.#plainCount > 0) this.#stretch = this.#plainNext + 1;
     this.#endPlain();
     this.#plainNext = 0;
@@ -284,6 +310,7 @@ export class SwitchedReceiveQueue extends WorkedQueue {
     const taken = this.#take();
     if (taken) this.#fill(frame);
     else this.ledger.count(QueueCounter.DROP_NO_DESC);
+    this.#leave(before);
     return taken;
   }
 
@@ -312,11 +339,25 @@ export class SwitchedReceiveQueue extends WorkedQueue {
 
   /** Shows the driver what was delivered. */
   flush(): void {
+    const before = this.#enter();
     this.touched = false;
     this.refused = 0;
     this.#endPlain();
     this.ledger.turn();
     this.#publish();
+    this.#leave(before);
+  }
+
+  /** Marks the queue, beside its sender's; what it was marked with, as it is when the reader of its own TAP delivers. */
+  #enter(): number {
+    const { words } = this.ledger;
+    const before = words[QueueWord.UNDER_WORK]!;
+    words[QueueWord.UNDER_WORK] = this.#mark;
+    return before;
+  }
+
+  #leave(before: number): void {
+    this.ledger.words[QueueWord.UNDER_WORK] = before;
   }
 
   #fill(frame: SwitchedFrame): void {

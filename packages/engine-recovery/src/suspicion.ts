@@ -10,6 +10,9 @@
  *   stood still), a mark of another counts for nothing: marks say whose they are. Of a signal (SIGSEGV) that is not known:
  *   suspects are worked by one and the same thread from then on, so of them only the one that was being worked has a mark
  *   the next time.
+ *   Frames of one device are given to another by the same thread (the eswitch), which marks both while it works the ring of
+ *   the one that receives. Both are suspects of the first death. Of the next one in a receiver's ring that was suspected
+ *   before, the receiver alone is: the sender's buffers were judged by then, and what is being read is the receiver's.
  *   A client that takes its memory away (SIGBUS) needs no mark to be suspected.
  *
  * Invariants
@@ -20,6 +23,8 @@
  *   A fault of the main thread over what a worker reported of a device is blamed on what the main thread was at, if anything.
  *   After signals, what the main thread was at and what a worker was at cannot be told apart: a device that happens to be
  *   worked by the other at the instant of both deaths is quarantined as well.
+ *   A sender that makes an emulator die in the ring of a receiver cannot be told from that receiver: the receiver is
+ *   quarantined first, and the sender when it does the same to another one.
  */
 import {
   MAIN_LANE,
@@ -167,28 +172,59 @@ export function findSuspicion({ page, isWritten, robbed }: LeftDevice, robbery: 
   return suspicion;
 }
 
-/** What of a suspect was being worked by the thread that is to blame; null: nothing, it had no part in the death. */
-export function partIn({ queues, request, robbed }: Suspicion, { guestsFault, lane }: Blame): Marks | null {
-  if (!guestsFault) return null;
-  if (robbed || lane === null) return { queues, request };
-  const own = queues.filter((marked) => marked.lane === null || marked.lane === lane);
-  const asked = request && lane === MAIN_LANE;
-  return own.length > 0 || asked ? { queues: own, request: asked } : null;
+const isReceiver = (queue: number): boolean => queue % 2 === 0;
+
+/**
+ * Whether all of `part` is transmit queues whose frames were being given, by the thread that worked them, to another suspect
+ * that was one before.
+ */
+function isGiver({ queues, request }: Marks, pid: number, suspicions: readonly Suspicion[]): boolean {
+  const isGiven = (by: number): boolean =>
+    suspicions.some(
+      (other) =>
+        other.pid === pid &&
+        other.held &&
+        other.queues.some(({ queue, lane }) => lane === by && isReceiver(queue)),
+    );
+  return (
+    !request &&
+    queues.length > 0 &&
+    queues.every(
+      ({ queue, lane }) => !isReceiver(queue) && lane !== null && lane !== MAIN_LANE && isGiven(lane),
+    )
+  );
 }
 
 /**
- * What becomes of a suspect once it is known who is to blame: nothing, or quarantine; and then whether its client's
- * connection has to end, since what stands in it must not be worked again. A request beside a queue is hardly the reason;
- * if it is, no queue is worked now and it stands alone the next time.
+ * What of a suspect was being worked by the thread that is to blame; null: nothing, it had no part in the death, or another
+ * one of `suspicions`, which are all there are, answers for it.
+ */
+export function partIn(
+  { queues, request, robbed, pid }: Suspicion,
+  { guestsFault, lane }: Blame,
+  suspicions: readonly Suspicion[],
+): Marks | null {
+  if (!guestsFault) return null;
+  if (robbed) return { queues, request };
+  const own =
+    lane === null ? queues : queues.filter((marked) => marked.lane === null || marked.lane === lane);
+  const part = { queues: own, request: request && (lane === null || lane === MAIN_LANE) };
+  if (own.length === 0 && !part.request) return null;
+  return isGiver(part, pid, suspicions) ? null : part;
+}
+
+/**
+ * What becomes of a suspect with that part in the death, once it is known who is to blame: nothing, or quarantine; and then
+ * whether its client's connection has to end, since what stands in it must not be worked again. A request beside a queue is
+ * hardly the reason; if it is, no queue is worked now and it stands alone the next time.
  */
 export function sentence(
   page: ArrayBuffer,
-  suspicion: Suspicion,
-  blame: Blame,
+  { held }: Pick<Suspicion, 'held'>,
+  part: Marks | null,
 ): 'none' | 'quarantine' | 'quarantine-without-client' {
-  const part = partIn(suspicion, blame);
   if (part === null) acquit(page);
   if (part === null || !isQuarantined(page)) return 'none';
   const { queues, request } = part;
-  return suspicion.held && request && queues.length === 0 ? 'quarantine-without-client' : 'quarantine';
+  return held && request && queues.length === 0 ? 'quarantine-without-client' : 'quarantine';
 }

@@ -8,6 +8,7 @@ import {
   QueueWord,
   queueBlock,
   StatePageHeader,
+  statePageSize,
   VirtioFeature,
   WorkMark,
 } from '@virtnet/wire';
@@ -25,7 +26,7 @@ const FEATURES = featureMask([
   ...[VirtioFeature.VERSION_1, VirtioFeature.RING_RESET],
   ...[NetFeature.CTRL_VQ, NetFeature.MQ],
 ]);
-const TRANSMIT = 1;
+const [RECEIVE, TRANSMIT] = [0, 1];
 const DEAD_PID = 4711;
 /** Progress lanes of two datapath threads. */
 const [ONE, OTHER] = [1, 2];
@@ -36,6 +37,20 @@ interface Death {
   readonly lane?: number | null;
   /** What the queue was marked with. */
   readonly mark?: number;
+  /** Another device that the same emulator had. */
+  readonly beside?: DeviceMirror;
+}
+
+/** A device that the emulator had, and that was suspected `deaths` times; `queue` was marked with `mark`. */
+function neighbour(deaths: number, queue: number, mark: number): DeviceMirror {
+  const buffer = new ArrayBuffer(statePageSize(2));
+  const header = new Uint32Array(buffer);
+  header[StatePageHeader.at.queueCount / 4] = 2;
+  header[StatePageHeader.at.suspicions / 4] = deaths;
+  header[StatePageHeader.at.ownerPid / 4] = DEAD_PID;
+  queueBlock(buffer, queue).words[QueueWord.UNDER_WORK] = mark;
+  const page = { buffer, view: () => {}, written: () => () => true };
+  return { vuid: 'neighbour', page, memory: { findTruncated: () => false } } as unknown as DeviceMirror;
 }
 
 describe('who is suspected of a death', () => {
@@ -73,7 +88,7 @@ describe('who is suspected of a death', () => {
   const die = async (
     queue: number | null,
     guestsFault: boolean | null,
-    { told = false, lane = null, mark = WorkMark.SOMEBODY }: Death = {},
+    { told = false, lane = null, mark = WorkMark.SOMEBODY, beside }: Death = {},
   ): Promise<boolean> => {
     const { buffer } = device.host.page;
     if (queue !== null) queueBlock(buffer, queue).words[QueueWord.UNDER_WORK] = mark;
@@ -90,6 +105,7 @@ describe('who is suspected of a death', () => {
     );
     suspects.begin([mirror]);
     suspects.examine(mirror);
+    if (beside !== undefined) suspects.examine(beside);
     const held = suspects.heldBack(mirror);
     const restored = restoreDevice(mirror, world.services);
     if (typeof restored === 'string') throw new Error(restored);
@@ -190,6 +206,40 @@ describe('who is suspected of a death', () => {
     await die(TRANSMIT, true, { mark: WorkMark.LANE + OTHER });
     expect(suspicions()).toBe(1);
     await die(TRANSMIT, true, { lane: ONE });
+    expect(device.host.quarantined).toBe(true);
+  });
+
+  it('its frame was being given to another device: both are suspected, and then the receiver alone that was before', async () => {
+    const mark = WorkMark.LANE + ONE;
+    const receiver = (deaths: number, by = mark) => ({
+      mark,
+      lane: ONE,
+      beside: neighbour(deaths, RECEIVE, by),
+    });
+    expect(await die(TRANSMIT, true, receiver(0))).toBe(false);
+    expect(suspicions()).toBe(1);
+    for (let death = 0; death < 3; death++) {
+      expect(await die(TRANSMIT, true, receiver(1)), 'held back for a moment').toBe(true);
+      expect([suspicions(), needsReset(), await transmits()]).toEqual([1, false, true]);
+    }
+    await die(TRANSMIT, true, { ...receiver(1), lane: null });
+    expect([suspicions(), needsReset(), await transmits()], 'of a signal, too').toEqual([1, false, true]);
+    await die(TRANSMIT, true, { ...receiver(1, WorkMark.LANE + OTHER), lane: null });
+    expect([device.host.quarantined, suspicions()], 'by another thread: something else').toEqual([true, 2]);
+  });
+
+  it('its frame was being given to another device, and another one before: the sender is quarantined', async () => {
+    const mark = WorkMark.LANE + ONE;
+    const receiver = () => ({ mark, lane: ONE, beside: neighbour(0, RECEIVE, mark) });
+    await die(TRANSMIT, true, receiver());
+    await die(TRANSMIT, true, receiver());
+    expect(device.host.quarantined).toBe(true);
+  });
+
+  it('what it was given by another device was received in its own ring: blamed, whoever sent it', async () => {
+    const mark = WorkMark.LANE + ONE;
+    for (let death = 0; death < 2; death++)
+      await die(RECEIVE, true, { mark, lane: ONE, beside: neighbour(1, TRANSMIT, mark) });
     expect(device.host.quarantined).toBe(true);
   });
 

@@ -6,7 +6,7 @@
  *   back: no ring of it is worked and no request read until the controller has said why the predecessor died, which
  *   takes it some 20 ms. All others are worked at once. If a guest may be the reason, and nobody knows that another thread
  *   died of it than the one that worked the device, the suspicion stays, and a second one means quarantine; if not it is
- *   taken back, and who was held back goes on.
+ *   taken back, and who was held back goes on. A sender's is taken back as well when the receiver of its frame answers for it.
  *   Where a client took memory away under our feet (SIGBUS), that is the reason, and nobody else is suspected.
  *   The controller tells of every emulator that died, by its pid; the state page names the one that worked the device.
  *   Before it promotes somebody it tells all it knows, so whoever was promoted need not wait for more.
@@ -22,6 +22,7 @@ import {
   acquit,
   type Blame,
   findSuspicion,
+  type Marks,
   NO_BLAME,
   partIn,
   type Suspicion,
@@ -117,11 +118,13 @@ export class Suspects<R extends RestoredDevice> {
    */
   async settle(restored: readonly R[], told: boolean): Promise<void> {
     this.#forgiving ??= setInterval(() => this.#forgive(), FORGIVEN_MS).unref();
+    const suspicions = [...this.#suspicions.values()];
     await Promise.all(
       restored.map(async (each) => {
         const suspicion = this.#suspicions.get(each.mirror.vuid);
         if (suspicion === undefined) return;
-        await this.#decide(each, suspicion, await this.#reason(suspicion.pid, told));
+        const part = partIn(suspicion, await this.#reason(suspicion.pid, told), suspicions);
+        await this.#decide(each, suspicion, part);
       }),
     );
     this.#suspicions = new Map();
@@ -135,7 +138,7 @@ export class Suspects<R extends RestoredDevice> {
     for (const { host } of this.#served.values()) if (!host.quarantined) acquit(host.page.buffer);
   }
 
-  async #decide(restored: R, suspicion: Suspicion, blame: Blame): Promise<void> {
+  async #decide(restored: R, suspicion: Suspicion, part: Marks | null): Promise<void> {
     const { device, mirror } = restored;
     const { host, endpoint } = device;
     const { held } = suspicion;
@@ -144,7 +147,6 @@ export class Suspects<R extends RestoredDevice> {
       return;
     }
     const page = host.page.buffer;
-    const part = partIn(suspicion, blame);
     if (part !== null) {
       const queues = part.queues.map(({ queue }) => queue);
       const facts = {
@@ -156,7 +158,7 @@ export class Suspects<R extends RestoredDevice> {
       };
       this.#log('warn', 'the former emulator died while it worked this device', facts);
     }
-    const judgement = sentence(page, suspicion, blame);
+    const judgement = sentence(page, suspicion, part);
     if (judgement !== 'none') {
       this.#log('error', 'QUARANTINED: emulators died over this device; its driver has to reset it', {
         vuid: host.vuid,

@@ -1,9 +1,10 @@
 import { MessageChannel } from 'node:worker_threads';
 import { BURST_CREDIT } from '@virtnet/engine-eswitch';
+import { SplitRing } from '@virtnet/engine-virtqueue';
 import { Arena, close, eventfdDrain, laneAt, Receiver, send } from '@virtnet/host-linux';
 import { createControl, MailboxReceiver } from '@virtnet/host-workers';
-import { Errno, QueueCounter, queueBlockAt } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Errno, QueueCounter, QueueWord, queueBlockAt, WorkMark } from '@virtnet/wire';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { SwitchedConfig, WorkerMessage, WorkerReport } from './datapath-protocol.js';
 import { IDLE_TURNS_MAX, POLL_BUDGET } from './limits.js';
 import { SCRATCH_BYTES, Scratch } from './scratch.js';
@@ -212,6 +213,34 @@ describe('switching', () => {
     arrives(frame(9, null));
     expect(counts(), 'nobody receives').toEqual([2, 500, 3, 1, 1]);
     for (const each of functions) each.receive.collect();
+    setUplink(-1);
+    for (const fd of [tap, network]) close(fd);
+  });
+
+  it('a receiver is marked beside its sender while its ring is worked, and alone when its frame came by an uplink', () => {
+    const [tap, network] = pairOfSockets();
+    start('eswitch');
+    const seen = new Set<string>();
+    const publish = vi.spyOn(SplitRing.prototype, 'publish').mockImplementation(function (this: SplitRing) {
+      const marked = (queue: number) =>
+        functions.flatMap((each, device) => {
+          const mark = each.block(queue).words[QueueWord.UNDER_WORK]!;
+          return mark === 0
+            ? []
+            : [`${queue === RECEIVE ? 'to' : 'from'} ${device} by ${mark - WorkMark.LANE}`];
+        });
+      seen.add([...marked(TRANSMIT), ...marked(RECEIVE)].join(', '));
+      return false;
+    });
+    setUplink(tap);
+    transmit(0, frame(0, null));
+    expect([...seen].toSorted()).toEqual(['from 0 by 0', 'from 0 by 0, to 1 by 0', 'from 0 by 0, to 2 by 0']);
+    seen.clear();
+    send(network, Uint8Array.from([...HEADER, ...frame(9, 0)]));
+    loop.takeEvents(0);
+    loop.turn();
+    expect([...seen]).toEqual(['to 0 by 0']);
+    publish.mockRestore();
     setUplink(-1);
     for (const fd of [tap, network]) close(fd);
   });

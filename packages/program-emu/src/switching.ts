@@ -63,6 +63,7 @@ export interface SwitchedQueue {
 export class Switching {
   readonly #scratch: Scratch;
   readonly #settled: (slot: number) => void;
+  readonly #mark: number;
   readonly #domains = new Map<number, Domain>();
   /** Domain and port of each function, by the device's number. */
   readonly #ports = new Map<number, { readonly domain: Domain; readonly port: number }>();
@@ -70,10 +71,11 @@ export class Switching {
   /** Of all sources. */
   #sources: PrivateBuffers | null = null;
 
-  /** `settled`: the receive queue in this slot was given frames. */
-  constructor(scratch: Scratch, settled: (slot: number) => void) {
+  /** `settled`: the receive queue in this slot was given frames. `mark`: with what queues are marked meanwhile. */
+  constructor(scratch: Scratch, settled: (slot: number) => void, mark: number) {
     this.#scratch = scratch;
     this.#settled = settled;
+    this.#mark = mark;
   }
 
   /** Makes the queue of a function without a TAP. */
@@ -105,7 +107,7 @@ export class Switching {
         : new SwitchPort(domain.switch, port, pair, options.block);
       return { queue: new TransmitQueue({ ...options, port: sender }), domain: domain.switch };
     }
-    const queue = new SwitchedReceiveQueue({ ...receive, rss, follows, slot });
+    const queue = new SwitchedReceiveQueue({ ...receive, rss, follows, slot, mark: this.#mark });
     domain.switch.attach(port, pair, queue);
     return { queue, domain: null };
   }
@@ -119,7 +121,8 @@ export class Switching {
   ): WorkedQueue {
     const filter = config.filter === null ? null : new ReceiveFilter(config.filter);
     const { active, countSizes, hash, rss } = config;
-    const queue = new SwitchedReceiveQueue({ ...options, active, filter, countSizes, hash, rss, slot });
+    const mark = this.#mark;
+    const queue = new SwitchedReceiveQueue({ ...options, active, filter, countSizes, hash, rss, slot, mark });
     const { domain, port } = this.#portOf(device, STEERED_DOMAIN - device);
     domain.switch.attach(port, config.queue >> 1, queue);
     return queue;

@@ -137,7 +137,8 @@ export class WorkerLoop {
     this.#arena = arena;
     this.#mailbox = mailbox;
     this.#report = report;
-    this.#switching = new Switching(scratch, (slot) => this.#afterPoll(this.#entries[slot] ?? null));
+    const settled = (slot: number) => this.#afterPoll(this.#entries[slot] ?? null);
+    this.#switching = new Switching(scratch, settled, this.#mark);
     if (wakeFd >= 0) this.#epoll.add(wakeFd, EpollEvent.IN | EpollEvent.EDGE, TokenKind.WAKE);
   }
 

@@ -12,6 +12,7 @@ import {
   findSuspicion,
   NO_BLAME,
   Owners,
+  partIn,
   type Suspicion,
   sentence,
   takeMarks,
@@ -349,7 +350,7 @@ export class SimEmulator {
     const { device } = restored;
     const decide = (blame: Blame) => {
       if (this.devices.get(device.vuid) !== device) return;
-      const judgement = sentence(device.page, suspicion, blame);
+      const judgement = sentence(device.page, suspicion, partIn(suspicion, blame, [suspicion]));
       this.#world.note(
         `${device.vuid} suspected of ${suspicion.pid}, guest ${blame.guestsFault}: ${judgement}`,
       );
