@@ -4,6 +4,7 @@ import type { VirtioNetDriver } from '@virtnet/testing';
 import { describe, expect, test } from 'vitest';
 import { BoundFunction } from './lib/bound-function.ts';
 import { udpFrame } from './lib/frames.ts';
+import type { Scene } from './lib/scene.ts';
 import { type Hotplugged, Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
 import { sleep, until } from './lib/waiting.ts';
@@ -35,10 +36,16 @@ const frameOf = (device: Hotplugged): Buffer =>
     payload: Buffer.alloc(64),
   });
 
+const preload = new URL('./lib/poison.mjs', import.meta.url).href;
+const env = { NODE_OPTIONS: `--import=${preload}` };
+
+/** Emulators that crashed so far. */
+const crashed = (scene: Scene): number =>
+  readFileSync(scene.path('controller.log'), 'utf8').split('"cause":"crash"').length - 1;
+
 describe('a guest that makes each emulator crash', () => {
   const used = useScene(async (scene) => {
-    const preload = new URL('./lib/poison.mjs', import.meta.url).href;
-    const service = await Service.start(scene, { env: { NODE_OPTIONS: `--import=${preload}` } });
+    const service = await Service.start(scene, { env });
     const open = async (last: string) => {
       const device = await service.hotplug({ mac: `0C:C4:7A:FF:22:${last}`, queueSize: QUEUE_SIZE });
       await scene.net.ip(`link set ${device.sf_rep_net_device} up`);
@@ -51,9 +58,7 @@ describe('a guest that makes each emulator crash', () => {
 
   const error = async (pf: number) => (await health(pf)).recovery.error;
 
-  /** Emulators that crashed so far. */
-  const deaths = () =>
-    readFileSync(used.scene.path('controller.log'), 'utf8').split('"cause":"crash"').length - 1;
+  const deaths = () => crashed(used.scene);
 
   /** The log tells of that many deaths, and no more. */
   const died = async (count: number): Promise<void> => {
@@ -142,6 +147,57 @@ describe('a guest that makes each emulator crash', () => {
     await passes(robber);
     expect(await health(1)).toMatchObject({ health_status: 'Good', recovery: { error: 'none' } });
     for (const { driver, fn } of [used.value.guest, neighbour, robber]) {
+      await driver.stop();
+      await fn.close();
+    }
+  }, 120_000);
+
+  endsCleanly(used);
+});
+
+describe('a guest on the eswitch that makes each emulator crash when it is given a frame', () => {
+  const used = useScene(async (scene) => {
+    const service = await Service.start(scene, { env, conf: { software: { representor: 'eswitch' } } });
+    const open = async (last: string): Promise<Guest> => {
+      const device = await service.hotplug({ mac: `0C:C4:7A:FF:22:${last}`, queueSize: QUEUE_SIZE });
+      const fn = await BoundFunction.open(service.socket(device.bdf), PATIENCE_MS);
+      return { device, fn, driver: await fn.start({ queueSize: QUEUE_SIZE }) };
+    };
+    return { service, sender: await open('98'), receiver: await open('99'), neighbour: await open('9A') };
+  });
+  const error = async ({ device }: Guest) =>
+    (await used.value.service.answer<Health>('health', '-p', `${device.id}`, 'show')).recovery.error;
+
+  test('a malformed receive ring, two crashes > it waits for a reset; who sends to it, and who else is there, goes on', async () => {
+    const { service, sender, receiver, neighbour } = used.value;
+    const ring = sender.driver.ring(1);
+    let sent = 0;
+    const sends = async () => {
+      expect(await sender.driver.transmit(0, frameOf(sender.device))).toBe(true);
+      sent += 1;
+    };
+    let arrived = 0;
+    const arrives = (what: string) =>
+      until(what, PATIENCE_MS, () => {
+        arrived += neighbour.driver.received(0).length;
+        ring.collect();
+        return ring.outstanding === 0 && arrived >= sent;
+      });
+    await neighbour.driver.postReceive(0, QUEUE_SIZE / 2);
+    await sends();
+    await arrives('a frame before');
+    const { pid } = await service.recovered(-1);
+    receiver.driver.ring(0).offer(NO_SUCH_HEAD);
+    receiver.driver.ring(0).publish();
+    await sends();
+    await until('quarantine', PATIENCE_MS, async () => (await error(receiver)) === 'QUARANTINED');
+    await arrives('the frame that two emulators died of');
+    for (let i = 0; i < 4; i++) await sends();
+    await arrives('frames after');
+    expect([await error(sender), await error(neighbour)]).toEqual(['none', 'none']);
+    expect(crashed(used.scene)).toBe(2);
+    expect((await service.recovered(pid)).pid).not.toBe(pid);
+    for (const { driver, fn } of [sender, receiver, neighbour]) {
       await driver.stop();
       await fn.close();
     }
