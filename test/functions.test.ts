@@ -1,5 +1,5 @@
 /** The host's side: static PFs and VFs by configuration, and what each event leaves of every kind of function. */
-import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type FunctionKind, outcomeOf, RECOVERY_EVENTS, type RecoveryEvent } from '@virtnet/engine-control';
 import { describe, expect, test } from 'vitest';
@@ -369,6 +369,56 @@ describe('recovery', () => {
     expect(await functions()).toEqual(before);
     await consistent();
   });
+
+  /** Each until the function it resolves to was called. */
+  const OBSTACLES: Record<string, () => Promise<() => Promise<unknown>>> = {
+    gone: async () => {
+      rmSync(recovery(), { recursive: true });
+      return () => Promise.resolve();
+    },
+    'a file': async () => {
+      renameSync(recovery(), `${recovery()}-away`);
+      writeFileSync(recovery(), '');
+      return async () => {
+        rmSync(recovery());
+        renameSync(`${recovery()}-away`, recovery());
+      };
+    },
+    'read-only, with a file half written': async () => {
+      const { net } = used.value.scene;
+      writeFileSync(join(recovery(), `${files()[0]}.tmp`), '{');
+      await net.run(['mount', '--bind', recovery(), recovery()]);
+      await net.run(['mount', '-o', 'remount,bind,ro', recovery()]);
+      return async () => {
+        await net.run(['umount', recovery()]);
+        rmSync(join(recovery(), `${files()[0]}.tmp`), { force: true });
+      };
+    },
+  };
+
+  test.each(Object.entries(OBSTACLES))(
+    'kill -9 of the emulator, the directory of recovery files is %s > nothing changes, nobody else dies',
+    async (_, obstruct) => {
+      const { service } = used.value;
+      const before = await functions();
+      const [controller, standby] = [service.runningPid('controller'), service.runningPid('emu-standby')];
+      const mend = await obstruct();
+      try {
+        const { pid } = await service.recovered(service.killEmu().pid);
+        expect([pid, service.runningPid('controller')]).toEqual([standby, controller]);
+        expect(await functions()).toEqual(before);
+        const rows = (await service.host('lspci')).stdout.trim().split('\n');
+        expect(rows).toHaveLength(Object.keys(before).length);
+        // The one that came after it meets the same.
+        await service.recovered(service.killEmu().pid);
+        expect(await functions()).toEqual(before);
+      } finally {
+        await mend();
+      }
+      await service.recovered(service.killEmu().pid);
+      await consistent();
+    },
+  );
 });
 
 /** How each event is brought about. */

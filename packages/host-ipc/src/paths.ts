@@ -9,6 +9,8 @@
  *   I1  every path is absolute and below `root`.
  *   I2  a directory of sockets that belongs to somebody else is refused, never used.
  *   I3  a root so long that a socket's path would not fit is refused here, not at the first bind.
+ *   I4  directories of files that cannot be made are left to whoever reads or writes there, and says so: devices are
+ *       served without them.
  *
  * Limits  SOCKET_PATH_BYTES_MAX, from sockaddr_un.
  */
@@ -87,8 +89,7 @@ export function virtnetPaths(
   if (Buffer.byteLength(join(base, 'run')) + 1 + SOCKET_NAME_SPARE > SOCKET_PATH_BYTES_MAX)
     throw new Error(`VIRTNET_ROOT is too long for the paths of UNIX sockets: ${base}`);
   if (create) {
-    for (const directory of [opt, recovery])
-      mkdirSync(directory, { recursive: true, mode: PRIVATE_DIRECTORY_MODE });
+    for (const directory of [opt, recovery]) tryMake(directory);
     for (const directory of [run, pci, vfeRun]) makePrivateDirectory(directory);
   }
   return {
@@ -119,6 +120,14 @@ export function virtnetPaths(
     vfePidFile: (name) => join(vfeRun, `${name}.pid`),
     driverIpc: join(vfeRun, 'driver.ipc'),
   };
+}
+
+function tryMake(directory: string): void {
+  try {
+    mkdirSync(directory, { recursive: true, mode: PRIVATE_DIRECTORY_MODE });
+  } catch {
+    // I4
+  }
 }
 
 /** Makes sure that `directory` exists, is ours and is closed to everyone else; throws when it is not ours. */

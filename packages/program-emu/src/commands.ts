@@ -101,14 +101,20 @@ export class Commands {
     void this.health({ all: true, pf: null, vf: null, vuid: null });
   }
 
-  /** Makes what exists without anybody's asking. To be called when this emulator has become the active one. */
+  /**
+   * Makes what exists without anybody's asking. To be called when this emulator has become the active one. Never rejects:
+   * what it took over is served already, and not to be given up for what is wrong with the rest.
+   */
   provision(reason: PromotionReason): Promise<void> {
-    return this.#inTurn(() => {
+    const done = this.#inTurn(() => {
       // A successor that was asked for is a restart: the pool does not outlive that, if it is not to.
       if (reason === 'update' && this.#emulator.conf.sf_pool_force_destroy === 1)
         this.#emulator.destroyPool();
       return this.#host.provision();
     });
+    return done.catch((error: Error) =>
+      this.#emulator.services.log('error', 'not every function could be made', { reason: error.stack }),
+    );
   }
 
   hotplug(request: HotplugRequest & { readonly requestId: string }): Promise<JsonObject | Outcome> {

@@ -7,6 +7,7 @@
  *   more. What an event does to a function is the matrix of engine-control and nothing else.
  *   VFs whose recovery files cannot be removed are removed all the same: the host's state says that there are none, and
  *   a start that finds their files removes them again.
+ *   What has happened is noted. Should that fail it is not undone and nobody is told that it has not: it is noted later.
  *   The callers run these one after the other, so two numbers for one PF at once are two numbers one after the other.
  */
 import {
@@ -69,15 +70,18 @@ export class HostCommands {
     this.#site = site;
     this.#provision = provision;
     this.#recovery = recovery;
-    this.#store = new HostStore(emulator.paths.hostState, emulator.services.log);
+    const isOurs = () => emulator.role === 'active';
+    this.#store = new HostStore(emulator.paths.hostState, emulator.services.log, isOurs);
   }
 
   /** Brings the functions in line with what the host, the firmware and the recovery files say. */
   async provision(): Promise<void> {
+    const known = this.#store.load();
+    if (known !== null) this.#state = known; // whatever becomes of the rest
     const remembered = await this.#provision.remembered();
     await this.#provision.staticPfs(remembered);
     await this.#provision.hotplugPfs(remembered);
-    this.#state = this.#store.load() ?? this.#inferred(remembered);
+    if (known === null) this.#state = this.#inferred(remembered);
     for (const pfId of this.#staticPfIds()) {
       const wanted = this.#state.numVfs[this.#bdfOf(pfId)] ?? 0;
       const isNew = this.#provision.vfsOf(pfId).length < wanted;
@@ -87,7 +91,7 @@ export class HostCommands {
       const failed = allowed
         ? await this.#provision.makeVfs(pfId, wanted, remembered)
         : failure('VF_DEV_GET');
-      if (failed !== null && wanted > 0) this.#change(forgetFunctions(this.#state, [this.#bdfOf(pfId)]));
+      if (failed !== null && wanted > 0) this.#note(forgetFunctions(this.#state, [this.#bdfOf(pfId)]));
     }
     this.#forgetMissing();
     const present = this.#emulator.devices;
@@ -138,15 +142,13 @@ export class HostCommands {
   keeps(bdf: string): boolean {
     const found = findFunction(this.#seen(), bdf);
     if (isFailure(found) || !isHeld(this.#state, found)) return false;
-    this.#change(
-      logged(this.#state, Date.now(), `vfio-pci 0000:${bdf}: not removed, somebody holds it open`),
-    );
+    this.#note(logged(this.#state, Date.now(), `vfio-pci 0000:${bdf}: not removed, somebody holds it open`));
     return true;
   }
 
   /** A function that is no more, or another one now. */
   forget(bdf: string): void {
-    this.#change(forgetFunctions(this.#state, [bdf]));
+    this.#note(forgetFunctions(this.#state, [bdf]));
   }
 
   async #sriov(bdf: string, count: number): Promise<Outcome> {
@@ -167,7 +169,7 @@ export class HostCommands {
         this.#probe(({ host: { plan } }) => plan.pfId === pfId && plan.vfId !== null);
       return SUCCESS;
     }
-    this.#change(forgetFunctions(this.#state, [device.host.plan.bdf]));
+    this.#note(forgetFunctions(this.#state, [device.host.plan.bdf]));
     return failed;
   }
 
@@ -201,14 +203,14 @@ export class HostCommands {
   #probe(isNew: (device: Device) => boolean): void {
     const found = this.#seen().filter(({ device }) => isNew(device));
     const next = probeFunctions(this.#state, found, Date.now());
-    if (next !== this.#state) this.#change(next);
+    if (next !== this.#state) this.#note(next);
   }
 
   async #flr(bdf: string): Promise<Outcome> {
     const found = findFunction(this.#seen(), bdf);
     if (isFailure(found)) return found;
     await found.device.host.functionReset();
-    this.#change(logged(this.#state, Date.now(), `pci 0000:${found.bdf}: function level reset`));
+    this.#note(logged(this.#state, Date.now(), `pci 0000:${found.bdf}: function level reset`));
     return SUCCESS;
   }
 
@@ -241,7 +243,7 @@ export class HostCommands {
       await this.#provision.save(ended);
       return { errno: -5, errstr: refused.problem };
     }
-    this.#change(bootedHost());
+    this.#note(bootedHost());
     await this.#emulator.removeAll();
     if (store.recoveryObsolete === true) {
       this.#recovery.clear();
@@ -320,7 +322,7 @@ export class HostCommands {
     const present = new Set(this.#provision.plans.map(({ bdf }) => bdf));
     const named = [...Object.keys(this.#state.drivers), ...Object.keys(this.#state.numVfs)];
     const gone = named.filter((bdf) => !present.has(bdf));
-    if (gone.length > 0) this.#change(forgetFunctions(this.#state, gone));
+    if (gone.length > 0) this.#note(forgetFunctions(this.#state, gone));
   }
 
   #announce(devices: readonly Device[]): void {
@@ -329,7 +331,7 @@ export class HostCommands {
       const ids = [vendorId, deviceId].map((id) => id.toString(16).padStart(4, '0')).join(':');
       return `pci 0000:${host.plan.bdf}: [${ids}] type 00 class 0x${classCode.toString(16).padStart(6, '0')}`;
     });
-    this.#change(logged(this.#state, Date.now(), ...lines));
+    this.#note(logged(this.#state, Date.now(), ...lines));
   }
 
   #changed(next: ReturnType<typeof bindDriver>): Outcome {
@@ -338,8 +340,15 @@ export class HostCommands {
     return SUCCESS;
   }
 
+  /** Before the functions follow; throws, and nothing has changed, where it cannot be written. */
   #change(state: HostState): void {
     this.#store.save(state);
     this.#state = state;
+  }
+
+  /** After they did. */
+  #note(state: HostState): void {
+    this.#state = state;
+    this.#store.keep(state);
   }
 }

@@ -1,4 +1,11 @@
-/** host-store.ts: the state of the emulated host as a file; it survives every process of ours. */
+/**
+ * host-store.ts: the state of the emulated host as a file; it survives every process of ours.
+ *
+ * Theory
+ *   What the host wants is written before the functions follow it (`save`), and where that fails nothing has happened.
+ *   What has happened is noted (`keep`): should that fail it is said, and tried again until it is written, or something
+ *   newer is.
+ */
 import { renameSync, rmSync } from 'node:fs';
 import {
   freshHost,
@@ -10,13 +17,21 @@ import {
 import { readText, replaceText } from '@virtnet/host-ipc';
 import type { HostServices } from './device-parts.js';
 
+/** Until what could not be written is tried again, in milliseconds. */
+const AGAIN_MS = 1_000;
+
 export class HostStore {
   readonly #path: string;
   readonly #log: HostServices['log'];
+  readonly #isOurs: () => boolean;
+  /** What is not written yet. */
+  #unwritten: HostState | null = null;
 
-  constructor(path: string, log: HostServices['log']) {
+  /** `isOurs`: nobody else writes the file. */
+  constructor(path: string, log: HostServices['log'], isOurs: () => boolean = () => true) {
     this.#path = path;
     this.#log = log;
+    this.#isOurs = isOurs;
   }
 
   /** The state; null when there is none that can be used, which is then set aside. */
@@ -29,20 +44,56 @@ export class HostStore {
       if (typeof state !== 'string') return state;
       problem = state;
     } catch (error) {
-      problem = error instanceof Error ? error.message : String(error);
+      problem = messageOf(error);
     }
     this.#log('error', 'the state of the host cannot be used and is set aside', {
       path: this.#path,
       problem,
     });
-    rmSync(`${this.#path}.bad`, { force: true, recursive: true });
-    renameSync(this.#path, `${this.#path}.bad`);
+    try {
+      rmSync(`${this.#path}.bad`, { force: true, recursive: true });
+      renameSync(this.#path, `${this.#path}.bad`);
+    } catch (error) {
+      const facts = { path: this.#path, reason: messageOf(error) };
+      this.#log('error', 'it cannot be set aside either', facts);
+    }
     return null;
   }
 
+  /** Writes what is going to be done. Throws when it is not safely there. */
   save(state: HostState): void {
     replaceText(this.#path, serialiseHost(state));
+    this.#unwritten = null;
   }
+
+  /** Writes what has happened, now or as soon as that is possible. */
+  keep(state: HostState): void {
+    const failedBefore = this.#unwritten !== null;
+    try {
+      this.save(state);
+      return;
+    } catch (error) {
+      if (!failedBefore) {
+        const facts = { path: this.#path, reason: messageOf(error) };
+        this.#log('error', 'the state of the host cannot be written; it is tried again', facts);
+      }
+    }
+    this.#unwritten = state;
+    if (!failedBefore) this.#later();
+  }
+
+  #later(): void {
+    const again = () => {
+      if (this.#unwritten === null || !this.#isOurs()) return;
+      this.keep(this.#unwritten);
+      if (this.#unwritten !== null) this.#later();
+    };
+    setTimeout(again, AGAIN_MS).unref();
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** The state a host has that booted now. */

@@ -2,7 +2,8 @@
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { confSchema, DEFAULT_CONF } from '@virtnet/engine-control';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { Provision } from './provision.js';
 import { hostRequest } from './test-support/command-model.js';
 import { TestService, type TestServiceOptions } from './test-support/test-service.js';
 
@@ -170,6 +171,70 @@ describe('recovery files that cannot be written', () => {
     await service.start();
     expect(vfs(service)).toEqual([VF(1), VF(2), VF(3)]);
     expect(service.said).toContainEqual(expect.objectContaining(NOT_CREATED));
+  });
+});
+
+describe('what stands in the way of a start', () => {
+  it('recovery files that cannot be read or written: what the firmware says is there, and commands are answered', async () => {
+    const service = await started();
+    expect(await sriov(service, PF0, 1)).toEqual(SUCCESS);
+    await service.stop();
+    const mend = broken(service);
+    await service.start();
+    expect(vuids(service)).toHaveLength(3);
+    expect(await sriov(service, PF1, 1)).toEqual(NOT_CREATED);
+    mend();
+    await restart(service);
+    expect(vuids(service)).toHaveLength(3);
+    expect(files(service)).toHaveLength(3);
+  });
+
+  it('a fault of our own: it is logged, and what there is answers commands', async () => {
+    const service = await started();
+    expect(await sriov(service, PF0, VFS)).toEqual(SUCCESS);
+    await service.stop();
+    const fault = vi.spyOn(Provision.prototype, 'makeVfs').mockRejectedValueOnce(new Error('a fault'));
+    await service.start();
+    expect(fault).toHaveBeenCalled();
+    expect(service.said).toContainEqual(
+      expect.objectContaining({ level: 'error', msg: 'not every function could be made' }),
+    );
+    expect(vuids(service)).toHaveLength(2);
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    await restart(service);
+    expect(vfs(service)).toEqual([VF(1), VF(2), VF(3)]); // the host's number was not forgotten over it
+  });
+});
+
+describe('the state of the host cannot be written', () => {
+  /** Until it is mended. */
+  const brokenState = ({ paths: { hostState } }: TestService): (() => void) => {
+    const draft = `${hostState}.${process.pid}.tmp`;
+    mkdirSync(draft, { recursive: true });
+    return () => rmSync(draft, { recursive: true, force: true });
+  };
+
+  it('a function that was plugged or unplugged all the same: that is the answer', async () => {
+    const service = await started();
+    expect(await service.commands.host(hostRequest('modprobe', { value: 1 }))).toEqual(SUCCESS);
+    const mend = brokenState(service);
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    expect(vuids(service)).toContain(HOTPLUG);
+    expect(await unplug(service)).toEqual(SUCCESS);
+    expect(vuids(service)).toHaveLength(2);
+    expect(service.said).toContainEqual(
+      expect.objectContaining({ msg: 'the state of the host cannot be written; it is tried again' }),
+    );
+    mend();
+  });
+
+  it('VFs that were asked for: nothing happens', async () => {
+    const service = await started();
+    const mend = brokenState(service);
+    await expect(sriov(service, PF0, VFS)).rejects.toThrow();
+    expect(vfs(service)).toEqual([]);
+    mend();
+    expect(await sriov(service, PF0, VFS)).toEqual(SUCCESS);
   });
 });
 

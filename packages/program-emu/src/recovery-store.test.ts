@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import {
+  chmodSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -46,6 +47,18 @@ const vfs = Array.from({ length: 20 }, (_, vfId) =>
   ok(planVf(0, vfId, firmware, [], { ...site, sfNum: 3000 + vfId }, NO_DEFAULTS)),
 );
 const plans = [pf, ...vfs];
+const NOBODY = 65534;
+
+/** What a user does who may do only what the modes of files permit. */
+async function unprivileged<T>(action: () => Promise<T>): Promise<T> {
+  if (process.getuid?.() !== 0) return action();
+  process.seteuid?.(NOBODY);
+  try {
+    return await action();
+  } finally {
+    process.seteuid?.(0);
+  }
+}
 
 describe('recovery files', () => {
   let root: string;
@@ -129,6 +142,73 @@ describe('recovery files', () => {
       expect(readFileSync(`${paths.devices}.bad`, 'utf8')).toBe(text);
     },
   );
+
+  it('the directory is gone: it is made again, and the files are there with the next write', async () => {
+    await store().save([pf], [pf], firmware);
+    rmSync(paths.recovery, { recursive: true });
+    const { recoveries, plans: saved } = await store().load(firmware);
+    expect([recoveries.size, saved.size, said]).toEqual([0, 1, []]);
+    expect(await store().save([pf], [pf], firmware)).toBe(true);
+    expect(files()).toEqual([pf.vuid]);
+  });
+
+  it('something else is in place of the directory: that is said, and there are no files', async () => {
+    rmSync(paths.recovery, { recursive: true });
+    writeFileSync(paths.recovery, '');
+    expect((await store().load(firmware)).recoveries.size).toBe(0);
+    expect(said).toEqual(['recovery files cannot be read']);
+  });
+
+  describe('a directory that is not ours', () => {
+    /** Its files may be read and listed as `mode` says. */
+    const withhold = (mode: number) => {
+      if (process.getuid?.() === 0) execFileSync('chown', ['-R', `${NOBODY}`, root]);
+      chmodSync(paths.recovery, mode);
+    };
+    afterEach(() => chmodSync(paths.recovery, 0o700));
+
+    it('what a crash left half written stays, and the files are read', async () => {
+      await store().save([pf], [pf], firmware);
+      put(`${vfs[0]!.vuid}.tmp`, '{"half');
+      withhold(0o500);
+      const { recoveries } = await unprivileged(() => store().load(firmware));
+      expect([...recoveries.keys()]).toEqual([pf.vuid]);
+      expect(said).toEqual(['what was left of writing a recovery file cannot be removed']);
+    });
+
+    it('that cannot be listed: that is said, and there are no files', async () => {
+      await store().save([pf], [pf], firmware);
+      withhold(0o300);
+      expect((await unprivileged(() => store().load(firmware))).recoveries.size).toBe(0);
+      expect(said).toEqual(['recovery files cannot be read']);
+    });
+
+    it('files for other values of the firmware stay: they do not come true before they are gone', async () => {
+      const other = { ...firmware, VIRTIO_NET_EMULATION_NUM_MSIX: 8 };
+      await store().save(plans, plans, firmware);
+      const document = readFileSync(paths.devices, 'utf8');
+      withhold(0o500);
+      const one = store();
+      expect((await unprivileged(() => one.load(other))).recoveries.size).toBe(0);
+      expect(await unprivileged(() => one.save([pf], [pf], other))).toBe(false);
+      expect(readFileSync(paths.devices, 'utf8')).toBe(document);
+      chmodSync(paths.recovery, 0o700);
+      expect(await one.save([pf], plans.slice(0, 3), other)).toBe(true); // nobody else has a file
+      expect([...(await store().load(other)).recoveries.keys()].sort()).toEqual(
+        plans.slice(0, 3).map(({ vuid }) => vuid),
+      );
+    });
+  });
+
+  it('one that cannot be written leaves nothing behind', async () => {
+    const unwritable = Object.defineProperty({ ...vfs[0]! }, 'mac', {
+      get: () => {
+        throw new Error('no room');
+      },
+    });
+    expect(await store().save([pf, unwritable], [pf], firmware)).toBe(false);
+    expect(files()).toEqual([pf.vuid]);
+  });
 
   it('where nothing can be written, that is the answer', async () => {
     rmSync(paths.recovery, { recursive: true });

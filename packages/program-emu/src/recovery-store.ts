@@ -13,10 +13,12 @@
  *   I1  a file is removed before its function is, and written after its function exists: what a crash leaves is a
  *       function without a file, which gets one again, never a file that brings back what was removed.
  *   I2  who asks for files to be written or removed is told whether they are; the log has the guide's row as well.
+ *   I3  `load` never fails: what cannot be read counts as not there, and what cannot be removed stays until it can be.
+ *       While files for other values of the firmware are there nothing is written that would make them true.
  *
  * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the other; WRITERS at once.
  */
-import { readdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
@@ -44,6 +46,7 @@ const WRITERS = 8;
 /** Files read before everything else that waits has its turn. */
 const READ_AT_ONCE = 32;
 const FILE_MODE = 0o600;
+const DIRECTORY_MODE = 0o700;
 const BAD = '.bad';
 const DRAFT = '.tmp';
 
@@ -60,6 +63,8 @@ export class RecoveryStore {
   readonly #paths: VirtnetPaths;
   readonly #enabled: boolean;
   readonly #log: HostServices['log'];
+  /** Files that are there were made for other values of the firmware. */
+  #obsolete = false;
 
   constructor(paths: VirtnetPaths, enabled: boolean, log: HostServices['log']) {
     this.#paths = paths;
@@ -67,20 +72,21 @@ export class RecoveryStore {
     this.#log = log;
   }
 
-  /** Reads everything; nothing when recovery is off or the firmware's values have changed since. */
+  /** Reads what can be read; nothing when recovery is off or the firmware's values have changed since. */
   async load(firmware: FirmwareValues): Promise<Remembered> {
     if (!this.#enabled) return NOTHING;
     const devices = this.#readDevices();
     if (devices !== null && devices.firmware !== JSON.stringify(firmware)) {
       this.#log('info', 'the firmware configuration has changed: recovery files are removed');
-      this.clear();
+      this.#obsolete = true;
+      this.#cleared();
       return NOTHING;
     }
     const recoveries = new Map<string, Recovery>();
-    for (const name of readdirSync(this.#paths.recovery)) {
+    for (const name of this.#names()) {
       if (name.endsWith(BAD)) continue;
       if (name.endsWith(DRAFT)) {
-        rmSync(join(this.#paths.recovery, name), { force: true, recursive: true });
+        this.#removeDraft(join(this.#paths.recovery, name));
         continue;
       }
       const recovery = this.#read(name);
@@ -101,8 +107,9 @@ export class RecoveryStore {
     firmware: FirmwareValues,
   ): Promise<boolean> {
     if (!this.#enabled) return true;
+    const waiting = [...(this.#obsolete ? all : plans)];
+    if (this.#obsolete && !this.#cleared()) return false;
     const attempts = new Attempts();
-    const waiting = [...plans];
     const writer = async () => {
       for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop())
         await attempts.make(this.#write(plan));
@@ -131,14 +138,51 @@ export class RecoveryStore {
 
   /** Removes everything but what was set aside. */
   clear(): void {
-    for (const name of readdirSync(this.#paths.recovery)) {
+    for (const name of this.#listed()) {
       if (!name.endsWith(BAD)) rmSync(join(this.#paths.recovery, name), { force: true, recursive: true });
     }
     rmSync(this.#paths.devices, { force: true });
+    this.#obsolete = false;
   }
 
   get enabled(): boolean {
     return this.#enabled;
+  }
+
+  /** Whether everything could be removed; else it was said why not. */
+  #cleared(): boolean {
+    try {
+      this.clear();
+      return true;
+    } catch (error) {
+      this.#say('recovery files cannot be removed', 'REC_MAC_DEL', { reason: messageOf(error) });
+      return false;
+    }
+  }
+
+  /** The names of all files. A directory that is missing is made again. */
+  #listed(): string[] {
+    mkdirSync(this.#paths.recovery, { recursive: true, mode: DIRECTORY_MODE });
+    return readdirSync(this.#paths.recovery);
+  }
+
+  /** The same; none, which is said, where the directory cannot be read. */
+  #names(): string[] {
+    try {
+      return this.#listed();
+    } catch (error) {
+      this.#say('recovery files cannot be read', 'REC_CONFIG_LOAD', { reason: messageOf(error) });
+      return [];
+    }
+  }
+
+  #removeDraft(path: string): void {
+    try {
+      rmSync(path, { force: true, recursive: true });
+    } catch (error) {
+      const facts = { path, reason: messageOf(error) };
+      this.#log('warn', 'what was left of writing a recovery file cannot be removed', facts);
+    }
   }
 
   #read(name: string): Recovery | RecoveryProblem {
@@ -168,18 +212,20 @@ export class RecoveryStore {
   async #write(plan: DevicePlan): Promise<void> {
     const path = join(this.#paths.recovery, plan.vuid);
     const draft = `${path}${DRAFT}`;
-    await rm(draft, { force: true, recursive: true });
-    const file = await open(draft, 'wx', FILE_MODE);
     try {
-      await file.writeFile(writeRecovery(plan));
-      await file.datasync();
-    } finally {
-      await file.close();
-    }
-    await rename(draft, path).catch(async (error) => {
-      await rm(draft, { force: true });
+      await rm(draft, { force: true, recursive: true });
+      const file = await open(draft, 'wx', FILE_MODE);
+      try {
+        await file.writeFile(writeRecovery(plan));
+        await file.datasync();
+      } finally {
+        await file.close();
+      }
+      await rename(draft, path);
+    } catch (error) {
+      await rm(draft, { force: true, recursive: true }).catch(() => {}); // the write's own error says it
       throw error;
-    });
+    }
   }
 
   async #flushDirectory(): Promise<void> {
