@@ -19,7 +19,8 @@
  *   I1  no ring is worked by two: the loan is sent after the lender's workers let go of it.
  *   I2  when the state keeper is away at that instant nothing may go on in doubt: the lender ends, and the standby
  *       takes over.
- *   I3  after the state keeper was replaced a lender lends again what it had lent, and a borrower puts it anew.
+ *   I3  after the state keeper was replaced a lender lends again what it had lent, and a borrower puts it anew: also a
+ *       device that it is only just taking over, whose first loan may have ended with the former keeper.
  *
  * Limits  BORROW_MS for a loan that was announced.
  */
@@ -53,6 +54,8 @@ export class Handover {
   readonly #devices: ReadonlyMap<string, Device> & { delete(vuid: string): boolean };
   /** Announced or lent; at most one a device, until it was asked for and is here. */
   readonly #coming = new Map<string, Coming>();
+  /** Here, but for their sockets; true: to be put anew with these (I3). */
+  readonly #opening = new Map<string, boolean>();
   /** What was lent, and to whom. */
   readonly #lent = new Map<string, number>();
 
@@ -110,24 +113,38 @@ export class Handover {
   lent(prefix: string, note: Uint8Array, mirror: Mirror): void {
     const vuid = parseShelfName(`${prefix}record`)?.vuid;
     if (vuid === undefined) return;
-    const here = this.#devices.get(vuid);
-    if (here !== undefined) {
-      here.endpoint.upload();
-      here.host.upload();
+    if (this.#opening.has(vuid)) {
+      this.#opening.set(vuid, true);
       return;
     }
+    if (this.#devices.has(vuid)) return this.#putAnew(vuid);
     const held = mirror.takeOne(vuid);
     if (held === null) this.#fail(vuid, -Errno.ENOENT, 'nothing is known of it');
     else void this.#take(vuid, held, note);
   }
 
   async #take(vuid: string, held: DeviceMirror, note: Uint8Array): Promise<void> {
+    const paused = pausedAt(note);
+    this.#opening.set(vuid, paused === null); // lent again
     const open = await this.#serve(held);
-    if (open === null) return this.#fail(vuid, -Errno.EIO, 'it cannot be served');
+    if (open === null) {
+      this.#opening.delete(vuid);
+      return this.#fail(vuid, -Errno.EIO, 'it cannot be served');
+    }
     const now = monotonicMs();
-    const pauseMs = now - (pausedAt(note) ?? now);
+    const pauseMs = now - (paused ?? now);
     await open();
+    const anew = this.#opening.get(vuid) === true;
+    this.#opening.delete(vuid);
+    if (anew) this.#putAnew(vuid);
     this.#expect(vuid).resolve(Math.max(0, pauseMs));
+  }
+
+  /** Puts everything of a device that is here on a keeper that may know nothing of it. */
+  #putAnew(vuid: string): void {
+    const here = this.#devices.get(vuid);
+    here?.endpoint.upload();
+    here?.host.upload();
   }
 
   #expect(vuid: string): Coming {

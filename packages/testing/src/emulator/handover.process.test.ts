@@ -132,6 +132,25 @@ describe.skipIf(obstacle !== null)(`devices handed over${obstacle ? `: ${obstacl
     expect((await service.active.status())?.devices).toBe(2);
   }, 120_000);
 
+  it('the keeper hangs, and is killed, with a loan unread: the next one has all of the device that was on its way', async () => {
+    const reserve = await service.startReserve();
+    const names = async () => (await service.shelved(`dev/${device.vuid}/`)).sort();
+    const before = await names();
+    service.stopKeeper();
+    const borrowed = reserve.rpc.call('emu.borrow', { vuid: device.vuid });
+    await service.active.rpc.call('emu.lend', { vuid: device.vuid, pid: reserve.pid });
+    await service.replaceKeeper();
+    await borrowed;
+    await eventually('the whole device on the shelf', async () => `${await names()}` === `${before}`);
+    reserve.child.kill('SIGKILL');
+    await takesOver(service.standby);
+    await service.takenOver();
+    await service.startStandby();
+    expect((await service.active.status())?.devices).toBe(2);
+    await underTraffic(enough);
+    expect(guest.ends).toEqual([]);
+  }, 120_000);
+
   it('the borrower dies while the devices are divided: the standby ends the lender and serves all', async () => {
     const reserve = await service.startReserve();
     const lender = service.active;
