@@ -74,4 +74,26 @@ describe('what the service manager hands over', () => {
     expect([page, unknown].map(isOpen)).toEqual([true, false]);
     for (const fd of [page, ...logFds]) close(fd);
   });
+
+  it('a descriptor of a device did not come back: nothing of the device is taken, and all of the others', () => {
+    const manager = { store: () => {}, remove: () => {} } as unknown as Parameters<
+      typeof DescriptorStore.open
+    >[0];
+    const logFds: [number, number] = [memfdCreate('log', 0), memfdCreate('log', 0)];
+    const names = ['dev/a/page', 'dev/a/record', 'dev/a/kick/0', 'dev/ab/page', 'pool/x/0', 'dev/a/irq/2/0'];
+    const put = (name: string) => ({
+      ...{ name, blob: new Uint8Array(0), handle: name.endsWith('record') ? null : 0 },
+      ttlWithoutHolderMs: 0,
+    });
+    new ShelfLog(logFds).rewrite(names.map(put), () => 0);
+    const passed = names
+      .filter((name) => name !== 'dev/a/kick/0' && name !== 'dev/a/record')
+      .map((name) => ({ name: storedName(name), fd: memfdCreate('held', 0) }));
+    const logs = logFds.map((fd, index) => ({ name: `virtnet-log-${index}`, fd }));
+    const store = DescriptorStore.open(manager, [...logs, ...passed], createLogger('test', 'err'), {})!;
+    const taken = store.take();
+    expect(taken.map(({ name }) => name)).toEqual(['dev/ab/page', 'pool/x/0']);
+    expect(passed.map(({ fd }) => isOpen(fd))).toEqual([false, true, true, false]);
+    for (const fd of [...taken.map((entry) => entry.fd!), ...logFds]) close(fd);
+  });
 });

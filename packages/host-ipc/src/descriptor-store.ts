@@ -13,7 +13,8 @@
  * Invariants
  *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves, or the receiver's when `take`
  *       returns; nothing of the log's is closed.
- *   I2  an entry whose descriptor is missing is left out and told; the others are restored.
+ *   I2  an entry whose descriptor is missing is left out and told, and with it all of the device that it is of: half a
+ *       device would look well and stand still. The others are restored.
  *
  * Limits  RESTORE_MS for the keeper to be there.
  */
@@ -160,21 +161,27 @@ export class DescriptorStore {
   take(): KeptEntry[] {
     const entries: KeptEntry[] = [];
     const missing: string[] = [];
+    const gone = new Set<string>();
     for (const entry of this.#entries) {
       const { name, blob, ttlWithoutHolderMs } = entry;
       const stored = storedNames(entry).find((one) => this.#passed.has(one)) ?? '';
       const fd = entry.handle === null ? null : this.#passed.get(stored);
       this.#passed.delete(stored); // one descriptor is never two entries'
-      if (fd === undefined) missing.push(name);
-      else entries.push({ name, blob, fd, ttlWithoutHolderMs });
+      if (fd !== undefined) entries.push({ name, blob, fd, ttlWithoutHolderMs });
+      else {
+        missing.push(name);
+        gone.add(deviceOf(name) ?? '');
+      }
     }
     if (missing.length > 0)
       this.#log.error(
-        { missing: missing.slice(0, 20), count: missing.length },
+        { missing: missing.slice(0, 20), count: missing.length, devices: [...gone].filter(Boolean) },
         'descriptors did not come back',
       );
     this.discard();
-    return entries;
+    const whole = ({ name }: KeptEntry) => !gone.has(deviceOf(name) ?? name);
+    closeAll(entries.flatMap((entry) => (whole(entry) || entry.fd === null ? [] : [entry.fd])));
+    return entries.filter(whole);
   }
 
   /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
@@ -206,6 +213,11 @@ export class DescriptorStore {
     closeAll(kept.flatMap(({ fd }) => (fd === null ? [] : [fd])));
     return restored;
   }
+}
+
+/** The device that an entry is of; null where it is of none. */
+function deviceOf(name: string): string | null {
+  return /^dev\/[^/]+\//.exec(name)?.[0] ?? null;
 }
 
 /** Under which names the descriptor of an entry may be: that which a keeper gives, and that of a build before storedName. */

@@ -173,9 +173,9 @@ describe('mirror of the shelf in the manager’s store', () => {
     for (const one of kept.splice(0)) close(one.fd);
   });
 
-  function mirror() {
+  function mirror(most = STORED_MAX) {
     const shelf = new Shelf<SharedFd>();
-    const store = new ShelfStore(manager, new ShelfLog(fds));
+    const store = new ShelfStore(manager, new ShelfLog(fds), () => {}, most);
     const apply = (operations: ShelfOperation<SharedFd>[], restoring = false) => {
       const outcome = shelf.apply(operations);
       if ('errno' in outcome) throw new Error(outcome.reason);
@@ -323,9 +323,25 @@ describe('mirror of the shelf in the manager’s store', () => {
       [`dev/${STORED_MAX}`],
     ]);
     expect(STORED_MAX * (stored[0]!.length + 1)).toBeLessThan(128 * 1024 - 1024); // LISTEN_FDNAMES
-    store.changed([{ kind: 'delete', name: 'dev/0' }], [entry(0)], false);
+    const name = (index: number) => storedName(`dev/${index}`, fileNumber(event.fd));
+    const goes = (...indices: number[]) => {
+      const operations = indices.map((index) => ({ kind: 'delete' as const, name: `dev/${index}` }));
+      store.changed(operations, indices.map(entry), false);
+    };
+    goes(STORED_MAX + 1); // it was left out, and needs no room any more
+    goes(0);
+    expect(stored.slice(STORED_MAX)).toEqual([name(STORED_MAX)]);
     store.changed([put('new', '', event)], [], false);
-    expect(stored.at(-1)).toBe(storedName('new', fileNumber(event.fd)));
+    goes(1, 2, 3);
+    expect(stored.slice(STORED_MAX + 1)).toEqual([
+      name(STORED_MAX + 2),
+      storedName('new', fileNumber(event.fd)),
+    ]);
+    store.changed([put('last', '', event)], [], false);
+    expect(stored.at(-1)).toBe(storedName('last', fileNumber(event.fd)));
+    expect(full).toHaveLength(1);
+    store.changed([put('over', '', event)], [], false);
+    expect(full.splice(1)).toEqual(['over']); // once more, since all had had room
 
     // The next keeper does not know which of the log's had no room, also when it is told them out of the store.
     new ShelfLog(fds).rewrite(
@@ -343,6 +359,48 @@ describe('mirror of the shelf in the manager’s store', () => {
     for (let index = 0; index < STORED_MAX + 3; index++) next.changed([entry(index)], [], index % 2 === 0);
     expect([kept.size, full.length]).toEqual([STORED_MAX, 2]);
     event.release();
+  });
+
+  it('what was left out is stored when there is room, and the log says under which name', () => {
+    const { shelf, store, apply, end } = mirror(2);
+    store.settled(() => shelf.entries());
+    apply([put('gone', '', fd()), put('stays', '', fd())]);
+    const [page, next] = [fd(), fd()];
+    apply([put('a', 'text', page)]);
+    apply([put('a', 'text', next)]); // replaced before it had room
+    expect(inoOf('a')).toBeNull();
+    apply([{ kind: 'delete', name: 'gone' }]);
+    expect(inoOf('a')).toBe(fstatSync(next.fd).ino);
+    const logged = readShelfLog(fds)!.find(({ name }) => name === 'a');
+    expect(logged?.handle).toBe(fileNumber(next.fd));
+    end();
+  });
+
+  it('a TAP moves while there is no room: it is let go under its former name, and kept under the new one', () => {
+    const { shelf, store, apply, end } = mirror(2);
+    store.settled(() => shelf.entries());
+    const held = new SharedFd(epoll());
+    apply([put('a', '', held.retain()), put('stays', '', fd())]);
+    apply([put('b', '', held.retain())]);
+    apply([{ kind: 'delete', name: 'a' }]);
+    const tap = kept.filter((one) => sameOpenFile(one.fd, held.fd));
+    expect(tap.map(({ name }) => name)).toEqual([storedName('b')]);
+    held.release();
+    end();
+  });
+
+  it('the next keeper is told less than the former one had: what was left out meanwhile is stored at the end', () => {
+    const former = mirror(2);
+    former.store.settled(() => former.shelf.entries());
+    former.apply([put('gone', '', fd()), put('stays', '', fd())]);
+    former.end();
+    const { shelf, store, apply, end } = mirror(2);
+    const page = fd();
+    apply([put('a', '', page)]);
+    expect(inoOf('a')).toBeNull();
+    store.settled(() => shelf.entries());
+    expect(inoOf('a')).toBe(fstatSync(page.fd).ino);
+    end();
   });
 
   it('restored out of the store: stored no second time, even when it is put twice', () => {

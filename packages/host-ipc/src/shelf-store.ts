@@ -17,12 +17,14 @@
  *   takes what it has for repetitions.
  *   While messages to the manager wait for room the log stays as it is: it never says more than the manager has or is about to
  *   read. It is written anew when all of them are sent.
+ *   What there is no room for is stored as soon as there is: when something else is let go.
  *   A keeper that replaces a dead one does not know what the manager has, but its predecessor's log does: nothing is
  *   written before the upload is complete, and then what was not uploaded again is removed.
  *
  * Invariants
  *   I1  once settled, log and store say what the shelf says.
- *   I2  while `restoring`, what is put came out of the store: it is logged and not stored again.
+ *   I2  a descriptor is left out only while STORED_MAX others are stored. Whoever restores leaves out what it belongs to.
+ *   I3  while `restoring`, what is put came out of the store: it is logged and not stored again.
  *
  * Limits  STORED_MAX descriptors; the manager's own (FileDescriptorStoreMax) is said in docs/systemd.md. What files cannot be
  *         told from (a TAP) is let go before another is stored in its place, and what moves to another entry before it is
@@ -95,23 +97,31 @@ export class ShelfStore implements ShelfObserver {
   /** The manager has nothing, whatever the log says. */
   readonly #anew: boolean;
   readonly #onFull: (name: string) => void;
-  #full = false;
+  readonly #most: number;
+  /** What there was no room for, in the order in which it came; owned. At most what a shelf holds. */
+  readonly #leftOut = new Map<string, SharedFd>();
   #settled = false;
   /** The log says less than the shelf does: messages wait. */
   #behind = false;
   #entries: () => Iterable<ShelfEntry<SharedFd>> = () => [];
   readonly #fileOf = (name: string): number => this.#stored.get(name) ?? 0;
 
-  /** `onFull` is told the name of the first descriptor that there is no room for. */
-  constructor(manager: StoreManager, log: ShelfLog, onFull: (name: string) => void = () => {}) {
+  /** `onFull` is told the name of the first descriptor that there is no room for, and of the next once all had room. */
+  constructor(
+    manager: StoreManager,
+    log: ShelfLog,
+    onFull: (name: string) => void = () => {},
+    most = STORED_MAX,
+  ) {
     this.#manager = manager;
+    this.#most = most;
     this.#onFull = onFull;
     this.#log = log;
     this.#stored = new Map(
       log.read().flatMap(({ name, handle }) => (handle === null ? [] : [[name, handle] as const])),
     );
     // Which of them had no room is not written down: all are let go, and stored again as they are put.
-    this.#anew = this.#stored.size > STORED_MAX;
+    this.#anew = this.#stored.size > most;
     if (this.#anew) {
       for (const [name, file] of this.#stored) manager.remove(storedName(name, file));
       this.#stored.clear();
@@ -133,8 +143,9 @@ export class ShelfStore implements ShelfObserver {
     for (const [name, handle] of put)
       if (!restoring || !this.#stored.has(name)) this.#store(name, handle, replaced.get(name));
       else this.#knowSingle(name, handle);
+    const filled = this.#fill();
     if (!this.#settled || this.#behind) return;
-    if (this.#manager.waiting > 0 || !this.#log.append(operations, this.#fileOf)) this.#writeAnew();
+    if (filled || this.#manager.waiting > 0 || !this.#log.append(operations, this.#fileOf)) this.#writeAnew();
     else this.#letGo();
   }
 
@@ -142,6 +153,7 @@ export class ShelfStore implements ShelfObserver {
     this.#entries = entries;
     const names = new Set([...entries()].flatMap(({ name, handle }) => (handle === null ? [] : [name])));
     for (const name of [...this.#stored.keys()]) if (!names.has(name)) this.#forget(name);
+    this.#fill();
     this.#settled = true;
     this.#writeAnew();
   }
@@ -159,9 +171,10 @@ export class ShelfStore implements ShelfObserver {
   #store(name: string, shared: SharedFd, replaced: SharedFd | undefined): void {
     const former = this.#stored.get(name);
     const file = fileNumber(shared.fd);
-    if (former === undefined && this.#stored.size >= STORED_MAX) {
-      if (!this.#full) this.#onFull(name);
-      this.#full = true;
+    if (former === undefined && this.#stored.size >= this.#most) {
+      if (this.#leftOut.size === 0) this.#onFull(name);
+      this.#leftOut.get(name)?.release();
+      this.#leftOut.set(name, shared.retain());
       return;
     }
     if (former !== undefined) {
@@ -195,7 +208,21 @@ export class ShelfStore implements ShelfObserver {
     return true;
   }
 
+  /** Stores what was left out, as far as there is room now. Returns whether anything was. */
+  #fill(): boolean {
+    const before = this.#leftOut.size;
+    for (const [name, shared] of this.#leftOut) {
+      if (this.#stored.size >= this.#most) break;
+      this.#leftOut.delete(name);
+      this.#store(name, shared, undefined);
+      shared.release();
+    }
+    return this.#leftOut.size < before;
+  }
+
   #forget(name: string): void {
+    this.#leftOut.get(name)?.release();
+    this.#leftOut.delete(name);
     const file = this.#stored.get(name);
     if (file === undefined) return;
     this.#stored.delete(name);
