@@ -80,6 +80,11 @@ describe('kill -9 of the emulator, driver over vfio-user', () => {
     process.kill(keeper, 'SIGKILL');
     const isSo = () => ![null, keeper].includes(service.pid('ha')) && `${policies()}` === `${standingBy}`;
     await until('the standby waits in real time again', KILL_MS_MAX, isSo);
+
+    setThreadRealtime(service.runningPid('ha'), true); // by a standby that dies over its takeover
+    service.kill('emu-standby');
+    await service.recovered(service.killEmu().pid);
+    expect(policies()).toEqual(standingBy);
   });
 
   test('while there is no keeper > nobody is answered what would be forgotten if everybody died now', async () => {

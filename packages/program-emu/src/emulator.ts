@@ -445,7 +445,7 @@ export class Emulator {
     const restored = used.flatMap((mirror) => this.#restore(mirror, this.#suspects.examine(mirror)) ?? []);
     await Promise.all(restored.map(({ attached }) => attached));
     this.#takeoverMs = this.#recoveries.resumed(restored);
-    this.#precedence.worked();
+    this.#precedence.worked(this.#shelf.keeperPid);
     for (const each of askedFirst(restored)) await this.#resume(each, reason);
     this.#precedence.served();
     const open = restored.filter(({ mirror }) => !this.#suspects.heldBack(mirror));

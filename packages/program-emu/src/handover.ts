@@ -79,7 +79,7 @@ export class Handover {
     if (sent < 0) throw new Error(`${vuid} was given up and could not be lent: errno ${-sent}`); // I2
     this.#lent.set(vuid, pid);
     this.#devices.delete(vuid);
-    this.#precedence.worked();
+    this.#precedence.worked(keeperPid);
     host.relinquish();
     endpoint.relinquish();
   }

@@ -7,6 +7,7 @@
  *   the end of its slice, 3 to 4 ms, at each of the steps of a takeover. So the main thread waits, and takes over, as a
  *   real-time thread, and lends the same to the state keeper while it waits for its answer. That lasts some
  *   milliseconds; what takes long (making devices ahead, the paper after a takeover) is done as everybody else.
+ *   Whoever lent it to the keeper may die before it takes it back, so everybody who has done the work does that.
  *   All of it is a matter of permission (RLIMIT_NICE, RLIMIT_RTPRIO, CAP_SYS_NICE). Without it a takeover
  *   waits as everybody does.
  *
@@ -60,10 +61,13 @@ export class Precedence {
     if (keeperPid !== null && setThreadRealtime(keeperPid, true) === 0) this.#keeperPid = keeperPid;
   }
 
-  /** Guests' frames flow; what their requests wait for comes next. */
-  worked(): void {
+  /**
+   * Guests' frames flow; what their requests wait for comes next. The keeper at `keeperPid` (null: none) goes back to
+   * ordinary, whoever hurried it.
+   */
+  worked(keeperPid: number | null): void {
     this.#standsBy = false;
-    if (this.#keeperPid > 0) setThreadRealtime(this.#keeperPid, false);
+    for (const pid of new Set([this.#keeperPid, keeperPid ?? 0])) if (pid > 0) setThreadRealtime(pid, false);
     this.#keeperPid = 0;
     this.#realtime(false);
   }
