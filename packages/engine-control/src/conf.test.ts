@@ -204,6 +204,7 @@ describe('keys that do not go together', () => {
     ['{ "vf": { "mac_base": "06:11:22:33:44:55" } }', 'vf.mac_base'],
     ['{ "vf": { "vfs_per_pf": 127 } }', 'vf.vfs_per_pf'],
     ['{ "vf": { "features": "0x400000" } }', 'vf.features'],
+    ['{ "static_pf": { "features": "0x100000004" } }', 'static_pf.features'],
   ])('%s: %s', (text, key) => {
     const judged = judgeConf(text, { firmware });
     expect('problems' in judged && judged.problems.map((problem) => problem.key)).toEqual([key]);

@@ -58,6 +58,13 @@ describe('feature dependencies (§5.1.3.1)', () => {
     ['HOST_ECN with CSUM but no TSO', [NetFeature.CSUM, NetFeature.HOST_ECN], NetFeature.HOST_ECN],
     ['GUEST_USO6 without GUEST_CSUM', [NetFeature.GUEST_USO6], NetFeature.GUEST_USO6],
     ['RSS without CTRL_VQ', [NetFeature.RSS], NetFeature.RSS],
+    ['HASH_REPORT without CTRL_VQ', [NetFeature.HASH_REPORT], NetFeature.HASH_REPORT],
+    ['CTRL_GUEST_OFFLOADS without CTRL_VQ', [NetFeature.CTRL_GUEST_OFFLOADS], NetFeature.CTRL_GUEST_OFFLOADS],
+    [
+      'GUEST_ANNOUNCE without STATUS',
+      [NetFeature.CTRL_VQ, NetFeature.GUEST_ANNOUNCE],
+      NetFeature.GUEST_ANNOUNCE,
+    ],
   ] as const)('%s is a problem', (_, bits, bit) => {
     expect(featureProblem(featureMask(bits))?.bit).toBe(bit);
   });

@@ -4,7 +4,8 @@
  * Theory
  *   The names follow the specification with the prefix of their table, except where the original prints something
  *   else. Every bit the specification has gets a name, so that an object that explains a mask never loses a bit.
- *   Dependencies are those of virtio 1.3, section 5.1.3.1: a bit may be offered only with one of the bits it needs.
+ *   Dependencies are those of virtio 1.3, section 5.1.3.1, and those without which a bit makes no sense: it may be offered
+ *   only with one of the bits it needs. A device is made by the table of engine-virtio-net, which has to say the same.
  *
  * Invariants
  *   I1  keys of `featureObject(mask)` are exactly the bits set in `mask`.
@@ -37,7 +38,7 @@ export function featureObject(mask: bigint): Record<string, string> {
 
 const N = NetFeature;
 
-/** A bit and the bits of which at least one must come with it (5.1.3.1). */
+/** A bit and the bits of which at least one must come with it. */
 const NEEDS: readonly (readonly [bit: number, oneOf: readonly number[]])[] = [
   [N.GUEST_TSO4, [N.GUEST_CSUM]],
   [N.GUEST_TSO6, [N.GUEST_CSUM]],
@@ -54,12 +55,16 @@ const NEEDS: readonly (readonly [bit: number, oneOf: readonly number[]])[] = [
   [N.CTRL_RX_EXTRA, [N.CTRL_VQ]],
   [N.CTRL_VLAN, [N.CTRL_VQ]],
   [N.GUEST_ANNOUNCE, [N.CTRL_VQ]],
+  [N.GUEST_ANNOUNCE, [N.STATUS]], // the request to announce is a bit of the status field
   [N.MQ, [N.CTRL_VQ]],
   [N.CTRL_MAC_ADDR, [N.CTRL_VQ]],
   [N.VQ_NOTF_COAL, [N.CTRL_VQ]],
   [N.NOTF_COAL, [N.CTRL_VQ]],
   [N.RSS, [N.CTRL_VQ]],
+  [N.HASH_REPORT, [N.CTRL_VQ]],
+  [N.CTRL_GUEST_OFFLOADS, [N.CTRL_VQ]],
   [N.RSC_EXT, [N.HOST_TSO4, N.HOST_TSO6]],
+  [N.HASH_TUNNEL, [N.CTRL_VQ]],
   [N.HASH_TUNNEL, [N.RSS, N.HASH_REPORT]],
 ];
 

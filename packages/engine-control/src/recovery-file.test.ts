@@ -1,9 +1,11 @@
+import { featureMask, NetFeature, VirtioFeature } from '@virtnet/wire';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type DevicePlan, restorePlan } from './device-plan.js';
 import { isFailure } from './errors.js';
 import { FunctionKind } from './facts.js';
 import { hotplugValues } from './firmware-entries.js';
+import { hexLower } from './format.js';
 import { planHotplug } from './hotplug.js';
 import { recoveredHotplug, recoveredPlan } from './recovered-plan.js';
 import {
@@ -56,6 +58,7 @@ const hotplug = ok(
     site,
   ),
 );
+const supported = site.supportedFeatures;
 const plans = { 'static PF': staticPf, 'hotplug PF': hotplug, VF: vf };
 const read = (text: string, vuid: string): Recovery => {
   const recovery = readRecovery(text, vuid);
@@ -145,7 +148,7 @@ describe('recovery file', () => {
     expect(JSON.parse(text)).toMatchObject({ function_type: 'vf', mq: 0 });
     const recovery = read(text, vf.vuid);
     expect(recovery.queuePairs).toBe(0);
-    expect(recoveredPlan(vf, recovery, none, [])).toEqual(none);
+    expect(recoveredPlan(vf, recovery, none, [], supported)).toEqual(none);
     for (const pf of [staticPf, hotplug]) {
       const file = { ...(JSON.parse(writeRecovery(pf)) as object), mq: 0 };
       expect(readRecovery(JSON.stringify(file), pf.vuid)).toEqual(refused('mq is out of range'));
@@ -158,7 +161,7 @@ describe('recovery file', () => {
     const half = restorePlan({ ...vf, msixVectors: 0, queuePairs: 3 });
     if (typeof half === 'string') throw new Error(half);
     expect([half.queueCount, read(writeRecovery(half), vf.vuid).queuePairs]).toEqual([0, 3]);
-    expect(recoveredPlan(vf, read(writeRecovery(half), vf.vuid), half, [])).toEqual(half);
+    expect(recoveredPlan(vf, read(writeRecovery(half), vf.vuid), half, [], supported)).toEqual(half);
   });
 
   it('a file copied to another function’s name is refused', () => {
@@ -181,7 +184,7 @@ describe('recovery file', () => {
         (text) => {
           const recovery = readRecovery(text, vf.vuid);
           if ('problem' in recovery) return;
-          const plan = recoveredPlan(vf, recovery, null, []);
+          const plan = recoveredPlan(vf, recovery, null, [], supported);
           if (typeof plan !== 'string') expect(restorePlan(plan)).toEqual(plan);
         },
       ),
@@ -194,17 +197,41 @@ describe('recovered function', () => {
   const recovery = read(writeRecovery(vf), vf.vuid);
 
   it('has what its file says, and what was saved beside it', () => {
-    expect(recoveredPlan(fresh, recovery, null, [])).toEqual(vf);
-    expect(recoveredPlan(fresh, recovery, { ...vf, mtu: 1400 }, [])).toEqual({ ...vf, mtu: 1400 });
+    expect(recoveredPlan(fresh, recovery, null, [], supported)).toEqual(vf);
+    expect(recoveredPlan(fresh, recovery, { ...vf, mtu: 1400 }, [], supported)).toEqual({ ...vf, mtu: 1400 });
+  });
+
+  it('offers what was saved as far as that can be had here, and never what no device can offer', () => {
+    const offers = (features: bigint, more = 0n) => {
+      const plan = recoveredPlan(
+        fresh,
+        recovery,
+        { ...vf, features: hexLower(features) },
+        [],
+        supported | more,
+      );
+      return typeof plan === 'string' ? plan : BigInt(plan.features);
+    };
+    const { CTRL_GUEST_OFFLOADS, CTRL_VQ, HOST_USO, CSUM } = NetFeature;
+    const own = featureMask([VirtioFeature.VERSION_1]);
+    const offloads = own | featureMask([CTRL_GUEST_OFFLOADS]);
+    const segments = own | featureMask([CSUM, HOST_USO]);
+    expect(offers(own)).toBe(own);
+    expect(offers(own | (1n << 50n)), 'of a newer version').toBe(own);
+    expect(offers(segments, featureMask([CSUM])), 'of a newer kernel').toBe(own | featureMask([CSUM]));
+    expect(offers(0n), 'without VERSION_1').toBe(BigInt(fresh.features));
+    expect(offers(offloads, offloads), 'without what it needs').toBe(BigInt(fresh.features));
+    const whole = offloads | featureMask([CTRL_VQ]);
+    expect(offers(whole, whole)).toBe(whole);
   });
 
   it('does not take what another has', () => {
     const { kind, pfId, vfId, vuid, bdf, sfNum } = vf;
     const other = { kind, pfId, vfId, vuid: 'X', bdf: 'Y', sfNum: 1 };
-    expect(typeof recoveredPlan(fresh, recovery, null, [other])).toBe('object');
+    expect(typeof recoveredPlan(fresh, recovery, null, [other], supported)).toBe('object');
     for (const taken of [{ vuid }, { bdf }, { sfNum }])
-      expect(typeof recoveredPlan(fresh, recovery, null, [{ ...other, ...taken }])).toBe('string');
-    expect(typeof recoveredPlan(fresh, { ...recovery, address: 1 }, null, [])).toBe('string');
+      expect(typeof recoveredPlan(fresh, recovery, null, [{ ...other, ...taken }], supported)).toBe('string');
+    expect(typeof recoveredPlan(fresh, { ...recovery, address: 1 }, null, [], supported)).toBe('string');
   });
 
   it('a hotplug PF comes back where it was, while the firmware has its port', () => {

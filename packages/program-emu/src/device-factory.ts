@@ -1,6 +1,6 @@
 /** Makes the objects of one function that is new, from its plan; device-restore.ts makes those of one that exists. */
 import { type DevicePlan, FunctionKind, type RepresentorKind } from '@virtnet/engine-control';
-import { type Arena, setMtu } from '@virtnet/host-linux';
+import { type Arena, close, setMtu } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { functionEngines } from './device-engines.js';
 import { DeviceHost } from './device-host.js';
@@ -26,6 +26,7 @@ const NO_TAPS_HERE: ReadonlySet<number> = new Set([Errno.EPERM, Errno.EACCES, Er
 
 /**
  * Makes a planned function with its representor and state page; nothing is shelved yet. -errno when the host refuses.
+ * Throws a RangeError when no function can have this plan. Either way nothing of it is left, nor of what was pooled.
  * `wanted` null: a TAP where this process may make one, else the eswitch. `pooled` are the queues of a TAP that exists.
  */
 export function createDevice(
@@ -55,13 +56,16 @@ export function createDevice(
     services.log('info', 'TAPs are not permitted here: the function is on the eswitch', { errno: -taps });
     return createDevice(plan, 'eswitch', requestId, arena, services);
   }
-  const sized = setMtu(plan.representor, plan.mtu);
-  const host = sized < 0 ? sized : buildDevice(plan, 'tap', requestId, taps, arena, services);
-  if (typeof host === 'number') taps.close();
-  return host;
+  let host: DeviceHost | number = setMtu(plan.representor, plan.mtu);
+  try {
+    if (host >= 0) host = buildDevice(plan, 'tap', requestId, taps, arena, services);
+    return host;
+  } finally {
+    if (typeof host === 'number') taps.close();
+  }
 }
 
-/** The same over TAP queues that exist, which stay the caller's on failure. */
+/** The same over TAP queues that exist, which stay the caller's on failure. Throws as `createDevice` does. */
 export function buildDevice(
   plan: DevicePlan,
   representor: RepresentorKind,
@@ -73,20 +77,26 @@ export function buildDevice(
   const page = newPage(plan.queueCount);
   if (typeof page === 'number') return page;
   const settings = INITIAL_SETTINGS;
-  return new DeviceHost(
-    {
-      plan,
-      settings,
-      requestId,
-      ...functionEngines(plan, settings, page),
-      page,
-      representor,
-      taps,
-      memory: new DeviceMemory(arena),
-      interrupts: interruptsOf(plan),
-      kicks: new Map(),
-      health: { recoveries: 0, lastCause: null, lastPauseMs: null, maxPauseMs: null, error: null },
-    },
-    services,
-  );
+  try {
+    return new DeviceHost(
+      {
+        plan,
+        settings,
+        requestId,
+        ...functionEngines(plan, settings, page),
+        page,
+        representor,
+        taps,
+        memory: new DeviceMemory(arena),
+        interrupts: interruptsOf(plan),
+        kicks: new Map(),
+        health: { recoveries: 0, lastCause: null, lastPauseMs: null, maxPauseMs: null, error: null },
+      },
+      services,
+    );
+  } catch (error) {
+    page.close();
+    close(page.fd);
+    throw error;
+  }
 }

@@ -3,7 +3,7 @@
  *
  * Invariants
  *   I1  a function that `makeDevice` returns is recorded with the keeper and can be connected to.
- *   I2  one that it fails to make leaves nothing behind.
+ *   I2  one that it fails to make leaves nothing behind, and stops nobody else: whatever is wrong with a plan is a Failure.
  */
 import { rmSync } from 'node:fs';
 import {
@@ -16,6 +16,7 @@ import {
 import { close, interfaceExists, listen, removeInterfaces } from '@virtnet/host-linux';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { createDevice, pciAddress } from './device-factory.js';
+import type { DeviceHost } from './device-host.js';
 import type { Device, Emulator } from './emulator.js';
 
 /** How long a removed representor may stay visible. */
@@ -44,7 +45,7 @@ export async function nameFree(emulator: Emulator, { representor }: DevicePlan):
   return true;
 }
 
-/** Makes a planned function; `requestId` is the request that asked for it. */
+/** Makes a planned function; `requestId` is the request that asked for it. Of a plan that no device can have: a Failure. */
 export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: string): Device | Failure {
   const { services } = emulator;
   const wanted = emulator.conf.software.representor;
@@ -62,13 +63,18 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
     services.log('error', 'cannot listen', { path, errno: -listenerFd });
     return failure('SNAP_PF_HOTPLUG');
   }
-  const host = createDevice(plan, wanted, requestId, emulator.arena, services, pooled);
-  if (typeof host === 'number') {
+  const host = created(emulator, plan, requestId, pooled);
+  if (typeof host !== 'object') {
     close(listenerFd);
     rmSync(path, { force: true });
     if (pooled !== null) emulator.pool.taken(plan.representor); // it is closed
-    services.log('error', 'the host refused a device', { representor: plan.representor, errno: -host });
-    return failure('SF_CREATE');
+    const { representor, vuid } = plan;
+    if (typeof host === 'number') {
+      services.log('error', 'the host refused a device', { representor, errno: -host });
+      return failure('SF_CREATE');
+    }
+    services.log('error', 'no device can be what was planned', { representor, vuid, reason: host });
+    return failure('SNAP_PF_HOTPLUG');
   }
   const endpoint = new DeviceEndpoint(host, listenerFd, services, emulator.replyRing);
   endpoint.upload();
@@ -78,6 +84,21 @@ export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: stri
   emulator.addDevice(device);
   endpoint.listen();
   return device;
+}
+
+/** The function; -errno when the host refuses it, a sentence when it cannot be at all. */
+function created(
+  emulator: Emulator,
+  plan: DevicePlan,
+  requestId: string,
+  pooled: readonly number[] | null,
+): DeviceHost | number | string {
+  const { arena, services, conf } = emulator;
+  try {
+    return createDevice(plan, conf.software.representor, requestId, arena, services, pooled);
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
 }
 
 /**

@@ -1,5 +1,5 @@
 /** VFs that cannot all be made, and recovery files that cannot be written or removed, as commands tell of them. */
-import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { confSchema, DEFAULT_CONF } from '@virtnet/engine-control';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
@@ -120,6 +120,56 @@ describe('VFs exist all or not at all', () => {
     await restart(service);
     expect(vfs(service)).toEqual([]);
   });
+});
+
+describe('features that no device can offer', () => {
+  const OFFLOADS_ALONE = '0x100000004';
+  const NOT_VALID = { errno: -1001, errstr: 'Failed to validate device feature' };
+  const UNUSABLE = { errno: -1013, errstr: 'Failed to load config from recovery file' };
+
+  it('modify refuses them, and the device stays', async () => {
+    const service = await started();
+    const before = listed(service);
+    const request = { requestId: 'm', all: false, pf: 0, vf: null, vuid: null };
+    const answer = service.commands.modify({ ...request, device: { features: OFFLOADS_ALONE } });
+    expect(await answer).toEqual(NOT_VALID);
+    expect(listed(service)).toEqual(before);
+  });
+
+  it('of VFs, by a configuration that nobody judged: sriov is refused, and the next start has the PFs', async () => {
+    const conf = { vf: { ...DEFAULT_CONF.vf, features: OFFLOADS_ALONE } };
+    const service = await started({ firmware: FIRMWARE, conf });
+    expect(await sriov(service, PF0, 1)).toEqual(NOT_VALID);
+    await restart(service);
+    expect(vuids(service)).toHaveLength(2);
+    expect(await sriov(service, PF0, 0)).toEqual(SUCCESS);
+  });
+
+  it.each(['0x0', '0x4', '0x4000100000020'])(
+    '%s in devices.json: said, and the functions come back',
+    async (mask) => {
+      const service = await started();
+      expect(await hotplug(service)).toMatchObject(SUCCESS);
+      expect(await sriov(service, PF0, 2)).toEqual(SUCCESS);
+      const before = listed(service).map(({ vuid, mac }) => [vuid, mac]);
+      await service.stop();
+      const { devices } = service.paths;
+      writeFileSync(
+        devices,
+        readFileSync(devices, 'utf8').replaceAll(/"features":"\w+"/g, `"features":"${mask}"`),
+      );
+      await service.start();
+      expect(listed(service).map(({ vuid, mac }) => [vuid, mac])).toEqual(before);
+      expect(service.said.filter(({ errno }) => errno === UNUSABLE.errno)).toHaveLength(before.length);
+      for (const [vuid] of before)
+        expect(service.said).toContainEqual(
+          expect.objectContaining({ level: 'error', ...UNUSABLE, vuid, saved: mask }),
+        );
+      const lines = service.said.length;
+      await restart(service); // what was saved is what the functions offer now
+      expect(service.said.slice(lines).filter(({ level }) => level === 'error')).toEqual([]);
+    },
+  );
 });
 
 describe('recovery files that cannot be written', () => {

@@ -142,6 +142,7 @@ export class Provision {
       const site = this.#site.planSite(recovery.ibDevice);
       const saved = plans.get(vuid) ?? null;
       const plan = recoveredHotplug(vuid, recovery, saved, this.#site.firmware(), this.#identities(), site);
+      if (typeof plan !== 'string') this.#sayFeatures(saved, plan);
       const made = typeof plan === 'string' ? null : makeDevice(this.#emulator, plan, REQUEST_ID);
       if (made === null || isFailure(made)) {
         const reason = typeof plan === 'string' ? plan : (made as Failure).errstr;
@@ -272,14 +273,26 @@ export class Provision {
   ): DevicePlan {
     const recovery = recoveries.get(fresh.vuid);
     if (recovery === undefined) return fresh;
-    const plan = recoveredPlan(fresh, recovery, plans.get(fresh.vuid) ?? null, devices);
-    if (typeof plan !== 'string') return plan;
+    const saved = plans.get(fresh.vuid) ?? null;
+    const { supportedFeatures } = this.#site.planSite(this.#ibDevice);
+    const plan = recoveredPlan(fresh, recovery, saved, devices, supportedFeatures);
+    if (typeof plan !== 'string') {
+      this.#sayFeatures(saved, plan);
+      return plan;
+    }
     this.#error('a recovery file does not fit: the function is made anew', {
       ...failure('REC_CONFIG_LOAD'),
       vuid: fresh.vuid,
       reason: plan,
     });
     return fresh;
+  }
+
+  /** Nobody changed what `plan` offers but this start, and a driver may have met what was saved. */
+  #sayFeatures(saved: DevicePlan | null, { vuid, features }: DevicePlan): void {
+    if (saved === null || saved.features === features) return;
+    const facts = { ...failure('REC_CONFIG_LOAD'), vuid, saved: saved.features, features };
+    this.#error('the features that were saved cannot be offered here: the function offers others', facts);
   }
 
   #place() {

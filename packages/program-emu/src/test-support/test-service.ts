@@ -99,6 +99,10 @@ export class TestService {
     if (problem !== null) throw new Error(problem.problem);
   }
 
+  get emulator(): Emulator {
+    return this.#emulator;
+  }
+
   /** A device that there is. */
   device(vuid: string): Device {
     return [...this.#emulator.devices.values()].find(({ host }) => host.vuid === vuid)!;
