@@ -125,6 +125,24 @@ function readValues(raw: unknown, where: string): { readonly values: FirmwareVal
   return { values };
 }
 
+/**
+ * The values in a text that `JSON.stringify` made of some, maybe those of another version: an entry that nobody knows here
+ * is left out, and one that is missing or cannot be has its default. Null for any other text. Never throws.
+ */
+export function restoreFirmwareValues(text: string): FirmwareValues | null {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  if (!isObject(raw)) return null;
+  const values: Record<FirmwareEntryName, number> = { ...factoryValues() };
+  for (const [name, value] of Object.entries(raw))
+    if (isFirmwareName(name) && typeof value === 'number' && isStorable(name, value)) values[name] = value;
+  return values;
+}
+
 /** A default is storable even where a user could not set it. */
 function isStorable(name: FirmwareEntryName, value: number): boolean {
   return (

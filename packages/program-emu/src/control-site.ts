@@ -2,19 +2,21 @@
  * control-site.ts: what the emulator's commands know of the world around the devices: firmware, uplinks, features.
  *
  * Everything is read anew for each command: the firmware's store and the uplinks change without telling us.
+ *
+ * Invariants
+ *   I1  a store that cannot be read is no other configuration: what was believed before is believed on, and nobody takes
+ *       it for a change.
  */
-import { readFileSync } from 'node:fs';
 import {
   type FirmwareValues,
   initialFirmwareStore,
   type PlanSite,
-  parseFirmwareStore,
   type RepresentorKind,
   uplinkOf,
   type VirtnetConf,
 } from '@virtnet/engine-control';
 import { hotplugFeatures, supportedFeatures } from '@virtnet/engine-virtio-net';
-import type { VirtnetPaths } from '@virtnet/host-ipc';
+import { readFirmwareStore, type VirtnetPaths } from '@virtnet/host-ipc';
 import { getMtu, getSpeed, interfaceExists, supportsUso } from '@virtnet/host-linux';
 import { featureMask, NetFeature } from '@virtnet/wire';
 import type { HostServices } from './device-parts.js';
@@ -30,6 +32,10 @@ export class ControlSite {
   readonly #paths: VirtnetPaths;
   readonly #conf: VirtnetConf;
   readonly #log: HostServices['log'];
+  /** Values for as long as the store cannot be read; null: nobody knows them. */
+  #believed: FirmwareValues | null = null;
+  /** What was said last about a store that cannot be read. */
+  #said: string | null = null;
 
   constructor(paths: VirtnetPaths, conf: VirtnetConf, log: HostServices['log']) {
     this.#paths = paths;
@@ -60,18 +66,37 @@ export class ControlSite {
     return uplink === null ? null : getSpeed(uplink.netDevice);
   }
 
-  /** The firmware's current values; the initial ones while there is no store. */
+  /**
+   * The firmware's current values: the initial ones while there is no store, those that are believed while it cannot be
+   * read, and the initial ones again if there are none.
+   */
   firmware(): FirmwareValues {
-    let text: string;
-    try {
-      text = readFileSync(this.#paths.fwconfig, 'utf8');
-    } catch {
-      return initialFirmwareStore().current;
+    return this.storedFirmware() ?? this.#believed ?? initialFirmwareStore().current;
+  }
+
+  /** The current values by the store; null, which is reported once, while it cannot be read. */
+  storedFirmware(): FirmwareValues | null {
+    const read = readFirmwareStore(this.#paths.fwconfig);
+    if ('store' in read) {
+      this.#said = null;
+      this.#believed = read.store.current;
+      return read.store.current;
     }
-    const parsed = parseFirmwareStore(text);
-    if ('store' in parsed) return parsed.store.current;
-    this.#log('error', 'the firmware store is damaged; using the initial values', { ...parsed });
-    return initialFirmwareStore().current;
+    const { problem } = read;
+    if (problem !== this.#said)
+      this.#log('error', 'the firmware store cannot be read', { path: this.#paths.fwconfig, problem });
+    this.#said = problem;
+    return null;
+  }
+
+  /** Values that were in effect, for as long as the store cannot be read. */
+  believe(values: FirmwareValues): void {
+    this.#believed = values;
+  }
+
+  /** Whether anybody knows the current values. */
+  get knowsFirmware(): boolean {
+    return this.#believed !== null;
   }
 
   #uplinkMtu(ibDevice: string): number | null {

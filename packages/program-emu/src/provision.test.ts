@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { confSchema, DEFAULT_CONF } from '@virtnet/engine-control';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { Commands } from './commands.js';
 import { Provision } from './provision.js';
 import { hostRequest } from './test-support/command-model.js';
 import { TestService, type TestServiceOptions } from './test-support/test-service.js';
@@ -170,6 +171,79 @@ describe('features that no device can offer', () => {
       expect(service.said.slice(lines).filter(({ level }) => level === 'error')).toEqual([]);
     },
   );
+});
+
+describe('a firmware store that cannot be read', () => {
+  /** What a start or a successor needs of the store. */
+  const furnished = async () => {
+    const service = await started();
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    expect(await sriov(service, PF0, 2)).toEqual(SUCCESS);
+    expect(await sriov(service, PF1, 1)).toEqual(SUCCESS);
+    return service;
+  };
+  const unreadable = (service: TestService) =>
+    service.said.filter(({ level, path }) => level === 'error' && path === service.paths.fwconfig);
+
+  it.each<readonly [string, (text: string) => string]>([
+    ['torn', (text) => text.slice(0, text.length / 2)],
+    ['with a typo', (text) => text.replace(',', ';')],
+    ['of another version', (text) => text.replace('"SRIOV_EN"', '"SRIOV_MORE": 1, "SRIOV_EN"')],
+  ])(
+    '%s > nothing that was saved is removed, and everything comes back, then and later',
+    async (_, damaged) => {
+      const service = await furnished();
+      const before = listed(service);
+      const { fwconfig } = service.paths;
+      const text = readFileSync(fwconfig, 'utf8');
+      await service.stop();
+      writeFileSync(fwconfig, damaged(text));
+      await service.start();
+      expect(listed(service)).toEqual(before);
+      expect(unreadable(service).map(({ msg }) => msg)).toEqual([
+        'the firmware store cannot be read',
+        'the firmware store cannot be read: nothing that was saved is removed over that',
+      ]);
+      expect(await sriov(service, PF1, 0)).toEqual(SUCCESS); // something is saved meanwhile
+      expect(await sriov(service, PF1, 1)).toEqual(SUCCESS);
+      const meanwhile = listed(service);
+      await restart(service);
+      expect(listed(service)).toEqual(meanwhile);
+      expect(readFileSync(fwconfig, 'utf8'), 'left to whoever mends it').toBe(damaged(text));
+      writeFileSync(fwconfig, text);
+      await restart(service);
+      expect(listed(service)).toEqual(meanwhile);
+    },
+  );
+
+  it('nor can what the functions were made under > what is made goes by the initial values, and the rest is kept', async () => {
+    const service = await furnished();
+    const before = listed(service);
+    const { fwconfig, devices } = service.paths;
+    const text = readFileSync(fwconfig, 'utf8');
+    await service.stop();
+    writeFileSync(fwconfig, '');
+    writeFileSync(devices, '');
+    await service.start();
+    expect(vuids(service)).not.toContain(before[0]!.vuid);
+    writeFileSync(fwconfig, text);
+    await restart(service);
+    expect(listed(service)).toEqual(before);
+  });
+
+  it('a successor takes no VF away of which there are more than by the initial values', async () => {
+    const firmware = FIRMWARE.filter((each) => !/NUM_VF=|PF_TOTAL_SF/.test(each));
+    const service = await started({
+      firmware: [...firmware, 'VIRTIO_NET_EMULATION_NUM_VF=70', 'PF_TOTAL_SF=200'],
+    });
+    expect(await sriov(service, PF0, 70)).toEqual(SUCCESS);
+    writeFileSync(service.paths.fwconfig, '');
+    rmSync(service.paths.devices);
+    for (let takeover = 0; takeover < 2; takeover++) {
+      await new Commands(service.emulator).provision('crash');
+      expect([vfs(service).length, files(service).length]).toEqual([70, 72]);
+    }
+  });
 });
 
 describe('recovery files that cannot be written', () => {

@@ -28,6 +28,7 @@ import {
   isFailure,
   isRecoveryOf,
   NO_DEFAULTS,
+  type PlanSite,
   planStaticPf,
   planVf,
   recoveredHotplug,
@@ -115,9 +116,24 @@ export class Provision {
     };
   }
 
-  /** What the files know of functions that exist and of those that do not. */
-  remembered(): Promise<Remembered> {
-    return this.#recovery.load(this.#site.firmware());
+  /**
+   * What the files know of functions that exist and of those that do not. While the firmware's store cannot be read, its
+   * values are those under which the functions were made.
+   */
+  async remembered(): Promise<Remembered> {
+    const stored = this.#site.storedFirmware();
+    const remembered = await this.#recovery.load(stored);
+    if (stored === null) {
+      const { firmware } = this.#recovery;
+      if (firmware !== null) this.#site.believe(firmware);
+      const { fwconfig: path, devices } = this.#emulator.paths;
+      const values = firmware !== null ? devices : this.#site.knowsFirmware ? 'when it could be' : 'initial';
+      this.#error('the firmware store cannot be read: nothing that was saved is removed over that', {
+        path,
+        values,
+      });
+    }
+    return remembered;
   }
 
   /** Makes the static PFs that do not exist. */
@@ -127,8 +143,9 @@ export class Provision {
     for (let pfId = 0; pfId < staticPfs; pfId++) {
       const devices = this.#identities();
       if (devices.some(({ kind, pfId: id }) => kind === FunctionKind.STATIC_PF && id === pfId)) continue;
-      const fresh = planStaticPf(pfId, firmware, devices, this.#place(), this.#staticDefaults);
-      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices);
+      const place = this.#place();
+      const fresh = planStaticPf(pfId, firmware, devices, place, this.#staticDefaults);
+      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
       const made = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
       if (isFailure(made)) this.#error('a static PF could not be made', { pfId, reason: made.errstr });
       await turn();
@@ -159,12 +176,14 @@ export class Provision {
     const devices = this.#identities();
     const { sfsMax } = firmwareLimits(firmware);
     const present = new Set(this.vfsOf(pfId).map(({ host }) => host.plan.vfId));
-    if (sfsMax !== null && devices.length - present.size + count > sfsMax) return failure('SF_CREATE');
+    const missing = Array.from({ length: count }, (_, vfId) => vfId).filter((vfId) => !present.has(vfId));
+    // Those that are there were judged when they were made.
+    if (sfsMax !== null && missing.length > 0 && devices.length + missing.length > sfsMax)
+      return failure('SF_CREATE');
     const place = this.#place();
-    for (let vfId = 0; vfId < count; vfId++) {
-      if (present.has(vfId)) continue;
+    for (const vfId of missing) {
       const fresh = planVf(pfId, vfId, firmware, devices, { ...place, mac: randomMac() }, this.#vfDefaults);
-      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices);
+      const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
       const device = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
       if (isFailure(device)) {
         this.#error('a VF could not be made: its PF gets none', { pfId, vfId, reason: device.errstr });
@@ -235,7 +254,7 @@ export class Provision {
 
   /** Gives functions their recovery files; false when they could not be written. */
   save(plans: readonly DevicePlan[]): Promise<boolean> {
-    return this.#recovery.save(plans, this.plans, this.#site.firmware());
+    return this.#recovery.save(plans, this.plans, this.#site.storedFirmware());
   }
 
   /** Gives new functions their recovery files; false when one could not be written: then none has one. */
@@ -270,11 +289,11 @@ export class Provision {
     fresh: DevicePlan,
     { recoveries, plans }: Remembered,
     devices: readonly DeviceIdentity[],
+    { supportedFeatures }: PlanSite,
   ): DevicePlan {
     const recovery = recoveries.get(fresh.vuid);
     if (recovery === undefined) return fresh;
     const saved = plans.get(fresh.vuid) ?? null;
-    const { supportedFeatures } = this.#site.planSite(this.#ibDevice);
     const plan = recoveredPlan(fresh, recovery, saved, devices, supportedFeatures);
     if (typeof plan !== 'string') {
       this.#sayFeatures(saved, plan);

@@ -96,6 +96,40 @@ describe('recovery files', () => {
     expect([recoveries.size, files()]).toEqual([0, []]);
   });
 
+  it('while nobody knows the values of now, nothing goes, and those of then are kept', async () => {
+    await store().save(plans, plans, firmware);
+    const reader = store();
+    expect((await reader.load(null)).recoveries.size).toBe(plans.length);
+    expect(reader.firmware).toEqual(firmware);
+    expect(await reader.save([pf], plans, null)).toBe(true);
+    expect((await store().load(firmware)).recoveries.size).toBe(plans.length);
+    expect(said).toEqual([]);
+    expect((await store().load({ ...firmware, VIRTIO_NET_EMULATION_NUM_MSIX: 8 })).recoveries.size).toBe(0);
+  });
+
+  it('values that were saved while nobody knew any are no other ones', async () => {
+    expect(await store().save([pf], [pf], null)).toBe(true);
+    const reader = store();
+    const { recoveries, plans: saved } = await reader.load(firmware);
+    expect([recoveries.size, saved.size, reader.firmware, said]).toEqual([1, 1, null, []]);
+  });
+
+  it('values of a version with other entries: one that nobody knows does not count, one that is missing had its default', async () => {
+    const written = async (change: (values: Record<string, number>) => object) => {
+      await store().save([pf], [pf], firmware);
+      const document = JSON.parse(readFileSync(paths.devices, 'utf8')) as { firmware: string };
+      const values = change(JSON.parse(document.firmware) as Record<string, number>);
+      writeFileSync(paths.devices, JSON.stringify({ ...document, firmware: JSON.stringify(values) }));
+      return (await store().load(firmware)).recoveries.size;
+    };
+    expect(await written((values) => ({ ...values, OF_A_NEWER_VERSION: 1 }))).toBe(1);
+    expect(await written(({ NUM_OF_PF: _, ...values }) => values)).toBe(1);
+    expect(
+      await written(({ VIRTIO_NET_EMULATION_NUM_VF: _, ...values }) => values),
+      'it was no default',
+    ).toBe(0);
+  });
+
   it('recovery off: nothing is read and nothing written', async () => {
     await store().save([pf], [pf], firmware);
     expect(await store(false).save(vfs, plans, firmware)).toBe(true);
@@ -131,17 +165,17 @@ describe('recovery files', () => {
     expect([files(), said]).toEqual([[], []]);
   });
 
-  it.each(['', '[]', '{"version":9}', '{"version":1,"firmware":"x","plans":5}'])(
-    'what was saved beside them is %j: set aside, and the recovery files are used',
-    async (text) => {
-      await store().save([pf], [pf], firmware);
-      writeFileSync(paths.devices, text);
-      const { recoveries, plans: saved } = await store().load(firmware);
-      expect([recoveries.size, saved.size]).toEqual([1, 0]);
-      expect(said).toHaveLength(1);
-      expect(readFileSync(`${paths.devices}.bad`, 'utf8')).toBe(text);
-    },
-  );
+  it.each([
+    ...['', '[]', '{"version":9}', '{"version":1,"firmware":"x","plans":5}'],
+    '{"version":1,"firmware":"x","plans":[]}',
+  ])('what was saved beside them is %j: set aside, and the recovery files are used', async (text) => {
+    await store().save([pf], [pf], firmware);
+    writeFileSync(paths.devices, text);
+    const { recoveries, plans: saved } = await store().load(firmware);
+    expect([recoveries.size, saved.size]).toEqual([1, 0]);
+    expect(said).toHaveLength(1);
+    expect(readFileSync(`${paths.devices}.bad`, 'utf8')).toBe(text);
+  });
 
   it('the directory is gone: it is made again, and the files are there with the next write', async () => {
     await store().save([pf], [pf], firmware);

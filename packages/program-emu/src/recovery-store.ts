@@ -5,15 +5,17 @@
  *   Each function has a file named after its VUID, with the guide's keys. It is written whole under another name,
  *   flushed, renamed, and the directory flushed; many at once share the flush of the directory. What the keys do not
  *   say (MTU, queue size, features, vectors) stands in one file for all functions, with the firmware's values under
- *   which they were made: when those are others now, nothing that was saved is true any more and all of it goes.
+ *   which they were made: when those are others now, nothing that was saved is true any more and all of it goes. While
+ *   nobody can read what they are now, nothing goes, and the file goes on saying what they were.
  *   A file that cannot be used is reported and renamed to `.bad`, so that nobody trips over it twice and somebody can
  *   look at it.
  *
  * Invariants
  *   I1  a file is removed before its function is, and written after its function exists: what a crash leaves is a
  *       function without a file, which gets one again, never a file that brings back what was removed.
- *   I2  who asks for files to be written or removed is told whether they are; the log has the guide's row as well.
- *   I3  `load` never fails: what cannot be read counts as not there, and what cannot be removed stays until it can be.
+ *   I2  everything is removed only when both are known, the values of now and those of then, and differ.
+ *   I3  who asks for files to be written or removed is told whether they are; the log has the guide's row as well.
+ *   I4  `load` never fails: what cannot be read counts as not there, and what cannot be removed stays until it can be.
  *       While files for other values of the firmware are there nothing is written that would make them true.
  *
  * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the other; WRITERS at once.
@@ -31,6 +33,7 @@ import {
   type Recovery,
   type RecoveryProblem,
   readRecovery,
+  restoreFirmwareValues,
   restorePlan,
   unusable,
   writeRecovery,
@@ -65,6 +68,8 @@ export class RecoveryStore {
   readonly #log: HostServices['log'];
   /** Files that are there were made for other values of the firmware. */
   #obsolete = false;
+  /** The firmware's values as they stand in the file; empty: not known. */
+  #firmware = '';
 
   constructor(paths: VirtnetPaths, enabled: boolean, log: HostServices['log']) {
     this.#paths = paths;
@@ -72,11 +77,15 @@ export class RecoveryStore {
     this.#log = log;
   }
 
-  /** Reads what can be read; nothing when recovery is off or the firmware's values have changed since. */
-  async load(firmware: FirmwareValues): Promise<Remembered> {
+  /**
+   * Reads what can be read; nothing when recovery is off or the firmware's values have changed since. `firmware`: what they
+   * are now; null while nobody can tell.
+   */
+  async load(firmware: FirmwareValues | null): Promise<Remembered> {
     if (!this.#enabled) return NOTHING;
     const devices = this.#readDevices();
-    if (devices !== null && devices.firmware !== JSON.stringify(firmware)) {
+    this.#firmware = devices?.firmware ?? '';
+    if (firmware !== null && this.#hasOther(JSON.stringify(firmware))) {
       this.#log('info', 'the firmware configuration has changed: recovery files are removed');
       this.#obsolete = true;
       this.#cleared();
@@ -97,18 +106,31 @@ export class RecoveryStore {
     return { recoveries, plans: devices?.plans ?? new Map() };
   }
 
+  /** The firmware's values under which what is saved was made; null when that is not known. */
+  get firmware(): FirmwareValues | null {
+    return restoreFirmwareValues(this.#firmware);
+  }
+
+  /** Whether what is saved was made under other values than these. An entry that another version lacked had its default. */
+  #hasOther(firmware: string): boolean {
+    return (
+      this.firmware !== null && this.#firmware !== firmware && JSON.stringify(this.firmware) !== firmware
+    );
+  }
+
   /**
-   * Writes the files of `plans`; `all` are the functions that exist now. Returns whether all is safely there; what can
-   * be written is, and nothing is written any more afterwards.
+   * Writes the files of `plans`; `all` are the functions that exist now, under values as `load` takes them. Returns
+   * whether all is safely there; what can be written is, and nothing is written any more afterwards.
    */
   async save(
     plans: readonly DevicePlan[],
     all: readonly DevicePlan[],
-    firmware: FirmwareValues,
+    firmware: FirmwareValues | null,
   ): Promise<boolean> {
     if (!this.#enabled) return true;
     const waiting = [...(this.#obsolete ? all : plans)];
     if (this.#obsolete && !this.#cleared()) return false;
+    if (firmware !== null) this.#firmware = JSON.stringify(firmware);
     const attempts = new Attempts();
     const writer = async () => {
       for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop())
@@ -116,7 +138,7 @@ export class RecoveryStore {
     };
     await Promise.all(Array.from({ length: WRITERS }, writer));
     await attempts.make(this.#flushDirectory());
-    await attempts.make(this.#writeDevices(all, firmware));
+    await attempts.make(this.#writeDevices(all));
     const { reason } = attempts;
     if (reason !== null) this.#say('a recovery file could not be written', 'REC_FILE_CREATE', { reason });
     return reason === null;
@@ -143,6 +165,7 @@ export class RecoveryStore {
     }
     rmSync(this.#paths.devices, { force: true });
     this.#obsolete = false;
+    this.#firmware = '';
   }
 
   get enabled(): boolean {
@@ -237,8 +260,8 @@ export class RecoveryStore {
     }
   }
 
-  async #writeDevices(all: readonly DevicePlan[], firmware: FirmwareValues): Promise<void> {
-    const document = { version: DEVICES_VERSION, firmware: JSON.stringify(firmware), plans: all };
+  async #writeDevices(all: readonly DevicePlan[]): Promise<void> {
+    const document = { version: DEVICES_VERSION, firmware: this.#firmware, plans: all };
     replaceText(this.#paths.devices, `${JSON.stringify(document)}\n`);
   }
 
@@ -251,6 +274,7 @@ export class RecoveryStore {
       if (
         document?.version === DEVICES_VERSION &&
         typeof document.firmware === 'string' &&
+        (document.firmware === '' || restoreFirmwareValues(document.firmware) !== null) &&
         Array.isArray(document.plans)
       ) {
         const plans = document.plans.map(restorePlan).filter((plan) => typeof plan !== 'string');
