@@ -115,6 +115,13 @@ describe('VF', () => {
     expect(ok(planVf(0, 1, firmware, others, { ...site, sfNum: 3002 }, NO_DEFAULTS)).sfNum).toBe(3001);
   });
 
+  it('an SF of a function that is still to come back is left to it, unless there is no other', () => {
+    const promising = (promisedSfs: readonly number[]) =>
+      ok(planVf(0, 0, firmware, [ok(vf(1, 0))], { ...site, promisedSfs: new Set(promisedSfs) }, NO_DEFAULTS));
+    expect(promising([3001, 3002, 3004]).sfNum).toBe(3003);
+    expect(promising(Array.from({ length: 7000 }, (_, i) => 3000 + i)).sfNum).toBe(3001);
+  });
+
   it('beyond what the firmware reserves there is none', () => {
     expect(vf(0, 126)).toEqual(failure('ID_OUT_OF_RANGE'));
     expect(vf(4, 0)).toEqual(failure('VF_DEV_GET'));

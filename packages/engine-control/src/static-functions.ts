@@ -73,6 +73,8 @@ export interface FunctionSite extends PlanSite {
   readonly mac: string;
   /** SF number to take if it is free; null for the usual one. */
   readonly sfNum: number | null;
+  /** SF numbers of functions that are still to come back: the usual one is none of these, as long as there are others. */
+  readonly promisedSfs?: ReadonlySet<number>;
 }
 
 /** Plans static PF `pfId`, or says why the configuration permits none. */
@@ -110,7 +112,8 @@ export function planVf(
   if (!isWithin(pfId, 0, limits.staticPfs - 1)) return failure('VF_DEV_GET');
   if (!isWithin(vfId, 0, limits.vfsPerPf - 1)) return failure('ID_OUT_OF_RANGE');
   const taken = new Set(devices.map((device) => device.sfNum));
-  const wanted = site.sfNum !== null && !taken.has(site.sfNum) ? site.sfNum : freeVfSf(taken);
+  const usual = () => freeVfSf(new Set([...taken, ...(site.promisedSfs ?? [])])) ?? freeVfSf(taken);
+  const wanted = site.sfNum !== null && !taken.has(site.sfNum) ? site.sfNum : usual();
   if (wanted === null) return failure('SF_CREATE');
   const place = {
     kind: FunctionKind.VF,

@@ -123,6 +123,28 @@ describe('VFs exist all or not at all', () => {
   });
 });
 
+describe('a recovery file that is lost', () => {
+  it.each<readonly [string, (path: string) => void]>([
+    ['torn', (path) => writeFileSync(path, '')],
+    ['removed', (path) => rmSync(path)],
+  ])('%s > its VF is made anew, and those of other PFs come back as they were', async (_, lose) => {
+    const service = await started();
+    expect(await sriov(service, PF1, 3)).toEqual(SUCCESS);
+    expect(await sriov(service, PF0, 2)).toEqual(SUCCESS);
+    const before = listed(service);
+    await service.stop();
+    lose(join(service.paths.recovery, VF(1)));
+    await service.start();
+    const own = (rows: typeof before) => rows.filter(({ vuid }) => vuid === VF(1));
+    const others = (rows: typeof before) => rows.filter(({ vuid }) => vuid !== VF(1));
+    expect(others(listed(service))).toEqual(others(before));
+    expect(own(listed(service))).toHaveLength(1);
+    const after = listed(service);
+    await restart(service);
+    expect(listed(service)).toEqual(after);
+  });
+});
+
 describe('features that no device can offer', () => {
   const OFFLOADS_ALONE = '0x100000004';
   const NOT_VALID = { errno: -1001, errstr: 'Failed to validate device feature' };

@@ -12,7 +12,8 @@
  *   I2  VFs exist all or not at all: a PF that cannot have as many as the host asked for has none, and is told so. So it
  *       is with new VFs whose recovery files cannot be written. VFs that come back stay all the same: somebody may use
  *       them.
- *   I3  a function whose recovery file cannot be removed is not removed either, for it would come back. VFs are: the
+ *   I3  a function that is made anew takes nothing from one that is still to come back.
+ *   I4  a function whose recovery file cannot be removed is not removed either, for it would come back. VFs are: the
  *       host's state says that there are none.
  */
 import { randomBytes } from 'node:crypto';
@@ -180,7 +181,7 @@ export class Provision {
     // Those that are there were judged when they were made.
     if (sfsMax !== null && missing.length > 0 && devices.length + missing.length > sfsMax)
       return failure('SF_CREATE');
-    const place = this.#place();
+    const place = { ...this.#place(), promisedSfs: this.#promisedSfs(remembered) };
     for (const vfId of missing) {
       const fresh = planVf(pfId, vfId, firmware, devices, { ...place, mac: randomMac() }, this.#vfDefaults);
       const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
@@ -266,7 +267,7 @@ export class Provision {
 
   /**
    * Removes the recovery files of functions that are to be removed; false when one could not be. Then nothing has
-   * changed: those that could be are written again (I3).
+   * changed: those that could be are written again (I4).
    */
   async forget(plans: readonly DevicePlan[]): Promise<boolean> {
     if (await this.#recovery.forget(plans.map(({ vuid }) => vuid))) return true;
@@ -283,6 +284,13 @@ export class Provision {
       return JSON.stringify(plans.get(plan.vuid)) !== JSON.stringify(plan);
     });
     if (missing.length > 0) await this.save(missing);
+  }
+
+  /** SFs of functions that do not exist yet and will, by their files. */
+  #promisedSfs({ recoveries }: Remembered): ReadonlySet<number> {
+    const { devices } = this.#emulator;
+    const coming = [...recoveries].filter(([vuid]) => !devices.has(vuid));
+    return new Set(coming.map(([, { sfNum }]) => sfNum));
   }
 
   #recovered(
