@@ -1,4 +1,6 @@
 /** LAG: one RDMA device for both ports, and devices that follow the bond behind it. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Service } from './lib/service.ts';
 import { endsCleanly, useScene } from './lib/use-scene.ts';
@@ -31,6 +33,9 @@ const used = useScene(async (scene) => {
 
 interface Listed {
   readonly link_status: string;
+  readonly mac: string;
+  readonly mtu: string;
+  readonly sf_parent_device: string;
   readonly sf_rep_net_device: string;
 }
 
@@ -76,6 +81,25 @@ describe('LAG', () => {
     await net.ip('link set wire0 up');
     await until('the link is up', PATIENCE_MS, async () => (await links()).every((link) => link === '1'));
     expect(await links()).toHaveLength(2);
+  });
+
+  test('ended, and begun again as the guide says > the functions follow it, and none is lost', async () => {
+    const { service } = used.value;
+    const shown = async () =>
+      (await listed()).map(({ mac, mtu, sf_parent_device: on }) => ({ mac, mtu, on }));
+    const before = await shown();
+    const startWith = async (conf: object) => {
+      await service.stop();
+      writeFileSync(join(service.root, 'opt/mellanox/mlnx_virtnet/virtnet.conf'), JSON.stringify(conf));
+      await service.startAgain();
+    };
+    await startWith({});
+    expect(await shown()).toEqual([{ ...before[0]!, on: 'mlx5_0' }]);
+    const log = readFileSync(used.scene.path('controller.log'), 'utf8');
+    expect(log).toMatch(/"errno":-1012.*could not be made again/);
+    await startWith(CONF);
+    expect(await shown()).toEqual(before);
+    expect(before.map(({ mtu, on }) => [mtu, on])).toContainEqual([`${BOND_MTU}`, 'mlx5_bond_0']);
   });
 });
 

@@ -1,7 +1,7 @@
 /**
  * recovered-plan.ts: the plan of a function that existed before, from its recovery file and what was saved beside it.
  *
- * The recovery file decides what it has keys for. The rest comes from the saved plan if there is one, else from what
+ * The recovery file decides what it has keys for, but for the uplink, which is the configuration's business. The rest comes from the saved plan if there is one, else from what
  * a new function would have. Both are as untrusted as any saved state: what no function can be is not planned.
  */
 import { hasFeature, VirtioFeature } from '@virtnet/wire';
@@ -17,7 +17,7 @@ import { MTU_DEFAULT, QUEUE_SIZE_DEFAULT } from './limits.js';
 import { hotplugPortOfVuid, type Recovery } from './recovery-file.js';
 
 /**
- * `fresh`: the plan that a new function in this place would have; `supported`: the features that one can offer there. A
+ * `fresh`: the plan that a new function in this place, on the uplink of now, would have; `supported`: the features that one can offer there. A
  * sentence when the two do not go together.
  */
 export function recoveredPlan(
@@ -28,7 +28,7 @@ export function recoveredPlan(
   supported: bigint,
 ): DevicePlan | string {
   if (fresh.address !== recovery.address) return 'bdf_raw is not where the function is now';
-  const { ibDevice, mac, sfNum, queuePairs } = recovery;
+  const { mac, sfNum, queuePairs } = recovery;
   const { mtu, queueSize, msixVectors } = saved ?? fresh;
   const features =
     saved === null ? fresh.features : recoveredFeatures(saved.features, fresh.features, supported);
@@ -38,7 +38,6 @@ export function recoveredPlan(
     queueSize,
     msixVectors,
     features,
-    ibDevice,
     mac,
     sfNum,
     queuePairs,
@@ -58,10 +57,11 @@ function recoveredFeatures(saved: string, fresh: string, supported: bigint): str
   return possible ? hexLower(features) : fresh;
 }
 
-/** The plan of a hotplug PF that existed before: nobody but its files knows what it was. */
+/** The plan of a hotplug PF that existed before, on `ibDevice` now: nobody but its files knows what it was. */
 export function recoveredHotplug(
   vuid: string,
   recovery: Recovery,
+  ibDevice: string,
   saved: DevicePlan | null,
   firmware: FirmwareValues,
   existing: readonly ExistingDevice[],
@@ -82,7 +82,7 @@ export function recoveredHotplug(
     switchPort,
     address: rawBdf(hotplugAddress(switchPort, limits)),
     sfNum: recovery.sfNum,
-    ibDevice: recovery.ibDevice,
+    ibDevice,
     mac: recovery.mac,
     mtu: Math.min(MTU_DEFAULT, site.uplinkMtu ?? MTU_DEFAULT),
     queuePairs: recovery.queuePairs,

@@ -201,6 +201,11 @@ describe('recovered function', () => {
     expect(recoveredPlan(fresh, recovery, { ...vf, mtu: 1400 }, [], supported)).toEqual({ ...vf, mtu: 1400 });
   });
 
+  it('is on the uplink that the configuration has for it', () => {
+    const bonded = { ...fresh, ibDevice: 'mlx5_bond_0' };
+    expect(recoveredPlan(bonded, recovery, vf, [], supported)).toEqual({ ...vf, ibDevice: 'mlx5_bond_0' });
+  });
+
   it('offers what was saved as far as that can be had here, and never what no device can offer', () => {
     const offers = (features: bigint, more = 0n) => {
       const plan = recoveredPlan(
@@ -236,9 +241,12 @@ describe('recovered function', () => {
 
   it('a hotplug PF comes back where it was, while the firmware has its port', () => {
     const file = read(writeRecovery(hotplug), hotplug.vuid);
-    const again = (values = hotplugValues(), existing: Parameters<typeof recoveredHotplug>[4] = []) =>
-      recoveredHotplug(hotplug.vuid, file, hotplug, values, existing, site);
+    const again = (values = hotplugValues(), existing: Parameters<typeof recoveredHotplug>[5] = []) =>
+      recoveredHotplug(hotplug.vuid, file, 'mlx5_0', hotplug, values, existing, site);
     expect(again()).toEqual(hotplug);
+    expect(recoveredHotplug(hotplug.vuid, file, 'mlx5_1', hotplug, hotplugValues(), [], site)).toMatchObject({
+      ...{ ibDevice: 'mlx5_1', uplinkPort: 1, mac: hotplug.mac, representor: 'en3f1pf1sf2000' },
+    });
     expect(again({ ...hotplugValues(), PCI_SWITCH_EMULATION_NUM_PORT: 0 })).toEqual(expect.any(String));
     const { kind, pfId, vfId } = hotplug;
     expect(again(hotplugValues(), [{ kind, pfId, vfId, vuid: 'X', bdf: 'Y', sfNum: 1 }])).toEqual(

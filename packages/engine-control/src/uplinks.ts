@@ -26,6 +26,14 @@ export function uplinkOf(conf: VirtnetConf, ibDevice: string): Uplink | null {
   return uplinksOf(conf).find((uplink) => uplink.ibDevice === ibDevice) ?? null;
 }
 
+/**
+ * The uplink that a function has now which was on `ibDevice` before: the bond took the place of both ports. Null when the
+ * configuration has none for it.
+ */
+export function uplinkAgain(conf: VirtnetConf, ibDevice: string): Uplink | null {
+  return uplinkOf(conf, ibDevice) ?? (conf.is_lag === 1 ? uplinksOf(conf)[0]! : null);
+}
+
 /** RDMA device that manages the emulation: the first there is. */
 export function emulationManager(conf: VirtnetConf): string {
   return uplinksOf(conf)[0]!.ibDevice;

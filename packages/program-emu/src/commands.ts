@@ -192,7 +192,7 @@ export class Commands {
     }
     if (uplinkOf(emulator.conf, request.ibDevice) === null) return failure('PORT_CTX_NOT_FOUND');
     const site = this.#site.planSite(request.ibDevice);
-    const planned = () => planHotplug(request, this.#site.firmware(), this.#devices().map(identityOf), site);
+    const planned = () => planHotplug(request, this.#site.firmware(), this.#provision.allPlans, site);
     let plan = planned();
     if (!isFailure(plan) && (await nameFree(emulator, plan))) plan = planned();
     if (isFailure(plan)) return plan;

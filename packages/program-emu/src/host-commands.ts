@@ -237,7 +237,7 @@ export class HostCommands {
     const read = readFirmwareStore(fwconfig);
     if ('problem' in read) return { errno: -5, errstr: read.problem };
     const store = powerCycledFirmwareStore(read.store);
-    const ended = this.#provision.plans.filter(({ kind }) => outcomeOf('power cycle', kind) !== 'recover');
+    const ended = this.#provision.allPlans.filter(({ kind }) => outcomeOf('power cycle', kind) !== 'recover');
     if (!(await this.#provision.forget(ended))) return failure('REC_MAC_DEL');
     const refused = writeFirmwareStore(fwconfig, store);
     if (refused !== null) {

@@ -23,8 +23,14 @@ const SUCCESS = { errno: 0, errstr: 'Success' };
 const NOT_CREATED = { errno: -1015, errstr: 'Failed to create recovery file' };
 const NOT_REMOVED = { errno: -1016, errstr: 'Failed to delete MAC in recovery file' };
 
+interface Row {
+  readonly vuid: string;
+  readonly mac: string;
+  readonly enabled_vfs: string;
+  readonly sf_parent_device: string;
+}
 interface Listed {
-  readonly devices: readonly { readonly vuid: string; readonly mac: string; readonly enabled_vfs: string }[];
+  readonly devices: readonly Row[];
 }
 
 async function started(options: TestServiceOptions = { firmware: FIRMWARE }): Promise<TestService> {
@@ -43,10 +49,10 @@ const files = ({ paths }: TestService) => readdirSync(paths.recovery).sort();
 const sockets = ({ paths }: TestService) => readdirSync(paths.pci);
 
 let requests = 0;
-const hotplug = ({ commands }: TestService) =>
+const hotplug = ({ commands }: TestService, ibDevice = 'mlx5_0') =>
   commands.hotplug({
     requestId: `h${requests++}`,
-    ...{ ibDevice: 'mlx5_0', mac: '0C:C4:7A:FF:22:93', mtu: 1500, queues: 3, queuePairs: null },
+    ...{ ibDevice, mac: '0C:C4:7A:FF:22:93', mtu: 1500, queues: 3, queuePairs: null },
     ...{ queueSize: 256, sfNum: null, features: null, legacy: false },
   });
 const unplug = ({ commands }: TestService) =>
@@ -142,6 +148,111 @@ describe('a recovery file that is lost', () => {
     const after = listed(service);
     await restart(service);
     expect(listed(service)).toEqual(after);
+  });
+});
+
+describe('a start with another configuration of uplinks', () => {
+  const HOTPLUG_2 = 'MT2151X03152VNETS1D1F0';
+  const uplinks = (service: TestService) =>
+    Object.fromEntries(listed(service).map(({ vuid, sf_parent_device }) => [vuid, sf_parent_device]));
+  const everywhere = (service: TestService, uplink: string) =>
+    Object.fromEntries(listed(service).map(({ vuid }) => [vuid, uplink]));
+  const rest = (rows: readonly Row[]) =>
+    rows.map(({ sf_parent_device: _, ...row }) => ({
+      ...row,
+      sf_parent_device_pci_addr: null,
+      sf_rep_net_device: null,
+    }));
+  const startWith = async (service: TestService, change: Parameters<TestService['reconfigure']>[0]) => {
+    await service.stop();
+    service.reconfigure(change);
+    await service.start();
+  };
+  const modify = (service: TestService, vuid: string) => {
+    const request = { requestId: `m${requests++}`, all: false, pf: null, vf: null, vuid };
+    return service.commands.modify({ ...request, device: { mtu: 1400, features: '0x100030020' } });
+  };
+  /** Static PFs, VFs, and a hotplug PF on either port, which was modified. */
+  const furnished = async () => {
+    const service = await started();
+    expect(await sriov(service, PF1, 2)).toEqual(SUCCESS);
+    for (const port of ['mlx5_0', 'mlx5_1']) expect(await hotplug(service, port)).toMatchObject(SUCCESS);
+    for (const vuid of [HOTPLUG, HOTPLUG_2]) expect(await modify(service, vuid)).toEqual(SUCCESS);
+    return service;
+  };
+  const leftOut = (vuid: string, ibDevice: string) =>
+    expect.objectContaining({
+      level: 'error',
+      msg: 'a hotplug PF could not be made again',
+      ...{ errno: -1012, errstr: 'Failed to find port contex', vuid },
+      reason: `virtnet.conf has no ${ibDevice}`,
+    });
+
+  it('with LAG > all of them are on the bond, and else as they were', async () => {
+    const service = await furnished();
+    const before = listed(service);
+    await startWith(service, { is_lag: 1 });
+    expect(uplinks(service)).toEqual(everywhere(service, 'mlx5_bond_0'));
+    expect(rest(listed(service))).toEqual(rest(before));
+    const file = JSON.parse(readFileSync(join(service.paths.recovery, HOTPLUG_2), 'utf8')) as object;
+    expect(file).toMatchObject({ port_ib_dev: 'mlx5_bond_0' });
+    expect(service.said.filter(({ level }) => level === 'error')).toEqual([]);
+  });
+
+  it('without LAG again > static PFs and VFs are on a port; hotplug PFs of the bond wait for it, whatever is made meanwhile', async () => {
+    const service = await furnished();
+    await startWith(service, { is_lag: 1 });
+    const bonded = listed(service);
+    await startWith(service, { is_lag: 0 });
+    expect(uplinks(service)).toEqual(everywhere(service, 'mlx5_0'));
+    expect(vuids(service)).not.toContain(HOTPLUG);
+    for (const vuid of [HOTPLUG, HOTPLUG_2])
+      expect(service.said).toContainEqual(leftOut(vuid, 'mlx5_bond_0'));
+    expect(await hotplug(service)).toMatchObject({ ...SUCCESS, vuid: 'MT2151X03152VNETS1D2F0' });
+    expect(await hotplug(service), 'no port is free').toMatchObject({ errno: -1032 });
+    await startWith(service, { is_lag: 1 });
+    expect(listed(service).filter(({ vuid }) => !vuid.includes('D2F0'))).toEqual(bonded);
+  });
+
+  it('with a single port > a hotplug PF of the other is left out, and is back with it, but not after a power cycle', async () => {
+    const service = await furnished();
+    const before = listed(service);
+    await startWith(service, { single_port: 1 });
+    expect(listed(service)).toEqual(before.filter(({ vuid }) => vuid !== HOTPLUG_2));
+    expect(service.said).toContainEqual(leftOut(HOTPLUG_2, 'mlx5_1'));
+    await new Commands(service.emulator).provision('crash'); // a successor says so, too, and changes nothing
+    expect(listed(service)).toHaveLength(before.length - 1);
+    await startWith(service, { single_port: 0 });
+    expect(listed(service)).toEqual(before);
+    await startWith(service, { single_port: 1 });
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
+    expect(files(service)).toHaveLength(2);
+    await startWith(service, { single_port: 0 });
+    expect(listed(service)).toHaveLength(2);
+  });
+
+  it('with another uplink of static PFs > they and their VFs are there, and not the hotplug PFs', async () => {
+    const service = await furnished();
+    await startWith(service, { ib_dev_for_static_pf: 'mlx5_1' });
+    expect(uplinks(service)).toEqual({ ...everywhere(service, 'mlx5_1'), [HOTPLUG]: 'mlx5_0' });
+  });
+
+  it('a successor leaves what exists as it is, whatever the files say by then', async () => {
+    const service = await furnished();
+    const { devices, recovery } = service.paths;
+    const hosts = () => [...service.emulator.devices.values()].map(({ host }) => host);
+    const before = hosts();
+    const plans = before.map(({ plan }) => plan);
+    const text = readFileSync(devices, 'utf8');
+    writeFileSync(devices, text.replaceAll(/"features":"\w+"/g, '"features":"0x100000000"'));
+    for (const name of files(service)) {
+      const path = join(recovery, name);
+      writeFileSync(path, readFileSync(path, 'utf8').replace(/mlx5_\d/, 'mlx5_bond_0'));
+    }
+    await new Commands(service.emulator).provision('crash');
+    expect(hosts()).toEqual(before);
+    expect(hosts().map(({ plan }) => plan)).toEqual(plans);
+    expect(readFileSync(devices, 'utf8'), 'the files follow').toBe(text);
   });
 });
 

@@ -5,6 +5,8 @@
  *   Whoever becomes active compares what should exist with what does. The first emulator finds nothing and makes
  *   everything; a successor makes what its predecessor did not get to, and gives each function without a recovery
  *   file one. VFs should exist in the number the host asked for last, which the host's state says.
+ *   A hotplug PF that cannot be made again, since the configuration has no uplink for it or the host no room, keeps its
+ *   place, its number and its file for the next start: somebody may mend what is in the way.
  *   Making a function takes milliseconds of the main thread, so between two functions everybody else has a turn.
  *
  * Invariants
@@ -32,10 +34,12 @@ import {
   type PlanSite,
   planStaticPf,
   planVf,
+  type Recovery,
   recoveredHotplug,
   recoveredPlan,
   representorName,
   staticPfDevice,
+  uplinkAgain,
   uplinkPort,
   VF_SF_FIRST,
   VF_SF_LAST,
@@ -75,6 +79,8 @@ export class Provision {
   readonly #staticDefaults: FunctionDefaults;
   readonly #vfDefaults: FunctionDefaults;
   readonly #ibDevice: string;
+  /** What hotplug PFs would be that could not be made again. */
+  #leftOut: readonly DevicePlan[] = [];
 
   constructor(emulator: Emulator, site: ControlSite, recovery: RecoveryStore) {
     this.#emulator = emulator;
@@ -95,6 +101,11 @@ export class Provision {
 
   get plans(): DevicePlan[] {
     return [...this.#emulator.devices.values()].map(({ host }) => host.plan);
+  }
+
+  /** Functions that exist, and those that a later start may make again. */
+  get allPlans(): DevicePlan[] {
+    return [...this.plans, ...this.#leftOut];
   }
 
   /** VFs of static PF `pfId` that exist, by number. */
@@ -155,20 +166,35 @@ export class Provision {
 
   /** Makes the hotplug PFs of recovery files. */
   async hotplugPfs({ recoveries, plans }: Remembered): Promise<void> {
+    this.#leftOut = [];
     for (const [vuid, recovery] of recoveries) {
       if (recovery.kind !== FunctionKind.HOTPLUG_PF || this.#emulator.devices.has(vuid)) continue;
-      const site = this.#site.planSite(recovery.ibDevice);
-      const saved = plans.get(vuid) ?? null;
-      const plan = recoveredHotplug(vuid, recovery, saved, this.#site.firmware(), this.#identities(), site);
-      if (typeof plan !== 'string') this.#sayFeatures(saved, plan);
-      const made = typeof plan === 'string' ? null : makeDevice(this.#emulator, plan, REQUEST_ID);
-      if (made === null || isFailure(made)) {
-        const reason = typeof plan === 'string' ? plan : (made as Failure).errstr;
-        const row = typeof plan === 'string' ? failure('REC_CONFIG_LOAD') : (made as Failure);
-        this.#error('a hotplug PF could not be made again', { ...row, vuid, reason });
-      }
+      const failed = this.#hotplugPf(vuid, recovery, plans.get(vuid) ?? null);
+      if (failed !== null) this.#error('a hotplug PF could not be made again', { ...failed, vuid });
       await turn();
     }
+  }
+
+  /** Makes one; null, or why not. */
+  #hotplugPf(
+    vuid: string,
+    recovery: Recovery,
+    saved: DevicePlan | null,
+  ): (Failure & { readonly reason: string }) | null {
+    const uplink = uplinkAgain(this.#emulator.conf, recovery.ibDevice);
+    const ibDevice = uplink?.ibDevice ?? recovery.ibDevice;
+    const site = this.#site.planSite(ibDevice);
+    const firmware = this.#site.firmware();
+    const plan = recoveredHotplug(vuid, recovery, ibDevice, saved, firmware, this.allPlans, site);
+    if (typeof plan === 'string') return { ...failure('REC_CONFIG_LOAD'), reason: plan };
+    const made =
+      uplink === null
+        ? failure('PORT_CTX_NOT_FOUND')
+        : makeDevice(this.#emulator, this.#cameBack(plan, recovery, saved), REQUEST_ID);
+    if (!isFailure(made)) return null;
+    this.#leftOut = [...this.#leftOut, plan];
+    const reason = uplink === null ? `virtnet.conf has no ${ibDevice}` : made.errstr;
+    return { ...made, reason };
   }
 
   /** Makes `count` VFs of a PF, those that do not exist. Null, or why there are none now (I2). */
@@ -255,7 +281,7 @@ export class Provision {
 
   /** Gives functions their recovery files; false when they could not be written. */
   save(plans: readonly DevicePlan[]): Promise<boolean> {
-    return this.#recovery.save(plans, this.plans, this.#site.storedFirmware());
+    return this.#recovery.save(plans, this.allPlans, this.#site.storedFirmware());
   }
 
   /** Gives new functions their recovery files; false when one could not be written: then none has one. */
@@ -303,10 +329,7 @@ export class Provision {
     if (recovery === undefined) return fresh;
     const saved = plans.get(fresh.vuid) ?? null;
     const plan = recoveredPlan(fresh, recovery, saved, devices, supportedFeatures);
-    if (typeof plan !== 'string') {
-      this.#sayFeatures(saved, plan);
-      return plan;
-    }
+    if (typeof plan !== 'string') return this.#cameBack(plan, recovery, saved);
     this.#error('a recovery file does not fit: the function is made anew', {
       ...failure('REC_CONFIG_LOAD'),
       vuid: fresh.vuid,
@@ -315,11 +338,18 @@ export class Provision {
     return fresh;
   }
 
-  /** Nobody changed what `plan` offers but this start, and a driver may have met what was saved. */
-  #sayFeatures(saved: DevicePlan | null, { vuid, features }: DevicePlan): void {
-    if (saved === null || saved.features === features) return;
-    const facts = { ...failure('REC_CONFIG_LOAD'), vuid, saved: saved.features, features };
-    this.#error('the features that were saved cannot be offered here: the function offers others', facts);
+  /** `plan`, of which it is said what is not as it was: nobody changed that but this start. */
+  #cameBack(plan: DevicePlan, recovery: Recovery, saved: DevicePlan | null): DevicePlan {
+    const { vuid, features, ibDevice } = plan;
+    if (saved !== null && saved.features !== features) {
+      const facts = { ...failure('REC_CONFIG_LOAD'), vuid, saved: saved.features, features };
+      this.#error('the features that were saved cannot be offered here: the function offers others', facts);
+    }
+    if (recovery.ibDevice !== ibDevice) {
+      const facts = { vuid, before: recovery.ibDevice, now: ibDevice };
+      this.#emulator.services.log('info', 'a function is on another uplink now', facts);
+    }
+    return plan;
   }
 
   #place() {

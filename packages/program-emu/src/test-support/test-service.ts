@@ -51,7 +51,7 @@ export class TestService {
   commands!: Commands;
   readonly #root = mkdtempSync(join(tmpdir(), 'virtnet-'));
   readonly #arena = Arena.reserve(2 ** 32);
-  readonly #conf: VirtnetConf;
+  #conf: VirtnetConf;
   #emulator!: Emulator;
   #datapath!: InlineDatapath;
 
@@ -97,6 +97,11 @@ export class TestService {
     if ('problem' in assigned) throw new Error(assigned.problem);
     const problem = writeFirmwareStore(this.paths.fwconfig, assigned.store);
     if (problem !== null) throw new Error(problem.problem);
+  }
+
+  /** Lets the next start have another configuration. */
+  reconfigure(change: Partial<VirtnetConf>): void {
+    this.#conf = { ...this.#conf, ...change };
   }
 
   get emulator(): Emulator {
