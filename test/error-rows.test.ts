@@ -214,7 +214,10 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
     'modify -p 0 device -f 0x20',
     'modify -p 0 device -f 0x100000800',
   ],
-  DEV_NOT_EXIST: ['unplug -p 40', 'unplug -u MT2151X03152VNETS1D9F0', 'modify -p 40 device -l 0'],
+  DEV_NOT_EXIST: [
+    ...['unplug -p 61', 'unplug -u MT2151X03152VNETS1D9F0'],
+    ...['modify -p 61 device -l 0', 'modify -u MT2151X03152VNETS1D9F0 device -l 0'],
+  ],
   DEV_NOT_HOTPLUG: ['unplug -p 0'],
   DEV_NOT_START: [
     'modify -p 0 device -dc enable',
@@ -232,8 +235,14 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
       ...driven.map((option) => `modify -p 1 device ${option}`),
     ]);
   },
-  ID_OUT_OF_RANGE: ['unplug -p 62', 'query -p 70000', 'modify -p 0 -v 70000 device -l 0'],
-  VUID_INVALID: ['unplug -u PF0'],
+  ID_OUT_OF_RANGE: [
+    'unplug -p 62',
+    'query -p 70000',
+    'modify -p 62 device -l 0',
+    'modify -p 62 queue -e event -n 1 -c 1',
+    'modify -p 0 -v 1008 device -l 0',
+  ],
+  VUID_INVALID: ['unplug -u PF0', 'modify -u PF0 device -l 0'],
   MAC_INVALID: [hotplug('-m', '01:00:5e:00:00:01'), 'modify -p 0 device -m 0c:c4:7a'],
   MSIX_INVALID: async (scene) => [
     ...(await all(scene, [
@@ -311,7 +320,7 @@ const SCENARIOS: Partial<Record<ControlErrorName, Scenario>> = {
     scene.destinationLost = true;
     return all(scene, ['version', 'update -s']);
   },
-  VF_DEV_GET: ['modify -p 0 -v 7 device -l 0', 'modify -p 1 -v 0 device -l 0'],
+  VF_DEV_GET: ['modify -p 0 -v 1007 device -l 0', 'modify -p 1 -v 0 device -l 0'],
   QUEUES_INVALID: [
     hotplug('-n', '2'),
     hotplug('-qp', '0'),

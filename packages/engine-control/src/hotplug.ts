@@ -26,21 +26,14 @@ import {
   isWithin,
   NO_VFS,
 } from './device-plan.js';
+import { selectorFailure } from './device-selector.js';
 import { type Failure, failure, isFailure } from './errors.js';
 import { type DeviceIdentity, FunctionKind } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
 import { type FirmwareLimits, firmwareLimits } from './firmware-config.js';
 import type { FirmwareValues } from './firmware-entries.js';
 import { formatMac, hexLower, parseMac } from './format.js';
-import {
-  freeHotplugSf,
-  hotplugAddress,
-  hotplugBusFirst,
-  isVuid,
-  parseBdf,
-  rawBdf,
-  uplinkPort,
-} from './identity.js';
+import { freeHotplugSf, hotplugAddress, hotplugBusFirst, parseBdf, rawBdf, uplinkPort } from './identity.js';
 import {
   HOTPLUG_SF_FIRST,
   HOTPLUG_SF_LAST,
@@ -89,8 +82,8 @@ export function planUnplug<T extends ExistingDevice>(
   devices: readonly T[],
 ): { readonly device: T } | Failure {
   if ((pf === null) === (vuid === null)) return failure('OPT_NOT_SUPPORTED');
-  if (pf !== null && !isWithin(pf, 0, PF_IDS - 1)) return failure('ID_OUT_OF_RANGE');
-  if (vuid !== null && !isVuid(vuid)) return failure('VUID_INVALID');
+  const impossible = selectorFailure({ pf, vf: null, vuid });
+  if (impossible !== null) return impossible;
   const device = devices.find((d) => (vuid === null ? d.pfId === pf && d.vfId === null : d.vuid === vuid));
   if (device === undefined) return failure('DEV_NOT_EXIST');
   return device.kind === FunctionKind.HOTPLUG_PF ? { device } : failure('DEV_NOT_HOTPLUG');

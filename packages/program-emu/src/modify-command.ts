@@ -12,6 +12,7 @@ import {
   planModifyQueues,
   SUCCESS,
   selectDevices,
+  selectorFailure,
   type VfShare,
 } from '@virtnet/engine-control';
 import type { Device } from './emulator.js';
@@ -43,6 +44,8 @@ export async function modifyDevices(
   place: ModifyPlace,
 ): Promise<Outcome> {
   const { requestId, device: options, queueOptions } = request;
+  const impossible = selectorFailure(request);
+  if (impossible !== null) return impossible;
   const named = place.devices().map((device) => ({
     pfId: device.host.plan.pfId,
     vfId: device.host.plan.vfId,
