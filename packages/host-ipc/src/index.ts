@@ -13,6 +13,7 @@ export * from './catalogue-vfe.js';
 export * from './configuration.js';
 export * from './descriptor-store.js';
 export * from './firmware-store.js';
+export * from './firmware-update.js';
 export * from './journal.js';
 export * from './logging.js';
 export * from './package-version.js';

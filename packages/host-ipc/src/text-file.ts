@@ -14,6 +14,7 @@ import {
   fchownSync,
   fstatSync,
   fsyncSync,
+  linkSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -43,6 +44,26 @@ export function readText(path: string, bytesMax: number): string | null {
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
     throw error;
+  }
+}
+
+/**
+ * Makes an empty file at `path` unless there is one, for whom the file at `like` is, or will be. It is there with its
+ * owner or not at all. Throws when it cannot be made.
+ */
+export function makeEmptyFile(path: string, like: string): void {
+  const draft = `${path}.${process.pid}.tmp`;
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: DIRECTORY_MODE });
+    rmSync(draft, { force: true });
+    withFile(draft, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, (fd) => {
+      if (process.getuid?.() === ROOT) keepOwner(fd, like);
+    });
+    linkSync(draft, path);
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+  } finally {
+    tryRemove(draft);
   }
 }
 

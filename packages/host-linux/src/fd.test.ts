@@ -13,6 +13,7 @@ import {
   eventfdSignal,
   fileIdentity,
   isEventfd,
+  lockFile,
   pidfdOpen,
   pidfdSendSignal,
   reopenFile,
@@ -108,6 +109,19 @@ describe('descriptor', () => {
     expect(fileIdentity(device)).toBeNull();
     for (const fd of [...held, ...copies, again, device]) close(fd);
     expect(fileIdentity(device)).toBeNull();
+  });
+
+  it('a lock is the open file’s: kept from others until its last descriptor is closed', () => {
+    const file = memfdCreate('locked', 8);
+    const [copy, other] = [dup(file), reopenFile(file)];
+    expect([lockFile(file), lockFile(copy)]).toEqual([0, 0]);
+    expect(lockFile(other)).toBe(-Errno.EAGAIN);
+    close(file);
+    expect(lockFile(other)).toBe(-Errno.EAGAIN);
+    close(copy);
+    expect(lockFile(other)).toBe(0);
+    close(other);
+    expect(lockFile(other)).toBe(-Errno.EBADF);
   });
 
   it('dupTo replaces what the number was', () => {

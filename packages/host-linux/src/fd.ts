@@ -1,5 +1,5 @@
 /**
- * fd.ts: file descriptors: duplicates, flags, eventfds and pidfds. All descriptors made here are close-on-exec.
+ * fd.ts: file descriptors: duplicates, flags, locks, eventfds and pidfds. All descriptors made here are close-on-exec.
  *
  * Limits  An eventfd of a peer is as blocking as the peer makes it: O_NONBLOCK belongs to the open file. One that is
  *         to be signalled is checked with isEventfd() and made non-blocking when it is taken over; a peer that undoes
@@ -11,6 +11,7 @@ import {
   EventfdFlag,
   FcntlCommand,
   FD_CLOEXEC,
+  FlockOperation,
   KCMP,
   KCMP_FILE,
   OpenFlag,
@@ -32,6 +33,8 @@ const nativeDup3 = declare<(from: number, to: number, flags: number) => number>(
   'int',
   'int',
 ]);
+/** flock: a file that several programs change, which Node has no lock for. */
+const nativeFlock = declare<(fd: number, operation: number) => number>('flock', 'int', ['int', 'int']);
 /** eventfd: the doorbell between guests, workers and processes. */
 const nativeEventfd = declare<(initial: number, flags: number) => number>('eventfd', 'int', [
   'uint32_t',
@@ -129,6 +132,14 @@ export function setNonBlocking(fd: number, on = true): number {
 /** Sets or clears close-on-exec; clear it only for a descriptor a child is to inherit. Returns 0 or -errno. */
 export function setCloseOnExec(fd: number, on = true): number {
   return orErrno(nativeFcntl(fd, FcntlCommand.SETFD, on ? FD_CLOEXEC : 0));
+}
+
+/**
+ * Locks the open file behind `fd` until it is closed; processes that end let go of it by that. Does not wait. Returns 0,
+ * -EAGAIN when somebody else has locked it, or -errno.
+ */
+export function lockFile(fd: number): number {
+  return orErrno(nativeFlock(fd, FlockOperation.EXCLUSIVE | FlockOperation.NONBLOCK));
 }
 
 /** A new non-blocking eventfd, or -errno. */

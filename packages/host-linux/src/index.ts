@@ -24,6 +24,7 @@ export {
   eventfdSignal,
   fileIdentity,
   isEventfd,
+  lockFile,
   pidfdOpen,
   pidfdSendSignal,
   reopenFile,

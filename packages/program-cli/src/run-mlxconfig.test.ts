@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { initialFirmwareStore } from '@virtnet/engine-control';
-import { readFirmwareStore } from '@virtnet/host-ipc';
+import { initialFirmwareStore, powerCycledFirmwareStore } from '@virtnet/engine-control';
+import { readFirmwareStore, updateFirmwareStore } from '@virtnet/host-ipc';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { runMlxconfig } from './run-mlxconfig.js';
 
@@ -17,7 +17,8 @@ afterEach(() => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-async function run(line: string, answer?: string) {
+/** `answer`: what is typed, or what happens while the question waits and is typed then. */
+async function run(line: string, answer?: string | (() => Promise<string>)) {
   let out = '';
   let err = '';
   const questions: string[] = [];
@@ -34,7 +35,7 @@ async function run(line: string, answer?: string) {
     ask: async (question) => {
       questions.push(question);
       if (answer === undefined) throw new Error('nothing may be asked here');
-      return answer;
+      return typeof answer === 'string' ? answer : answer();
     },
   });
   return { code, out, err, questions };
@@ -211,6 +212,41 @@ describe("the guide's configurations", () => {
       expect(next).toMatchObject(expected);
     },
   );
+});
+
+describe('virtnet-mlxconfig, while its question waits', () => {
+  /** What `meanwhile` says happens before somebody says yes. */
+  const yesAfter = (meanwhile: () => Promise<unknown>) => async () => {
+    await meanwhile();
+    return 'y';
+  };
+  const powerCycle = () =>
+    updateFirmwareStore(storePath, (store) => ({ store: powerCycledFirmwareStore(store) }));
+
+  it('another change is not undone', async () => {
+    const other = yesAfter(() => run('-y -d 03:00.0 s SRIOV_EN=1'));
+    expect(await run('-d 03:00.0 s PF_TOTAL_SF=9', other)).toMatchObject({ code: 0 });
+    expect(nextBoot()).toMatchObject({ PF_TOTAL_SF: 9, SRIOV_EN: 1 });
+  });
+
+  it.each(['s PF_TOTAL_SF=9', 'r'])('a power cycle is not undone by %s', async (command) => {
+    await run('-y -d 03:00.0 s PF_TOTAL_SF=100');
+    expect(await run(`-d 03:00.0 ${command}`, yesAfter(powerCycle))).toMatchObject({ code: 0 });
+    expect(readFirmwareStore(storePath)).toMatchObject({
+      store: { current: { PF_TOTAL_SF: 100 }, recoveryObsolete: true },
+    });
+    expect(nextBoot().PF_TOTAL_SF).not.toBe(100);
+  });
+
+  it('a change that does not go with another one since then is refused', async () => {
+    const other = yesAfter(() => run('-y -d 03:00.0 s PF_TOTAL_SF=0 PER_PF_NUM_SF=0 PF_SF_BAR_SIZE=0'));
+    const { code, out } = await run('-d 03:00.0 s PF_TOTAL_SF=9', other);
+    expect(code).toBe(1);
+    expect(out).toMatch(
+      /Applying\.\.\. Failed!\n-E- Cannot set the value 9 for the parameter PF_TOTAL_SF: PER_PF_NUM_SF must be 1\n$/,
+    );
+    expect(nextBoot()).toMatchObject({ PF_TOTAL_SF: 0, PER_PF_NUM_SF: 0 });
+  });
 });
 
 describe('virtnet-mlxconfig reset', () => {

@@ -1,6 +1,9 @@
 /**
  * run-mlxconfig.ts: one run of virtnet-mlxconfig, which shows and changes the firmware configuration.
  *
+ * A question may be answered long after it was asked. What is changed then is the store as it is by then, judged anew;
+ * the table before the question shows it as it was.
+ *
  * Errors go to stdout behind `-E-`, as the original's do. Exit codes: 0 success; 1 an error or a change that was
  * declined; 2 a command line that is wrong.
  */
@@ -17,7 +20,7 @@ import {
   firmwareTable,
   resetFirmwareStore,
 } from '@virtnet/engine-control';
-import { readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
+import { type FirmwareOutcome, readFirmwareStore, updateFirmwareStore } from '@virtnet/host-ipc';
 import { Command } from 'commander';
 import type { Io } from './io.js';
 import { packageVersion } from './package-version.js';
@@ -124,12 +127,14 @@ async function runTask(task: Task, ports: MlxconfigPorts): Promise<FirmwareProbl
       if ('problem' in assigned) return assigned;
       const { names, store } = assigned;
       ports.io.out(`${firmwareChangeTable(read.store.nextBoot, store.nextBoot, names, dev)}\n`);
-      return replaceStore(task, store, ports, { question: 'Apply new Configuration?', doing: 'Applying' });
+      const change = (latest: FirmwareStore) => assign(latest, task.assignments);
+      return changeStore(task, change, ports, { question: 'Apply new Configuration?', doing: 'Applying' });
     }
     case 'reset': {
       const store = resetFirmwareStore(read.store);
       ports.io.out(`${firmwareChangeTable(read.store.nextBoot, store.nextBoot, FIRMWARE_NAMES, dev)}\n`);
-      return replaceStore(task, store, ports, { question: 'Reset configuration?', doing: 'Resetting' });
+      const change = (latest: FirmwareStore) => ({ store: resetFirmwareStore(latest) });
+      return changeStore(task, change, ports, { question: 'Reset configuration?', doing: 'Resetting' });
     }
   }
 }
@@ -160,9 +165,9 @@ function writeJson(file: string, document: object, io: Io): FirmwareProblem | nu
   return null;
 }
 
-async function replaceStore(
+async function changeStore(
   task: Task,
-  store: FirmwareStore,
+  change: (latest: FirmwareStore) => FirmwareOutcome,
   { io, ask, storePath }: MlxconfigPorts,
   words: { readonly question: string; readonly doing: string },
 ): Promise<FirmwareProblem | null> {
@@ -171,9 +176,11 @@ async function replaceStore(
     if (!/^y(es)?$/i.test(answer.trim())) return { problem: 'Aborted by user.' };
   }
   io.out(`${words.doing}... `);
-  const problem = writeFirmwareStore(storePath, store);
-  io.out(
-    problem === null ? 'Done!\n-I- The new configuration is loaded at the next power cycle.\n' : 'Failed!\n',
-  );
-  return problem;
+  const outcome = await updateFirmwareStore(storePath, change);
+  if ('problem' in outcome) {
+    io.out('Failed!\n');
+    return outcome;
+  }
+  io.out('Done!\n-I- The new configuration is loaded at the next power cycle.\n');
+  return null;
 }

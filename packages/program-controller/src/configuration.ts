@@ -7,9 +7,9 @@ import {
   type Logger,
   readConfSnapshot,
   readFirmwareStore,
+  updateFirmwareStore,
   type VirtnetPaths,
   writeConfSnapshot,
-  writeFirmwareStore,
 } from '@virtnet/host-ipc';
 
 /**
@@ -41,16 +41,16 @@ function keptSnapshot(paths: Pick<VirtnetPaths, 'config'>, log: Pick<Logger, 'wa
  * Deletes every recovery file when the firmware configuration has changed since they were written. Living devices keep
  * theirs. The store says so until they are gone, so a start that is killed over it is made good by the next one.
  */
-export function deleteObsoleteRecovery(
+export async function deleteObsoleteRecovery(
   paths: Pick<VirtnetPaths, 'fwconfig' | 'recovery'>,
   adopting: boolean,
   log: Pick<Logger, 'info' | 'error'>,
-): void {
+): Promise<void> {
   const read = readFirmwareStore(paths.fwconfig);
   if (adopting || 'problem' in read || read.store.recoveryObsolete !== true) return;
   const names = readdirSync(paths.recovery);
   for (const name of names) rmSync(join(paths.recovery, name), { recursive: true, force: true });
   log.info({ files: names.length }, 'the firmware configuration has changed: recovery files are deleted');
-  const failed = writeFirmwareStore(paths.fwconfig, recoveryDeleted(read.store));
-  if (failed !== null) log.error(failed, 'the firmware store cannot be written');
+  const updated = await updateFirmwareStore(paths.fwconfig, (store) => ({ store: recoveryDeleted(store) }));
+  if ('problem' in updated) log.error(updated, 'the firmware store cannot be written');
 }

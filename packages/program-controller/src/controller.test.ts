@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { DEFAULT_CONF, initialFirmwareStore } from '@virtnet/engine-control';
 import { readConfSnapshot, readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
-import { isAlive } from '@virtnet/host-linux';
+import { isAlive, lockFile } from '@virtnet/host-linux';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { FakeEmuKnobs } from './fake-emu.fixture.js';
 import { after, eventually, hotplugParams, Service } from './service.fixture.js';
@@ -124,6 +124,23 @@ it('the first start after a power cycle that changed the firmware configuration 
   await service.start();
   expect(readdirSync(recovery)).toEqual([]);
   expect(readFirmwareStore(fwconfig)).toEqual({ store: initialFirmwareStore() });
+});
+
+it('a start that deletes recovery files loses no change of the firmware configuration that is made meanwhile', async () => {
+  const service = made();
+  const { recovery, fwconfig } = service.paths;
+  writeFileSync(`${recovery}/MT2151X03152VNETS1D0F0`, '{}');
+  const store = { ...initialFirmwareStore(), recoveryObsolete: true as const };
+  writeFirmwareStore(fwconfig, store);
+  const lock = openSync(`${fwconfig}.lock`, 'a'); // whoever is about to change it
+  expect(lockFile(lock)).toBe(0);
+  const started = service.start();
+  await eventually('the files are deleted', () => readdirSync(recovery).length === 0);
+  const nextBoot = { ...store.nextBoot, PF_TOTAL_SF: 9 };
+  writeFirmwareStore(fwconfig, { ...store, nextBoot });
+  closeSync(lock);
+  await started;
+  expect(readFirmwareStore(fwconfig)).toEqual({ store: { ...initialFirmwareStore(), nextBoot } });
 });
 
 describe('controller, deaths', () => {

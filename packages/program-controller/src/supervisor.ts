@@ -52,7 +52,7 @@ export interface SupervisorOptions {
   /** Nobody of ours knows the devices any more, but the manager does: it has to start us anew. */
   readonly onDevicesLost: () => void;
   /** Called before anything is started; `adopting` when processes of a former controller live on. */
-  readonly configure?: (adopting: boolean) => void;
+  readonly configure?: (adopting: boolean) => Promise<void>;
 }
 
 /** A device on its way from one emulator to another. */
@@ -71,7 +71,7 @@ export class Supervisor {
   /** What the next process of a kind is started from. */
   readonly #builds: Record<ProgramKind, Build>;
   readonly #pidFiles: PidFiles;
-  readonly #configure: (adopting: boolean) => void;
+  readonly #configure: (adopting: boolean) => Promise<void>;
   readonly #deathsMs: Record<ProgramKind, number[]> = { ha: [], emu: [] };
   #keeper: Child | null = null;
   readonly #emulators = new Set<Child>(); // two, and for moments their predecessors
@@ -109,7 +109,7 @@ export class Supervisor {
     this.#onDevicesLost = options.onDevicesLost;
     this.#builds = { ha: options.running, emu: options.running };
     this.#pidFiles = new PidFiles(options.paths);
-    this.#configure = options.configure ?? (() => undefined);
+    this.#configure = options.configure ?? (async () => {});
   }
 
   /** Takes over what a former controller left, starts what is missing, and resolves when devices are served. */
@@ -118,9 +118,12 @@ export class Supervisor {
     this.#stopWatching = watchProgress(() => this.#living(), this.#log);
     const { mains } = this.#builds.emu;
     const finding = findSurvivors(this.#paths, this.#pidFiles, mains, this.#poller, this.#log);
-    this.#finding = finding;
-    const survivors = await finding;
-    this.#configure(survivors.length > 0);
+    const configured = finding.then(async (survivors) => {
+      await this.#configure(survivors.length > 0);
+      return survivors;
+    });
+    this.#finding = configured;
+    const survivors = await configured;
     for (const { kind, instance, pid, as, reserve } of survivors) {
       this.#log.info({ kind, instance, childPid: pid, as, reserve }, 'adopted');
       const child = this.#make(kind, instance, this.#builds[kind]);

@@ -89,7 +89,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
     log,
     configure: (adopting) => {
       putIntoEffect(paths, verdict.conf, adopting, log);
-      deleteObsoleteRecovery(paths, adopting, log);
+      return deleteObsoleteRecovery(paths, adopting, log);
     },
     running,
     store,

@@ -12,6 +12,7 @@
  */
 import {
   bindDriver,
+  type FirmwareStore,
   FunctionKind,
   failure,
   findFunction,
@@ -40,7 +41,7 @@ import {
   unbindDriver,
   unloadVirtioNet,
 } from '@virtnet/engine-control';
-import { readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
+import { readFirmwareStore, updateFirmwareStore } from '@virtnet/host-ipc';
 import type { ControlSite } from './control-site.js';
 import { pciFacts } from './device-facts.js';
 import { unmakeDevice } from './device-maker.js';
@@ -236,20 +237,21 @@ export class HostCommands {
     const { fwconfig } = this.#emulator.paths;
     const read = readFirmwareStore(fwconfig);
     if ('problem' in read) return { errno: -5, errstr: read.problem };
-    const store = powerCycledFirmwareStore(read.store);
     const ended = this.#provision.allPlans.filter(({ kind }) => outcomeOf('power cycle', kind) !== 'recover');
     if (!(await this.#provision.forget(ended))) return failure('REC_MAC_DEL');
-    const refused = writeFirmwareStore(fwconfig, store);
-    if (refused !== null) {
+    const cycled = (store: FirmwareStore) => ({ store: powerCycledFirmwareStore(store) });
+    const updated = await updateFirmwareStore(fwconfig, cycled);
+    if ('problem' in updated) {
       await this.#provision.save(ended);
-      return { errno: -5, errstr: refused.problem };
+      return { errno: -5, errstr: updated.problem };
     }
     this.#note(bootedHost());
     await this.#emulator.removeAll();
-    if (store.recoveryObsolete === true) {
+    if (updated.store.recoveryObsolete === true) {
       this.#recovery.clear();
-      const failed = writeFirmwareStore(fwconfig, recoveryDeleted(store));
-      if (failed !== null) return { errno: -5, errstr: failed.problem };
+      const deleted = (store: FirmwareStore) => ({ store: recoveryDeleted(store) });
+      const cleared = await updateFirmwareStore(fwconfig, deleted);
+      if ('problem' in cleared) return { errno: -5, errstr: cleared.problem };
     }
     await this.provision();
     this.#announce([...this.#emulator.devices.values()]);

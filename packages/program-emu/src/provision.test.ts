@@ -1,9 +1,11 @@
 /** VFs that cannot all be made, and recovery files that cannot be written or removed, as commands tell of them. */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { confSchema, DEFAULT_CONF } from '@virtnet/engine-control';
+import { confSchema, DEFAULT_CONF, type FirmwareStore } from '@virtnet/engine-control';
+import { readFirmwareStore } from '@virtnet/host-ipc';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { Commands } from './commands.js';
+import { Emulator } from './emulator.js';
 import { Provision } from './provision.js';
 import { hostRequest } from './test-support/command-model.js';
 import { TestService, type TestServiceOptions } from './test-support/test-service.js';
@@ -531,6 +533,27 @@ describe('recovery files that cannot be removed', () => {
     rmSync(join(service.paths.recovery, HOTPLUG), { recursive: true });
     expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
     expect(vuids(service)).toEqual([before[0]!.vuid]);
+  });
+
+  it('a power cycle loses no change of the firmware configuration that is made meanwhile', async () => {
+    const service = await started();
+    service.configure(['VIRTIO_NET_EMULATION_NUM_PF=1']);
+    const { fwconfig } = service.paths;
+    onTestFinished(() => void vi.restoreAllMocks());
+    vi.spyOn(Provision.prototype, 'forget').mockImplementationOnce(async function (this: Provision, plans) {
+      service.configure(['VIRTIO_NET_EMULATION_NUM_MSIX=32']);
+      return this.forget(plans);
+    });
+    vi.spyOn(Emulator.prototype, 'removeAll').mockImplementationOnce(async function (this: Emulator) {
+      expect(readFirmwareStore(fwconfig)).toMatchObject({ store: { recoveryObsolete: true } });
+      service.configure(['PF_TOTAL_SF=32']);
+      return this.removeAll();
+    });
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
+    expect(listed(service)).toMatchObject([{ num_msix: '32' }]);
+    const { store } = readFirmwareStore(fwconfig) as { store: FirmwareStore };
+    expect(store.recoveryObsolete).toBeUndefined();
+    expect([store.current.PF_TOTAL_SF, store.nextBoot.PF_TOTAL_SF]).toEqual([64, 32]);
   });
 
   it('VFs go with the host’s word, and their files do not bring them back', async () => {

@@ -99,6 +99,9 @@ export const FcntlCommand = {
   GET_SEALS: 1034,
 } as const;
 
+/** flock operations (asm-generic/fcntl.h). */
+export const FlockOperation = { EXCLUSIVE: 2, NONBLOCK: 4 } as const;
+
 /** Descriptor flag of F_SETFD. */
 export const FD_CLOEXEC = 1;
 /** Open flags (asm-generic/fcntl.h; equal on x86-64 and arm64). */
