@@ -23,7 +23,12 @@ export { virtnetPaths } from './paths.js';
 
 /** A configuration and notes about the file, or what is wrong with it: lines to print. */
 export type ConfVerdict =
-  | { readonly conf: VirtnetConf; readonly notes: readonly string[] }
+  | {
+      readonly conf: VirtnetConf;
+      readonly notes: readonly string[];
+      /** What this user was not allowed to judge and a start by another one may refuse: a line to print, or null. */
+      readonly unjudged: string | null;
+    }
   | { readonly problems: readonly string[] };
 
 /**
@@ -35,17 +40,28 @@ export function readConf(paths: Pick<VirtnetPaths, 'conf' | 'fwconfig'>, file = 
     const text = readText(file, CONF_BYTES_MAX);
     if (text === null)
       return file === paths.conf
-        ? { conf: DEFAULT_CONF, notes: [] }
+        ? { conf: DEFAULT_CONF, notes: [], unjudged: null }
         : { problems: [`${file}: there is no such file`] };
     const firmware = readFirmwareStore(paths.fwconfig);
-    // One that cannot be read is reported by whoever needs its values.
+    // One that is damaged is reported by whoever needs its values.
     const judged = judgeConf(text, { firmware: 'store' in firmware ? firmware.store.current : null });
-    return 'conf' in judged
-      ? { conf: judged.conf, notes: judged.notes.map((note) => confNoteText(file, note)) }
-      : { problems: judged.problems.map((problem) => confProblemText(file, problem)) };
+    if ('problems' in judged)
+      return { problems: judged.problems.map((problem) => confProblemText(file, problem)) };
+    const notes = judged.notes.map((note) => confNoteText(file, note));
+    return { conf: judged.conf, notes, unjudged: unjudgedText(judged.conf, paths.fwconfig, firmware) };
   } catch (error) {
     return { problems: [error instanceof Error ? error.message : String(error)] };
   }
+}
+
+function unjudgedText(
+  { vf: { vfs_per_pf } }: VirtnetConf,
+  path: string,
+  firmware: ReturnType<typeof readFirmwareStore>,
+): string | null {
+  if (vfs_per_pf === null || !('denied' in firmware)) return null;
+  const unknown = `vf.vfs_per_pf cannot be compared with VIRTIO_NET_EMULATION_NUM_VF`;
+  return `${path}: this user may not read it, so ${unknown}. Remedy: validate as root.`;
 }
 
 /** Makes `conf` the configuration in effect for every emulator started from now on. */

@@ -13,15 +13,21 @@ import {
 } from '@virtnet/engine-control';
 import { readText, replaceText } from './text-file.js';
 
+/** Why a store was not read; `denied`: another user could. */
+export interface FirmwareUnread extends FirmwareProblem {
+  readonly denied?: true;
+}
+
 /** Reads the store at `path`; the initial one when there is no such file. Never throws. */
-export function readFirmwareStore(path: string): { readonly store: FirmwareStore } | FirmwareProblem {
+export function readFirmwareStore(path: string): { readonly store: FirmwareStore } | FirmwareUnread {
   try {
     const text = readText(path, FIRMWARE_STORE_BYTES_MAX);
     if (text === null) return { store: initialFirmwareStore() };
     const parsed = parseFirmwareStore(text);
     return 'problem' in parsed ? { problem: `${path}: ${parsed.problem}` } : parsed;
   } catch (error) {
-    return { problem: messageOf(error) };
+    const denied = error instanceof Error && 'code' in error && error.code === 'EACCES';
+    return { problem: messageOf(error), ...(denied ? { denied } : {}) };
   }
 }
 

@@ -5,7 +5,8 @@ const EXIT_FAILURE = 1;
 
 /**
  * Judges `file`, by default virtnet.conf in its place. The controller is not asked: it need not run, and does not with
- * a file that is wrong. A file that is not there is no fault when it is the default one, as at a start.
+ * a file that is wrong. A file that is not there is no fault when it is the default one, as at a start. Where this user may
+ * not read what the file has to fit there is no verdict, which is a failure as well.
  */
 export async function runValidate(file: string | null, json: boolean, io: Io): Promise<number> {
   const { readConf, virtnetPaths } = await import('@virtnet/host-ipc/configuration');
@@ -17,6 +18,7 @@ export async function runValidate(file: string | null, json: boolean, io: Io): P
     path = file ?? paths.conf;
     const verdict = readConf(paths, path);
     if ('problems' in verdict) problems = verdict.problems;
+    else if (verdict.unjudged !== null) problems = [verdict.unjudged];
     else notes = verdict.notes;
   } catch (error) {
     problems = [error instanceof Error ? error.message : String(error)];

@@ -1,9 +1,9 @@
 /** Whoever validates a file and whoever starts with it hear the same. Both run from `dist`, so build first. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { factoryValues, initialFirmwareStore } from '@virtnet/engine-control';
-import { writeFirmwareStore } from '@virtnet/host-ipc';
+import { type VirtnetPaths, writeFirmwareStore } from '@virtnet/host-ipc';
 import { expect, it, onTestFinished } from 'vitest';
 import { Service } from './service.fixture.js';
 
@@ -58,10 +58,12 @@ function prepared(written: Written): Service {
 }
 
 function validate({ paths }: Service, ...file: string[]) {
-  const { status, stdout } = spawnSync(virtnet, ['validate', ...file], {
-    env: { ...process.env, VIRTNET_ROOT: paths.root },
-    encoding: 'utf8',
-  });
+  return validateAs({}, paths, ...file);
+}
+
+function validateAs(user: { uid?: number; gid?: number }, { root }: VirtnetPaths, ...file: string[]) {
+  const env = { ...process.env, VIRTNET_ROOT: root };
+  const { status, stdout } = spawnSync(virtnet, ['validate', ...file], { ...user, env, encoding: 'utf8' });
   return { status, lines: stdout.split('\n').slice(0, -1) };
 }
 
@@ -95,5 +97,31 @@ it.each(BAD)(
     expect(exitCode).toBe(1);
     const lines = verdict.lines.map((line) => `virtio_net_controller: ${line}\n`);
     await service.says((stderr) => expect(stderr).toBe(lines.join('')));
+  },
+);
+
+it.runIf(process.getuid?.() === 0)(
+  'a user who may not read the firmware configuration is told what cannot be judged without it',
+  () => {
+    const user = { uid: 4321, gid: 4321 };
+    const { paths } = prepared('{ "vf": { "mac_base": "06:11:22:33:44:55", "vfs_per_pf": 101 } }');
+    const { root, opt, conf, fwconfig } = paths;
+    for (const directory of [root, `${root}/opt`, `${root}/opt/mellanox`, opt]) chmodSync(directory, 0o755);
+    chmodSync(conf, 0o644);
+    const unjudged = {
+      status: 1,
+      lines: [
+        `${fwconfig}: this user may not read it, so vf.vfs_per_pf cannot be compared with ` +
+          'VIRTIO_NET_EMULATION_NUM_VF. Remedy: validate as root.',
+      ],
+    };
+    expect(validateAs(user, paths)).toEqual(unjudged);
+    expect(validateAs(user, paths, '-f', conf)).toEqual(unjudged);
+    writeFileSync(conf, '{ "is_lag": 0 }'); // says nothing that the firmware has to fit
+    expect(validateAs(user, paths)).toEqual({ status: 0, lines: [`${conf} is valid`] });
+    writeFileSync(conf, '{ "vf": { "mac_base": "06:11:22:33:44:55", "vfs_per_pf": 100 } }');
+    expect(validateAs(user, paths)).toEqual(unjudged);
+    chownSync(fwconfig, user.uid, user.gid);
+    expect(validateAs(user, paths)).toEqual({ status: 0, lines: [`${conf} is valid`] });
   },
 );
