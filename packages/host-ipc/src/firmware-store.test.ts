@@ -74,6 +74,25 @@ describe('firmware store file', () => {
     expect(readFileSync(path, 'utf8')).toBe(before);
   });
 
+  it('a write for which there is no room says of which file, keeps the old one and leaves nothing', () => {
+    writeFirmwareStore(path, initialFirmwareStore());
+    const before = readFileSync(path, 'utf8');
+    const script = `
+      import { writeFirmwareStore } from '${new URL('../dist/firmware-store.js', import.meta.url).href}';
+      import { resetFirmwareStore, initialFirmwareStore } from '@virtnet/engine-control';
+      process.stdout.write(writeFirmwareStore(process.argv[1], resetFirmwareStore(initialFirmwareStore())).problem);`;
+    // The limit is met as a full disk is: by the write, whose error names no file.
+    const limited = 'trap "" XFSZ; ulimit -f 0; exec "$@"';
+    const command = [process.execPath, '--input-type=module', '-e', script, path];
+    const problem = execFileSync('sh', ['-c', limited, 'sh', ...command], {
+      cwd: import.meta.dirname,
+      encoding: 'utf8',
+    });
+    expect(problem).toBe(`${path}: EFBIG: file too large, write`);
+    expect(readFileSync(path, 'utf8')).toBe(before);
+    expect(readdirSync(join(path, '..'))).toEqual(['fwconfig.json']);
+  });
+
   it.each<[string, () => void, string]>([
     ['torn', () => writeFileSync(path, '{"version":1,"cur'), 'not JSON'],
     ['empty', () => writeFileSync(path, ''), 'not JSON'],

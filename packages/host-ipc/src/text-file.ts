@@ -83,8 +83,14 @@ export function replaceText(path: string, text: string): void {
     withFile(directory, constants.O_RDONLY | constants.O_DIRECTORY, fsyncSync);
   } catch (error) {
     tryRemove(draft);
-    throw error;
+    throw naming(path, error);
   }
+}
+
+/** An error about a descriptor (no space left on device) does not say which file it is. */
+function naming(path: string, error: unknown): unknown {
+  if (error instanceof Error && !error.message.includes(path)) error.message = `${path}: ${error.message}`;
+  return error;
 }
 
 function keepOwner(fd: number, path: string): void {

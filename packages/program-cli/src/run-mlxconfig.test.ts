@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { initialFirmwareStore, powerCycledFirmwareStore } from '@virtnet/engine-control';
@@ -278,6 +278,19 @@ describe('virtnet-mlxconfig, errors', () => {
     expect(code).toBe(1);
     expect(out).toContain(`-E- ${storePath}: not JSON`);
     expect(readFileSync(storePath, 'utf8')).toBe('junk');
+  });
+
+  it('a store that cannot be written says so, names the file, and stays as it is', async () => {
+    await run('-y -d 03:00.0 s PF_TOTAL_SF=9');
+    const before = readFileSync(storePath, 'utf8');
+    mkdirSync(`${storePath}.${process.pid}.tmp`);
+    for (const command of ['s PF_TOTAL_SF=10', 'r']) {
+      const { code, out } = await run(`-y -d 03:00.0 ${command}`);
+      expect(code).toBe(1);
+      expect(out).toMatch(/ing\.\.\. Failed!\n-E- .*fwconfig\.json.*\n$/);
+      expect(out).not.toContain('Done!');
+    }
+    expect(readFileSync(storePath, 'utf8')).toBe(before);
   });
 
   it.each(['-d 03:00.0', '-d 03:00.0 nope', '-d 03:00.0 s', '-d'])(

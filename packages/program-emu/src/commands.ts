@@ -52,6 +52,7 @@ import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator, PromotionReason } from './emulator.js';
 import { HostCommands } from './host-commands.js';
+import { hostStateFailure } from './host-store.js';
 import { type ModifyPlace, modifyDevices } from './modify-command.js';
 import { Provision } from './provision.js';
 import { RecoveryStore } from './recovery-store.js';
@@ -128,7 +129,7 @@ export class Commands {
   /** The host's side. What only looks waits for what changes, too: it shows a state between two changes. */
   host(request: HostRequest): Promise<JsonObject | Outcome> {
     const looks = request.verb === 'functions' || request.verb === 'dmesg';
-    const answer = () => this.#host.answer(request);
+    const answer = () => this.#host.answer(request).catch(hostStateFailure);
     return looks ? this.#inTurn(answer) : this.#change(answer);
   }
 

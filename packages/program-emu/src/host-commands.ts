@@ -237,6 +237,7 @@ export class HostCommands {
     const { fwconfig } = this.#emulator.paths;
     const read = readFirmwareStore(fwconfig);
     if ('problem' in read) return { errno: -5, errstr: read.problem };
+    this.#store.save(this.#state); // where this cannot be written, nothing is begun
     const ended = this.#provision.allPlans.filter(({ kind }) => outcomeOf('power cycle', kind) !== 'recover');
     if (!(await this.#provision.forget(ended))) return failure('REC_MAC_DEL');
     const cycled = (store: FirmwareStore) => ({ store: powerCycledFirmwareStore(store) });
@@ -343,7 +344,7 @@ export class HostCommands {
     return SUCCESS;
   }
 
-  /** Before the functions follow; throws, and nothing has changed, where it cannot be written. */
+  /** What is going to happen to functions; nothing may when this throws a HostStateError. */
   #change(state: HostState): void {
     this.#store.save(state);
     this.#state = state;

@@ -11,14 +11,27 @@ import {
   freshHost,
   HOST_STATE_BYTES_MAX,
   type HostState,
+  type Outcome,
   restoreHost,
   serialiseHost,
 } from '@virtnet/engine-control';
 import { readText, replaceText } from '@virtnet/host-ipc';
+import { Errno } from '@virtnet/wire';
 import type { HostServices } from './device-parts.js';
 
 /** Until what could not be written is tried again, in milliseconds. */
 const AGAIN_MS = 1_000;
+
+/** The state of the host cannot be written, for the reason that the message gives. */
+export class HostStateError extends Error {
+  override readonly name = 'HostStateError';
+}
+
+/** What a request is answered that ended in `error`, which is thrown again when it is another. */
+export function hostStateFailure(error: unknown): Outcome {
+  if (error instanceof HostStateError) return { errno: -Errno.EIO, errstr: error.message };
+  throw error;
+}
 
 export class HostStore {
   readonly #path: string;
@@ -60,9 +73,13 @@ export class HostStore {
     return null;
   }
 
-  /** Writes what is going to be done. Throws when it is not safely there. */
+  /** Writes what is going to be done. Throws a HostStateError when it is not safely there; then the former state is. */
   save(state: HostState): void {
-    replaceText(this.#path, serialiseHost(state));
+    try {
+      replaceText(this.#path, serialiseHost(state));
+    } catch (error) {
+      throw new HostStateError(messageOf(error), { cause: error });
+    }
     this.#unwritten = null;
   }
 

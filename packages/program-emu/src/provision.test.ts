@@ -20,6 +20,7 @@ const FIRMWARE = [
 const PF0 = '14:00.2';
 const PF1 = '14:00.3';
 const HOTPLUG = 'MT2151X03152VNETS1D0F0';
+const FIRST_PF = 'MT2151X03152VNETS0D0F2';
 const VF = (number: number) => `MT2151X03152VNETS0D0F2VF${number}`;
 const SUCCESS = { errno: 0, errstr: 'Success' };
 const NOT_CREATED = { errno: -1015, errstr: 'Failed to create recovery file' };
@@ -74,12 +75,91 @@ function broken({ paths: { recovery } }: TestService): () => void {
   };
 }
 
-/** Until it is mended, what recovery files have no keys for cannot be written; the files themselves can. */
-function brokenDocument({ paths: { devices } }: TestService): () => void {
-  const draft = `${devices}.${process.pid}.tmp`;
+/** Until it is mended, a file that is replaced as a whole cannot be. */
+function notReplaced(path: string): () => void {
+  const draft = `${path}.${process.pid}.tmp`;
   mkdirSync(draft);
   return () => rmSync(draft, { recursive: true });
 }
+
+/** Until it is mended, what recovery files have no keys for cannot be written; the files themselves can. */
+const brokenDocument = ({ paths: { devices } }: TestService) => notReplaced(devices);
+
+describe('the host’s side while its files cannot be written', () => {
+  /** With a hotplug PF, a VF, and other firmware values for the next boot. */
+  async function furnished(): Promise<TestService> {
+    const service = await started();
+    expect(await hotplug(service)).toMatchObject(SUCCESS);
+    expect(await sriov(service, PF0, 1)).toEqual(SUCCESS);
+    service.configure(['VIRTIO_NET_EMULATION_NUM_PF=1']);
+    return service;
+  }
+  const saved = ({ paths: { fwconfig, hostState } }: TestService) =>
+    [fwconfig, hostState].map((path) => readFileSync(path, 'utf8'));
+  const refused = (path: string) => ({ errno: -5, errstr: expect.stringContaining(path) });
+
+  it.each(['hostState', 'fwconfig'] as const)(
+    'a power cycle without %s is refused with the file’s name, changes nothing, and can be asked for again',
+    async (name) => {
+      const service = await furnished();
+      const before = [listed(service), files(service), saved(service)];
+      const mend = notReplaced(service.paths[name]);
+      expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(refused(service.paths[name]));
+      expect([listed(service), files(service), saved(service)]).toEqual(before);
+      mend();
+      expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
+      expect(vuids(service)).toEqual([FIRST_PF]);
+    },
+  );
+
+  it('a power cycle that loses its store in the middle is finished by the next one', async () => {
+    const service = await furnished();
+    const { fwconfig } = service.paths;
+    let mend = () => {};
+    onTestFinished(() => void vi.restoreAllMocks());
+    vi.spyOn(Emulator.prototype, 'removeAll').mockImplementationOnce(async function (this: Emulator) {
+      mend = notReplaced(fwconfig);
+      return this.removeAll();
+    });
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(refused(fwconfig));
+    expect(vuids(service)).toEqual([]);
+    mend();
+    expect(await service.commands.host(hostRequest('power-cycle'))).toEqual(SUCCESS);
+    expect([vuids(service), files(service)]).toEqual([[FIRST_PF], [FIRST_PF]]);
+    expect(readFirmwareStore(fwconfig)).not.toHaveProperty('store.recoveryObsolete');
+  });
+
+  it('a warm reboot, VFs and a binding are refused likewise', async () => {
+    const service = await furnished();
+    const before = [listed(service), files(service), saved(service)];
+    const { hostState } = service.paths;
+    const mend = notReplaced(hostState);
+    expect(await service.commands.host(hostRequest('warm-reboot'))).toEqual(refused(hostState));
+    expect(await sriov(service, PF0, 0)).toEqual(refused(hostState));
+    expect(await sriov(service, PF1, 1)).toEqual(refused(hostState));
+    const binding = hostRequest('bind', { bdf: PF0, driver: 'vfio-pci' });
+    expect(await service.commands.host(binding)).toEqual(refused(hostState));
+    expect([listed(service), files(service), saved(service)]).toEqual(before);
+    mend();
+    expect(await service.commands.host(hostRequest('warm-reboot'))).toEqual(SUCCESS);
+    expect(vfs(service)).toEqual([]);
+  });
+
+  it('what happens to a function without the host’s doing is done, and reported', async () => {
+    const service = await furnished();
+    const mend = notReplaced(service.paths.hostState);
+    expect(await unplug(service)).toEqual(SUCCESS);
+    expect(vuids(service)).not.toContain(HOTPLUG);
+    expect(service.said).toContainEqual({
+      level: 'error',
+      msg: 'the state of the host cannot be written',
+      reason: expect.stringContaining(service.paths.hostState),
+    });
+    mend();
+    await restart(service);
+    expect(vuids(service)).not.toContain(HOTPLUG);
+  });
+});
 
 describe('VFs exist all or not at all', () => {
   it('more than there are SFs for: none is made, and the guide’s error says so', async () => {
