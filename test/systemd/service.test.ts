@@ -128,7 +128,9 @@ describe.skipIf(!isRoot())('package and service under systemd', () => {
   test('a firmware setting of root’s is the service’s to read after the next start', async () => {
     const { machine } = used.value;
     await machine.run('virtnet-mlxconfig -d 03:00.0 -y s PF_TOTAL_SF=32');
-    expect(await machine.run(`stat -c %U:%a ${BASE}/fwconfig.json`)).toBe('virtnet:600\n');
+    const firmware = `${BASE}/fwconfig.json ${BASE}/fwconfig.json.lock`;
+    expect(await machine.run(`stat -c %U:%a ${firmware}`)).toBe('virtnet:600\nvirtnet:600\n');
+    await machine.run('virtnet-host power-cycle'); // locks it and writes it as the service's user
     const former = await machine.mainPid(UNIT);
     await machine.run(`systemctl restart ${UNIT}`);
     await machine.restarted(UNIT, former);
