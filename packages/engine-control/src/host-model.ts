@@ -111,6 +111,11 @@ export function setNumVfs(
   return withNumVfs(state, pf.bdf, count, now);
 }
 
+/** The state of a host whose PF could not have its VFs: there is none, and everything else of the PF is as it was. */
+export function withoutVfs(state: HostState, bdf: string, now: number): HostState {
+  return (state.numVfs[bdf] ?? 0) === 0 ? state : withNumVfs(state, bdf, 0, now);
+}
+
 function withNumVfs(state: HostState, bdf: string, count: number, now: number): HostState {
   const { [bdf]: former, ...others } = state.numVfs;
   const numVfs = count === 0 ? others : { ...others, [bdf]: count };
@@ -213,7 +218,7 @@ export function unbindDriver(
 function released(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
   const { [bdf]: _, ...drivers } = state.drivers;
   const unbound = logged({ ...state, drivers }, now, `${driver} 0000:${bdf}: unbound`);
-  return (state.numVfs[bdf] ?? 0) === 0 ? unbound : withNumVfs(unbound, bdf, 0, now);
+  return withoutVfs(unbound, bdf, now);
 }
 
 /** The state without what concerns functions that are gone. */

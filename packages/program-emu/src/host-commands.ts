@@ -40,6 +40,7 @@ import {
   setNumVfs,
   unbindDriver,
   unloadVirtioNet,
+  withoutVfs,
 } from '@virtnet/engine-control';
 import { readFirmwareStore, updateFirmwareStore } from '@virtnet/host-ipc';
 import type { ControlSite } from './control-site.js';
@@ -92,7 +93,7 @@ export class HostCommands {
       const failed = allowed
         ? await this.#provision.makeVfs(pfId, wanted, remembered)
         : failure('VF_DEV_GET');
-      if (failed !== null && wanted > 0) this.#note(forgetFunctions(this.#state, [this.#bdfOf(pfId)]));
+      if (failed !== null && wanted > 0) this.#note(withoutVfs(this.#state, this.#bdfOf(pfId), Date.now()));
     }
     const known = this.#site.knowsFirmware; // else what is missing may be there again once it is
     if (known) this.#forgetMissing();
@@ -171,7 +172,7 @@ export class HostCommands {
         this.#probe(({ host: { plan } }) => plan.pfId === pfId && plan.vfId !== null);
       return SUCCESS;
     }
-    this.#note(forgetFunctions(this.#state, [device.host.plan.bdf]));
+    this.#note(withoutVfs(this.#state, device.host.plan.bdf, Date.now()));
     return failed;
   }
 
