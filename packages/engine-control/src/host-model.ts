@@ -17,7 +17,7 @@
  * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; entries for functions that can exist.
  */
 import { type Failure, isFailure } from './errors.js';
-import { addressOf, formatBdf, netdevName, parseBdf, rawBdf } from './identity.js';
+import { addressOf, canonicalBdf, formatBdf, netdevName, parseBdf, rawBdf } from './identity.js';
 import { VFS_MAX } from './limits.js';
 
 /** Drivers a function can be bound to here. */
@@ -86,8 +86,7 @@ const failures = {
 
 /** The function at an address, with or without domain, or how the host says that there is none. */
 export function findFunction<T extends HostFunction>(functions: readonly T[], text: string): T | Failure {
-  const address = parseBdf(text);
-  const bdf = address === null ? null : formatBdf(address);
+  const bdf = canonicalBdf(text);
   return functions.find((candidate) => candidate.bdf === bdf) ?? failures.ENODEV;
 }
 

@@ -75,6 +75,12 @@ export function parseBdf(text: string): PciAddress | null {
   return { bus: Number.parseInt(bus, 16), device: Number.parseInt(device, 16), fn: Number.parseInt(fn, 16) };
 }
 
+/** An address as `formatBdf` writes it, of any text that `parseBdf` reads; null for any other text. */
+export function canonicalBdf(text: string): string | null {
+  const address = parseBdf(text);
+  return address === null ? null : formatBdf(address);
+}
+
 /** Name of the host's network interface of the function at `bus:device.function`, at most 11 bytes: `vnet14s00f2`. */
 export function netdevName(bdf: string): string {
   return `vnet${bdf.replace(':', 's').replace('.', 'f')}`;

@@ -218,6 +218,20 @@ describe('virtnet-host', () => {
       ]);
     });
 
+    it.each(['1A:00.0', '0000:1A:00.0', '1a:00.0'])('%s is the function that it cannot take', async (bdf) => {
+      const driver = driverOf([{ ...bad, bdf: '1a:00.0' }]);
+      const { code, out } = await run(`bind ${bdf} virtio-pci`, answered(SUCCESS), [], driver);
+      expect(JSON.parse(out)).toEqual({ errno: -1, errstr: 'not permitted' });
+      expect(code).toBe(1);
+    });
+
+    it('a function that somebody else has unbound meanwhile is not said to be bound', async () => {
+      const { code, out, err } = await run('bind 16:00.0 virtio-pci', answered(SUCCESS), [], driverOf([good]));
+      expect(JSON.parse(out)).toEqual({ errno: -5, errstr: 'Input/output error' });
+      expect(err).toBe('virtnet-host: 0000:16:00.0: it is not bound any more\n');
+      expect(code).toBe(1);
+    });
+
     it('a driver that does not start: the function is unbound again', async () => {
       const broken = { ...driverOf(null), sync: () => Promise.reject(new Error('does not start')) };
       const asked: unknown[] = [];

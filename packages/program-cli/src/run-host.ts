@@ -7,6 +7,7 @@
  *   Exit codes: 0 success; 1 an error that stdout or stderr describes; 2 a command line that is wrong.
  */
 import {
+  canonicalBdf,
   failure,
   HOST_DRIVERS,
   type HostRequest,
@@ -29,6 +30,7 @@ import { EXIT_USAGE, integer, parseWith, prepareProgram } from './usage.js';
 
 const EXIT_FAILURE = 1;
 const EIO = 5;
+const FAILED = { errno: -EIO, errstr: 'Input/output error' };
 const NO_DEVICE: ChannelsAnswer = { errno: -19, errstr: 'No such device' };
 
 /** Names of the one module that is the virtio-net driver here. */
@@ -254,6 +256,7 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
   if (!REBINDING.includes(verb) || typeof answer !== 'object' || answer === null || isFailure(answer))
     return answer;
   const starts = (verb === 'bind' && request.driver === 'virtio-pci') || (verb === 'modprobe' && value === 1);
+  const mine = verb === 'bind' && request.driver === 'virtio-pci' ? canonicalBdf(bdf ?? '') : null;
   let shown: object = answer;
   try {
     let functions = await driver.sync(starts);
@@ -263,14 +266,17 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
       if (reason === null) continue;
       io.err(`virtnet-host: 0000:${failed}: ${reason.reason}\n`);
       await unbind(failed, followers);
-      if (verb === 'bind' && (bdf === failed || bdf === `0000:${failed}`))
-        shown = { errno: reason.errno, errstr: reason.reason };
+      if (mine === failed) shown = { errno: reason.errno, errstr: reason.reason };
+    }
+    if (mine !== null && functions?.every((driven) => driven.bdf !== mine) === true) {
+      io.err(`virtnet-host: 0000:${mine}: it is not bound any more\n`);
+      shown = FAILED;
     }
   } catch (error) {
     io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
     if (!starts) return answer;
     if (verb === 'bind' && bdf !== null) await unbind(bdf, followers);
-    return { errno: -EIO, errstr: 'Input/output error' };
+    return FAILED;
   }
   return shown;
 }

@@ -15,7 +15,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { type BindFailure, HostNetdev, SerialQueue } from '@virtnet/driver-virtio-net';
-import { HOST_STATE_BYTES_MAX, netdevName, restoreHost } from '@virtnet/engine-control';
+import { canonicalBdf, HOST_STATE_BYTES_MAX, netdevName, restoreHost } from '@virtnet/engine-control';
 import { type Logger, readText, type VirtnetPaths } from '@virtnet/host-ipc';
 import type { Poller } from '@virtnet/host-linux';
 
@@ -61,8 +61,9 @@ export class DrivenFunctions {
 
   /** The interface of a function, by its name, or by the function's address with or without domain. */
   find(device: string): { readonly bdf: string; readonly netdev: HostNetdev } | null {
+    const address = canonicalBdf(device);
     for (const [bdf, netdev] of this.#driven)
-      if (device === bdf || device === `0000:${bdf}` || device === netdev.name) return { bdf, netdev };
+      if (bdf === address || netdev.name === device) return { bdf, netdev };
     return null;
   }
 
