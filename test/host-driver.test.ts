@@ -275,4 +275,27 @@ describe('modprobe', () => {
   });
 });
 
+describe('a function that the driver cannot take', () => {
+  const vfs = async () => (await used.value.service.host('lspci')).stdout.match(/^14:00\.[^2]/gm);
+
+  test('its PF keeps the VFs that it had without a driver; bind and modprobe say what failed', async () => {
+    const { net } = used.scene;
+    expect(await host('sriov', PF, '2')).toEqual(SUCCESS);
+    const before = await vfs();
+    expect(before).toHaveLength(2);
+    await net.ip(`link add ${CARD} type bridge`);
+    expect(await host('bind', PF, 'virtio-pci')).toMatchObject({ errno: expect.any(Number) });
+    const { code, stdout } = await used.value.service.host('modprobe', 'virtio_net');
+    expect(code).toBe(1);
+    expect((JSON.parse(stdout) as { errstr: string }).errstr).toContain(`0000:${PF}: `);
+    expect(await driverOf(PF)).toBe('');
+    expect(await vfs()).toEqual(before);
+    expect(await cards()).toHaveLength(4); // the two, the hotplug PF, and who took the name
+    await net.ip(`link del ${CARD}`);
+    expect(await host('bind', PF, 'virtio-pci')).toEqual(SUCCESS);
+    expect(await host('modprobe', '-r', 'virtio_net')).toEqual(SUCCESS);
+    expect(await vfs()).toBeNull();
+  });
+});
+
 endsCleanly(used);

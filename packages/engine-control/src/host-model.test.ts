@@ -19,6 +19,7 @@ import {
   setAutoprobe,
   setNumVfs,
   unbindDriver,
+  undoBind,
   unloadVirtioNet,
 } from './host-model.js';
 
@@ -75,6 +76,18 @@ describe('the host', () => {
     const bound = state(bindDriver(freshHost(NOW), functions, PF.bdf, 'vfio-pci', NOW));
     const with2 = state(setNumVfs(bound, functions, PF.bdf, 2, NOW));
     expect(state(unbindDriver(with2, functions, PF.bdf, 'vfio-pci', NOW)).numVfs).toEqual({});
+  });
+
+  it('a PF keeps its VFs when its driver could do nothing with it', () => {
+    const bare = state(setNumVfs(freshHost(NOW), functions, PF.bdf, 2, NOW));
+    const bound = state(bindDriver(bare, functions, PF.bdf, 'virtio-pci', NOW));
+    const undone = state(undoBind(bound, functions, `0000:${PF.bdf}`, 'virtio-pci', NOW));
+    expect({ ...undone, log: bare.log }).toEqual(bare);
+    expect(undone.log.at(-1)!.text).toBe('virtio-pci 0000:14:00.2: probe failed');
+    expect(errno(undoBind(undone, functions, PF.bdf, 'virtio-pci', NOW))).toBe(-19);
+    expect(errno(undoBind(bound, functions, '1f:00.0', 'virtio-pci', NOW))).toBe(-19);
+    const given = state(bindDriver(freshHost(NOW), functions, VF.bdf, 'vfio-pci', NOW));
+    expect(errno(undoBind(given, [{ ...VF, inUse: true }], VF.bdf, 'vfio-pci', NOW))).toBe(-16);
   });
 
   it('virtio-pci takes what nobody holds, and gives back what it holds itself', () => {

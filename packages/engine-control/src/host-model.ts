@@ -171,8 +171,8 @@ export function unloadVirtioNet(
   now: number,
 ): HostState {
   const driven = functions.filter(({ bdf }) => state.drivers[bdf] === 'virtio-pci');
-  const unbound = driven.reduce((before, { bdf }) => released(before, bdf, 'virtio-pci', now), state);
-  return logged({ ...unbound, virtioNet: false }, now, 'virtio_net: unloaded');
+  const left = driven.reduce((before, { bdf }) => released(before, bdf, 'virtio-pci', now), state);
+  return logged({ ...left, virtioNet: false }, now, 'virtio_net: unloaded');
 }
 
 /** `echo 0|1 > sriov_drivers_autoprobe`. */
@@ -214,10 +214,31 @@ export function unbindDriver(
   return released(state, found.bdf, driver, now);
 }
 
-function released(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
+/** In an unbind's `value`: it takes a binding back with which the driver could do nothing (`undoBind`). */
+export const UNDOES_BIND = 1;
+
+/** Takes a binding back with which the driver could do nothing: it has driven nothing, so a PF keeps its VFs. */
+export function undoBind(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  driver: HostDriver,
+  now: number,
+): HostState | Failure {
+  const found = findFunction(functions, text);
+  if (isFailure(found)) return found;
+  if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
+  if (isHeld(state, found)) return failures.EBUSY;
+  return unbound(state, found.bdf, `${driver} 0000:${found.bdf}: probe failed`, now);
+}
+
+function unbound(state: HostState, bdf: string, line: string, now: number): HostState {
   const { [bdf]: _, ...drivers } = state.drivers;
-  const unbound = logged({ ...state, drivers }, now, `${driver} 0000:${bdf}: unbound`);
-  return withoutVfs(unbound, bdf, now);
+  return logged({ ...state, drivers }, now, line);
+}
+
+function released(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
+  return withoutVfs(unbound(state, bdf, `${driver} 0000:${bdf}: unbound`, now), bdf, now);
 }
 
 /** The state without what concerns functions that are gone. */

@@ -1,3 +1,4 @@
+import { UNDOES_BIND } from '@virtnet/engine-control';
 import { describe, expect, it } from 'vitest';
 import type { Reply } from './controller.js';
 import type { DrivenFunction, DriverPort } from './driver-process.js';
@@ -214,7 +215,7 @@ describe('virtnet-host', () => {
       expect(code).toBe(1);
       expect(asked).toMatchObject([
         { params: { verb: 'bind', bdf: '0000:15:00.0' } },
-        { params: { verb: 'unbind', bdf: '15:00.0', driver: 'virtio-pci' } },
+        { params: { verb: 'unbind', bdf: '15:00.0', value: UNDOES_BIND, driver: 'virtio-pci' } },
       ]);
     });
 
@@ -226,7 +227,12 @@ describe('virtnet-host', () => {
     });
 
     it('a function that somebody else has unbound meanwhile is not said to be bound', async () => {
-      const { code, out, err } = await run('bind 16:00.0 virtio-pci', answered(SUCCESS), [], driverOf([good]));
+      const { code, out, err } = await run(
+        'bind 16:00.0 virtio-pci',
+        answered(SUCCESS),
+        [],
+        driverOf([good]),
+      );
       expect(JSON.parse(out)).toEqual({ errno: -5, errstr: 'Input/output error' });
       expect(err).toBe('virtnet-host: 0000:16:00.0: it is not bound any more\n');
       expect(code).toBe(1);
@@ -238,7 +244,35 @@ describe('virtnet-host', () => {
       const { code, err } = await run('bind 15:00.0 virtio-pci', answered(SUCCESS), asked, broken);
       expect(code).toBe(1);
       expect(err).toContain('does not start');
-      expect(asked).toHaveLength(2);
+      expect(asked.slice(1)).toMatchObject([
+        { params: { verb: 'unbind', bdf: '15:00.0', value: UNDOES_BIND, driver: 'virtio-pci' } },
+      ]);
+    });
+
+    it('modprobe tells what it could not bind, and fails', async () => {
+      const other = { ...bad, bdf: '16:00.0', failure: { errno: -17, reason: 'the name is taken' } };
+      for (const [driven, errstr] of [
+        [[good, other], '0000:16:00.0: the name is taken'],
+        [[other, good, bad, bad], '0000:16:00.0: the name is taken, and 2 more'],
+      ] as const) {
+        const asked: unknown[] = [];
+        const { code, out, err } = await run(
+          'modprobe virtio_net',
+          answered(SUCCESS),
+          asked,
+          driverOf(driven),
+        );
+        expect(JSON.parse(out)).toEqual({ errno: -17, errstr });
+        expect(err).toContain('virtnet-host: 0000:16:00.0: the name is taken\n');
+        expect(code).toBe(1);
+        expect(asked[1]).toMatchObject({ params: { verb: 'unbind', bdf: '16:00.0', value: UNDOES_BIND } });
+      }
+    });
+
+    it('sriov succeeds where only the driver cannot take the VFs', async () => {
+      const { code, err } = await run('sriov 14:00.2 1', answered(SUCCESS), [], driverOf([bad]));
+      expect(code).toBe(0);
+      expect(err).toBe('virtnet-host: 0000:15:00.0: not permitted\n');
     });
 
     it('ethtool -l, -L and -i, in the form of the guide', async () => {

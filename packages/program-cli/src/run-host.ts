@@ -3,7 +3,8 @@
  *
  * Theory
  *   Each command is one request to the controller, whose emulator holds the functions and the model of the host. What
- *   it changed is then brought about by the host's driver: a function that this cannot take is unbound again.
+ *   it changed is then brought about by the host's driver: of a function that this cannot take the binding is
+ *   taken back, and nothing else: it had not been driven.
  *   Exit codes: 0 success; 1 an error that stdout or stderr describes; 2 a command line that is wrong.
  */
 import {
@@ -19,6 +20,7 @@ import {
   type PciRow,
   parsePciFilter,
   SUCCESS,
+  UNDOES_BIND,
 } from '@virtnet/engine-control';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import type { Ask } from './controller.js';
@@ -249,7 +251,10 @@ interface Followers {
 /** Verbs after which other functions may be bound to the driver than before. */
 const REBINDING: readonly HostVerb[] = ['sriov', 'bind', 'unbind', 'modprobe', 'warm-reboot', 'power-cycle'];
 
-/** Lets the driver follow what was changed. The answer to show: of a function that it cannot take, why. */
+/**
+ * Lets the driver follow what was changed. The answer to show: why it cannot take the function that was to be bound, or
+ * some of those that modprobe binds.
+ */
 async function followed(answer: unknown, request: HostRequest, followers: Followers): Promise<unknown> {
   const { io, driver } = followers;
   const { verb, bdf, value } = request;
@@ -257,32 +262,38 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
     return answer;
   const starts = (verb === 'bind' && request.driver === 'virtio-pci') || (verb === 'modprobe' && value === 1);
   const mine = verb === 'bind' && request.driver === 'virtio-pci' ? canonicalBdf(bdf ?? '') : null;
-  let shown: object = answer;
   try {
     let functions = await driver.sync(starts);
     if (functions === null && verb === 'sriov' && (await anyDriven(followers)))
       functions = await driver.sync(true);
-    for (const { bdf: failed, failure: reason } of functions ?? []) {
-      if (reason === null) continue;
-      io.err(`virtnet-host: 0000:${failed}: ${reason.reason}\n`);
-      await unbind(failed, followers);
-      if (mine === failed) shown = { errno: reason.errno, errstr: reason.reason };
+    const refused = (functions ?? []).flatMap((driven) =>
+      driven.failure === null ? [] : [{ bdf: driven.bdf, ...driven.failure }],
+    );
+    for (const { bdf: failed, reason } of refused) {
+      io.err(`virtnet-host: 0000:${failed}: ${reason}\n`);
+      await undoBind(failed, followers);
     }
-    if (mine !== null && functions?.every((driven) => driven.bdf !== mine) === true) {
-      io.err(`virtnet-host: 0000:${mine}: it is not bound any more\n`);
-      shown = FAILED;
+    const [first, ...others] = refused;
+    if (verb === 'modprobe' && first !== undefined) {
+      const more = others.length === 0 ? '' : `, and ${others.length} more`;
+      return { errno: first.errno, errstr: `0000:${first.bdf}: ${first.reason}${more}` };
     }
+    const own = refused.find((each) => each.bdf === mine);
+    if (own !== undefined) return { errno: own.errno, errstr: own.reason };
+    if (mine === null || functions?.every((driven) => driven.bdf !== mine) !== true) return answer;
+    io.err(`virtnet-host: 0000:${mine}: it is not bound any more\n`);
+    return FAILED;
   } catch (error) {
     io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
     if (!starts) return answer;
-    if (verb === 'bind' && bdf !== null) await unbind(bdf, followers);
+    if (verb === 'bind' && bdf !== null) await undoBind(bdf, followers);
     return FAILED;
   }
-  return shown;
 }
 
-async function unbind(bdf: string, { ask, driver }: Followers): Promise<void> {
-  const params = { verb: 'unbind', bdf, value: null, driver: 'virtio-pci' } as const;
+/** Takes a binding back with which the driver can do nothing; a PF keeps its VFs. */
+async function undoBind(bdf: string, { ask, driver }: Followers): Promise<void> {
+  const params = { verb: 'unbind', bdf, value: UNDOES_BIND, driver: 'virtio-pci' } as const;
   await ask({ command: 'host', params });
   await driver.sync(false).catch(() => null); // what went wrong is told already
 }

@@ -1,6 +1,6 @@
 /** What commands of the host's side leave of its state when they fail. */
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
-import { type HostState, type HostVerb, restoreHost } from '@virtnet/engine-control';
+import { type HostState, type HostVerb, restoreHost, UNDOES_BIND } from '@virtnet/engine-control';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { hostRequest } from './test-support/command-model.js';
 import { TestService } from './test-support/test-service.js';
@@ -60,5 +60,19 @@ describe('VFs that cannot be made', () => {
     obstructed(service);
     await service.start();
     expect(bindings(service)).toEqual(kept);
+  });
+});
+
+describe('a binding that is taken back', () => {
+  it('leaves the VFs of its PF, which needed no driver to have them', async () => {
+    const service = await started();
+    expect(await ask(service, 'sriov', { bdf: PF, value: 3 })).toEqual(SUCCESS);
+    const before = service.commands.list();
+    const bound = { bdf: PF, driver: 'virtio-pci' };
+    expect(await ask(service, 'bind', bound)).toEqual(SUCCESS);
+    expect(await ask(service, 'unbind', { ...bound, value: UNDOES_BIND })).toEqual(SUCCESS);
+    expect(bindings(service)).toEqual({ drivers: {}, noAutoprobe: {}, numVfs: { [PF]: 3 } });
+    expect(service.commands.list()).toEqual(before);
+    expect(await ask(service, 'unbind', { ...bound, value: UNDOES_BIND })).toMatchObject({ errno: -19 });
   });
 });

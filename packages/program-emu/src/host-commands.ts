@@ -38,7 +38,9 @@ import {
   SUCCESS,
   setAutoprobe,
   setNumVfs,
+  UNDOES_BIND,
   unbindDriver,
+  undoBind,
   unloadVirtioNet,
   withoutVfs,
 } from '@virtnet/engine-control';
@@ -121,6 +123,8 @@ export class HostCommands {
         if (!isHostDriver(driver)) return failure('OPT_NOT_SUPPORTED');
         if (verb === 'bind')
           return this.#changed(bindDriver(this.#state, this.#seen(), bdf, driver, Date.now()));
+        if (value === UNDOES_BIND)
+          return this.#changed(undoBind(this.#state, this.#seen(), bdf, driver, Date.now()));
         return this.#unbind(bdf, driver);
       case 'autoprobe':
         if (bdf === null || value === null) return INVALID;
