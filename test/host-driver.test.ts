@@ -298,4 +298,16 @@ describe('a function that the driver cannot take', () => {
   });
 });
 
+test('several functions are bound at once while no driver runs > each is an interface, and every command says so', async () => {
+  const { devices } = await used.value.service.answer<{ devices: { pci_bdf: string }[] }>('list');
+  const bdfs = devices.map(({ pci_bdf }) => pci_bdf);
+  expect(bdfs).toHaveLength(2);
+  for (const verb of ['bind', 'unbind', 'bind', 'unbind']) {
+    if (verb === 'bind') await until('no driver', PATIENCE_MS, () => driverPid() === null);
+    const answers = await Promise.all(bdfs.map((bdf) => host(verb, bdf, 'virtio-pci')));
+    expect(answers, verb).toEqual([SUCCESS, SUCCESS]);
+    expect(await cards()).toHaveLength(verb === 'bind' ? 2 : 0);
+  }
+});
+
 endsCleanly(used);

@@ -4,13 +4,14 @@
  * Theory
  *   The driver is a process that belongs to the host: whoever needs it first starts it, in its own network namespace
  *   and apart from itself, and it ends when nothing is left to drive. Whether it lives is asked of its socket: nobody
- *   listens there any more once it is dead, whatever was left behind.
+ *   listens there any more once it is dead, whatever was left behind. There is one driver, which holds a lock from its
+ *   first step to its last; who needs one while the lock is held waits for that one to answer, or to end.
  *
  * Limits  START_MS until a driver that was started answers, END_MS until one that says that it ends is gone,
  *         GONE_LOOK_MS until a call hears that it has ended.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -115,41 +116,76 @@ export async function whileThere<T>(
 }
 
 /** Whether somebody listens at a socket. */
-function answers(path: string): Promise<boolean> {
+async function answers(path: string): Promise<boolean> {
+  return (await connecting(path)) === null;
+}
+
+/** Whether somebody holds a lock: nobody accepts connections there, so that in the end they are not even queued. */
+async function isHeld(lock: string): Promise<boolean> {
+  const code = await connecting(lock);
+  return code !== 'ECONNREFUSED' && code !== 'ENOENT';
+}
+
+/** Connects for a moment; the code of the error, null without one. */
+function connecting(path: string): Promise<string | null> {
   return new Promise((resolve) => {
     const socket = connect(path);
     socket.once('connect', () => {
       socket.destroy();
-      resolve(true);
+      resolve(null);
     });
-    socket.once('error', () => resolve(false));
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code ?? ''));
   });
 }
 
-async function startDriver(paths: Pick<VirtnetPaths, 'vfeRun' | 'driverIpc'>, endMs: number): Promise<void> {
+/** A driver on its way: how it has ended, null while it runs. */
+export interface StartedDriver {
+  readonly ended: string | null;
+}
+
+/**
+ * Resolves when a driver answers, which may be one that another process has started meanwhile. Rejects with an Error
+ * when `start`'s ends and nobody else's is there, or at `endMs`, milliseconds of `performance.now`.
+ */
+export async function startDriver(
+  { vfeRun, driverIpc }: Pick<VirtnetPaths, 'vfeRun' | 'driverIpc'>,
+  endMs: number,
+  start: (logPath: string) => StartedDriver = spawnDriver,
+): Promise<void> {
+  const logPath = join(vfeRun, 'driver.log');
+  const lock = join(vfeRun, 'driver.lock');
+  let own: StartedDriver | null = null;
+  for (;;) {
+    if (await answers(driverIpc)) return;
+    const runs = own !== null && own.ended === null;
+    const others = !runs && (await isHeld(lock));
+    if (performance.now() > endMs || (own !== null && !runs && !others))
+      throw new Error(`the virtio-net driver does not start: ${own?.ended ?? 'no answer'}; see ${logPath}`);
+    if (others) own = null;
+    else own ??= start(logPath);
+    await sleep(LOOK_MS);
+  }
+}
+
+function spawnDriver(logPath: string): StartedDriver {
   const main = fileURLToPath(new URL('../../program-driver/dist/main.cjs', import.meta.url));
-  const logPath = join(paths.vfeRun, 'driver.log');
-  const log = openSync(logPath, 'w', 0o600);
+  const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND } = constants; // another one may write to it at the same time
+  const log = openSync(logPath, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0o600);
   const child = spawn(process.execPath, ['--no-warnings', main], {
     detached: true,
     cwd: '/',
     stdio: ['ignore', 'ignore', log],
   });
   closeSync(log);
-  let ended: string | null = null;
+  const started: { ended: string | null } = { ended: null };
   child.once('error', (error) => {
-    ended = error.message;
+    started.ended = error.message;
   });
   child.once('exit', (code) => {
-    ended = `exit code ${code}`;
+    started.ended = `exit code ${code}`;
   });
   child.unref();
-  for (;;) {
-    if (await answers(paths.driverIpc)) return;
-    if (ended !== null || performance.now() > endMs)
-      throw new Error(`the virtio-net driver does not start: ${ended ?? 'no answer'}; see ${logPath}`);
-    await sleep(LOOK_MS);
-  }
+  return started;
 }
 
 /** Its pid file is the last that it removes. */

@@ -63,3 +63,9 @@ test('a state that cannot be read changes nothing', async () => {
   await driven.follow();
   expect(driven.idle).toBe(false);
 });
+
+test('what is closed takes nothing any more', async () => {
+  write({ drivers: { '14:00.2': 'virtio-pci' } });
+  await driven.close();
+  expect(await driven.follow()).toEqual([]);
+});

@@ -40,6 +40,7 @@ export class DrivenFunctions {
   readonly #driven = new Map<string, HostNetdev>();
   readonly #failures = new Map<string, BindFailure>();
   #loaded = false;
+  #closed = false;
 
   constructor(options: DrivenFunctionsOptions) {
     this.#options = options;
@@ -50,10 +51,10 @@ export class DrivenFunctions {
     return !this.#loaded && this.#driven.size === 0;
   }
 
-  /** Makes what is driven agree with the state of the host. */
+  /** Makes what is driven agree with the state of the host; once closed, nothing is driven any more. */
   follow(): Promise<Driven[]> {
     return this.#serial.run(async () => {
-      const wanted = this.#wanted();
+      const wanted = this.#closed ? null : this.#wanted();
       if (wanted !== null) await this.#agreeWith(wanted);
       return this.#list();
     });
@@ -67,8 +68,9 @@ export class DrivenFunctions {
     return null;
   }
 
-  /** Lets go of all functions. */
+  /** Lets go of all functions, for good. */
   close(): Promise<void> {
+    this.#closed = true;
     return this.#serial.run(() => this.#agreeWith(new Set()));
   }
 

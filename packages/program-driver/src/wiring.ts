@@ -38,9 +38,13 @@ export async function drive(options: DriverOptions): Promise<number> {
   poller.start();
   const driven = new DrivenFunctions({ paths, poller, log });
   const ended = Promise.withResolvers<string>();
-  const endIfIdle = (): boolean => {
-    if (driven.idle) ended.resolve('nothing to drive');
-    return driven.idle;
+  let ending = false;
+  const end = (reason: string): void => {
+    ending = true;
+    ended.resolve(reason);
+  };
+  const endIfIdle = (): void => {
+    if (driven.idle) end('nothing to drive');
   };
   // The file is replaced, so its directory is watched.
   const watcher = watch(dirname(paths.hostState), (_event, name) => {
@@ -54,7 +58,8 @@ export async function drive(options: DriverOptions): Promise<number> {
     {
       'driver.sync': async () => {
         const functions = await driven.follow();
-        return { functions, ending: endIfIdle() };
+        endIfIdle();
+        return { functions, ending };
       },
       'driver.channels': async ({ device, combined }) => {
         const found = driven.find(device);
@@ -71,7 +76,7 @@ export async function drive(options: DriverOptions): Promise<number> {
   );
   const pidFile = paths.vfePidFile(PID_FILE);
   writeFileSync(pidFile, `${process.pid}\n`);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ended.resolve(signal));
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => end(signal));
   const reason = await ended.promise;
 
   log.info({ reason }, 'closing');
