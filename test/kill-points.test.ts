@@ -212,5 +212,82 @@ describe('kill -9 at each step', () => {
     WALK_TIMEOUT_MS,
   );
 
+  describe('with virtio_net loaded', () => {
+    const host = async (...words: string[]) => {
+      const { stdout, stderr } = await used.value.service.host(...words);
+      expect(parseAnswer(stdout), stderr).toMatchObject(SUCCESS);
+    };
+    const bound = async () => {
+      const { stdout } = await used.value.service.host('lspci', '-k');
+      return stdout.split('virtio-pci').length - 1;
+    };
+    const cards = async () => {
+      const links = await used.scene.net.links();
+      return links.filter(({ ifname }) => ifname.startsWith('vnet')).length;
+    };
+    const loaded = async () => {
+      await host('modprobe', 'virtio_net');
+      const before = await bound();
+      expect(before).toBeGreaterThanOrEqual(2); // and what the tests before do not have in use
+      expect(await cards()).toBe(before);
+      return before;
+    };
+    const unloaded = async () => {
+      await host('modprobe', '-r', 'virtio_net');
+      expect([await bound(), await cards()]).toEqual([0, 0]);
+    };
+
+    test(
+      'of VFs that are made and destroyed: each is an interface of the host',
+      async () => {
+        const before = await loaded();
+        const died = await walk(
+          async () => {
+            await host('sriov', STATIC_PF, `${VFS}`);
+            expect([await bound(), await cards()]).toEqual([before + VFS, before + VFS]);
+            await host('sriov', STATIC_PF, '0');
+          },
+          async (where) => {
+            expect([await bound(), await cards()], where).toEqual([before, before]);
+          },
+        );
+        expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+        await unloaded();
+      },
+      WALK_TIMEOUT_MS,
+    );
+
+    test(
+      'of hotplug, unbind and bind: answered with success, and there is an interface or none',
+      async () => {
+        const { service } = used.value;
+        const before = await loaded();
+        const died = await walk(
+          async () => {
+            const { bdf, id } = await service.hotplug({ mac: GUEST_MAC, queueSize: QUEUE_SIZE });
+            await until('its interface', PATIENCE_MS, async () => (await cards()) === before + 1);
+            await host('unbind', bdf, 'virtio-pci');
+            expect([await bound(), await cards()]).toEqual([before, before]);
+            await host('bind', bdf, 'virtio-pci');
+            expect([await bound(), await cards()]).toEqual([before + 1, before + 1]);
+            const { stdout } = await service.virtnet('unplug', '-p', `${id}`);
+            expect(parseAnswer(stdout)).toEqual(SUCCESS);
+          },
+          async (where) => {
+            await until(
+              `its interface is gone (${where})`,
+              PATIENCE_MS,
+              async () => (await cards()) === before,
+            );
+            expect(await bound(), where).toBe(before);
+          },
+        );
+        expect(died.length, died.join(', ')).toBeGreaterThanOrEqual(4);
+        await unloaded();
+      },
+      2 * WALK_TIMEOUT_MS, // twice as many commands as another walk
+    );
+  });
+
   endsCleanly(used);
 });

@@ -329,6 +329,8 @@ const host: HostState = {
   numVfs: { '14:00.2': 4 },
   virtioNet: true,
   noAutoprobe: { '14:00.2': true },
+  appearing: { '14:00.2': true },
+  answers: [{ requestId: '7d0a8c5e-3', errno: -1048, errstr: 'Failed to create SF' }],
   log: [{ at: 1.5, text: 'virtio-pci 0000:14:00.2: 4 VFs enabled' }],
 };
 

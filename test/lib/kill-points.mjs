@@ -66,6 +66,7 @@ if (isMainThread && file !== undefined && /program-emu/.test(process.argv[1] ?? 
   wrap(linux.ReplyRing, 'sendThenDiscard');
   wrap(rings.QueueLedger, 'completeAnswer', 'publish');
   wrap((await emu('device-store')).DeviceStore, 'commit', 'forget');
+  wrap((await emu('host-store')).HostStore, 'save');
   wrap((await emu('device-taps')).DeviceTaps, 'resize', 'close');
   wrap((await emu('device-endpoint')).DeviceEndpoint, 'upload', 'listen', 'end');
   wrap((await emu('device-queues')).DeviceQueues, 'reconcile');

@@ -2,9 +2,12 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isFailure } from './errors.js';
 import {
+  ANSWERS_MAX,
   bindDriver,
+  expectFunction,
   findFunction,
   forgetFunctions,
+  formerAnswer,
   freshHost,
   HOST_DRIVERS,
   type HostState,
@@ -13,6 +16,7 @@ import {
   loadVirtioNet,
   logged,
   logText,
+  lookAt,
   probeFunctions,
   restoreHost,
   serialiseHost,
@@ -21,6 +25,8 @@ import {
   unbindDriver,
   undoBind,
   unloadVirtioNet,
+  withAnswer,
+  withoutVfs,
 } from './host-model.js';
 
 const NOW = 1_000_000;
@@ -123,7 +129,7 @@ describe('the host', () => {
   });
 
   it('a document of a host without a module is one of a host that has not loaded it', () => {
-    const { virtioNet: _, noAutoprobe: __, ...former } = freshHost(NOW);
+    const { virtioNet: _, noAutoprobe: __, appearing: ___, answers: ____, ...former } = freshHost(NOW);
     expect(restoreHost(JSON.stringify({ version: 1, ...former }))).toEqual(freshHost(NOW));
   });
 
@@ -132,9 +138,38 @@ describe('the host', () => {
       ...freshHost(NOW),
       drivers: { [PF.bdf]: 'vfio-pci', [VF.bdf]: 'vfio-pci' },
       numVfs: { [PF.bdf]: 2 },
+      noAutoprobe: { [PF.bdf]: true },
+      appearing: { [PF.bdf]: true },
     };
     const left = { ...freshHost(NOW), drivers: { [VF.bdf]: 'vfio-pci' } };
     expect(forgetFunctions(full, [PF.bdf])).toEqual(left);
+  });
+
+  it('VFs and hotplug PFs are new until the host looks at them; of VFs the driver takes none when their PF says so', () => {
+    const loaded = state(loadVirtioNet(freshHost(NOW), [], NOW));
+    const asked = state(setNumVfs(loaded, functions, PF.bdf, 2, NOW));
+    expect(asked.appearing).toEqual({ [PF.bdf]: true });
+    expect(lookAt(asked, PF.bdf, [VF], NOW)).toMatchObject({ drivers: { [VF.bdf]: 'virtio-pci' } });
+    expect(lookAt(asked, PF.bdf, [VF], NOW).appearing).toEqual({});
+    const left = lookAt(state(setAutoprobe(asked, functions, PF.bdf, 0, NOW)), PF.bdf, [VF], NOW);
+    expect([left.appearing, left.drivers]).toEqual([{}, {}]);
+    expect(state(setNumVfs(asked, functions, PF.bdf, 0, NOW)).appearing).toEqual({});
+    expect(withoutVfs(asked, PF.bdf, NOW).appearing).toEqual({});
+    expect(expectFunction(loaded, '15:00.0').appearing).toEqual({ '15:00.0': true });
+    const unloaded = freshHost(NOW);
+    expect(expectFunction(unloaded, '15:00.0')).toBe(unloaded);
+  });
+
+  it('what came of the last requests is known', () => {
+    const failed = { errno: -1048, errstr: 'Failed to create SF' };
+    let answered = withAnswer(freshHost(NOW), 'first', failed);
+    expect(formerAnswer(answered, 'first')).toEqual(failed);
+    expect(formerAnswer(answered, 'other')).toBeNull();
+    for (let i = 0; i < ANSWERS_MAX; i++)
+      answered = withAnswer(answered, `${i}`, { errno: 0, errstr: 'Success' });
+    expect(formerAnswer(answered, 'first')).toBeNull();
+    expect(formerAnswer(answered, '0')).toMatchObject({ errno: 0 });
+    expect(restoreHost(serialiseHost(answered))).toEqual(answered);
   });
 
   it('the log keeps its last lines', () => {
@@ -153,6 +188,15 @@ describe('the host’s document', () => {
     virtioNet: fc.boolean(),
     noAutoprobe: fc.dictionary(bdf, fc.constant(true as const), { noNullPrototype: true }),
     numVfs: fc.dictionary(bdf, fc.integer({ min: 1, max: 1008 }), { noNullPrototype: true }),
+    appearing: fc.dictionary(bdf, fc.constant(true as const), { noNullPrototype: true }),
+    answers: fc.array(
+      fc.record({
+        requestId: fc.uuid(),
+        errno: fc.integer({ min: -2000, max: 0 }),
+        errstr: fc.string({ maxLength: 120 }),
+      }),
+      { maxLength: ANSWERS_MAX },
+    ),
     log: fc.array(fc.record({ at: fc.nat(), text: fc.string({ maxLength: 120 }) }), { maxLength: 5 }),
   });
 
@@ -187,6 +231,12 @@ describe('the host’s document', () => {
     { numVfs: { '0000:14:00.2': 1 } },
     { virtioNet: 1 },
     { noAutoprobe: { '14:00.2': false } },
+    { appearing: { '14:00.2': 1 } },
+    { answers: {} },
+    { answers: [{ requestId: 'not an id', errno: 0, errstr: '' }] },
+    { answers: [{ requestId: 'id', errno: '0', errstr: '' }] },
+    { answers: [{ requestId: 'id', errno: 0 }] },
+    { answers: Array.from({ length: ANSWERS_MAX + 1 }, () => ({ requestId: 'id', errno: 0, errstr: '' })) },
     { log: [{ at: 0 }] },
     { log: [{ at: 0, text: 'x'.repeat(121) }] },
     { log: 'x' },

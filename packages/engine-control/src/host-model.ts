@@ -8,15 +8,19 @@
  *   the devices do not match (a successor after a crash) knows what remains to be done.
  *   The driver of virtio functions is a module: while it is loaded, it takes every function that appears and that nobody
  *   holds; of the VFs only those whose PF says so (sriov_drivers_autoprobe). Whoever drives functions follows `drivers`.
+ *   Between the instant in which functions are asked for and the one in which the host has looked at them, the state
+ *   names them (`appearing`): whoever finds them there lets the host look. Functions without a driver that are not named
+ *   are so because somebody wants it.
+ *   What came of the last requests is kept with what they changed, so a request that is sent again is answered as at first.
  *   The model is plain JSON, kept as one small file, and not trusted when it is read back.
  *
  * Invariants
  *   I1  numbers of VFs only change from 0 or to 0, as sriov_numvfs of a real PF.
  *   I2  a driver's name is one of HOST_DRIVERS.
  *
- * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; entries for functions that can exist.
+ * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; ANSWERS_MAX requests; entries for functions that can exist.
  */
-import { type Failure, isFailure } from './errors.js';
+import { type Failure, isFailure, type Outcome } from './errors.js';
 import { addressOf, canonicalBdf, formatBdf, netdevName, parseBdf, rawBdf } from './identity.js';
 import { VFS_MAX } from './limits.js';
 
@@ -29,6 +33,16 @@ export const HOST_STATE_BYTES_MAX = 1024 * 1024;
 /** Lines of the log that are kept, 120 bytes each at most. */
 export const LOG_LINES_MAX = 1000;
 const LOG_TEXT_MAX = 120;
+
+/** Requests whose outcome is kept. They run one after the other; an answer is lost before many others are asked. */
+export const ANSWERS_MAX = 16;
+const ANSWER_TEXT_MAX = 1024;
+const REQUEST_ID = /^[0-9a-zA-Z-]{1,64}$/;
+
+/** What came of a request that changed something. */
+export interface HostAnswer extends Outcome {
+  readonly requestId: string;
+}
 
 export interface HostLogLine {
   /** Seconds since the host booted. */
@@ -47,12 +61,30 @@ export interface HostState {
   readonly virtioNet: boolean;
   /** PFs whose VFs the driver does not take by itself, by address. */
   readonly noAutoprobe: Readonly<Record<string, true>>;
+  /** What the host has not looked at yet: hotplug PFs, and PFs for their VFs, by address. */
+  readonly appearing: Readonly<Record<string, true>>;
+  /** The newest last. */
+  readonly answers: readonly HostAnswer[];
   readonly log: readonly HostLogLine[];
 }
 
 /** A host that has just booted. */
 export function freshHost(now: number): HostState {
-  return { bootedAt: now, drivers: {}, numVfs: {}, virtioNet: false, noAutoprobe: {}, log: [] };
+  return {
+    ...{ bootedAt: now, drivers: {}, numVfs: {}, virtioNet: false, noAutoprobe: {} },
+    ...{ appearing: {}, answers: [], log: [] },
+  };
+}
+
+/** The state with what came of a request. */
+export function withAnswer(state: HostState, requestId: string, { errno, errstr }: Outcome): HostState {
+  return { ...state, answers: [...state.answers, { requestId, errno, errstr }].slice(-ANSWERS_MAX) };
+}
+
+/** What came of a request when it was sent before; null: nothing is known of it. */
+export function formerAnswer({ answers }: HostState, requestId: string): Outcome | null {
+  const former = answers.find((answer) => answer.requestId === requestId);
+  return former === undefined ? null : { errno: former.errno, errstr: former.errstr };
 }
 
 /** The state with lines added to its log. */
@@ -90,7 +122,7 @@ export function findFunction<T extends HostFunction>(functions: readonly T[], te
   return functions.find((candidate) => candidate.bdf === bdf) ?? failures.ENODEV;
 }
 
-/** `echo <count> > sriov_numvfs`: the state that follows, null when nothing changes, or the error. */
+/** `echo <count> > sriov_numvfs`: the state that follows, null when nothing changes, or the error. New VFs appear. */
 export function setNumVfs(
   state: HostState,
   functions: readonly HostFunction[],
@@ -119,7 +151,9 @@ function withNumVfs(state: HostState, bdf: string, count: number, now: number): 
   const { [bdf]: former, ...others } = state.numVfs;
   const numVfs = count === 0 ? others : { ...others, [bdf]: count };
   const what = count === 0 ? `${former ?? 0} VFs disabled` : `${count} VFs enabled`;
-  return logged({ ...state, numVfs }, now, `virtio-pci 0000:${bdf}: ${what}`);
+  const appearing = without(state.appearing, [bdf]);
+  if (count > 0) appearing[bdf] = true;
+  return logged({ ...state, numVfs, appearing }, now, `virtio-pci 0000:${bdf}: ${what}`);
 }
 
 /** `echo <bdf> > drivers/<driver>/bind`. */
@@ -143,6 +177,25 @@ function bound(state: HostState, bdf: string, driver: HostDriver, now: number): 
   const what =
     driver === 'virtio-pci' ? `virtio_net 0000:${bdf} ${netdevName(bdf)}` : `${driver} 0000:${bdf}`;
   return logged({ ...state, drivers }, now, `${what}: bound`);
+}
+
+/** A hotplug PF appears. `state` itself while there is no driver that would look at it. */
+export function expectFunction(state: HostState, bdf: string): HostState {
+  return state.virtioNet ? { ...state, appearing: { ...state.appearing, [bdf]: true } } : state;
+}
+
+/**
+ * The host looks at what appears at an address, `functions`: a hotplug PF, or the VFs of a PF, of which the driver takes
+ * none when the PF says so.
+ */
+export function lookAt(
+  state: HostState,
+  bdf: string,
+  functions: readonly HostFunction[],
+  now: number,
+): HostState {
+  const seen = { ...state, appearing: without(state.appearing, [bdf]) };
+  return state.noAutoprobe[bdf] === undefined ? probeFunctions(seen, functions, now) : seen;
 }
 
 /** The driver meets functions that are new to it: it takes those that are free. `state` itself when it takes none. */
@@ -186,7 +239,7 @@ export function setAutoprobe(
   const pf = findFunction(functions, text);
   if (isFailure(pf)) return pf;
   if (pf.vfsMax === 0 || (value !== 0 && value !== 1)) return failures.EINVAL;
-  const { [pf.bdf]: _, ...others } = state.noAutoprobe;
+  const others = without(state.noAutoprobe, [pf.bdf]);
   const noAutoprobe = value === 1 ? others : { ...others, [pf.bdf]: true as const };
   return logged({ ...state, noAutoprobe }, now, `pci 0000:${pf.bdf}: sriov_drivers_autoprobe ${value}`);
 }
@@ -233,8 +286,7 @@ export function undoBind(
 }
 
 function unbound(state: HostState, bdf: string, line: string, now: number): HostState {
-  const { [bdf]: _, ...drivers } = state.drivers;
-  return logged({ ...state, drivers }, now, line);
+  return logged({ ...state, drivers: without(state.drivers, [bdf]) }, now, line);
 }
 
 function released(state: HostState, bdf: string, driver: HostDriver, now: number): HostState {
@@ -243,14 +295,17 @@ function released(state: HostState, bdf: string, driver: HostDriver, now: number
 
 /** The state without what concerns functions that are gone. */
 export function forgetFunctions(state: HostState, gone: readonly string[]): HostState {
-  const without = <V>(record: Readonly<Record<string, V>>) =>
-    Object.fromEntries(Object.entries(record).filter(([bdf]) => !gone.includes(bdf)));
   return {
     ...state,
-    drivers: without(state.drivers),
-    numVfs: without(state.numVfs),
-    noAutoprobe: without(state.noAutoprobe),
+    drivers: without(state.drivers, gone),
+    numVfs: without(state.numVfs, gone),
+    noAutoprobe: without(state.noAutoprobe, gone),
+    appearing: without(state.appearing, gone),
   };
+}
+
+function without<V>(record: Readonly<Record<string, V>>, gone: readonly string[]): Record<string, V> {
+  return Object.fromEntries(Object.entries(record).filter(([bdf]) => !gone.includes(bdf)));
 }
 
 /** The document of a state. */
@@ -268,13 +323,17 @@ export function restoreHost(text: string): HostState | string {
   }
   if (!isObject(value)) return 'not an object';
   if (value.version !== HOST_STATE_VERSION) return `version is not ${HOST_STATE_VERSION}`;
-  // The last two came later: a document without them is one of a host without them.
+  // Those with a default came later: a document without them is one of a host without them.
   const { bootedAt, drivers, numVfs, log, virtioNet = false, noAutoprobe = {} } = value;
+  const { appearing = {}, answers = [] } = value;
   if (typeof bootedAt !== 'number' || !Number.isFinite(bootedAt)) return 'bootedAt is not a time';
   if (!isByFunction(drivers, isHostDriver)) return 'drivers are not drivers of functions';
   if (!isByFunction(numVfs, (count) => isCount(count, VFS_MAX))) return 'numVfs are not numbers of VFs';
   if (typeof virtioNet !== 'boolean') return 'virtioNet is not true or false';
   if (!isByFunction(noAutoprobe, (entry) => entry === true)) return 'noAutoprobe does not name functions';
+  if (!isByFunction(appearing, (entry) => entry === true)) return 'appearing does not name functions';
+  if (!Array.isArray(answers) || answers.length > ANSWERS_MAX || !answers.every(isAnswer))
+    return 'answers are not answers';
   if (!Array.isArray(log) || log.length > LOG_LINES_MAX || !log.every(isLogLine)) return 'log is not a log';
   return {
     bootedAt,
@@ -282,6 +341,8 @@ export function restoreHost(text: string): HostState | string {
     numVfs: numVfs as Record<string, number>,
     virtioNet,
     noAutoprobe: noAutoprobe as Record<string, true>,
+    appearing: appearing as Record<string, true>,
+    answers,
     log,
   };
 }
@@ -307,6 +368,13 @@ function isByFunction(value: unknown, check: (entry: unknown) => boolean): boole
   return (
     isObject(value) && Object.entries(value).every(([bdf, entry]) => isCanonicalBdf(bdf) && check(entry))
   );
+}
+
+function isAnswer(answer: unknown): answer is HostAnswer {
+  if (!isObject(answer)) return false;
+  const { requestId, errno, errstr } = answer;
+  if (typeof requestId !== 'string' || !REQUEST_ID.test(requestId)) return false;
+  return Number.isInteger(errno) && typeof errstr === 'string' && errstr.length <= ANSWER_TEXT_MAX;
 }
 
 function isLogLine(line: unknown): line is HostLogLine {

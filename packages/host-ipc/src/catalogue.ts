@@ -396,7 +396,7 @@ const entries = {
     to: ['emu'],
     ...large,
     deadlineMs: HOST_DEADLINE_MS,
-    idempotent: true, // what is so already is not done again; a function is reset twice at worst
+    idempotent: true, // by requestId; a function is reset twice at worst
     sample: {
       params: { requestId: '7d0a8c5e-3', verb: 'sriov', bdf: '14:00.2', value: 4, driver: null },
       result: { errno: 0, errstr: 'Success' },

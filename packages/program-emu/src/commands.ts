@@ -4,7 +4,8 @@
  * Theory
  *   Requests that change devices run one after the other and carry an id. The id is saved with the device they make,
  *   so a request that is repeated because its first answer was lost is answered and not carried out again; that of an
- *   unplug is saved by the message that removes the device (unplugged.ts).
+ *   unplug is saved by the message that removes the device (unplugged.ts), that of what the host does with its state
+ *   (host-commands.ts).
  *   While the state keeper is being replaced an answer waits until the new one knows of the change. Others need not wait
  *   for that: they are carried out meanwhile.
  *
@@ -23,7 +24,6 @@ import {
   FunctionKind,
   failure,
   firmwareLimits,
-  type HostRequest,
   type HotplugRequest,
   healthAnswer,
   hotplugAnswer,
@@ -51,7 +51,7 @@ import { clearDebugCounters, statsFacts } from './device-counters.js';
 import { deviceFacts, healthFacts } from './device-facts.js';
 import { identityOf, makeDevice, nameFree, unmakeDevice } from './device-maker.js';
 import type { Device, Emulator, PromotionReason } from './emulator.js';
-import { HostCommands } from './host-commands.js';
+import { HostCommands, type SentRequest } from './host-commands.js';
 import { hostStateFailure } from './host-store.js';
 import { type ModifyPlace, modifyDevices } from './modify-command.js';
 import { Provision } from './provision.js';
@@ -127,7 +127,7 @@ export class Commands {
   }
 
   /** The host's side. What only looks waits for what changes, too: it shows a state between two changes. */
-  host(request: HostRequest): Promise<JsonObject | Outcome> {
+  host(request: SentRequest): Promise<JsonObject | Outcome> {
     const looks = request.verb === 'functions' || request.verb === 'dmesg';
     const answer = () => this.#host.answer(request).catch(hostStateFailure);
     return looks ? this.#inTurn(answer) : this.#change(answer);
@@ -197,13 +197,18 @@ export class Commands {
     let plan = planned();
     if (!isFailure(plan) && (await nameFree(emulator, plan))) plan = planned();
     if (isFailure(plan)) return plan;
+    this.#host.plugging(plan.bdf);
     const made = makeDevice(emulator, plan, request.requestId);
-    if (isFailure(made)) return made;
+    if (isFailure(made)) {
+      this.#host.forget(plan.bdf);
+      return made;
+    }
     if (await this.#provision.record([plan])) {
       this.#host.plugged(plan.bdf);
       return hotplugAnswer(plan);
     }
     await unmakeDevice(emulator, made);
+    this.#host.forget(plan.bdf);
     return failure('REC_FILE_CREATE');
   }
 

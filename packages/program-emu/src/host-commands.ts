@@ -3,8 +3,10 @@
  *
  * Theory
  *   The host's state is written before the functions follow it. A successor finds the number of VFs the host asked for
- *   and makes or removes the rest; then it answers the command that is sent to it again, which changes nothing any
- *   more. What an event does to a function is the matrix of engine-control and nothing else.
+ *   and makes or removes the rest, and lets the host look at functions that it had not looked at yet. The answer of a
+ *   command is written with that change of the state from which a successor gets to the same end; sent again, the
+ *   command is answered by it. One that had not come so far is carried out from its start, which does not do again what
+ *   is so already. What an event does to a function is the matrix of engine-control and nothing else.
  *   VFs whose recovery files cannot be removed are removed all the same: the host's state says that there are none, and
  *   a start that finds their files removes them again.
  *   What has happened is noted. Should that fail it is not undone and nobody is told that it has not: it is noted later.
@@ -12,12 +14,15 @@
  */
 import {
   bindDriver,
+  expectFunction,
+  type Failure,
   type FirmwareStore,
   FunctionKind,
   failure,
   findFunction,
   firmwareLimits,
   forgetFunctions,
+  formerAnswer,
   type HostDriver,
   type HostFunction,
   type HostRequest,
@@ -29,10 +34,10 @@ import {
   loadVirtioNet,
   logged,
   logText,
+  lookAt,
   type Outcome,
   outcomeOf,
   powerCycledFirmwareStore,
-  probeFunctions,
   type RecoveryEvent,
   recoveryDeleted,
   SUCCESS,
@@ -42,6 +47,7 @@ import {
   unbindDriver,
   undoBind,
   unloadVirtioNet,
+  withAnswer,
   withoutVfs,
 } from '@virtnet/engine-control';
 import { readFirmwareStore, updateFirmwareStore } from '@virtnet/host-ipc';
@@ -60,6 +66,9 @@ const INVALID: Outcome = { errno: -22, errstr: 'Invalid argument' };
 interface Seen extends HostFunction {
   readonly device: Device;
 }
+
+/** A request as it is sent: again with the same id when its answer was lost. */
+export type SentRequest = HostRequest & { readonly requestId: string };
 
 export class HostCommands {
   readonly #emulator: Emulator;
@@ -99,6 +108,7 @@ export class HostCommands {
     }
     const known = this.#site.knowsFirmware; // else what is missing may be there again once it is
     if (known) this.#forgetMissing();
+    this.#lookAtNew();
     const present = this.#emulator.devices;
     const ended = [...remembered.recoveries].filter(
       ([vuid, { vfId }]) => known && vfId !== null && !present.has(vuid),
@@ -109,40 +119,48 @@ export class HostCommands {
   }
 
   /** Answers a request; to be called one after the other with everything else that changes devices. */
-  async answer({ verb, bdf, value, driver }: HostRequest): Promise<JsonObject | Outcome> {
+  async answer({ requestId, verb, bdf, value, driver }: SentRequest): Promise<JsonObject | Outcome> {
+    const former = formerAnswer(this.#state, requestId);
+    if (former !== null) return former;
     switch (verb) {
       case 'functions':
         return this.#functions(value === 1);
       case 'dmesg':
         return { lines: this.#state.log.map(logText) };
       case 'sriov':
-        return bdf === null || value === null ? INVALID : this.#sriov(bdf, value);
+        return bdf === null || value === null ? INVALID : this.#sriov(requestId, bdf, value);
       case 'bind':
       case 'unbind':
         if (bdf === null || driver === null) return INVALID;
         if (!isHostDriver(driver)) return failure('OPT_NOT_SUPPORTED');
         if (verb === 'bind')
-          return this.#changed(bindDriver(this.#state, this.#seen(), bdf, driver, Date.now()));
+          return this.#changed(requestId, bindDriver(this.#state, this.#seen(), bdf, driver, Date.now()));
         if (value === UNDOES_BIND)
-          return this.#changed(undoBind(this.#state, this.#seen(), bdf, driver, Date.now()));
-        return this.#unbind(bdf, driver);
+          return this.#changed(requestId, undoBind(this.#state, this.#seen(), bdf, driver, Date.now()));
+        return this.#unbind(requestId, bdf, driver);
       case 'autoprobe':
         if (bdf === null || value === null) return INVALID;
-        return this.#changed(setAutoprobe(this.#state, this.#seen(), bdf, value, Date.now()));
+        return this.#changed(requestId, setAutoprobe(this.#state, this.#seen(), bdf, value, Date.now()));
       case 'modprobe':
-        return value === 0 ? this.#unload() : this.#load();
+        return value === 0 ? this.#unload(requestId) : this.#load(requestId);
       case 'flr':
-        return bdf === null ? INVALID : this.#flr(bdf);
+        return bdf === null ? INVALID : this.#flr(requestId, bdf);
       case 'warm-reboot':
-        return this.#warmReboot();
+        return this.#warmReboot(requestId);
       case 'power-cycle':
-        return this.#powerCycle();
+        return this.#powerCycle(requestId);
     }
+  }
+
+  /** A function is about to appear. */
+  plugging(bdf: string): void {
+    const next = expectFunction(this.#state, bdf);
+    if (next !== this.#state) this.#note(next);
   }
 
   /** A function appeared. */
   plugged(bdf: string): void {
-    this.#probe(({ host }) => host.plan.bdf === bdf);
+    if (this.#state.appearing[bdf] !== undefined) this.#note(this.#lookedAt(bdf));
   }
 
   /** Whether the host keeps a function that is to be unplugged, which it logs. */
@@ -158,87 +176,88 @@ export class HostCommands {
     this.#note(forgetFunctions(this.#state, [bdf]));
   }
 
-  async #sriov(bdf: string, count: number): Promise<Outcome> {
+  async #sriov(requestId: string, bdf: string, count: number): Promise<Outcome> {
     const next = setNumVfs(this.#state, this.#seen(), bdf, count, Date.now());
     if (next === null) return SUCCESS;
     if (isFailure(next)) return next;
     const { device } = findFunction(this.#seen(), bdf) as Seen;
-    const { pfId } = device.host.plan;
-    this.#change(next);
+    const { pfId, bdf: pf } = device.host.plan;
     if (count === 0) {
+      this.#done(requestId, next);
       await this.#event('destroy VFs', this.#provision.vfsOf(pfId));
       return SUCCESS;
     }
+    this.#change(next);
     const failed = (await this.#provision.makeVfs(pfId, count)) ?? (await this.#provision.recordVfs(pfId));
-    if (failed === null) {
-      this.#announce(this.#provision.vfsOf(pfId));
-      if (this.#state.noAutoprobe[device.host.plan.bdf] === undefined)
-        this.#probe(({ host: { plan } }) => plan.pfId === pfId && plan.vfId !== null);
-      return SUCCESS;
-    }
-    this.#note(withoutVfs(this.#state, device.host.plan.bdf, Date.now()));
-    return failed;
+    if (failed === null) return this.#noted(requestId, this.#lookedAt(pf));
+    return this.#noted(requestId, withoutVfs(this.#state, pf, Date.now()), failed);
   }
 
-  async #unbind(bdf: string, driver: HostDriver): Promise<Outcome> {
+  async #unbind(requestId: string, bdf: string, driver: HostDriver): Promise<Outcome> {
     const found = findFunction(this.#seen(), bdf);
     const next = unbindDriver(this.#state, this.#seen(), bdf, driver, Date.now());
     if (isFailure(next)) return next;
-    this.#change(next);
+    this.#done(requestId, next);
     if (isFailure(found)) return found;
     const { kind, pfId } = found.device.host.plan;
     if (kind === FunctionKind.STATIC_PF) await this.#event('unload driver', this.#provision.vfsOf(pfId));
     return SUCCESS;
   }
 
-  #load(): Outcome {
+  #load(requestId: string): Outcome {
     const next = loadVirtioNet(this.#state, this.#seen(), Date.now());
-    if (next !== null) this.#change(next);
-    return SUCCESS;
+    return next === null ? SUCCESS : this.#done(requestId, next);
   }
 
   /** Static PFs lose their VFs with their driver. */
-  async #unload(): Promise<Outcome> {
+  async #unload(requestId: string): Promise<Outcome> {
     const driven = this.#seen().filter(({ bdf }) => this.#state.drivers[bdf] === 'virtio-pci');
-    this.#change(unloadVirtioNet(this.#state, this.#seen(), Date.now()));
+    this.#done(requestId, unloadVirtioNet(this.#state, this.#seen(), Date.now()));
     for (const { kind, pfId } of driven.map(({ device }) => device.host.plan))
       if (kind === FunctionKind.STATIC_PF) await this.#event('unload driver', this.#provision.vfsOf(pfId));
     return SUCCESS;
   }
 
-  /** The virtio-net driver looks at functions that are new. */
-  #probe(isNew: (device: Device) => boolean): void {
-    const found = this.#seen().filter(({ device }) => isNew(device));
-    const next = probeFunctions(this.#state, found, Date.now());
-    if (next !== this.#state) this.#note(next);
+  /** The state once the host has looked at what appears at an address: a hotplug PF, or the VFs of a static PF. */
+  #lookedAt(bdf: string): HostState {
+    const found = findFunction(this.#seen(), bdf);
+    if (isFailure(found)) return lookAt(this.#state, bdf, [], Date.now());
+    const { kind, pfId } = found.device.host.plan;
+    if (kind !== FunctionKind.STATIC_PF) return lookAt(this.#state, bdf, [found], Date.now());
+    const vfs = this.#seen().filter(({ device }) => isVfOf(device, pfId));
+    return lookAt(this.#announced(vfs.map(({ device }) => device)), bdf, vfs, Date.now());
   }
 
-  async #flr(bdf: string): Promise<Outcome> {
+  /** What a predecessor did not come to: the functions are there now, if they will be. */
+  #lookAtNew(): void {
+    for (const bdf of Object.keys(this.#state.appearing)) this.#note(this.#lookedAt(bdf));
+  }
+
+  async #flr(requestId: string, bdf: string): Promise<Outcome> {
     const found = findFunction(this.#seen(), bdf);
     if (isFailure(found)) return found;
     await found.device.host.functionReset();
-    this.#note(logged(this.#state, Date.now(), `pci 0000:${found.bdf}: function level reset`));
-    return SUCCESS;
+    const text = `pci 0000:${found.bdf}: function level reset`;
+    return this.#noted(requestId, logged(this.#state, Date.now(), text));
   }
 
   /** The host boots again: its machines are gone, its functions come out of reset, its bindings are forgotten. */
-  async #warmReboot(): Promise<Outcome> {
-    this.#change(bootedHost());
+  async #warmReboot(requestId: string): Promise<Outcome> {
+    this.#change(this.#booted());
     const devices = [...this.#emulator.devices.values()];
     for (const { endpoint, host } of devices) {
       await endpoint.disconnect();
       if (host.fn.status !== 0) await host.functionReset(); // its client had gone before
     }
     await this.#event('warm reboot', devices);
-    this.#announce([...this.#emulator.devices.values()]);
-    return SUCCESS;
+    return this.#noted(requestId, this.#announced([...this.#emulator.devices.values()]));
   }
 
   /**
    * Host and adapter lose power: what the firmware was told for the next boot is true now. When values with an effect
    * changed, the store says so until every recovery file is gone: whoever is asked again goes on from there.
    */
-  async #powerCycle(): Promise<Outcome> {
+  async #powerCycle(requestId: string): Promise<Outcome> {
     const { fwconfig } = this.#emulator.paths;
     const read = readFirmwareStore(fwconfig);
     if ('problem' in read) return { errno: -5, errstr: read.problem };
@@ -251,7 +270,7 @@ export class HostCommands {
       await this.#provision.save(ended);
       return { errno: -5, errstr: updated.problem };
     }
-    this.#note(bootedHost());
+    this.#note(this.#booted());
     await this.#emulator.removeAll();
     if (updated.store.recoveryObsolete === true) {
       this.#recovery.clear();
@@ -260,8 +279,7 @@ export class HostCommands {
       if ('problem' in cleared) return { errno: -5, errstr: cleared.problem };
     }
     await this.provision();
-    this.#announce([...this.#emulator.devices.values()]);
-    return SUCCESS;
+    return this.#noted(requestId, this.#announced([...this.#emulator.devices.values()]));
   }
 
   /** Does to each function what the matrix says. */
@@ -334,19 +352,35 @@ export class HostCommands {
     if (gone.length > 0) this.#note(forgetFunctions(this.#state, gone));
   }
 
-  #announce(devices: readonly Device[]): void {
+  /** The state with a line of the log for each of the devices. */
+  #announced(devices: readonly Device[]): HostState {
     const lines = devices.map(({ host }) => {
       const { vendorId, deviceId, classCode } = pciFacts(host);
       const ids = [vendorId, deviceId].map((id) => id.toString(16).padStart(4, '0')).join(':');
       return `pci 0000:${host.plan.bdf}: [${ids}] type 00 class 0x${classCode.toString(16).padStart(6, '0')}`;
     });
-    this.#note(logged(this.#state, Date.now(), ...lines));
+    return logged(this.#state, Date.now(), ...lines);
   }
 
-  #changed(next: ReturnType<typeof bindDriver>): Outcome {
-    if (isFailure(next)) return next;
-    this.#change(next);
-    return SUCCESS;
+  #changed(requestId: string, next: HostState | Failure): Outcome {
+    return isFailure(next) ? next : this.#done(requestId, next);
+  }
+
+  /** A host that has just booted; what was answered is not forgotten. */
+  #booted(): HostState {
+    return { ...bootedHost(), answers: this.#state.answers };
+  }
+
+  /** The last change of a request: its answer is kept with it. */
+  #done(requestId: string, state: HostState, outcome: Outcome = SUCCESS): Outcome {
+    this.#change(withAnswer(state, requestId, outcome));
+    return outcome;
+  }
+
+  /** The same of a request that functions have followed already. */
+  #noted(requestId: string, state: HostState, outcome: Outcome = SUCCESS): Outcome {
+    this.#note(withAnswer(state, requestId, outcome));
+    return outcome;
   }
 
   /** What is going to happen to functions; nothing may when this throws a HostStateError. */
@@ -360,4 +394,8 @@ export class HostCommands {
     this.#state = state;
     this.#store.keep(state);
   }
+}
+
+function isVfOf({ host: { plan } }: Device, pfId: number): boolean {
+  return plan.vfId !== null && plan.pfId === pfId;
 }

@@ -2,6 +2,7 @@
 import { assign, type FirmwareStore, lspciLines } from '@virtnet/engine-control';
 import { readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
 import { describe, expect, it } from 'vitest';
+import { hostRequest } from './test-support/command-model.js';
 import { TestService } from './test-support/test-service.js';
 
 const FIRMWARE = [
@@ -29,7 +30,7 @@ describe('subsystem ids', () => {
   it('of every kind of function follow the firmware at a power cycle, and stay over a restart', async () => {
     const service = new TestService({ firmware: FIRMWARE });
     const host = (verb: 'sriov' | 'power-cycle' | 'functions', bdf: string | null, value: number | null) =>
-      service.commands.host({ verb, bdf, value, driver: null });
+      service.commands.host(hostRequest(verb, { bdf, value }));
     const furnish = async () => {
       await host('sriov', PF, 1);
       const plugged = await service.commands.hotplug({

@@ -131,8 +131,7 @@ export async function serve(options: EmuOptions): Promise<void> {
       'device.stats': (request) => whole(() => ({ ...commands.stats(request) })),
       'device.list': () => whole(() => commands.list()),
       'device.query': (request) => whole(() => ({ ...commands.query(request) })),
-      'device.host': ({ requestId: _, ...request }) =>
-        whole(async () => ({ ...(await commands.host(request)) }) as JsonValue),
+      'device.host': (request) => whole(async () => ({ ...(await commands.host(request)) }) as JsonValue),
       'device.health': (request) => whole(() => commands.health(request)),
       'emu.status': () => {
         progress.main.beat();

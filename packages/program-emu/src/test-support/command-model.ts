@@ -30,6 +30,7 @@ import {
 } from '@virtnet/wire';
 import { expect } from 'vitest';
 import { DeviceAccess } from '../device-access.js';
+import type { SentRequest } from '../host-commands.js';
 import type { TestService } from './test-service.js';
 
 export const STATIC_PFS = 2;
@@ -262,6 +263,10 @@ export class CommandModel {
     return answer;
   }
 
+  #host(request: SentRequest): Promise<Outcome> {
+    return this.#asked(() => this.#service.commands.host(request));
+  }
+
   async #hotplug({ mac, mtu, queuePairs, queueSize }: Extract<Typed, { verb: 'hotplug' }>): Promise<void> {
     const request: HotplugRequest & { readonly requestId: string } = {
       requestId: `h${this.#requests++}`,
@@ -295,7 +300,7 @@ export class CommandModel {
     const [, found] = this.#chosen(number);
     const bdf = found?.bdf ?? NOWHERE;
     const present = found?.kind === 'static PF' ? this.#vfsOf(found.pfId).length : 0;
-    const answer = await this.#service.commands.host(hostRequest('sriov', { bdf, value: count }));
+    const answer = await this.#host(hostRequest('sriov', { bdf, value: count }));
     const permitted =
       found?.kind === 'static PF' &&
       count >= 0 &&
@@ -319,7 +324,7 @@ export class CommandModel {
   async #autoprobe(number: number, value: number): Promise<void> {
     const [, found] = this.#chosen(number);
     const bdf = found?.bdf ?? NOWHERE;
-    const answer = await this.#service.commands.host(hostRequest('autoprobe', { bdf, value }));
+    const answer = await this.#host(hostRequest('autoprobe', { bdf, value }));
     const permitted = found?.kind === 'static PF' && (value === 0 || value === 1);
     expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(permitted);
     if (!permitted) return;
@@ -430,7 +435,7 @@ export class CommandModel {
   async #binding(verb: 'bind' | 'unbind', number: number, driver: HostDriver): Promise<void> {
     const [, found] = this.#chosen(number);
     const bdf = found?.bdf ?? NOWHERE;
-    const answer = await this.#service.commands.host(hostRequest(verb, { bdf, driver }));
+    const answer = await this.#host(hostRequest(verb, { bdf, driver }));
     const permitted = found !== null && found.driver === (verb === 'bind' ? '' : driver);
     expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(permitted);
     if (!permitted) return;
@@ -440,8 +445,7 @@ export class CommandModel {
 
   /** `modprobe [-r] virtio_net`. */
   async #modprobe(load: boolean): Promise<void> {
-    const { commands } = this.#service;
-    expect(await commands.host(hostRequest('modprobe', { value: load ? 1 : 0 }))).toMatchObject({ errno: 0 });
+    expect(await this.#host(hostRequest('modprobe', { value: load ? 1 : 0 }))).toMatchObject({ errno: 0 });
     const first = load && !this.#moduleLoaded;
     this.#moduleLoaded = load;
     for (const each of [...this.functions.values()]) {
@@ -454,7 +458,7 @@ export class CommandModel {
 
   async #flr(number: number): Promise<void> {
     const [, found] = this.#chosen(number);
-    const answer = await this.#service.commands.host(hostRequest('flr', { bdf: found?.bdf ?? NOWHERE }));
+    const answer = await this.#host(hostRequest('flr', { bdf: found?.bdf ?? NOWHERE }));
     expect(Number(answer.errno) === 0, JSON.stringify(answer)).toBe(found !== null);
     if (found !== null) this.#reset(found);
   }
@@ -546,9 +550,11 @@ export class CommandModel {
   }
 }
 
-/** A request of the host's side. */
-export function hostRequest(verb: HostRequest['verb'], more: Partial<HostRequest> = {}): HostRequest {
-  return { verb, bdf: null, value: null, driver: null, ...more };
+let hostRequests = 0;
+
+/** A request of the host's side; a new one, unless `more` has its id. */
+export function hostRequest(verb: HostRequest['verb'], more: Partial<SentRequest> = {}): SentRequest {
+  return { requestId: `host-${hostRequests++}`, verb, bdf: null, value: null, driver: null, ...more };
 }
 
 const isStation = (mac: string): boolean => mac.startsWith('0C');
