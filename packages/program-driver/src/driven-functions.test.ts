@@ -43,8 +43,10 @@ test('only what is bound to virtio-pci is taken; what cannot be is told with the
   expect(failed?.failure?.errno).toBeLessThan(0);
   expect(failed?.failure?.reason).not.toBe('');
   expect(driven.find('14:00.2')).toBeNull();
+  expect(driven.idle, 'who asked has not been told yet').toBe(false);
   write({});
   expect(await driven.follow()).toEqual([]);
+  expect(driven.idle).toBe(true);
 });
 
 test('while the module is loaded there is something to wait for', async () => {

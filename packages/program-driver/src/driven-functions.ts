@@ -5,7 +5,8 @@
  *   The state of the host is a file that the service writes before anything follows it. It is read again whenever it
  *   changes, and what is driven is made to agree with it: so it does not matter who died and came back meanwhile, and
  *   nothing is asked of the service but the functions themselves.
- *   A function that could not be taken stays on record with the reason, and is tried again at the next change.
+ *   A function that could not be taken stays on record with the reason, and is tried again at the next change. Until its
+ *   binding is taken back, there is something to wait for.
  *
  * Invariants
  *   I1  an address is driven at most once; one change is followed to its end before the next.
@@ -48,7 +49,7 @@ export class DrivenFunctions {
 
   /** Whether there is nothing to do and nothing to wait for. */
   get idle(): boolean {
-    return !this.#loaded && this.#driven.size === 0;
+    return !this.#loaded && this.#driven.size === 0 && this.#failures.size === 0;
   }
 
   /** Makes what is driven agree with the state of the host; once closed, nothing is driven any more. */
