@@ -201,6 +201,25 @@ describe('kill -9 of the whole service, under a service manager', () => {
     }
   }, 180_000);
 
+  test('everything killed, and the keeper again before an emulator was told what was restored > another new start', async () => {
+    const { manager, service } = used.value;
+    await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
+    await manager.killGroup();
+    manager.start();
+    const emulator = await until('a new emulator', PATIENCE_MS, () => service.pid('emu'), 1);
+    signalPid(emulator, 'SIGSTOP');
+    await until('everything on the new keeper', PATIENCE_MS, async () => {
+      const keeper = await service.keeper();
+      return keeper?.settled && keeper.entries > 0 && keeper.leaseHolderPid === null;
+    });
+    signalPid(service.runningPid('ha'), 'SIGKILL');
+    signalPid(emulator, 'SIGCONT');
+    expect(await manager.exited).toBe(75);
+    manager.start();
+    await manager.ready();
+    expect((await service.query()).mac).toBe(MAC);
+  }, 180_000);
+
   test('stopped and started again, as by systemctl restart > the devices are still there', async () => {
     const { manager, service } = used.value;
     expect(await manager.stop()).toBe(0);

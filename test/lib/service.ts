@@ -132,6 +132,12 @@ export interface EmulatorStatus {
   readonly socket: string;
 }
 
+export interface KeeperStatus {
+  readonly entries: number;
+  readonly leaseHolderPid: number | null;
+  readonly settled: boolean;
+}
+
 /** What a leak shows up in. */
 export interface Holdings {
   readonly descriptors: number;
@@ -402,14 +408,19 @@ export class Service {
 
   /** Whether the state keeper that runs has everything of the emulator that serves. */
   async keeperKnowsAll(): Promise<boolean> {
+    const status = await this.keeper();
+    return status !== null && status.leaseHolderPid === this.pid('emu') && status.settled;
+  }
+
+  /** What the state keeper that runs says of itself; null when it does not answer. */
+  async keeper(): Promise<KeeperStatus | null> {
     const { RpcClient } = await import('@virtnet/host-ipc'); // here, for the packages may not be built yet
     const client = new RpcClient(join(this.root, 'run/virtnet/ha.ipc'));
     try {
-      const options = { deadlineMs: STATUS_DEADLINE_MS };
-      const { pid, leaseHolderPid, settled } = await client.call('ha.status', {}, options);
-      return pid === this.pid('ha') && leaseHolderPid === this.pid('emu') && settled;
+      const status = await client.call('ha.status', {}, { deadlineMs: STATUS_DEADLINE_MS });
+      return status.pid === this.pid('ha') ? status : null;
     } catch {
-      return false;
+      return null;
     } finally {
       client.close();
     }

@@ -19,6 +19,7 @@ const view = (emulators: EmulatorView[], rest: Partial<ServiceView> = {}): Servi
   emulators,
   mayStartKeeper: true,
   mayStartEmulator: true,
+  restoring: false,
   moving: false,
   exchanging: false,
   ...rest,
@@ -44,6 +45,13 @@ describe('service plan', () => {
   it('the former active one is not known to be dead: promotes nobody', () => {
     for (const state of ['fencing', 'stopping'] as const)
       expect(planService(view([emulator(1, state, 1_000), emulator(2, 'ready')]))).toEqual([]);
+  });
+
+  it('what the service manager kept is not on the shelf yet: promotes nobody; starts a keeper where there is none', () => {
+    expect(planService(view([emulator(1, 'ready')], { restoring: true }))).toEqual([]);
+    expect(planService(view([emulator(1, 'ready')], { restoring: true, keeper: 'gone' }))).toEqual([
+      { kind: 'start-keeper', expectUpload: true },
+    ]);
   });
 
   it('a standby that never came up is being killed: that holds nobody back', () => {

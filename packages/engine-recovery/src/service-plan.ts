@@ -12,6 +12,8 @@
  *   I4  of two that say they are active the former is killed: nobody gets the lease before who had it is dead, but the
  *       news of that death may take longer than that of the takeover. Who was started first says nothing.
  *   I5  at most one promotion and one start of each kind per plan.
+ *   I6  nobody is promoted before what the service manager kept is on a shelf: a keeper that waited in vain for it tells
+ *       emulators that there is nothing.
  *
  * Limits  EMULATORS_WANTED.
  */
@@ -37,6 +39,8 @@ export interface ServiceView {
   /** The crash-loop rule permits a start now. */
   readonly mayStartKeeper: boolean;
   readonly mayStartEmulator: boolean;
+  /** What the service manager kept is not on the keeper's shelf yet. */
+  readonly restoring: boolean;
   /** Devices are divided between the active emulator and one that is not in this view. */
   readonly moving: boolean;
   /** A standby is about to take the place of another. */
@@ -93,7 +97,7 @@ export function planService(view: ServiceView): Step[] {
   );
   const candidate = ready[0];
   if (active === null && candidate !== undefined) {
-    if (!predecessor) steps.push({ kind: 'promote', instance: candidate.instance });
+    if (!predecessor && !view.restoring) steps.push({ kind: 'promote', instance: candidate.instance });
     return steps; // first that; the rest of the plan follows when it serves
   }
   const up = emulators.filter(({ state }) => isUp(state));

@@ -1,6 +1,6 @@
 import { fstatSync } from 'node:fs';
-import { close, memfdCreate } from '@virtnet/host-linux';
-import { describe, expect, it } from 'vitest';
+import { close, memfdCreate, Poller } from '@virtnet/host-linux';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { DescriptorStore } from './descriptor-store.js';
 import { createLogger } from './logging.js';
 import { ShelfLog } from './shelf-log.js';
@@ -95,5 +95,25 @@ describe('what the service manager hands over', () => {
     expect(taken.map(({ name }) => name)).toEqual(['dev/ab/page', 'pool/x/0']);
     expect(passed.map(({ fd }) => isOpen(fd))).toEqual([false, true, true, false]);
     for (const fd of [...taken.map((entry) => entry.fd!), ...logFds]) close(fd);
+  });
+
+  it('to be restored, and no keeper comes: says so, which is not the same as nothing to restore, and lets go', async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    const manager = { store: () => {}, remove: () => {} } as unknown as Parameters<
+      typeof DescriptorStore.open
+    >[0];
+    const logFds: [number, number] = [memfdCreate('log', 0), memfdCreate('log', 0)];
+    const entry = { name: 'page', blob: Uint8Array.of(7), handle: 0, ttlWithoutHolderMs: 0 };
+    new ShelfLog(logFds).rewrite([entry], () => 0);
+    const page = memfdCreate('page', 0);
+    const logs = logFds.map((fd, index) => ({ name: `virtnet-log-${index}`, fd }));
+    const passed = [...logs, { name: storedName('page'), fd: page }];
+    const store = DescriptorStore.open(manager, passed, createLogger('test', 'err'), {})!;
+    const restored = store.restore('/nowhere/ha.sock', new Poller());
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(await restored).toBeNull();
+    expect(isOpen(page)).toBe(false);
+    for (const fd of logFds) close(fd);
   });
 });

@@ -5,8 +5,9 @@
  *   While the service lives the keeper mirrors its shelf there (shelf-store.ts); the main process of the service has the
  *   two files of the log, which it makes once and has the manager keep as well. When everything was killed, the next
  *   main process is handed all descriptors at its start. It reads the log, and gives each entry its descriptor back.
- *   The controller puts them on the shelf of a new keeper, as a writer like any other, and lets go. An emulator that
- *   starts meanwhile mirrors the shelf and is promoted once it is whole. vfe-vhostd-ha is the main process of its
+ *   The controller puts them on the shelf of a new keeper, as a writer like any other, and lets go. A keeper that dies
+ *   before it took everything is followed by another, which is told all of it. An emulator that starts meanwhile mirrors
+ *   the shelf and is promoted once it is whole; until then the manager's copy is the one that can be had again. vfe-vhostd-ha is the main process of its
  *   service: its own shelf begins with them.
  *   A controller that becomes another by exec hands it the two files itself: the manager hands nothing over then.
  *
@@ -16,7 +17,7 @@
  *   I2  an entry whose descriptor is missing is left out and told, and with it all of the device that it is of: half a
  *       device would look well and stand still. The others are restored.
  *
- * Limits  RESTORE_MS for the keeper to be there.
+ * Limits  RESTORE_MS for a keeper to be there.
  */
 import {
   closeAll,
@@ -51,8 +52,8 @@ const LOG_NAMES = ['virtnet-log-0', 'virtnet-log-1'] as const;
 const MESSAGE_OPERATIONS_MAX = 200;
 /** Blobs of one message; records are a few kilobytes. */
 const MESSAGE_BLOB_BYTES_MAX = 96 * 1024;
-/** How long the new keeper may take to come up. */
-const RESTORE_MS = 15_000;
+/** How long a new keeper may take to come up: one that hangs is replaced after 15 s (limits.ts of the controller). */
+const RESTORE_MS = 40_000;
 
 /** An entry of the shelf that was kept, with its descriptor if it has one. */
 export interface KeptEntry {
@@ -184,15 +185,15 @@ export class DescriptorStore {
     return entries.filter(whole);
   }
 
-  /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there. */
-  async restore(path: string, poller: Poller): Promise<number> {
+  /** Puts everything on the shelf at `path` and lets go. Resolves to the number of entries there; null: no keeper took them. */
+  async restore(path: string, poller: Poller): Promise<number | null> {
     const kept = this.take();
     const whole = kept.map(({ name, blob, fd, ttlWithoutHolderMs }) =>
       fd === null ? { put: name, blob, ttlWithoutHolderMs } : { put: name, blob, fd, ttlWithoutHolderMs },
     );
     const client = new ShelfClient({ path, poller });
-    const restored = await new Promise<number>((resolve) => {
-      const patience = setTimeout(() => resolve(0), RESTORE_MS);
+    const restored = await new Promise<number | null>((resolve) => {
+      const patience = setTimeout(() => resolve(null), RESTORE_MS);
       const upload = () => {
         for (const operations of messages(whole)) {
           const result = client.transaction(operations);

@@ -95,7 +95,10 @@ export class Supervisor {
   #stopWatching: () => void = () => {};
   #standbyFailed = false;
   readonly #notices: DeathNotices;
+  /** What the service manager kept is being put on a shelf, or is there and nobody serves it yet. */
   #restoring = false;
+  /** It is not there yet: whoever is ready knows nothing. */
+  #unrestored = false;
   /** Those who may have the devices are asked. */
   #looking = false;
   readonly counters = { takeovers: 0, deaths: 0 };
@@ -151,6 +154,7 @@ export class Supervisor {
   #beginRestoring(): boolean {
     const known = this.#keeper !== null || [...this.#emulators].some(({ state }) => state !== 'starting');
     this.#restoring = !known && this.#store?.holds === true;
+    this.#unrestored = this.#restoring;
     if (!this.#restoring) this.#store?.discard();
     return this.#restoring;
   }
@@ -159,7 +163,13 @@ export class Supervisor {
     const startedMs = performance.now();
     const entries = await this.#store?.restore(this.#paths.haSocket, this.#poller);
     const restoreMs = Math.round(performance.now() - startedMs);
+    if (entries === null) {
+      this.#onDevicesLost(); // the manager has everything still
+      return;
+    }
     this.#log.warn({ entries, restoreMs }, 'restored what the service manager kept');
+    this.#unrestored = false;
+    this.#plan();
     await this.#until(() => this.active !== null || this.#stopping);
     this.#restoring = false;
     this.#plan();
@@ -421,6 +431,7 @@ export class Supervisor {
         instance: spec.instance,
         ...{ state, informed, servesSince },
       })),
+      restoring: this.#unrestored,
       moving: this.#divided !== null && this.#divided.state !== 'gone',
       exchanging: this.#exchanging,
       mayStartKeeper: this.#startsInMs('ha') === 0,
@@ -473,11 +484,11 @@ export class Supervisor {
   }
 
   /**
-   * Nobody who lives is known to know the devices. A new keeper that is there already, because its predecessor was seen
+   * Nobody who lives is known to know the devices, which have been served, or came out of the manager's store. A new keeper that is there already, because its predecessor was seen
    * dead before the others, has nothing before it has settled; as far as is known here, which is what it said last.
    */
   #devicesMissing(): boolean {
-    if (this.#stopping || !this.#everServed || this.#restoring) return false;
+    if (this.#stopping || this.#unrestored || !(this.#everServed || this.#restoring)) return false;
     const status = this.#keeper?.lastStatus ?? null;
     const settled = status !== null && 'settled' in status && status.settled;
     return !settled && ![...this.#emulators].some(isInformed);

@@ -143,7 +143,7 @@ export async function serve(options: ControllerOptions): Promise<number> {
   const reason = await Promise.race([ended.promise, lost.promise, serving.then(() => ended.promise)]);
   if (reason === 'devices lost') {
     log.error(
-      'keeper and emulators died together: the service manager, who keeps the descriptors, starts us anew',
+      'nobody who lives knows the devices: the service manager, who keeps the descriptors, starts us anew',
     );
     guard.served(); // the next one is the manager's
     manager?.notify('STATUS=starting anew with the kept descriptors');

@@ -271,6 +271,7 @@ export class SimController {
       emulators: [...this.#children]
         .filter(({ kind }) => kind === 'emu')
         .map(({ process, state, servesSince }) => ({ instance: process.pid, state, servesSince })),
+      restoring: false,
       moving: false,
       exchanging: false,
       mayStartKeeper: this.#startsInMs('ha') === 0,
