@@ -93,6 +93,19 @@ function naming(path: string, error: unknown): unknown {
   return error;
 }
 
+/** Writes a file that nobody's work depends on; where it cannot be written that is logged. */
+export function tryWriteText(
+  path: string,
+  text: string,
+  log: { warn(facts: object, message: string): void },
+): void {
+  try {
+    writeFileSync(path, text);
+  } catch (error) {
+    log.warn({ path, error }, 'cannot be written');
+  }
+}
+
 function keepOwner(fd: number, path: string): void {
   const { uid, gid } = statSync(path, { throwIfNoEntry: false }) ?? statSync(dirname(path));
   fchownSync(fd, uid, gid);

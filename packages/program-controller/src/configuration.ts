@@ -22,10 +22,10 @@ export function putIntoEffect(
   adopting: boolean,
   log: Pick<Logger, 'warn'>,
 ): void {
-  const kept = adopting ? keptSnapshot(paths, log) : null;
-  if (kept === null) writeConfSnapshot(paths, conf);
-  else if (!isDeepStrictEqual(kept, conf))
-    log.warn('virtnet.conf has changed; it takes effect when the service is stopped and started again');
+  const kept = keptSnapshot(paths, log);
+  if (isDeepStrictEqual(kept, conf)) return; // also where there is no room to write it once more
+  if (!adopting || kept === null) writeConfSnapshot(paths, conf);
+  else log.warn('virtnet.conf has changed; it takes effect when the service is stopped and started again');
 }
 
 function keptSnapshot(paths: Pick<VirtnetPaths, 'config'>, log: Pick<Logger, 'warn'>): VirtnetConf | null {

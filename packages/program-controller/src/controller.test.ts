@@ -1,4 +1,5 @@
-import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { DEFAULT_CONF, initialFirmwareStore } from '@virtnet/engine-control';
 import { readConfSnapshot, readFirmwareStore, writeFirmwareStore } from '@virtnet/host-ipc';
 import { isAlive, lockFile } from '@virtnet/host-linux';
@@ -236,6 +237,32 @@ describe('controller, deaths', () => {
     expect(isAlive(before.active)).toBe(false);
     expect((await listed).exitCode).toBe(0);
   });
+});
+
+it('nothing can be written to run/virtnet, as when it is full: a death and a live update end as ever; files follow later', async () => {
+  const service = await start();
+  const before = await service.settled();
+  const { run } = service.paths;
+  const inTheWay = ['emu.pid', 'emu-standby.pid', 'update.json'].map((file) => join(run, `${file}.new`));
+  for (const path of inTheWay) mkdirSync(path);
+  service.kill('emu');
+  await eventually('a successor with a standby', async () => {
+    const emulators = await service.emulators();
+    const serves = emulators.some(({ role, pid }) => role === 'active' && pid === before.standby);
+    return serves && emulators.some(({ role, ready }) => role === 'standby' && ready);
+  });
+  expect([service.pid('emu'), service.pid('emu-standby')]).toEqual([0, 0]);
+  await service.cli('restart');
+  await eventually('the end of the move', async () => {
+    const { answer } = await service.cli('update', { start: false, status: true });
+    return answer.status === 'inactive';
+  });
+  const failures = [...service.stderr.matchAll(/cannot be written|record of the live update/g)];
+  expect(failures.length).toBeLessThanOrEqual(inTheWay.length);
+  for (const path of inTheWay) rmdirSync(path);
+  const standby = (await service.emulators()).find(({ role }) => role === 'standby')?.pid ?? 0;
+  process.kill(standby, 'SIGKILL');
+  expect((await service.settled(standby)).active).toBe(before.standby);
 });
 
 describe('controller, processes that stand still', () => {

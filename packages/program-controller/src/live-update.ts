@@ -10,7 +10,8 @@
  *
  * Invariants
  *   I1  one move at a time.
- *   I2  every move that began ends in the record, by whoever is the controller then.
+ *   I2  every move that began ends in the record, by whoever is the controller then. Where the record cannot be written,
+ *       the move goes on; what a following controller reads is what could be written last.
  *
  * Limits  CHECK_MS.
  */
@@ -44,6 +45,8 @@ export interface LiveUpdateOptions {
 export class LiveUpdate {
   readonly #options: LiveUpdateOptions;
   #record: UpdateRecord | null;
+  /** The record could not be written; said once. */
+  #unwritten = false;
 
   constructor(options: LiveUpdateOptions) {
     this.#options = options;
@@ -124,7 +127,13 @@ export class LiveUpdate {
 
   #save(record: UpdateRecord): void {
     record.pausesMs.sort((a, b) => a - b);
-    writeRecord(this.#options.paths, record);
+    try {
+      writeRecord(this.#options.paths, record);
+      this.#unwritten = false;
+    } catch (error) {
+      if (!this.#unwritten) this.#options.log.warn({ error }, 'the record of the live update is not written');
+      this.#unwritten = true;
+    }
   }
 }
 

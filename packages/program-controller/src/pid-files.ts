@@ -1,25 +1,39 @@
-/** pid-files.ts: one file per process in run/virtnet, replaced atomically, never half written. */
+/**
+ * pid-files.ts: one file per process in run/virtnet, replaced atomically, never half written.
+ *
+ * Theory
+ *   Others read these files; the service does not need them to serve. Where one cannot be written, because the file system
+ *   is full, say, that is logged once, no file is there rather than one that names a dead process, and it is written when
+ *   `set` is called for it again.
+ */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import type { PidFileName, VirtnetPaths } from '@virtnet/host-ipc';
+import type { Logger, PidFileName, VirtnetPaths } from '@virtnet/host-ipc';
 
 export class PidFiles {
   readonly #paths: VirtnetPaths;
+  readonly #log: Pick<Logger, 'warn'>;
   readonly #written = new Map<PidFileName, number | null>(); // at most one per name
+  readonly #failing = new Set<PidFileName>();
 
-  constructor(paths: VirtnetPaths) {
+  constructor(paths: VirtnetPaths, log: Pick<Logger, 'warn'>) {
     this.#paths = paths;
+    this.#log = log;
   }
 
-  /** Makes the file say `pid`; null removes it. Does nothing when it says so already. */
+  /** Makes the file say `pid`; null removes it. Does nothing when it says so already. Never throws. */
   set(name: PidFileName, pid: number | null): void {
     if (this.#written.get(name) === pid) return;
     const path = this.#paths.pidFile(name);
-    if (pid === null) rmSync(path, { force: true });
-    else {
-      writeFileSync(`${path}.new`, `${pid}\n`);
-      renameSync(`${path}.new`, path);
+    try {
+      if (pid === null) rmSync(path, { force: true });
+      else replaceByRoom(path, `${pid}\n`);
+      this.#written.set(name, pid);
+      this.#failing.delete(name);
+    } catch (error) {
+      this.#written.delete(name);
+      if (!this.#failing.has(name)) this.#log.warn({ path, error }, 'a pid file cannot be written for now');
+      this.#failing.add(name);
     }
-    this.#written.set(name, pid);
   }
 
   /** The pid in the file, also one that a former controller wrote; null when there is none. */
@@ -30,5 +44,26 @@ export class PidFiles {
     } catch {
       return null;
     }
+  }
+}
+
+/** Where there is no room for two of it, the former goes first. */
+function replaceByRoom(path: string, text: string): void {
+  try {
+    replace(path, text);
+  } catch {
+    rmSync(path, { force: true });
+    replace(path, text);
+  }
+}
+
+function replace(path: string, text: string): void {
+  const draft = `${path}.new`;
+  try {
+    writeFileSync(draft, text);
+    renameSync(draft, path);
+  } catch (error) {
+    rmSync(draft, { force: true });
+    throw error;
   }
 }

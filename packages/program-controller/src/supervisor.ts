@@ -8,7 +8,7 @@
  *   everything when the keeper could not tell the standby.
  *
  * Invariants
- *   I1  pid files say what lives: emu.pid is the active one, or the one that will be.
+ *   I1  pid files say what lives, as far as they can be written: emu.pid is the active one, or the one that will be.
  *   I2  one promotion is under way at a time.
  *   I3  the service is never given up: restarts slow down, they do not end.
  *
@@ -40,6 +40,7 @@ import { PidFiles } from './pid-files.js';
 import { nodeFlags, type ProgramKind } from './programs.js';
 import { watchProgress } from './progress-watcher.js';
 import { findSurvivors } from './survivors.js';
+import { Waiters } from './waiters.js';
 
 export interface SupervisorOptions {
   readonly paths: VirtnetPaths;
@@ -90,7 +91,7 @@ export class Supervisor {
   #promoting = false;
   #planned = false;
   #restartTimer: NodeJS.Timeout | undefined;
-  readonly #waiting = new Set<() => void>(); // bounded by the calls in progress
+  readonly #waiters = new Waiters();
   #logLevel: LogLevelName = 'info';
   #stopWatching: () => void = () => {};
   #standbyFailed = false;
@@ -111,7 +112,7 @@ export class Supervisor {
     this.#notices = new DeathNotices(options.log);
     this.#onDevicesLost = options.onDevicesLost;
     this.#builds = { ha: options.running, emu: options.running };
-    this.#pidFiles = new PidFiles(options.paths);
+    this.#pidFiles = new PidFiles(options.paths, options.log);
     this.#configure = options.configure ?? (async () => {});
   }
 
@@ -143,7 +144,7 @@ export class Supervisor {
     this.#plan();
     if (restoring) await this.#restore();
     const startedMs = performance.now();
-    await this.#until(() => {
+    await this.#waiters.until(() => {
       if (this.active === null) return false;
       const patience = performance.now() - startedMs > STANDBY_PATIENCE_MS;
       return this.standby !== null || this.#standbyFailed || patience;
@@ -170,7 +171,7 @@ export class Supervisor {
     this.#log.warn({ entries, restoreMs }, 'restored what the service manager kept');
     this.#unrestored = false;
     this.#plan();
-    await this.#until(() => this.active !== null || this.#stopping);
+    await this.#waiters.until(() => this.active !== null || this.#stopping);
     this.#restoring = false;
     this.#plan();
   }
@@ -221,7 +222,7 @@ export class Supervisor {
       to.serving();
     }
     this.#writePidFiles();
-    this.#wake();
+    this.#waiters.wake();
     this.#planSoon();
   }
 
@@ -262,9 +263,9 @@ export class Supervisor {
     const expired = { now: false };
     const timer = setTimeout(() => {
       expired.now = true;
-      this.#wake();
+      this.#waiters.wake();
     }, deadlineMs);
-    await this.#until(
+    await this.#waiters.until(
       () => (this.active !== null && this.#divided === null) || expired.now || this.#stopping,
     );
     clearTimeout(timer);
@@ -273,7 +274,7 @@ export class Supervisor {
 
   /** Resolves when `child` is no longer the active emulator, or everything ends. */
   waitUntilNotActive(child: Child): Promise<void> {
-    return this.#until(() => this.active !== child || this.#stopping);
+    return this.#waiters.until(() => this.active !== child || this.#stopping);
   }
 
   /** Sets the level of every process, now and when it is started later. */
@@ -291,9 +292,9 @@ export class Supervisor {
     this.#stopping = true;
     this.#stopWatching();
     clearTimeout(this.#restartTimer);
-    this.#wake();
+    this.#waiters.wake();
     await this.#finding;
-    await this.#until(() => !this.#promoting); // who is active must be known before anybody is asked to end
+    await this.#waiters.until(() => !this.#promoting); // who is active must be known before anybody is asked to end
     const standbys = [...this.#emulators].filter((child) => child.state !== 'serving');
     await this.#end(standbys, { removeDevices: false, deadlineMs: STOP_STANDBY_MS });
     await this.#end([...this.#emulators], { removeDevices, deadlineMs: STOP_ACTIVE_MS });
@@ -313,7 +314,7 @@ export class Supervisor {
     this.#stopWatching();
     clearTimeout(this.#restartTimer);
     for (const child of this.#living()) child.fence('the devices are with the service manager');
-    await this.#until(() => this.#living().length === 0);
+    await this.#waiters.until(() => this.#living().length === 0);
   }
 
   /** Emulators that the plan is about. */
@@ -327,7 +328,7 @@ export class Supervisor {
 
   async #end(children: readonly Child[], request: StopRequest): Promise<void> {
     for (const child of children) child.stop(request);
-    await this.#until(() => children.every((child) => child.state === 'gone'));
+    await this.#waiters.until(() => children.every((child) => child.state === 'gone'));
   }
 
   #make(kind: ProgramKind, instance: number, build: Build, extra: readonly string[] = []): Child {
@@ -399,7 +400,7 @@ export class Supervisor {
     }
     if (child.state === 'ready' && this.#logLevel !== 'info') this.#tellLogLevel(child);
     this.#writePidFiles();
-    this.#wake();
+    this.#waiters.wake();
     this.#planSoon();
   }
 
@@ -557,6 +558,7 @@ export class Supervisor {
     if (this.#promoting) return;
     this.#promoting = true;
     const reason = this.#everServed || this.#restoring ? 'crash' : 'first';
+    let promoted = false;
     try {
       await this.#notices.tell(child);
       const { devices, takeoverMs } = await child.client.call('emu.promote', { reason });
@@ -564,13 +566,14 @@ export class Supervisor {
         { instance: child.spec.instance, childPid: child.pid, reason, devices, takeoverMs },
         'promoted',
       );
-      child.serving();
+      promoted = true;
     } catch (error) {
       this.#log.error({ error, instance: child.spec.instance }, 'promotion failed');
       child.fence('it cannot be promoted');
     }
+    if (promoted) child.serving(); // not above: a fault of our own is no failed promotion
     this.#promoting = false;
-    this.#wake();
+    this.#waiters.wake();
     this.#plan();
   }
 
@@ -578,23 +581,6 @@ export class Supervisor {
     child.client.call('log.level', { level: this.#logLevel }).catch((error: unknown) => {
       this.#log.warn({ error, child: child.spec.kind }, 'did not take the log level');
     });
-  }
-
-  /** Resolves when `condition` holds; it is looked at after every event. */
-  #until(condition: () => boolean): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const look = () => {
-      if (!condition()) return;
-      this.#waiting.delete(look);
-      resolve();
-    };
-    this.#waiting.add(look);
-    look();
-    return promise;
-  }
-
-  #wake(): void {
-    for (const look of [...this.#waiting]) look();
   }
 }
 

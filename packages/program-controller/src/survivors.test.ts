@@ -26,7 +26,7 @@ describe('what a former controller left', () => {
   beforeEach(async () => {
     const root = mkdtempSync(join(tmpdir(), 'vn-left-'));
     paths = virtnetPaths(root);
-    pidFiles = new PidFiles(paths);
+    pidFiles = new PidFiles(paths, createLogger('test', 'err'));
     poller = new Poller();
     poller.start();
     const idle = ['-e', 'setInterval(() => {}, 1000)', MAINS.emu];

@@ -2,7 +2,7 @@
  * update-record.ts: what is known of the last live update; a file in run/virtnet, so that the controller that an update
  * starts in its own place, or one that follows a controller that died over it, knows how far it had come.
  */
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
 
@@ -79,10 +79,17 @@ function closePhase(record: UpdateRecord): void {
 
 const fileOf = (paths: VirtnetPaths): string => join(paths.run, 'update.json');
 
+/** Throws when there is no room for it; the former one is there then. */
 export function writeRecord(paths: VirtnetPaths, record: UpdateRecord): void {
   const path = fileOf(paths);
-  writeFileSync(`${path}.new`, JSON.stringify(record), { mode: 0o600 });
-  renameSync(`${path}.new`, path);
+  const draft = `${path}.new`;
+  try {
+    writeFileSync(draft, JSON.stringify(record), { mode: 0o600 });
+    renameSync(draft, path);
+  } catch (error) {
+    rmSync(draft, { force: true });
+    throw error;
+  }
 }
 
 /** Null when there is none, or none of this schema: the past of an update is not worth a failed start. */

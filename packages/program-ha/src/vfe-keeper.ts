@@ -2,9 +2,9 @@
  * vfe-keeper.ts: the state keeper as vfe-vhostd-ha: its place, its file, its word to the service manager, and with
  * --supervise the vfe-vhostd beside it.
  */
-import { rmSync, statSync, writeFileSync } from 'node:fs';
+import { rmSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { DescriptorStore, type Logger, type VirtnetPaths } from '@virtnet/host-ipc';
+import { DescriptorStore, type Logger, tryWriteText, type VirtnetPaths } from '@virtnet/host-ipc';
 import { type Poller, passedDescriptors, ServiceManager, watchdogIntervalMs } from '@virtnet/host-linux';
 import type { VfeHaOptions } from './vfe-options.js';
 import { VhostdSupervisor } from './vhostd-supervisor.js';
@@ -45,9 +45,9 @@ async function beside(
   options: VfeHaOptions,
 ): Promise<void> {
   const pidFile = paths.vfePidFile(PID_FILE);
-  writeFileSync(pidFile, `${process.pid}\n`);
+  tryWriteText(pidFile, `${process.pid}\n`, log);
   const buildTime = statSync(fileURLToPath(import.meta.url)).mtime.toISOString();
-  writeFileSync(paths.vfeHaBuild, `${JSON.stringify({ version: VERSION, buildTime })}\n`);
+  tryWriteText(paths.vfeHaBuild, `${JSON.stringify({ version: VERSION, buildTime })}\n`, log);
   const manager = ServiceManager.connect(poller);
   const watchdogMs = watchdogIntervalMs();
   const watchdog =

@@ -10,10 +10,10 @@
  *   what it serves: machines and functions are let go. Where the keeper was not met yet SIGINT leaves a file, so that
  *   whoever meets it lets go of what it has.
  */
-import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, statSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { createLogger, exitOnFault, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
+import { createLogger, exitOnFault, RpcServer, tryWriteText, virtnetPaths } from '@virtnet/host-ipc';
 import {
   close,
   listen,
@@ -77,7 +77,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
     log,
   );
   const pidFile = paths.vfePidFile(PID_FILE);
-  writeFileSync(pidFile, `${process.pid}\n`);
+  tryWriteText(pidFile, `${process.pid}\n`, log);
 
   log.info({ client: options.client }, 'serving');
   process.stdout.write('ready\n');
@@ -96,7 +96,7 @@ export async function serve(options: VhostdOptions): Promise<number> {
     }
   }
   log.info({ reason }, 'closing');
-  if (reason === 'SIGINT' && !keeper.met) writeFileSync(paths.vfeEnded, '');
+  if (reason === 'SIGINT' && !keeper.met) tryWriteText(paths.vfeEnded, '', log);
   await rpc.close();
   await registry.close();
   keeper.close();
