@@ -259,9 +259,15 @@ export class Child {
     this.#readyTimer = setTimeout(() => {
       const waitedMs = processorWaitMs(this.#pid);
       const moreMs = waitedMs - excusedMs;
-      if (moreMs < READY_EXTENSION_MS) this.fence(`not ready within ${READY_DEADLINE_MS} ms`);
+      if (moreMs < READY_EXTENSION_MS) void this.#fenceUnlessReady();
       else this.#armReadyDeadline(Math.min(moreMs, READY_DEADLINE_MS), waitedMs);
     }, afterMs);
+  }
+
+  /** When we were stopped ourselves, it may have been ready, or the active one, for long: it is asked once more. */
+  async #fenceUnlessReady(): Promise<void> {
+    await this.look();
+    if (this.#state === 'starting') this.fence(`not ready within ${READY_DEADLINE_MS} ms`);
   }
 
   #startAt(nice: number): void {

@@ -1,6 +1,9 @@
 /** How long the controller waits for what. Milliseconds throughout. */
 
-/** A process that is not ready by then is replaced, if it could have got on. Starting takes a second. */
+/**
+ * A process that is not ready by then, nor says so when it is asked once more, is replaced, if it could have got on.
+ * Starting takes a second.
+ */
 export const READY_DEADLINE_MS = 15_000;
 /** Waits for a processor that are worth giving it more time. */
 export const READY_EXTENSION_MS = 500;
