@@ -63,3 +63,12 @@ it('pid files and what it says of its build cannot be written: both serve, and e
   await service.start();
   expect(await service.end('SIGTERM')).toBe(0);
 });
+
+it('vfe-vhostd is stopped: SIGTERM ends both all the same', async () => {
+  const service = new Supervised();
+  await service.start();
+  const vhostd = service.vhostdPids();
+  for (const pid of vhostd) process.kill(pid, 'SIGSTOP');
+  expect(await service.end('SIGTERM')).toBe(0);
+  expect(vhostd.filter(isAlive)).toEqual([]);
+});

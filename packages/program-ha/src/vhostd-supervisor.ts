@@ -11,9 +11,9 @@
  *
  * Invariants
  *   I1  at most one child at a time.
- *   I2  after stop() resolves, the vfe-vhostd that was watched has ended.
+ *   I2  after stop() resolves, the vfe-vhostd that was watched has ended: it is killed when it takes longer than STOP_MS.
  *
- * Limits  START_AGAIN_FIRST_MS, doubled to START_AGAIN_LAST_MS after each start that did not last LASTED_MS.
+ * Limits  STOP_MS. START_AGAIN_FIRST_MS, doubled to START_AGAIN_LAST_MS after each start that did not last LASTED_MS.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
@@ -32,6 +32,8 @@ const PROGRAM = fileURLToPath(new URL('../../program-vhostd/dist/main.cjs', impo
 const START_AGAIN_FIRST_MS = 20;
 const START_AGAIN_LAST_MS = 1_000;
 const LASTED_MS = 2_000;
+/** To let go of machines and functions takes it some tenths of a second. */
+const STOP_MS = 5_000;
 
 export interface VhostdSupervisorOptions {
   /** Where vfe-vhostd listens to say that it is the one. */
@@ -75,13 +77,24 @@ export class VhostdSupervisor {
   }
 
   /** Ends the vfe-vhostd that runs; resolves when it has ended. */
-  stop(): Promise<void> {
+  async stop(): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#timer);
-    if (this.#child !== null) this.#child.kill('SIGINT');
-    else if (this.#pidfd >= 0) pidfdSendSignal(this.#pidfd, constants.signals.SIGINT);
-    else this.#ended.resolve();
-    return this.#ended.promise;
+    if (!this.#signal('SIGINT')) return;
+    const patience = setTimeout(() => {
+      this.#options.log.error('vfe-vhostd does not end: killing');
+      this.#signal('SIGKILL');
+    }, STOP_MS);
+    await this.#ended.promise;
+    clearTimeout(patience);
+  }
+
+  /** False when there is none. */
+  #signal(signal: 'SIGINT' | 'SIGKILL'): boolean {
+    if (this.#child !== null) this.#child.kill(signal);
+    else if (this.#pidfd >= 0) pidfdSendSignal(this.#pidfd, constants.signals[signal]);
+    else return false;
+    return true;
   }
 
   /** Waits for the end of a vfe-vhostd that is somebody else's; false when it is gone. */
