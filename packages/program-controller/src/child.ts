@@ -280,11 +280,21 @@ export class Child {
     if (typeof progress === 'number') this.#log.error({ errno: -progress }, 'no progress page');
     else this.#progress = progress;
     const page = this.#progress === null ? [] : ['--progress-fd', `${PROGRESS_FD}`];
-    const child = spawn(this.spec.build.node, [...this.spec.command, ...page], {
-      // Its standard output goes to our standard error: ours carries the one word `ready`.
-      stdio: ['ignore', 2, 2, this.#progress?.fd ?? 'ignore', ...(this.spec.inherited ?? [])],
-      env: { ...process.env, GLIBC_TUNABLES: tunables(), VIRTNET_ROOT: this.spec.root },
-    });
+    const notStarted = (error: unknown) => {
+      this.#log.error({ error }, 'cannot be started');
+      this.#event('exit');
+    };
+    let child: ChildProcess;
+    try {
+      child = spawn(this.spec.build.node, [...this.spec.command, ...page], {
+        // Its standard output goes to our standard error: ours carries the one word `ready`.
+        stdio: ['ignore', 2, 2, this.#progress?.fd ?? 'ignore', ...(this.spec.inherited ?? [])],
+        env: { ...process.env, GLIBC_TUNABLES: tunables(), VIRTNET_ROOT: this.spec.root },
+      });
+    } catch (error) {
+      setImmediate(() => notStarted(error)); // no memory to fork, for example; others come as an event
+      return;
+    }
     this.#process = child;
     this.#pid = child.pid ?? 0;
     if (this.spec.prepares) {
@@ -297,13 +307,13 @@ export class Child {
       this.#event('exit'); // the pidfd says the same, where there is one
     });
     child.on('error', (error) => {
-      this.#log.error({ error }, 'cannot be started');
-      if (child.pid === undefined) this.#event('exit');
+      if (child.pid === undefined) notStarted(error);
+      else this.#log.error({ error }, 'cannot be signalled');
     });
   }
 
   #watchDeath(): void {
-    if (this.#pid === 0) return; // not even started: 'error' follows
+    if (this.#pid === 0) return; // not even started, which is said next
     this.#pidfd = pidfdOpen(this.#pid);
     const watch =
       this.#pidfd < 0 ? this.#pidfd : this.#poller.watch(this.#pidfd, { readable: true }, () => this.#dead());

@@ -63,12 +63,20 @@ export class VhostdSupervisor {
     const holder = holderOf(lockPath);
     if (holder !== null && this.#await(holder)) return;
     const startedMs = performance.now();
-    const child = spawn(process.execPath, [...process.execArgv, PROGRAM, ...options], {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    });
+    const notStarted = (error: unknown) => log.error({ error }, 'vfe-vhostd cannot be started');
+    let child: ChildProcess;
+    try {
+      child = spawn(process.execPath, [...process.execArgv, PROGRAM, ...options], {
+        stdio: ['ignore', 'ignore', 'inherit'],
+      });
+    } catch (error) {
+      notStarted(error); // no memory to fork, for example; others come as an event
+      this.#gone({});
+      return;
+    }
     this.#child = child;
     log.info({ childPid: child.pid ?? null }, 'vfe-vhostd started');
-    child.once('error', (error) => log.error({ reason: error.message }, 'vfe-vhostd cannot be started'));
+    child.once('error', notStarted);
     child.once('close', (code, signal) => {
       this.#child = null;
       if (performance.now() - startedMs >= LASTED_MS) this.#delayMs = START_AGAIN_FIRST_MS;
