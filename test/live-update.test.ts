@@ -1,4 +1,5 @@
 /** The service is moved to other versions of itself under traffic: to good ones, to broken ones, and while parts die. */
+import { readFileSync } from 'node:fs';
 import { failure } from '@virtnet/engine-control';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Fault, install, makeBuild } from './lib/builds.ts';
@@ -234,6 +235,23 @@ describe('live update', () => {
       STEP_MS,
     );
 
+    test(
+      'another build of the version that runs, which falls in the end > everything is of the build of before again',
+      async () => {
+        const { scene, service } = used.value;
+        const version = await whole();
+        const roots = () => ROLES.slice(1).map((role) => buildOf(service.runningPid(role)));
+        const before = roots();
+        falls += 1;
+        install(service, makeBuild(scene.directory, version.slice(1), 'controller'));
+        const status = await update(service);
+        expect(status).toMatchObject({ 'last live update status': 'failed', phase: 'controller' });
+        expect(await whole()).toBe(version);
+        expect(roots()).toEqual(before);
+      },
+      STEP_MS,
+    );
+
     test.each(kills())(
       'SIGKILL for the %s in phase %s > one version in the end, and every device',
       async (role, phase) => {
@@ -269,6 +287,13 @@ describe('live update', () => {
 
   endsCleanly(used);
 });
+
+/** Directory of the build that an emulator or the state keeper was started from. */
+function buildOf(pid: number): string | undefined {
+  return /^VIRTNET_BUILD=(.+)$/m.exec(
+    readFileSync(`/proc/${pid}/environ`, 'utf8').replaceAll('\0', '\n'),
+  )?.[1];
+}
 
 /** Rows of the whole drill, which takes some minutes: VIRTNET_DRILL=all. */
 function rows<T>(all: readonly T[]): readonly T[] {

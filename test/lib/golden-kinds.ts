@@ -290,6 +290,7 @@ const updated: UpdateRecord = {
   kind: 'update',
   original: '0.1.0',
   destination: '0.2.0',
+  destinationRoot: '/opt/mellanox/mlnx_virtnet/versions/0.2.0',
   startedAt: 1_700_000_000_000,
   phase: 'controller',
   phaseAt: 1_700_000_000_900,

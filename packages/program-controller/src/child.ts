@@ -15,7 +15,7 @@
  * Limits  deadlines in limits.ts.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import {
   type ChildAction,
   type ChildEvent,
@@ -100,6 +100,19 @@ function tunables(): string {
   return `${set === undefined || set === '' ? '' : `${set}:`}glibc.cpu.x86_rep_movsb_threshold=0x40000000`;
 }
 
+/** In the environment of every child, for the controller that adopts it. */
+const BUILD_VARIABLE = 'VIRTNET_BUILD';
+
+function buildRootOf(pid: number): string | null {
+  try {
+    const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+    const said = environment.find((variable) => variable.startsWith(`${BUILD_VARIABLE}=`));
+    return said?.slice(BUILD_VARIABLE.length + 1) ?? null;
+  } catch {
+    return null; // gone
+  }
+}
+
 export class Child {
   readonly spec: ChildSpec;
   #client: RpcClient | null = null;
@@ -109,6 +122,8 @@ export class Child {
   #state: ChildState = 'new';
   #pid = 0;
   #pidfd = -1;
+  /** Of the build it was started from; null when its controller did not say. */
+  #buildRoot: string | null = null;
   #watch: Watch | null = null;
   #process: ChildProcess | null = null;
   #behindTimer: NodeJS.Timeout | undefined;
@@ -168,13 +183,22 @@ export class Child {
     return deathLane(this.deathCause, this.#hungLane, this.#lastLane);
   }
 
+  /** Whether it was started from `build`; where it does not say from which, whether it is of that version. */
+  isOf(build: Build): boolean {
+    return this.#buildRoot === null
+      ? this.lastStatus?.version === build.version
+      : this.#buildRoot === build.root;
+  }
+
   spawn(): void {
+    this.#buildRoot = this.spec.build.root;
     this.#event('spawn');
   }
 
   /** Takes the living process `pid` over. */
   adopt(pid: number, as: 'starting' | 'ready' | 'serving'): void {
     this.#pid = pid;
+    this.#buildRoot = buildRootOf(pid);
     this.#progress = ProgressPage.ofProcess(pid, PROGRESS_FD);
     this.#event(`adopt-${as}`);
   }
@@ -289,7 +313,12 @@ export class Child {
       child = spawn(this.spec.build.node, [...this.spec.command, ...page], {
         // Its standard output goes to our standard error: ours carries the one word `ready`.
         stdio: ['ignore', 2, 2, this.#progress?.fd ?? 'ignore', ...(this.spec.inherited ?? [])],
-        env: { ...process.env, GLIBC_TUNABLES: tunables(), VIRTNET_ROOT: this.spec.root },
+        env: {
+          ...process.env,
+          GLIBC_TUNABLES: tunables(),
+          VIRTNET_ROOT: this.spec.root,
+          [BUILD_VARIABLE]: this.spec.build.root,
+        },
       });
     } catch (error) {
       setImmediate(() => notStarted(error)); // no memory to fork, for example; others come as an event

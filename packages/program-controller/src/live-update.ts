@@ -6,7 +6,8 @@
  *   service-move.ts replaces emulators and state keeper. What is left is this process: it becomes the destination's
  *   controller by exec, keeps its pid, and finds in the record (update-record.ts) what it has to end.
  *   A controller that died over a move is followed by one of either build. Whichever it is, it brings everything that
- *   it adopted to its own build, and the record says whether that was the destination.
+ *   it adopted to its own build, and the record says whether that was the destination. Of a restart, whose destination is
+ *   where it began, nobody can tell then what was replaced: it has failed.
  *
  * Invariants
  *   I1  one move at a time.
@@ -65,7 +66,7 @@ export class LiveUpdate {
   /** Begins to move to `destination`. False when a move is under way already. */
   begin(kind: UpdateRecord['kind'], destination: Build): boolean {
     if (this.ongoing) return false;
-    const record = newRecord(kind, this.#options.running.version, destination.version);
+    const record = newRecord(kind, this.#options.running.version, destination);
     this.#record = record;
     void this.#end(record, async () => {
       await this.#carryOut(record, destination);
@@ -79,12 +80,17 @@ export class LiveUpdate {
     const record = this.#record;
     if (record?.result !== null) return;
     const { running } = this.#options;
-    const arrived = record.phase === 'controller' && running.version === record.destination;
+    const isDestination =
+      record.destinationRoot === undefined
+        ? running.version === record.destination
+        : running.root === record.destinationRoot;
+    const arrived = record.phase === 'controller' && isDestination;
     const why = `the controller ended in phase ${record.phase}`;
     void this.#end(record, async () => {
       // The record goes on to say in which phase the move ended.
       if (!arrived) await this.#move(record, running, () => {}).to(running, false);
-      return running.version === record.destination ? null : why;
+      // Everything is of this build now; but a restart was to replace what was so before.
+      return arrived || (isDestination && record.kind === 'update') ? null : why;
     });
   }
 

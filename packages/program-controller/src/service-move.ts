@@ -67,7 +67,7 @@ export class ServiceMove {
     await this.#await('the processes to say what they are', READY_MS, () =>
       [supervisor.keeper, supervisor.active].every((child) => child?.lastStatus != null),
     );
-    const isDone = (child: Child | null) => !all && child?.lastStatus?.version === build.version;
+    const isDone = (child: Child | null) => !all && child?.isOf(build) === true;
     if (!isDone(supervisor.active)) await this.#moveDevices(build);
     try {
       if (!isDone(supervisor.keeper)) {
@@ -241,7 +241,7 @@ export class ServiceMove {
   async #wayBack(reason: string): Promise<void> {
     const { former, log } = this.#options;
     const supervisor = this.#supervisor;
-    const isFormer = (child: Child | null) => child !== null && child.spec.build.root === former.root;
+    const isFormer = (child: Child | null) => child?.isOf(former) === true;
     log.warn({ version: former.version, reason }, 'going back');
     supervisor.useBuild(former);
     await this.#await('somebody to serve', READY_MS, () => supervisor.active !== null);

@@ -5,6 +5,8 @@ import { virtnetPaths } from '@virtnet/host-ipc';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { enterPhase, finish, newRecord, readRecord, writeRecord } from './update-record.js';
 
+const NEXT = { version: '0.2.0', root: '/next' };
+
 function paths() {
   const root = mkdtempSync(join(tmpdir(), 'virtnet-record-'));
   onTestFinished(() => rmSync(root, { recursive: true, force: true }));
@@ -15,7 +17,7 @@ describe('the record of a live update', () => {
   it('accounts every phase, and its whole time, by the clock on the wall', () => {
     vi.useFakeTimers({ now: 1_000_000 });
     onTestFinished(() => void vi.useRealTimers());
-    const record = newRecord('update', '0.1.0', '0.2.0');
+    const record = newRecord('update', '0.1.0', NEXT);
     vi.advanceTimersByTime(40);
     enterPhase(record, 'start'); // goes on
     vi.advanceTimersByTime(2);
@@ -29,7 +31,7 @@ describe('the record of a live update', () => {
   it('survives its writer', () => {
     const at = paths();
     expect(readRecord(at)).toBeNull();
-    const record = newRecord('restart', '0.1.0', '0.1.0');
+    const record = newRecord('restart', '0.1.0', { version: '0.1.0', root: '/here' });
     record.pausesMs.push(1.5);
     writeRecord(at, record);
     expect(readRecord(at)).toEqual(record);
@@ -38,7 +40,7 @@ describe('the record of a live update', () => {
   it('one that is torn, of another schema, or makes no sense counts as none', () => {
     const at = paths();
     const file = join(at.run, 'update.json');
-    writeRecord(at, newRecord('update', '0.1.0', '0.2.0'));
+    writeRecord(at, newRecord('update', '0.1.0', NEXT));
     const good = readFileSync(file, 'utf8');
     for (const bad of [
       good.slice(0, -5),
@@ -46,6 +48,7 @@ describe('the record of a live update', () => {
       good.replace('"phase":"start"', '"phase":"toString"'),
       good.replace('"pausesMs":[]', '"pausesMs":["1"]'),
       good.replace('"result":null', '"result":"perhaps"'),
+      good.replace('"destinationRoot":"/next"', '"destinationRoot":2'),
       'null',
     ]) {
       expect(bad).not.toBe(good);

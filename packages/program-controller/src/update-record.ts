@@ -5,6 +5,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtnetPaths } from '@virtnet/host-ipc';
+import type { Build } from './builds.js';
 
 /** In their order. */
 export const updatePhases = [
@@ -25,6 +26,8 @@ export interface UpdateRecord {
   readonly kind: 'update' | 'restart';
   readonly original: string;
   readonly destination: string;
+  /** Directory of the destination's build, of which there may be several of one version; a former build does not say. */
+  readonly destinationRoot?: string;
   /** Milliseconds since the epoch. */
   readonly startedAt: number;
   /** The phase under way, or in which it ended. */
@@ -40,13 +43,18 @@ export interface UpdateRecord {
   pausesMs: number[];
 }
 
-export function newRecord(kind: UpdateRecord['kind'], original: string, destination: string): UpdateRecord {
+export function newRecord(
+  kind: UpdateRecord['kind'],
+  original: string,
+  destination: Pick<Build, 'version' | 'root'>,
+): UpdateRecord {
   const now = Date.now();
   return {
     schema: UPDATE_RECORD_SCHEMA,
     kind,
     original,
-    destination,
+    destination: destination.version,
+    destinationRoot: destination.root,
     startedAt: now,
     phase: 'start',
     phaseAt: now,
@@ -109,6 +117,7 @@ function isRecord(value: unknown): value is UpdateRecord {
     kind,
     original,
     destination,
+    destinationRoot,
     startedAt,
     phase,
     phaseAt,
@@ -123,6 +132,7 @@ function isRecord(value: unknown): value is UpdateRecord {
     (kind === 'update' || kind === 'restart') &&
     typeof original === 'string' &&
     typeof destination === 'string' &&
+    (destinationRoot === undefined || typeof destinationRoot === 'string') &&
     [startedAt, phaseAt, timeUsedMs].every((time) => Number.isFinite(time)) &&
     updatePhases.some((name) => name === phase) &&
     (result === null || result === 'success' || result === 'failed') &&
