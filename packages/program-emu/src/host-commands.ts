@@ -106,12 +106,12 @@ export class HostCommands {
         : failure('VF_DEV_GET');
       if (failed !== null && wanted > 0) this.#note(withoutVfs(this.#state, this.#bdfOf(pfId), Date.now()));
     }
-    const known = this.#site.knowsFirmware; // else what is missing may be there again once it is
-    if (known) this.#forgetMissing();
+    const judged = this.#site.knowsFirmware; // else what is missing may be there again once it is
+    if (judged) this.#forgetMissing();
     this.#lookAtNew();
     const present = this.#emulator.devices;
     const ended = [...remembered.recoveries].filter(
-      ([vuid, { vfId }]) => known && vfId !== null && !present.has(vuid),
+      ([vuid, { vfId }]) => judged && vfId !== null && !present.has(vuid),
     );
     await this.#recovery.forget(ended.map(([vuid]) => vuid)); // VFs the host does not ask for any more
     await this.#provision.saveMissing(remembered);
