@@ -107,8 +107,10 @@ export class HostCommands {
       if (failed !== null && wanted > 0) this.#note(withoutVfs(this.#state, this.#bdfOf(pfId), Date.now()));
     }
     const judged = this.#site.knowsFirmware; // else what is missing may be there again once it is
-    if (judged) this.#forgetMissing();
-    this.#lookAtNew();
+    if (judged) {
+      this.#forgetMissing();
+      this.#lookAtNew();
+    }
     const present = this.#emulator.devices;
     const ended = [...remembered.recoveries].filter(
       ([vuid, { vfId }]) => judged && vfId !== null && !present.has(vuid),

@@ -73,7 +73,7 @@ export function broken({ paths: { recovery } }: TestService): () => void {
 /** Until it is mended, a file that is replaced as a whole cannot be. */
 export function notReplaced(path: string): () => void {
   const draft = `${path}.${process.pid}.tmp`;
-  mkdirSync(draft);
+  mkdirSync(draft, { recursive: true });
   return () => rmSync(draft, { recursive: true });
 }
 
