@@ -48,9 +48,17 @@ export async function deleteObsoleteRecovery(
 ): Promise<void> {
   const read = readFirmwareStore(paths.fwconfig);
   if (adopting || 'problem' in read || read.store.recoveryObsolete !== true) return;
-  const names = readdirSync(paths.recovery);
-  for (const name of names) rmSync(join(paths.recovery, name), { recursive: true, force: true });
-  log.info({ files: names.length }, 'the firmware configuration has changed: recovery files are deleted');
+  try {
+    const names = readdirSync(paths.recovery);
+    for (const name of names) rmSync(join(paths.recovery, name), { recursive: true, force: true });
+    log.info({ files: names.length }, 'the firmware configuration has changed: recovery files are deleted');
+  } catch (error) {
+    log.error(
+      { error },
+      'recovery files cannot be deleted; nobody uses them, and the next start tries again',
+    );
+    return;
+  }
   const updated = await updateFirmwareStore(paths.fwconfig, (store) => ({ store: recoveryDeleted(store) }));
   if ('problem' in updated) log.error(updated, 'the firmware store cannot be written');
 }

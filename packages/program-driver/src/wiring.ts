@@ -6,10 +6,10 @@
  *   namespace of whoever called that, and independent of every process of the service from then on. It ends when
  *   nothing is bound to it and virtio_net is unloaded.
  */
-import { rmSync, watch, writeFileSync } from 'node:fs';
+import { rmSync, watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { getSystemErrorMessage } from 'node:util';
-import { createLogger, exitOnFault, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
+import { createLogger, exitOnFault, RpcServer, tryWriteText, virtnetPaths } from '@virtnet/host-ipc';
 import { close, listen, Poller, setProcessName } from '@virtnet/host-linux';
 import { Errno, LinuxErrno } from '@virtnet/wire';
 import { DrivenFunctions } from './driven-functions.js';
@@ -75,7 +75,7 @@ export async function drive(options: DriverOptions): Promise<number> {
     log,
   );
   const pidFile = paths.vfePidFile(PID_FILE);
-  writeFileSync(pidFile, `${process.pid}\n`);
+  tryWriteText(pidFile, `${process.pid}\n`, log);
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => end(signal));
   const reason = await ended.promise;
 
