@@ -122,7 +122,7 @@ function tagBytes(): number {
 abstract class FrameHeader {
   /** Size in bytes in the driver's buffers, which is where the frame begins there. */
   readonly frameOffset: number;
-  /** struct virtio_net_hdr_v1, private, of the frame that is dealt with. Its memory never moves, so that a port may keep its address. */
+  /** struct virtio_net_hdr_v1, private, of the frame that is dealt with: other queues of the thread use the same. */
   readonly bytes: Uint8Array;
   protected readonly whole: Uint8Array;
   protected readonly view: DataView;

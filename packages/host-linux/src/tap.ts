@@ -34,7 +34,7 @@ import { close, closeAll } from './fd.js';
 import { interfaceRequest, nameRequest, requestedName } from './interface-request.js';
 import { nativeIoctl } from './ioctl.js';
 import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
-import { interfaceExists } from './netdev.js';
+import { ifIndex } from './netdev.js';
 
 /** open: /dev/net/tun must be opened non-blocking, and errors are wanted as numbers. */
 const nativeOpen = declare<(path: string, flags: number, mode: number) => number>('open', 'int', [
@@ -88,21 +88,33 @@ export function openTap(name: string, { queues, headerBytes = HEADER_BYTES }: Ta
 export function addTapQueue(fd: number): number {
   const name = tapName(fd);
   if (typeof name === 'number') return name;
-  if (!isHere(fd, name)) return -Errno.ENODEV;
+  const error = notHere(fd, name);
+  if (error < 0) return error;
   const added = openQueue(name, HEADER_BYTES);
-  if (added < 0 || (tapName(fd) === name && isHere(fd, name))) return added;
+  if (added < 0) return added;
+  const moved = tapName(fd) === name ? notHere(fd, name) : -Errno.ENODEV;
+  if (moved === 0) return added;
   close(added); // it went in between, and what was made instead goes with its only queue
-  return -Errno.ENODEV;
+  return moved;
 }
 
-/** Whether interface `name` of this network namespace is the TAP that `fd` is a queue of, which has that name. */
-function isHere(fd: number, name: string): boolean {
-  if (!interfaceExists(name)) return false;
+/** 0 when interface `name` of this network namespace is the TAP that `fd` is a queue of and has that name; else -errno. */
+function notHere(fd: number, name: string): number {
+  const index = ifIndex(name);
+  if (index < 0) return index; // -ENODEV, or nobody can tell
   const namespace = nativeIoctl(fd, TunIoctl.GETDEVNETNS, 0);
-  if (namespace < 0) return negativeErrno() === -Errno.EINVAL; // before Linux 5.8 the name is all there is to go by
-  const same = readlinkSync(`/proc/self/fd/${namespace}`) === readlinkSync('/proc/thread-self/ns/net');
-  close(namespace);
-  return same;
+  if (namespace < 0) {
+    const errno = negativeErrno();
+    return errno === -Errno.EINVAL ? 0 : errno; // before Linux 5.8 the name is all there is to go by
+  }
+  try {
+    const here = readlinkSync('/proc/thread-self/ns/net');
+    return readlinkSync(`/proc/self/fd/${namespace}`) === here ? 0 : -Errno.ENODEV;
+  } catch {
+    return -Errno.EIO; // no /proc
+  } finally {
+    close(namespace);
+  }
 }
 
 export interface TapOptions {

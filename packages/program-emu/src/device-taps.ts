@@ -57,8 +57,8 @@ export class DeviceTaps {
   #closed = false;
   /** Settings the kernel refused. */
   errors = 0;
-  /** Pairs for which it refused a queue. */
-  readonly #refused = new Set<number>();
+  /** Why it refused a queue, by pair. */
+  readonly #refused = new Map<number, number>();
 
   /** Over queues that exist; `attached`: all of them are, as after their making. Absent: not known. */
   constructor(name: string, fds: readonly number[], { attached }: { attached?: true } = {}) {
@@ -94,15 +94,15 @@ export class DeviceTaps {
 
   /**
    * Makes the queue of `pair` if there is none yet; returns its descriptor if it did, -errno (addTapQueue) if the kernel
-   * refuses, and null when there is nothing to do, or it refuses that once more.
+   * refuses, and null when there is nothing to do, or it refuses that once more for the same reason.
    */
   open(pair: number): number | null {
     if (this.#closed || this.fds[pair] !== NO_TAP) return null;
     const fd = addTapQueue(this.fds[0]!);
     if (fd < 0) {
       this.errors++;
-      if (this.#refused.has(pair)) return null;
-      this.#refused.add(pair);
+      if (this.#refused.get(pair) === fd) return null;
+      this.#refused.set(pair, fd);
       return fd;
     }
     this.#refused.delete(pair);

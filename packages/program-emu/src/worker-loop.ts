@@ -318,7 +318,12 @@ export class WorkerLoop {
 
   /** The same of an interrupt that has waited: a driver that has come back to the ring by itself may suppress it. */
   #sendWanted(entry: Entry): void {
-    if (entry.queue.wantsInterrupt()) {
+    const { words } = entry;
+    const marked = words[QueueWord.UNDER_WORK]!;
+    words[QueueWord.UNDER_WORK] = this.#mark; // the driver's memory is looked at
+    const wanted = entry.queue.wantsInterrupt();
+    words[QueueWord.UNDER_WORK] = marked;
+    if (wanted) {
       this.#send(entry);
       return;
     }
