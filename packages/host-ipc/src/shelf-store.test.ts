@@ -376,6 +376,18 @@ describe('mirror of the shelf in the manager’s store', () => {
     end();
   });
 
+  it('what was left out is replaced in the change that makes room: the new one is kept', () => {
+    const { shelf, store, apply, end } = mirror(1);
+    store.settled(() => shelf.entries());
+    apply([put('gone', '', fd())]);
+    const [former, next] = [fd(), fd()];
+    apply([put('a', 'text', former)]);
+    apply([{ kind: 'delete', name: 'gone' }, put('a', 'text', next)]);
+    expect(inoOf('a')).toBe(fstatSync(next.fd).ino);
+    expect(readShelfLog(fds)!.find(({ name }) => name === 'a')?.handle).toBe(fileNumber(next.fd));
+    end();
+  });
+
   it('a TAP moves while there is no room: it is let go under its former name, and kept under the new one', () => {
     const { shelf, store, apply, end } = mirror(2);
     store.settled(() => shelf.entries());

@@ -177,6 +177,8 @@ export class ShelfStore implements ShelfObserver {
       this.#leftOut.set(name, shared.retain());
       return;
     }
+    this.#leftOut.get(name)?.release(); // another one had no room
+    this.#leftOut.delete(name);
     if (former !== undefined) {
       const same =
         file === 0 ? replaced !== undefined && sameOpenFile(replaced.fd, shared.fd) : file === former;

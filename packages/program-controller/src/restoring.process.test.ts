@@ -61,3 +61,27 @@ it('no keeper took what was kept: the devices are lost to this start, and nobody
   await after(100);
   expect(await standby.client.call('emu.status', {})).toMatchObject({ role: 'standby' });
 });
+
+it('the keeper has taken everything and has not read it yet: waited for, however long it takes', async () => {
+  const restored = Promise.withResolvers<number>();
+  const { supervisor, lost } = made(restored.promise);
+  const started = supervisor.start();
+  const keeper = await eventually('a keeper', () =>
+    supervisor.keeper?.state === 'ready' ? supervisor.keeper : null,
+  );
+  expect(await keeper.client.call('ha.status', {})).toMatchObject({ settled: false });
+  restored.resolve(1);
+  expect(await Promise.race([lost.then(() => 'lost'), started.then(() => 'started')])).toBe('started');
+});
+
+it('it dies over that: the devices are lost to this start', async () => {
+  const restored = Promise.withResolvers<number>();
+  const { supervisor, lost } = made(restored.promise);
+  void supervisor.start();
+  const keeper = await eventually('a keeper', () =>
+    supervisor.keeper?.state === 'ready' ? supervisor.keeper : null,
+  );
+  restored.resolve(1);
+  process.kill(keeper.pid!, 'SIGKILL');
+  await lost;
+});

@@ -31,6 +31,7 @@ import { Child, type ChildSpec, INHERITED_FD, type StopRequest } from './child.j
 import { DeathNotices } from './death-notices.js';
 import {
   COMMAND_DEADLINE_MS,
+  READY_POLL_MS,
   STANDBY_PATIENCE_MS,
   STOP_ACTIVE_MS,
   STOP_KEEPER_MS,
@@ -164,7 +165,7 @@ export class Supervisor {
     const startedMs = performance.now();
     const entries = await this.#store?.restore(this.#paths.haSocket, this.#poller);
     const restoreMs = Math.round(performance.now() - startedMs);
-    if (entries === null) {
+    if (entries === null || !(await this.#hasRead(this.#keeper))) {
       this.#onDevicesLost(); // the manager has everything still
       return;
     }
@@ -174,6 +175,17 @@ export class Supervisor {
     await this.#waiters.until(() => this.active !== null || this.#stopping);
     this.#restoring = false;
     this.#plan();
+  }
+
+  /** Whether the keeper comes to have read all that it was sent; it does not when it dies over that. */
+  async #hasRead(keeper: Child | null): Promise<boolean> {
+    while (keeper !== null && this.#keeper === keeper && !this.#stopping) {
+      await keeper.look();
+      const status = keeper.lastStatus;
+      if (status !== null && 'settled' in status && status.settled) return true;
+      await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
+    }
+    return this.#stopping;
   }
 
   /** The active emulator, or null while there is none. */

@@ -56,6 +56,15 @@ describe('the state of the host', () => {
     expect(said).toHaveLength(1);
   });
 
+  it('what has happened and is not written yet is the state all the same', () => {
+    const one = store();
+    one.save(state(1));
+    const mend = broken();
+    one.keep(state(0));
+    expect(one.load()?.numVfs).toEqual({ '14:00.2': 0 });
+    mend();
+  });
+
   it('what is newer than what could not be written stays', async () => {
     vi.useFakeTimers();
     const mend = broken();

@@ -39,6 +39,7 @@ export class HostStore {
   readonly #isOurs: () => boolean;
   /** What is not written yet. */
   #unwritten: HostState | null = null;
+  #waits = false;
 
   /** `isOurs`: nobody else writes the file. */
   constructor(path: string, log: HostServices['log'], isOurs: () => boolean = () => true) {
@@ -47,8 +48,9 @@ export class HostStore {
     this.#isOurs = isOurs;
   }
 
-  /** The state; null when there is none that can be used, which is then set aside. */
+  /** The state, written or not; null when there is none that can be used, which is then set aside. */
   load(): HostState | null {
+    if (this.#unwritten !== null) return this.#unwritten;
     let problem: string;
     try {
       const text = readText(this.#path, HOST_STATE_BYTES_MAX);
@@ -96,14 +98,15 @@ export class HostStore {
       }
     }
     this.#unwritten = state;
-    if (!failedBefore) this.#later();
+    this.#later();
   }
 
   #later(): void {
+    if (this.#waits) return;
+    this.#waits = true;
     const again = () => {
-      if (this.#unwritten === null || !this.#isOurs()) return;
-      this.keep(this.#unwritten);
-      if (this.#unwritten !== null) this.#later();
+      this.#waits = false;
+      if (this.#unwritten !== null && this.#isOurs()) this.keep(this.#unwritten);
     };
     setTimeout(again, AGAIN_MS).unref();
   }
