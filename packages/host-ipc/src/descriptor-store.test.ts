@@ -75,10 +75,12 @@ describe('what the service manager hands over', () => {
     for (const fd of [page, ...logFds]) close(fd);
   });
 
-  it('a descriptor of a device did not come back: nothing of the device is taken, and all of the others', () => {
-    const manager = { store: () => {}, remove: () => {} } as unknown as Parameters<
-      typeof DescriptorStore.open
-    >[0];
+  it('a descriptor of a device did not come back: nothing of the device is taken, the manager lets go of it; all of the others is', () => {
+    const removed: string[] = [];
+    const manager = {
+      store: () => {},
+      remove: (name: string) => void removed.push(name),
+    } as unknown as Parameters<typeof DescriptorStore.open>[0];
     const logFds: [number, number] = [memfdCreate('log', 0), memfdCreate('log', 0)];
     const names = ['dev/a/page', 'dev/a/record', 'dev/a/kick/0', 'dev/ab/page', 'pool/x/0', 'dev/a/irq/2/0'];
     const put = (name: string) => ({
@@ -91,7 +93,9 @@ describe('what the service manager hands over', () => {
       .map((name) => ({ name: storedName(name), fd: memfdCreate('held', 0) }));
     const logs = logFds.map((fd, index) => ({ name: `virtnet-log-${index}`, fd }));
     const store = DescriptorStore.open(manager, [...logs, ...passed], createLogger('test', 'err'), {})!;
+    expect(removed).toEqual([]);
     const taken = store.take();
+    expect(removed).toEqual(['dev/a/page', 'dev/a/irq/2/0'].map((name) => storedName(name)));
     expect(taken.map(({ name }) => name)).toEqual(['dev/ab/page', 'pool/x/0']);
     expect(passed.map(({ fd }) => isOpen(fd))).toEqual([false, true, true, false]);
     for (const fd of [...taken.map((entry) => entry.fd!), ...logFds]) close(fd);

@@ -15,7 +15,8 @@
  *   I1  a descriptor handed to us is on the shelf, or closed, when `restore` resolves, or the receiver's when `take`
  *       returns; nothing of the log's is closed.
  *   I2  an entry whose descriptor is missing is left out and told, and with it all of the device that it is of: half a
- *       device would look well and stand still. The others are restored.
+ *       device would look well and stand still. The others are restored. What the manager has of such a device it is told
+ *       to let go before anything is restored: a TAP that it kept would stand in the way of the same device made anew.
  *
  * Limits  RESTORE_MS for a keeper to be there.
  */
@@ -69,6 +70,7 @@ export class DescriptorStore {
   readonly #entries: readonly LoggedEntry[];
   readonly #passed: Map<string, number>;
   readonly #log: Logger;
+  readonly #manager: Pick<ServiceManager, 'remove'>;
   /** Nothing but the log is here, although the manager may keep more. */
   readonly partial: boolean;
 
@@ -77,8 +79,10 @@ export class DescriptorStore {
     passed: Map<string, number>,
     partial: boolean,
     log: Logger,
+    manager: Pick<ServiceManager, 'remove'>,
   ) {
     this.partial = partial;
+    this.#manager = manager;
     this.logFds = logFds;
     this.#passed = passed;
     this.#entries = readShelfLog(logFds) ?? [];
@@ -119,7 +123,7 @@ export class DescriptorStore {
       if (kept === undefined) manager.store(name, fd);
       fds.push(fd);
     }
-    const store = new DescriptorStore([fds[0]!, fds[1]!], byName, handed.length > 0, log);
+    const store = new DescriptorStore([fds[0]!, fds[1]!], byName, handed.length > 0, log, manager);
     store.#forgetUnknown(manager);
     return store;
   }
@@ -163,11 +167,12 @@ export class DescriptorStore {
     const entries: KeptEntry[] = [];
     const missing: string[] = [];
     const gone = new Set<string>();
+    const storedOf = new Map<string, string>();
     for (const entry of this.#entries) {
       const { name, blob, ttlWithoutHolderMs } = entry;
       const stored = storedNames(entry).find((one) => this.#passed.has(one)) ?? '';
       const fd = entry.handle === null ? null : this.#passed.get(stored);
-      this.#passed.delete(stored); // one descriptor is never two entries'
+      if (this.#passed.delete(stored)) storedOf.set(name, stored); // one descriptor is never two entries'
       if (fd !== undefined) entries.push({ name, blob, fd, ttlWithoutHolderMs });
       else {
         missing.push(name);
@@ -181,7 +186,9 @@ export class DescriptorStore {
       );
     this.discard();
     const whole = ({ name }: KeptEntry) => !gone.has(deviceOf(name) ?? name);
-    closeAll(entries.flatMap((entry) => (whole(entry) || entry.fd === null ? [] : [entry.fd])));
+    const left = entries.filter((entry) => !whole(entry) && entry.fd !== null);
+    closeAll(left.map(({ fd }) => fd!));
+    for (const { name } of left) this.#manager.remove(storedOf.get(name)!);
     return entries.filter(whole);
   }
 

@@ -144,6 +144,19 @@ it('a start that deletes recovery files loses no change of the firmware configur
   expect(readFirmwareStore(fwconfig)).toEqual({ store: { ...initialFirmwareStore(), nextBoot } });
 });
 
+it('its own pid file, which there was no room for at the start, is written with the next one', async () => {
+  const service = made();
+  const draft = `${service.paths.pidFile('controller')}.new`;
+  mkdirSync(draft); // in the way
+  await service.start();
+  const { standby } = await service.settled();
+  expect(service.pid('controller')).toBe(0);
+  rmdirSync(draft);
+  service.kill('emu-standby');
+  await service.settled(standby);
+  expect(service.pid('controller')).toBe(service.controllerPid);
+});
+
 describe('controller, deaths', () => {
   it('the active dies: the standby serves, pid files are swapped, a new standby comes up, devices are kept', async () => {
     const service = await start();

@@ -1,6 +1,8 @@
 /**
  * lock.ts: one controller per root.
  *
+ * Whoever does not get it is told the pid in the file, which is there if there was room for it.
+ *
  * The lock is the kernel's, on an open file: it ends with the process however that ends, and a stale file means
  * nothing. Node cannot lock files; flock(1) of util-linux locks the open file that we hand it and leaves, and the
  * lock stays with our descriptor. Children do not inherit it: Node opens files close-on-exec.
@@ -19,8 +21,12 @@ export function takeLock(path: string): { release(): void } | { readonly holder:
     stdio: ['ignore', 'ignore', 'pipe', fd],
   });
   if (status === 0) {
-    ftruncateSync(fd);
-    writeSync(fd, `${process.pid}\n`);
+    try {
+      ftruncateSync(fd);
+      writeSync(fd, `${process.pid}\n`);
+    } catch {
+      // The lock is ours all the same.
+    }
     return { release: () => closeSync(fd) };
   }
   closeSync(fd);

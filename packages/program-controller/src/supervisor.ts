@@ -430,6 +430,7 @@ export class Supervisor {
     const predecessor = byAge.find(({ hasServed }) => hasServed); // until its death is certain
     const first = this.active ?? predecessor ?? byAge[0] ?? null;
     const other = byAge.findLast((child) => child !== first) ?? null;
+    this.#pidFiles.set('controller', process.pid); // there may have been no room for it
     this.#pidFiles.set('emu', first?.pid ?? null);
     this.#pidFiles.set('emu-standby', other?.pid ?? null);
     this.#pidFiles.set('emu-reserve', [...this.#reserves].at(-1)?.pid || null);

@@ -24,7 +24,7 @@ const REPRESENTOR_GONE_MS = 10_000;
 /** After which a removed representor is taken from whoever still has it. */
 const OTHERS_LET_GO_MS = 200;
 /** How long a new representor waits for the end of a former one of its name. */
-const NAME_FREE_MS = 2_000;
+export const NAME_FREE_MS = 2_000;
 
 /** Which function a device is, as planning sees it. */
 export function identityOf({ host }: Device): DeviceIdentity {
@@ -34,12 +34,17 @@ export function identityOf({ host }: Device): DeviceIdentity {
 
 /**
  * Waits while an interface has the name of a representor that is about to be made: one that was removed a moment ago may
- * still be held by a process that has not heard of it, as while the service is moved to another version. True when it
- * did wait: other functions may have been made meanwhile.
+ * still be held by a process that has not heard of it, as while the service is moved to another version. One that is
+ * in the pool is no hindrance. Waits until `deadline`, by performance.now(), at most. True when it did wait: other
+ * functions may have been made meanwhile.
  */
-export async function nameFree(emulator: Emulator, { representor }: DevicePlan): Promise<boolean> {
-  if ((emulator.conf.software.representor ?? 'tap') !== 'tap' || !interfaceExists(representor)) return false;
-  const deadline = performance.now() + NAME_FREE_MS;
+export async function nameFree(
+  emulator: Emulator,
+  { representor }: DevicePlan,
+  deadline = performance.now() + NAME_FREE_MS,
+): Promise<boolean> {
+  if ((emulator.conf.software.representor ?? 'tap') !== 'tap' || emulator.pool.has(representor)) return false;
+  if (!interfaceExists(representor)) return false;
   while (interfaceExists(representor) && performance.now() < deadline)
     await new Promise((resolve) => setTimeout(resolve, 5));
   return true;

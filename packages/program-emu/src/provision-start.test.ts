@@ -232,9 +232,24 @@ describe('a firmware store that cannot be read', () => {
     writeFileSync(devices, '');
     await service.start();
     expect(vuids(service)).not.toContain(before[0]!.vuid);
+    expect(JSON.parse(readFileSync(devices, 'utf8'))).toMatchObject({ firmware: '' });
     writeFileSync(fwconfig, text);
     await restart(service);
     expect(listed(service)).toEqual(before);
+  });
+
+  it('both are lost and then the store is mended > the values are written down, though no function misses anything', async () => {
+    const service = await furnished();
+    const { fwconfig, devices } = service.paths;
+    const text = readFileSync(fwconfig, 'utf8');
+    const { firmware } = JSON.parse(readFileSync(devices, 'utf8')) as { firmware: string };
+    writeFileSync(fwconfig, '');
+    rmSync(devices);
+    await new Commands(service.emulator).provision('crash');
+    expect(JSON.parse(readFileSync(devices, 'utf8'))).toMatchObject({ firmware: '' });
+    writeFileSync(fwconfig, text);
+    await new Commands(service.emulator).provision('crash');
+    expect(JSON.parse(readFileSync(devices, 'utf8'))).toMatchObject({ firmware });
   });
 
   it('a successor takes no VF away of which there are more than by the initial values', async () => {

@@ -7,6 +7,8 @@
  *   file one. VFs should exist in the number the host asked for last, which the host's state says.
  *   A hotplug PF that cannot be made again, since the configuration has no uplink for it or the host no room, keeps its
  *   place, its number and its file for the next start: somebody may mend what is in the way.
+ *   What is made anew may find its former representor held still, for a moment, by who kept it for the service. It is
+ *   waited for, NAME_FREE_MS for all functions that are made together.
  *   Making a function takes milliseconds of the main thread, so between two functions everybody else has a turn.
  *
  * Invariants
@@ -51,7 +53,7 @@ import {
 import { interfaceExists } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import type { ControlSite } from './control-site.js';
-import { identityOf, makeDevice, unmakeDevice } from './device-maker.js';
+import { identityOf, makeDevice, NAME_FREE_MS, nameFree, unmakeDevice } from './device-maker.js';
 import { DeviceTaps } from './device-taps.js';
 import type { Device, Emulator } from './emulator.js';
 import type { RecoveryStore, Remembered } from './recovery-store.js';
@@ -152,13 +154,14 @@ export class Provision {
   async staticPfs(remembered: Remembered): Promise<void> {
     const firmware = this.#site.firmware();
     const { staticPfs } = firmwareLimits(firmware);
+    const deadline = performance.now() + NAME_FREE_MS;
     for (let pfId = 0; pfId < staticPfs; pfId++) {
       const devices = this.#identities();
       if (devices.some(({ kind, pfId: id }) => kind === FunctionKind.STATIC_PF && id === pfId)) continue;
       const place = this.#place();
       const fresh = planStaticPf(pfId, firmware, devices, place, this.#staticDefaults);
       const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
-      const made = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
+      const made = isFailure(plan) ? plan : await this.#made(plan, deadline);
       if (isFailure(made)) this.#error('a static PF could not be made', { pfId, reason: made.errstr });
       await turn();
     }
@@ -167,20 +170,22 @@ export class Provision {
   /** Makes the hotplug PFs of recovery files. */
   async hotplugPfs({ recoveries, plans }: Remembered): Promise<void> {
     this.#leftOut = [];
+    const deadline = performance.now() + NAME_FREE_MS;
     for (const [vuid, recovery] of recoveries) {
       if (recovery.kind !== FunctionKind.HOTPLUG_PF || this.#emulator.devices.has(vuid)) continue;
-      const failed = this.#hotplugPf(vuid, recovery, plans.get(vuid) ?? null);
+      const failed = await this.#hotplugPf(vuid, recovery, plans.get(vuid) ?? null, deadline);
       if (failed !== null) this.#error('a hotplug PF could not be made again', { ...failed, vuid });
       await turn();
     }
   }
 
   /** Makes one; null, or why not. */
-  #hotplugPf(
+  async #hotplugPf(
     vuid: string,
     recovery: Recovery,
     saved: DevicePlan | null,
-  ): (Failure & { readonly reason: string }) | null {
+    deadline: number,
+  ): Promise<(Failure & { readonly reason: string }) | null> {
     const uplink = uplinkAgain(this.#emulator.conf, recovery.ibDevice);
     const ibDevice = uplink?.ibDevice ?? recovery.ibDevice;
     const site = this.#site.planSite(ibDevice);
@@ -190,7 +195,7 @@ export class Provision {
     const made =
       uplink === null
         ? failure('PORT_CTX_NOT_FOUND')
-        : makeDevice(this.#emulator, this.#cameBack(plan, recovery, saved), REQUEST_ID);
+        : await this.#made(this.#cameBack(plan, recovery, saved), deadline);
     if (!isFailure(made)) return null;
     this.#leftOut = [...this.#leftOut, plan];
     const reason = uplink === null ? `virtnet.conf has no ${ibDevice}` : made.errstr;
@@ -208,10 +213,11 @@ export class Provision {
     if (sfsMax !== null && missing.length > 0 && devices.length + missing.length > sfsMax)
       return failure('SF_CREATE');
     const place = { ...this.#place(), promisedSfs: this.#promisedSfs(remembered) };
+    const deadline = performance.now() + NAME_FREE_MS;
     for (const vfId of missing) {
       const fresh = planVf(pfId, vfId, firmware, devices, { ...place, mac: randomMac() }, this.#vfDefaults);
       const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
-      const device = isFailure(plan) ? plan : makeDevice(this.#emulator, plan, REQUEST_ID);
+      const device = isFailure(plan) ? plan : await this.#made(plan, deadline);
       if (isFailure(device)) {
         this.#error('a VF could not be made: its PF gets none', { pfId, vfId, reason: device.errstr });
         await this.removeVfs(pfId);
@@ -301,7 +307,10 @@ export class Provision {
     return false;
   }
 
-  /** Gives every function a recovery file that `remembered` has none of, or another. */
+  /**
+   * Gives every function a recovery file that `remembered` has none of, or another; and has the firmware's values written
+   * down where they were not known.
+   */
   async saveMissing({ recoveries, plans }: Remembered): Promise<void> {
     if (!this.#recovery.enabled) return;
     const missing = this.plans.filter((plan) => {
@@ -309,7 +318,14 @@ export class Provision {
       if (recovery === undefined || !isRecoveryOf(recovery, plan)) return true;
       return JSON.stringify(plans.get(plan.vuid)) !== JSON.stringify(plan);
     });
-    if (missing.length > 0) await this.save(missing);
+    const isLearnt = this.#recovery.firmware === null && this.#site.storedFirmware() !== null;
+    if (missing.length > 0 || isLearnt) await this.save(missing);
+  }
+
+  /** Makes a function, once its name is free or `deadline` has passed. */
+  async #made(plan: DevicePlan, deadline: number): Promise<Device | Failure> {
+    await nameFree(this.#emulator, plan, deadline);
+    return makeDevice(this.#emulator, plan, REQUEST_ID);
   }
 
   /** SFs of functions that do not exist yet and will, by their files. */
