@@ -167,6 +167,11 @@ export class Child {
   get state(): ChildState {
     return this.#state;
   }
+  /** Of a keeper: it said last that it has been told everything, or waited for that in vain. */
+  get hasSettled(): boolean {
+    return this.lastStatus !== null && 'settled' in this.lastStatus && this.lastStatus.settled;
+  }
+
   get pid(): number {
     return this.#pid;
   }

@@ -181,8 +181,7 @@ export class Supervisor {
   async #hasRead(keeper: Child | null): Promise<boolean> {
     while (keeper !== null && this.#keeper === keeper && !this.#stopping) {
       await keeper.look();
-      const status = keeper.lastStatus;
-      if (status !== null && 'settled' in status && status.settled) return true;
+      if (keeper.hasSettled) return true;
       await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
     }
     return this.#stopping;
@@ -498,14 +497,12 @@ export class Supervisor {
   }
 
   /**
-   * Nobody who lives is known to know the devices, which have been served, or came out of the manager's store. A new keeper that is there already, because its predecessor was seen
-   * dead before the others, has nothing before it has settled; as far as is known here, which is what it said last.
+   * Nobody who lives is known to know the devices, which were served, or came out of the manager's store. A new keeper that
+   * is there already has nothing before it has settled; as far as is known here, which is what it said last.
    */
   #devicesMissing(): boolean {
     if (this.#stopping || this.#unrestored || !(this.#everServed || this.#restoring)) return false;
-    const status = this.#keeper?.lastStatus ?? null;
-    const settled = status !== null && 'settled' in status && status.settled;
-    return !settled && ![...this.#emulators].some(isInformed);
+    return this.#keeper?.hasSettled !== true && ![...this.#emulators].some(isInformed);
   }
 
   /** The service manager alone has what keeper and emulators knew, who died together. */
