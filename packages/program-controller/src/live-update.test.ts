@@ -5,6 +5,7 @@ import { createLogger, virtnetPaths } from '@virtnet/host-ipc';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { Build } from './builds.js';
 import { LiveUpdate } from './live-update.js';
+import { ServiceMove } from './service-move.js';
 import type { Supervisor } from './supervisor.js';
 import {
   newRecord,
@@ -87,5 +88,47 @@ describe('a move whose controller ended', () => {
         moved: [],
       });
     }
+  });
+});
+
+describe('the controller is told to end during a move', () => {
+  /** `--check` of its programs says what its version is. */
+  const LOADABLE: Build = {
+    ...THERE,
+    ...{ node: '/bin/echo', version: '--no-warnings main --check', controllerMain: 'main' },
+    mains: { ha: 'main', emu: 'main' },
+  };
+
+  it('it does not become another one instead, and does not go back', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'virtnet-told-'));
+    onTestFinished(() => rmSync(root, { recursive: true, force: true }));
+    const supervisor = { stopping: false };
+    const moved = vi.spyOn(ServiceMove.prototype, 'to').mockImplementation(async () => {
+      supervisor.stopping = true;
+    });
+    onTestFinished(() => moved.mockRestore());
+    const replaceSelf = vi.fn(() => Promise.reject(new Error('not here')));
+    const update = new LiveUpdate({
+      supervisor: supervisor as unknown as Supervisor,
+      paths: virtnetPaths(root),
+      log: createLogger('test', 'err'),
+      running: HERE,
+      replaceSelf,
+    });
+    update.begin('update', LOADABLE);
+    await vi.waitFor(() => expect(update.ongoing).toBe(false));
+    expect(moved).toHaveBeenCalledOnce();
+    expect(replaceSelf).not.toHaveBeenCalled();
+    expect(update.record).toMatchObject({ result: 'failed', reason: 'the controller was told to end' });
+  });
+
+  it('what it waits for is given up, under that name', async () => {
+    const supervisor = { keeper: null, active: null, stopping: true, useBuild: vi.fn() };
+    const log = createLogger('test', 'err');
+    const options = { log, former: HERE, enter: () => {}, pausesMs: [] };
+    const move = new ServiceMove({ supervisor: supervisor as unknown as Supervisor, ...options });
+    await expect(move.to(THERE, true)).rejects.toThrow('the controller was told to end');
+    await expect(move.back(new Error('why'))).rejects.toThrow('why');
+    expect(supervisor.useBuild).not.toHaveBeenCalled();
   });
 });

@@ -19,7 +19,7 @@
 import { execFile } from 'node:child_process';
 import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
 import type { Build } from './builds.js';
-import { messageOf, ServiceMove, UpdateFailure } from './service-move.js';
+import { messageOf, ServiceMove, TOLD_TO_END, UpdateFailure } from './service-move.js';
 import type { Supervisor } from './supervisor.js';
 import {
   enterPhase,
@@ -112,6 +112,7 @@ export class LiveUpdate {
     await proveLoadable(destination, 'controller', destination.controllerMain);
     await proveLoadable(destination, 'state keeper', destination.mains.ha);
     await move.to(destination, true);
+    if (this.#options.supervisor.stopping) throw new UpdateFailure(TOLD_TO_END);
     this.#enter(record, 'controller');
     try {
       await this.#options.replaceSelf(destination);

@@ -39,6 +39,9 @@ const KEEPER_STARTS_MAX = 2;
 const LOOK_MS = 10;
 const REASONS_MAX = 8;
 
+/** Why a move ends over the end of the controller. */
+export const TOLD_TO_END = 'the controller was told to end';
+
 /** Why an update ends, in words for `virtnet update -t`. */
 export class UpdateFailure extends Error {}
 
@@ -86,6 +89,7 @@ export class ServiceMove {
   /** Moves everything back to the former build because of `cause`, with which it always rejects. */
   async back(cause: unknown): Promise<never> {
     const reason = messageOf(cause);
+    if (this.#supervisor.stopping) throw new UpdateFailure(reason); // nobody is to be started any more
     try {
       await this.#wayBack(reason);
     } catch (error) {
@@ -257,8 +261,8 @@ export class ServiceMove {
   async #await(what: string, deadlineMs: number, condition: () => boolean | Promise<boolean>): Promise<void> {
     const endMs = performance.now() + deadlineMs;
     while (!(await condition())) {
-      if (performance.now() > endMs || this.#supervisor.stopping)
-        throw new UpdateFailure(`waited in vain for ${what}`);
+      if (this.#supervisor.stopping) throw new UpdateFailure(TOLD_TO_END);
+      if (performance.now() > endMs) throw new UpdateFailure(`waited in vain for ${what}`);
       await sleep(LOOK_MS);
     }
   }

@@ -27,6 +27,7 @@ import { LiveUpdate } from './live-update.js';
 import { takeLock } from './lock.js';
 import type { ControllerOptions } from './options.js';
 import { becomeController, guardStart, ownArguments } from './replacement.js';
+import { TOLD_TO_END, UpdateFailure } from './service-move.js';
 import { Supervisor } from './supervisor.js';
 
 export const PROGRAM = 'virtio_net_controller';
@@ -117,6 +118,8 @@ export async function serve(options: ControllerOptions): Promise<number> {
   const replaceSelf = async (build: Build): Promise<never> => {
     await rpc.drain();
     try {
+      await nextTurn(); // a signal that has come is heard before the exec: nobody would hear it afterwards
+      if (supervisor.stopping) throw new UpdateFailure(TOLD_TO_END);
       return becomeController(build, ownArguments(logLevel, options.emu), own, store);
     } catch (error) {
       rpc.undrain();
