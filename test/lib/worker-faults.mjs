@@ -13,13 +13,23 @@ import { isMainThread } from 'node:worker_threads';
 const NOWHERE = 4096n;
 const file = `${process.env.VIRTNET_TEST_WORKER_FAULTS}.${process.pid}`;
 
+/** null: another thread has taken it away meanwhile. */
+function faultText() {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return null;
+  }
+}
+
 if (!isMainThread) {
   const { TransmitQueue } = await import('../../packages/engine-virtio-net/dist/transmit-queue.js');
   const { viewAt } = await import('../../packages/host-linux/dist/index.js');
   const { poll } = TransmitQueue.prototype;
   TransmitQueue.prototype.poll = function (budget) {
-    if (existsSync(file)) {
-      const [how, size] = readFileSync(file, 'utf8').split(' ');
+    const text = existsSync(file) ? faultText() : null;
+    if (text !== null) {
+      const [how, size] = text.split(' ');
       if (this.ring.queueSize === Number(size)) {
         renameSync(file, `${file}.${how}`);
         if (how === 'throw') throw new Error('a bug that throws');
