@@ -38,6 +38,15 @@ describe('kill -9 of the whole service, under a service manager', () => {
     return { scene, manager, service, device, representorMac: address };
   });
 
+  /** The controller asks for a new start, after which the device is there. */
+  async function comesBackWhole(): Promise<void> {
+    const { manager, service } = used.value;
+    expect(await manager.exited).toBe(75);
+    manager.start();
+    await manager.ready();
+    expect((await service.query()).mac).toBe(MAC);
+  }
+
   test('under streams both ways > the client keeps its socket, the device goes on; one frame per queue and kill', async () => {
     const { scene, manager, service, device, representorMac } = used.value;
     const { processes, net } = scene;
@@ -110,7 +119,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
   }, 240_000);
 
   test('emulators and keeper killed at once, controller alive > it asks for a new start; no device is lost', async () => {
-    const { manager, service } = used.value;
+    const { service } = used.value;
     await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
     const pids = (['emu-standby', 'ha', 'emu'] as const).map((role) => service.runningPid(role));
     // It must not start a successor of the first before the last is dead.
@@ -119,14 +128,11 @@ describe('kill -9 of the whole service, under a service manager', () => {
     for (const pid of pids) signalPid(pid, 'SIGKILL');
     await until('all of them are dead', PATIENCE_MS, () => !pids.some(isRunning));
     signalPid(controller, 'SIGCONT');
-    expect(await manager.exited).toBe(75);
-    manager.start();
-    await manager.ready();
-    expect((await service.query()).mac).toBe(MAC);
+    await comesBackWhole();
   }, 180_000);
 
   test('the same, and a new keeper is there already that nobody has told anything > the same', async () => {
-    const { manager, service } = used.value;
+    const { service } = used.value;
     await until('a standby', PATIENCE_MS, () => service.pid('emu-standby'));
     const keeper = service.runningPid('ha');
     const emulators = (['emu-standby', 'emu'] as const).map((role) => service.runningPid(role));
@@ -134,10 +140,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
     signalPid(keeper, 'SIGKILL');
     await until('a new keeper', PATIENCE_MS, () => (service.pid('ha') ?? keeper) !== keeper);
     for (const pid of emulators) signalPid(pid, 'SIGKILL');
-    expect(await manager.exited).toBe(75);
-    manager.start();
-    await manager.ready();
-    expect((await service.query()).mac).toBe(MAC);
+    await comesBackWhole();
   }, 180_000);
 
   test('the same, and the new keeper has just been told everything > the controller goes on with it', async () => {
@@ -214,10 +217,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
     });
     signalPid(service.runningPid('ha'), 'SIGKILL');
     signalPid(emulator, 'SIGCONT');
-    expect(await manager.exited).toBe(75);
-    manager.start();
-    await manager.ready();
-    expect((await service.query()).mac).toBe(MAC);
+    await comesBackWhole();
   }, 180_000);
 
   test('stopped and started again, as by systemctl restart > the devices are still there', async () => {

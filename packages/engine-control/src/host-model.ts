@@ -78,7 +78,8 @@ export function freshHost(now: number): HostState {
 
 /** The state with what came of a request. */
 export function withAnswer(state: HostState, requestId: string, { errno, errstr }: Outcome): HostState {
-  return { ...state, answers: [...state.answers, { requestId, errno, errstr }].slice(-ANSWERS_MAX) };
+  const answer = { requestId, errno, errstr: errstr.slice(0, ANSWER_TEXT_MAX) };
+  return { ...state, answers: [...state.answers, answer].slice(-ANSWERS_MAX) };
 }
 
 /** What came of a request when it was sent before; null: nothing is known of it. */
@@ -260,11 +261,21 @@ export function unbindDriver(
   driver: HostDriver,
   now: number,
 ): HostState | Failure {
+  const found = boundTo(state, functions, text, driver);
+  return isFailure(found) ? found : released(state, found.bdf, driver, now);
+}
+
+/** The function that is bound to a driver which can let go of it. */
+function boundTo(
+  state: HostState,
+  functions: readonly HostFunction[],
+  text: string,
+  driver: HostDriver,
+): HostFunction | Failure {
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
   if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
-  if (isHeld(state, found)) return failures.EBUSY;
-  return released(state, found.bdf, driver, now);
+  return isHeld(state, found) ? failures.EBUSY : found;
 }
 
 /** In an unbind's `value`: it takes a binding back with which the driver could do nothing (`undoBind`). */
@@ -278,10 +289,8 @@ export function undoBind(
   driver: HostDriver,
   now: number,
 ): HostState | Failure {
-  const found = findFunction(functions, text);
+  const found = boundTo(state, functions, text, driver);
   if (isFailure(found)) return found;
-  if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
-  if (isHeld(state, found)) return failures.EBUSY;
   return unbound(state, found.bdf, `${driver} 0000:${found.bdf}: probe failed`, now);
 }
 

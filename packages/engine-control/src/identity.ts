@@ -200,8 +200,16 @@ export function freeHotplugSf(portIndex: number, taken: ReadonlySet<number>): nu
   return null;
 }
 
-/** Lowest free SF number for a VF: those of VFs that are gone are used again first. Null when there is none. */
-export function freeVfSf(taken: ReadonlySet<number>): number | null {
-  for (let sf = VF_SF_FIRST; sf <= VF_SF_LAST; sf++) if (!taken.has(sf)) return sf;
-  return null;
+/**
+ * Lowest free SF number for a VF: those of VFs that are gone are used again first, and those in `promised` if there is no
+ * other. Null when there is none.
+ */
+export function freeVfSf(taken: ReadonlySet<number>, promised?: ReadonlySet<number>): number | null {
+  let last: number | null = null;
+  for (let sf = VF_SF_FIRST; sf <= VF_SF_LAST; sf++) {
+    if (taken.has(sf)) continue;
+    if (promised?.has(sf) !== true) return sf;
+    last ??= sf;
+  }
+  return last;
 }

@@ -1,8 +1,8 @@
 /**
  * recovered-plan.ts: the plan of a function that existed before, from its recovery file and what was saved beside it.
  *
- * The recovery file decides what it has keys for, but for the uplink, which is the configuration's business. The rest comes from the saved plan if there is one, else from what
- * a new function would have. Both are as untrusted as any saved state: what no function can be is not planned.
+ * The recovery file decides what it has keys for, but for the uplink, which is the configuration's business. The rest
+ * comes from the saved plan if there is one, else from what a new function would have. Both are as untrusted as any saved state: what no function can be is not planned.
  */
 import { hasFeature, VirtioFeature } from '@virtnet/wire';
 import { type DevicePlan, restorePlan } from './device-plan.js';
@@ -17,8 +17,8 @@ import { MTU_DEFAULT, QUEUE_SIZE_DEFAULT } from './limits.js';
 import { hotplugPortOfVuid, type Recovery } from './recovery-file.js';
 
 /**
- * `fresh`: the plan that a new function in this place, on the uplink of now, would have; `supported`: the features that one can offer there. A
- * sentence when the two do not go together.
+ * `fresh`: the plan that a new function in this place, on the uplink of now, would have; `supported`: the features that
+ * one can offer there. A sentence when the two do not go together.
  */
 export function recoveredPlan(
   fresh: DevicePlan,

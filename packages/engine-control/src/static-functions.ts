@@ -112,8 +112,8 @@ export function planVf(
   if (!isWithin(pfId, 0, limits.staticPfs - 1)) return failure('VF_DEV_GET');
   if (!isWithin(vfId, 0, limits.vfsPerPf - 1)) return failure('ID_OUT_OF_RANGE');
   const taken = new Set(devices.map((device) => device.sfNum));
-  const usual = () => freeVfSf(new Set([...taken, ...(site.promisedSfs ?? [])])) ?? freeVfSf(taken);
-  const wanted = site.sfNum !== null && !taken.has(site.sfNum) ? site.sfNum : usual();
+  const wanted =
+    site.sfNum !== null && !taken.has(site.sfNum) ? site.sfNum : freeVfSf(taken, site.promisedSfs);
   if (wanted === null) return failure('SF_CREATE');
   const place = {
     kind: FunctionKind.VF,

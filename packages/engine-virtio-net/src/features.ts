@@ -1,17 +1,12 @@
 /**
- * features.ts: what each feature bit is called, what it needs, and what this device offers.
- *
- * Theory
- *   A row of NEEDS names a bit and the bits of which at least one has to come with it. Some rows the specification
- *   demands of both sides (5.1.3.1); others only make no sense to offer alone, and a driver that accepts such a bit
- *   alone is within its rights.
+ * features.ts: what each feature bit is called, what is wrong with a set of them, and what this device offers.
  *
  * Invariants
  *   I1  featureProblems(withoutOrphans(x), 'offered') is empty for every x.
  *
  * Limits  bits 0 to 63.
  */
-import { featureMask, hasFeature, NetFeature, VirtioFeature } from '@virtnet/wire';
+import { featureMask, isUnmet, NET_FEATURE_NEEDS, NetFeature, VirtioFeature } from '@virtnet/wire';
 
 const N = NetFeature;
 const V = VirtioFeature;
@@ -33,59 +28,20 @@ export function featureLabel(bit: number): string | null {
   return LABELS.get(bit) ?? null;
 }
 
-/** A bit, the bits of which it needs at least one, and who has to heed it. */
-interface Need {
-  readonly bit: number;
-  readonly oneOf: readonly number[];
-  /** Only what is offered is held to this; a driver need not be. */
-  readonly offerOnly?: true;
-}
-
-const NEEDS: readonly Need[] = [
-  { bit: N.GUEST_TSO4, oneOf: [N.GUEST_CSUM] },
-  { bit: N.GUEST_TSO6, oneOf: [N.GUEST_CSUM] },
-  { bit: N.GUEST_ECN, oneOf: [N.GUEST_TSO4, N.GUEST_TSO6] },
-  { bit: N.GUEST_UFO, oneOf: [N.GUEST_CSUM] },
-  { bit: N.GUEST_USO4, oneOf: [N.GUEST_CSUM] },
-  { bit: N.GUEST_USO6, oneOf: [N.GUEST_CSUM] },
-  { bit: N.HOST_TSO4, oneOf: [N.CSUM] },
-  { bit: N.HOST_TSO6, oneOf: [N.CSUM] },
-  { bit: N.HOST_ECN, oneOf: [N.HOST_TSO4, N.HOST_TSO6] },
-  { bit: N.HOST_UFO, oneOf: [N.CSUM] },
-  { bit: N.HOST_USO, oneOf: [N.CSUM] },
-  { bit: N.CTRL_RX, oneOf: [N.CTRL_VQ] },
-  { bit: N.CTRL_VLAN, oneOf: [N.CTRL_VQ] },
-  { bit: N.GUEST_ANNOUNCE, oneOf: [N.CTRL_VQ] },
-  { bit: N.MQ, oneOf: [N.CTRL_VQ] },
-  { bit: N.CTRL_MAC_ADDR, oneOf: [N.CTRL_VQ] },
-  { bit: N.NOTF_COAL, oneOf: [N.CTRL_VQ] },
-  { bit: N.VQ_NOTF_COAL, oneOf: [N.CTRL_VQ] },
-  { bit: N.RSS, oneOf: [N.CTRL_VQ] },
-  { bit: N.RSC_EXT, oneOf: [N.HOST_TSO4, N.HOST_TSO6] },
-  { bit: N.HASH_TUNNEL, oneOf: [N.CTRL_VQ] },
-  { bit: N.HASH_TUNNEL, oneOf: [N.RSS, N.HASH_REPORT] },
-  { bit: N.CTRL_RX_EXTRA, oneOf: [N.CTRL_VQ], offerOnly: true },
-  { bit: N.HASH_REPORT, oneOf: [N.CTRL_VQ], offerOnly: true },
-  { bit: N.CTRL_GUEST_OFFLOADS, oneOf: [N.CTRL_VQ], offerOnly: true },
-  // The request to announce is a bit of the status field.
-  { bit: N.GUEST_ANNOUNCE, oneOf: [N.STATUS], offerOnly: true },
-];
-
-const lacks = (features: bigint, { bit, oneOf }: Need): boolean =>
-  hasFeature(features, bit) && !oneOf.some((needed) => hasFeature(features, needed));
-
 /** What is wrong with a set that is offered, or accepted, as such; empty when nothing is. */
 export function featureProblems(features: bigint, role: 'offered' | 'accepted'): string[] {
-  return NEEDS.filter((need) => (role === 'offered' || !need.offerOnly) && lacks(features, need)).map(
-    ({ bit, oneOf }) => `${featureLabel(bit)} needs ${oneOf.map(featureLabel).join(' or ')}`,
-  );
+  return NET_FEATURE_NEEDS.filter(
+    (need) => (role === 'offered' || !need.offerOnly) && isUnmet(features, need),
+  ).map(({ bit, oneOf }) => `${featureLabel(bit)} needs ${oneOf.map(featureLabel).join(' or ')}`);
 }
 
 /** `features` without the bits that lack what they need, and without those that needed them. */
 export function withoutOrphans(features: bigint): bigint {
   let left = features;
   for (;;) {
-    const orphans = featureMask(NEEDS.filter((need) => lacks(left, need)).map(({ bit }) => bit));
+    const orphans = featureMask(
+      NET_FEATURE_NEEDS.filter((need) => isUnmet(left, need)).map(({ bit }) => bit),
+    );
     if (orphans === 0n) return left;
     left &= ~orphans;
   }

@@ -73,10 +73,6 @@ const HEAD_BYTES = ETHERNET_BYTES + TAGS_MAX * Ethernet.TAG_BYTES;
 /** Bytes summed at a time; even, so that words stay aligned. */
 const CHECKSUM_CHUNK_BYTES = 2048;
 
-// Of the thread and not of a queue: they hold nothing between two calls, and an idle queue shall cost little.
-const head = new Uint8Array(HEAD_BYTES);
-const chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
-
 /** Where the header of one frame is: struct virtio_net_hdr_v1, and what HASH_REPORT adds to it. */
 class HeaderMemory {
   readonly whole: Uint8Array;
@@ -94,8 +90,12 @@ class HeaderMemory {
   }
 }
 
-// Likewise: a frame has its header from when it is read until it is sent, or in its chain. A frame from one driver to others
-// has one of each. A header with a hash is the queue's own: behind that nothing may be left of another queue's.
+// Of the thread and not of a queue: they hold nothing between two calls, and an idle queue shall cost little.
+const head = new Uint8Array(HEAD_BYTES);
+const chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
+
+// Likewise: a frame has its header from when it is read until it is sent, or in its chain. One from a driver to others has
+// one of each. A header with a hash is the queue's own: behind that nothing may be left of another queue's.
 const transmitted = new HeaderMemory();
 const received = new HeaderMemory();
 

@@ -7,8 +7,8 @@
  *   main process is handed all descriptors at its start. It reads the log, and gives each entry its descriptor back.
  *   The controller puts them on the shelf of a new keeper, as a writer like any other, and lets go. A keeper that dies
  *   before it took everything is followed by another, which is told all of it. An emulator that starts meanwhile mirrors
- *   the shelf and is promoted once it is whole; until then the manager's copy is the one that can be had again. vfe-vhostd-ha is the main process of its
- *   service: its own shelf begins with them.
+ *   the shelf and is promoted once it is whole; until then the manager's copy is the one that can be had again.
+ *   vfe-vhostd-ha is the main process of its service: its own shelf begins with them.
  *   A controller that becomes another by exec hands it the two files itself: the manager hands nothing over then.
  *
  * Invariants

@@ -11,6 +11,7 @@ import {
   parseFirmwareStore,
   serialiseFirmwareStore,
 } from '@virtnet/engine-control';
+import { hasCode, messageOf } from './fault-text.js';
 import { readText, replaceText } from './text-file.js';
 
 /** Why a store was not read; `denied`: another user could. */
@@ -26,8 +27,7 @@ export function readFirmwareStore(path: string): { readonly store: FirmwareStore
     const parsed = parseFirmwareStore(text);
     return 'problem' in parsed ? { problem: `${path}: ${parsed.problem}` } : parsed;
   } catch (error) {
-    const denied = error instanceof Error && 'code' in error && error.code === 'EACCES';
-    return { problem: messageOf(error), ...(denied ? { denied } : {}) };
+    return { problem: messageOf(error), ...(hasCode(error, 'EACCES') ? { denied: true } : {}) };
   }
 }
 
@@ -39,8 +39,4 @@ export function writeFirmwareStore(path: string, store: FirmwareStore): Firmware
   } catch (error) {
     return { problem: messageOf(error) };
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

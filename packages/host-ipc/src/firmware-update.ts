@@ -22,6 +22,7 @@ import { getSystemErrorMessage } from 'node:util';
 import type { FirmwareProblem, FirmwareStore } from '@virtnet/engine-control';
 import { lockFile } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
+import { hasCode, messageOf } from './fault-text.js';
 import { readFirmwareStore, writeFirmwareStore } from './firmware-store.js';
 import { makeEmptyFile } from './text-file.js';
 
@@ -61,7 +62,7 @@ async function takeLock(path: string, store: string, waitMs: number): Promise<nu
   try {
     fd = openLock(path, store);
   } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) };
+    return { problem: messageOf(error) };
   }
   const end = performance.now() + waitMs;
   for (;;) {
@@ -84,7 +85,7 @@ function openLock(path: string, store: string): number {
   try {
     return openSync(path, flags);
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+    if (!hasCode(error, 'ENOENT')) throw error;
   }
   makeEmptyFile(path, store);
   return openSync(path, flags);

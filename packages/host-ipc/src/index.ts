@@ -12,6 +12,7 @@ export * from './catalogue.js';
 export * from './catalogue-vfe.js';
 export * from './configuration.js';
 export * from './descriptor-store.js';
+export * from './fault-text.js';
 export * from './firmware-store.js';
 export * from './firmware-update.js';
 export * from './journal.js';

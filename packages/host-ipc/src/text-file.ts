@@ -24,6 +24,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { hasCode } from './fault-text.js';
 
 const DIRECTORY_MODE = 0o700;
 const FILE_MODE = 0o600;
@@ -42,7 +43,7 @@ export function readText(path: string, bytesMax: number): string | null {
       return readFileSync(fd, 'utf8');
     });
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (hasCode(error, 'ENOENT')) return null;
     throw error;
   }
 }
@@ -61,7 +62,7 @@ export function makeEmptyFile(path: string, like: string): void {
     });
     linkSync(draft, path);
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+    if (!hasCode(error, 'EEXIST')) throw error;
   } finally {
     tryRemove(draft);
   }
@@ -84,6 +85,21 @@ export function replaceText(path: string, text: string): void {
   } catch (error) {
     tryRemove(draft);
     throw naming(path, error);
+  }
+}
+
+/**
+ * The same of a file in a directory that no boot survives: nobody waits for a disk. Throws when there is no room for it; the
+ * former one is there then.
+ */
+export function replaceVolatile(path: string, text: string, mode = 0o666): void {
+  const draft = `${path}.new`;
+  try {
+    writeFileSync(draft, text, { mode });
+    renameSync(draft, path);
+  } catch (error) {
+    rmSync(draft, { force: true });
+    throw error;
   }
 }
 

@@ -260,8 +260,9 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
   const { verb, bdf, value } = request;
   if (!REBINDING.includes(verb) || typeof answer !== 'object' || answer === null || isFailure(answer))
     return answer;
-  const starts = (verb === 'bind' && request.driver === 'virtio-pci') || (verb === 'modprobe' && value === 1);
-  const mine = verb === 'bind' && request.driver === 'virtio-pci' ? canonicalBdf(bdf ?? '') : null;
+  const binds = verb === 'bind' && request.driver === 'virtio-pci';
+  const starts = binds || (verb === 'modprobe' && value === 1);
+  const mine = binds ? canonicalBdf(bdf ?? '') : null;
   try {
     let functions = await driver.sync(starts);
     if (functions === null && verb === 'sriov' && (await anyDriven(followers)))
@@ -280,7 +281,7 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
     }
     const own = refused.find((each) => each.bdf === mine);
     if (own !== undefined) return { errno: own.errno, errstr: own.reason };
-    if (mine === null || functions?.every((driven) => driven.bdf !== mine) !== true) return answer;
+    if (mine === null || functions === null || functions.some((driven) => driven.bdf === mine)) return answer;
     io.err(`virtnet-host: 0000:${mine}: it is not bound any more\n`);
     return FAILED;
   } catch (error) {

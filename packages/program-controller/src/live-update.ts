@@ -17,9 +17,9 @@
  * Limits  CHECK_MS.
  */
 import { execFile } from 'node:child_process';
-import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
+import { type Logger, messageOf, type VirtnetPaths } from '@virtnet/host-ipc';
 import type { Build } from './builds.js';
-import { messageOf, ServiceMove, TOLD_TO_END, UpdateFailure } from './service-move.js';
+import { ServiceMove, TOLD_TO_END, UpdateFailure } from './service-move.js';
 import type { Supervisor } from './supervisor.js';
 import {
   enterPhase,

@@ -6,8 +6,8 @@
  *   is full, say, that is logged once, no file is there rather than one that names a dead process, and it is written when
  *   `set` is called for it again.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import type { Logger, PidFileName, VirtnetPaths } from '@virtnet/host-ipc';
+import { readFileSync, rmSync } from 'node:fs';
+import { type Logger, type PidFileName, replaceVolatile, type VirtnetPaths } from '@virtnet/host-ipc';
 
 export class PidFiles {
   readonly #paths: VirtnetPaths;
@@ -50,20 +50,9 @@ export class PidFiles {
 /** Where there is no room for two of it, the former goes first. */
 function replaceByRoom(path: string, text: string): void {
   try {
-    replace(path, text);
+    replaceVolatile(path, text);
   } catch {
     rmSync(path, { force: true });
-    replace(path, text);
-  }
-}
-
-function replace(path: string, text: string): void {
-  const draft = `${path}.new`;
-  try {
-    writeFileSync(draft, text);
-    renameSync(draft, path);
-  } catch (error) {
-    rmSync(draft, { force: true });
-    throw error;
+    replaceVolatile(path, text);
   }
 }

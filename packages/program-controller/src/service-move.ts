@@ -22,7 +22,7 @@
  *
  * Limits  below.
  */
-import { type Logger, RpcError } from '@virtnet/host-ipc';
+import { type Logger, messageOf, RpcError } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
 import type { Build } from './builds.js';
 import type { Child } from './child.js';
@@ -271,10 +271,6 @@ export class ServiceMove {
 /** The lender kept the device: it has none of that name, or the state keeper was away. */
 function isRefusal(error: unknown): error is RpcError {
   return error instanceof RpcError && (error.errno === -Errno.ENODEV || error.errno === -Errno.EAGAIN);
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function sleep(ms: number): Promise<void> {

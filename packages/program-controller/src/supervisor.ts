@@ -97,10 +97,8 @@ export class Supervisor {
   #stopWatching: () => void = () => {};
   #standbyFailed = false;
   readonly #notices: DeathNotices;
-  /** What the service manager kept is being put on a shelf, or is there and nobody serves it yet. */
-  #restoring = false;
-  /** It is not there yet: whoever is ready knows nothing. */
-  #unrestored = false;
+  /** What the service manager kept is put on a shelf, and whoever is ready knows nothing; then it waits to be served. */
+  #restoring: 'to the shelf' | 'to be served' | null = null;
   /** Those who may have the devices are asked. */
   #looking = false;
   readonly counters = { takeovers: 0, deaths: 0 };
@@ -155,10 +153,9 @@ export class Supervisor {
   /** Whether the devices have to come out of the manager's store: it has some, and nobody who lives knows them. */
   #beginRestoring(): boolean {
     const known = this.#keeper !== null || [...this.#emulators].some(({ state }) => state !== 'starting');
-    this.#restoring = !known && this.#store?.holds === true;
-    this.#unrestored = this.#restoring;
-    if (!this.#restoring) this.#store?.discard();
-    return this.#restoring;
+    if (!known && this.#store?.holds === true) this.#restoring = 'to the shelf';
+    else this.#store?.discard();
+    return this.#restoring !== null;
   }
 
   async #restore(): Promise<void> {
@@ -170,10 +167,10 @@ export class Supervisor {
       return;
     }
     this.#log.warn({ entries, restoreMs }, 'restored what the service manager kept');
-    this.#unrestored = false;
+    this.#restoring = 'to be served';
     this.#plan();
     await this.#waiters.until(() => this.active !== null || this.#stopping);
-    this.#restoring = false;
+    this.#restoring = null;
     this.#plan();
   }
 
@@ -444,12 +441,13 @@ export class Supervisor {
         instance: spec.instance,
         ...{ state, informed, servesSince },
       })),
-      restoring: this.#unrestored,
+      restoring: this.#restoring === 'to the shelf',
       moving: this.#divided !== null && this.#divided.state !== 'gone',
       exchanging: this.#exchanging,
       mayStartKeeper: this.#startsInMs('ha') === 0,
       // While guests wait for their devices a second one would only take time from the first.
-      mayStartEmulator: this.#startsInMs('emu') === 0 && !(this.#restoring && this.#emulators.size > 0),
+      mayStartEmulator:
+        this.#startsInMs('emu') === 0 && !(this.#restoring !== null && this.#emulators.size > 0),
     };
   }
 
@@ -501,7 +499,8 @@ export class Supervisor {
    * is there already has nothing before it has settled; as far as is known here, which is what it said last.
    */
   #devicesMissing(): boolean {
-    if (this.#stopping || this.#unrestored || !(this.#everServed || this.#restoring)) return false;
+    if (this.#stopping || this.#restoring === 'to the shelf') return false;
+    if (!this.#everServed && this.#restoring === null) return false;
     return this.#keeper?.hasSettled !== true && ![...this.#emulators].some(isInformed);
   }
 
@@ -537,7 +536,7 @@ export class Supervisor {
           'ha',
           0,
           this.#builds.ha,
-          step.expectUpload || this.#restoring ? ['--expect-upload'] : [],
+          step.expectUpload || this.#restoring !== null ? ['--expect-upload'] : [],
         ).spawn();
         return;
       case 'start-emulator':
@@ -545,7 +544,7 @@ export class Supervisor {
           'emu',
           this.#nextInstance++,
           this.#builds.emu,
-          this.#restoring ? ['--urgent'] : [],
+          this.#restoring !== null ? ['--urgent'] : [],
         ).spawn();
         return;
       case 'promote':
@@ -567,7 +566,7 @@ export class Supervisor {
   async #promote(child: Child): Promise<void> {
     if (this.#promoting) return;
     this.#promoting = true;
-    const reason = this.#everServed || this.#restoring ? 'crash' : 'first';
+    const reason = this.#everServed || this.#restoring !== null ? 'crash' : 'first';
     let promoted = false;
     try {
       await this.#notices.tell(child);

@@ -2,9 +2,9 @@
  * update-record.ts: what is known of the last live update; a file in run/virtnet, so that the controller that an update
  * starts in its own place, or one that follows a controller that died over it, knows how far it had come.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { VirtnetPaths } from '@virtnet/host-ipc';
+import { replaceVolatile, type VirtnetPaths } from '@virtnet/host-ipc';
 import type { Build } from './builds.js';
 
 /** In their order. */
@@ -89,15 +89,7 @@ const fileOf = (paths: VirtnetPaths): string => join(paths.run, 'update.json');
 
 /** Throws when there is no room for it; the former one is there then. */
 export function writeRecord(paths: VirtnetPaths, record: UpdateRecord): void {
-  const path = fileOf(paths);
-  const draft = `${path}.new`;
-  try {
-    writeFileSync(draft, JSON.stringify(record), { mode: 0o600 });
-    renameSync(draft, path);
-  } catch (error) {
-    rmSync(draft, { force: true });
-    throw error;
-  }
+  replaceVolatile(fileOf(paths), JSON.stringify(record), 0o600);
 }
 
 /** Null when there is none, or none of this schema: the past of an update is not worth a failed start. */

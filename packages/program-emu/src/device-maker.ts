@@ -13,6 +13,7 @@ import {
   FunctionKind,
   failure,
 } from '@virtnet/engine-control';
+import { messageOf } from '@virtnet/host-ipc';
 import { close, interfaceExists, listen, removeInterfaces } from '@virtnet/host-linux';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { createDevice, pciAddress } from './device-factory.js';
@@ -102,7 +103,7 @@ function created(
   try {
     return createDevice(plan, conf.software.representor, requestId, arena, services, pooled);
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return messageOf(error);
   }
 }
 

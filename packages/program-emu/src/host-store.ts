@@ -15,7 +15,7 @@ import {
   restoreHost,
   serialiseHost,
 } from '@virtnet/engine-control';
-import { readText, replaceText } from '@virtnet/host-ipc';
+import { messageOf, readText, replaceText } from '@virtnet/host-ipc';
 import { Errno } from '@virtnet/wire';
 import type { HostServices } from './device-parts.js';
 
@@ -110,10 +110,6 @@ export class HostStore {
     };
     setTimeout(again, AGAIN_MS).unref();
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** The state a host has that booted now. */

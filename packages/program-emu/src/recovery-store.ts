@@ -38,7 +38,7 @@ import {
   unusable,
   writeRecovery,
 } from '@virtnet/engine-control';
-import { readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
+import { messageOf, readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
 import type { HostServices } from './device-parts.js';
 
 /** A plan is 700 bytes of JSON. */
@@ -113,9 +113,8 @@ export class RecoveryStore {
 
   /** Whether what is saved was made under other values than these. An entry that another version lacked had its default. */
   #hasOther(firmware: string): boolean {
-    return (
-      this.firmware !== null && this.#firmware !== firmware && JSON.stringify(this.firmware) !== firmware
-    );
+    const saved = this.firmware;
+    return saved !== null && this.#firmware !== firmware && JSON.stringify(saved) !== firmware;
   }
 
   /**
@@ -301,8 +300,4 @@ class Attempts {
       this.reason ??= messageOf(error);
     }
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -3,6 +3,7 @@
  * (virtio 1.3, section 5.1). Device-independent feature bits are in virtio-features.ts.
  */
 import { layout, u8, u16, u32 } from './layout.js';
+import { hasFeature } from './virtio-features.js';
 
 /** virtio device type (section 5): network card. */
 export const VIRTIO_ID_NET = 1;
@@ -79,6 +80,51 @@ export const NetFeature = {
   SPEED_DUPLEX: 63,
 } as const;
 export type NetFeature = (typeof NetFeature)[keyof typeof NetFeature];
+
+/** A feature bit, the bits of which it needs at least one, and who has to heed it. */
+export interface FeatureNeed {
+  readonly bit: number;
+  readonly oneOf: readonly number[];
+  /** Only what is offered is held to this, since it makes no sense alone; a driver that accepts it alone is within its rights. */
+  readonly offerOnly?: true;
+}
+
+const N = NetFeature;
+
+/** What bits need: those without `offerOnly` by 5.1.3.1. */
+export const NET_FEATURE_NEEDS: readonly FeatureNeed[] = [
+  { bit: N.GUEST_TSO4, oneOf: [N.GUEST_CSUM] },
+  { bit: N.GUEST_TSO6, oneOf: [N.GUEST_CSUM] },
+  { bit: N.GUEST_ECN, oneOf: [N.GUEST_TSO4, N.GUEST_TSO6] },
+  { bit: N.GUEST_UFO, oneOf: [N.GUEST_CSUM] },
+  { bit: N.GUEST_USO4, oneOf: [N.GUEST_CSUM] },
+  { bit: N.GUEST_USO6, oneOf: [N.GUEST_CSUM] },
+  { bit: N.HOST_TSO4, oneOf: [N.CSUM] },
+  { bit: N.HOST_TSO6, oneOf: [N.CSUM] },
+  { bit: N.HOST_ECN, oneOf: [N.HOST_TSO4, N.HOST_TSO6] },
+  { bit: N.HOST_UFO, oneOf: [N.CSUM] },
+  { bit: N.HOST_USO, oneOf: [N.CSUM] },
+  { bit: N.CTRL_RX, oneOf: [N.CTRL_VQ] },
+  { bit: N.CTRL_RX_EXTRA, oneOf: [N.CTRL_VQ], offerOnly: true },
+  { bit: N.CTRL_VLAN, oneOf: [N.CTRL_VQ] },
+  { bit: N.GUEST_ANNOUNCE, oneOf: [N.CTRL_VQ] },
+  { bit: N.GUEST_ANNOUNCE, oneOf: [N.STATUS], offerOnly: true }, // the request to announce is a bit of the status field
+  { bit: N.MQ, oneOf: [N.CTRL_VQ] },
+  { bit: N.CTRL_MAC_ADDR, oneOf: [N.CTRL_VQ] },
+  { bit: N.VQ_NOTF_COAL, oneOf: [N.CTRL_VQ] },
+  { bit: N.NOTF_COAL, oneOf: [N.CTRL_VQ] },
+  { bit: N.RSS, oneOf: [N.CTRL_VQ] },
+  { bit: N.HASH_REPORT, oneOf: [N.CTRL_VQ], offerOnly: true },
+  { bit: N.CTRL_GUEST_OFFLOADS, oneOf: [N.CTRL_VQ], offerOnly: true },
+  { bit: N.RSC_EXT, oneOf: [N.HOST_TSO4, N.HOST_TSO6] },
+  { bit: N.HASH_TUNNEL, oneOf: [N.CTRL_VQ] },
+  { bit: N.HASH_TUNNEL, oneOf: [N.RSS, N.HASH_REPORT] },
+];
+
+/** Whether `mask` has the bit and nothing of what it needs. */
+export function isUnmet(mask: bigint, { bit, oneOf }: FeatureNeed): boolean {
+  return hasFeature(mask, bit) && !oneOf.some((needed) => hasFeature(mask, needed));
+}
 
 /** struct virtio_net_hdr (5.1.6) as VERSION_1 has it: num_buffers is always there. */
 export const NetHeader = layout('NetHeader', 12, {

@@ -87,6 +87,15 @@ describe.skipIf(obstacle !== null)(`devices handed over${obstacle ? `: ${obstacl
     expect(received).toEqual(inOrder(arrived));
   }
 
+  /** Who took over serves both devices, whose guest has seen nothing of it. */
+  async function servesAll(): Promise<void> {
+    await service.takenOver();
+    await service.startStandby();
+    expect((await service.active.status())?.devices).toBe(2);
+    await underTraffic(enough);
+    expect(guest.ends).toEqual([]);
+  }
+
   const enough = async () => {
     await eventually('traffic', () => Math.min(service.network.seen.length, received.length) >= ENOUGH);
   };
@@ -144,11 +153,7 @@ describe.skipIf(obstacle !== null)(`devices handed over${obstacle ? `: ${obstacl
     await eventually('the whole device on the shelf', async () => `${await names()}` === `${before}`);
     reserve.child.kill('SIGKILL');
     await takesOver(service.standby);
-    await service.takenOver();
-    await service.startStandby();
-    expect((await service.active.status())?.devices).toBe(2);
-    await underTraffic(enough);
-    expect(guest.ends).toEqual([]);
+    await servesAll();
   }, 120_000);
 
   it('the borrower dies while the devices are divided: the standby ends the lender and serves all', async () => {
@@ -158,11 +163,7 @@ describe.skipIf(obstacle !== null)(`devices handed over${obstacle ? `: ${obstacl
     reserve.child.kill('SIGKILL');
     await takesOver(service.standby);
     expect(isAlive(lender.pid)).toBe(false);
-    await service.takenOver();
-    await service.startStandby();
-    expect((await service.active.status())?.devices).toBe(2);
-    await underTraffic(enough);
-    expect(guest.ends).toEqual([]);
+    await servesAll();
   }, 120_000);
 
   it('the lender dies while the devices are divided: the standby ends the borrower and serves all', async () => {
@@ -171,11 +172,7 @@ describe.skipIf(obstacle !== null)(`devices handed over${obstacle ? `: ${obstacl
     service.active.child.kill('SIGKILL');
     await takesOver(service.standby);
     expect(isAlive(reserve.pid)).toBe(false);
-    await service.takenOver();
-    await service.startStandby();
-    expect((await service.active.status())?.devices).toBe(2);
-    await underTraffic(enough);
-    expect(guest.ends).toEqual([]);
+    await servesAll();
   }, 120_000);
 
   it('the lender dies before anything moved: the standby serves, the reserve waits', async () => {
