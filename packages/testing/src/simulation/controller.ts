@@ -43,6 +43,15 @@ interface Child {
   readonly keeper: SimKeeper | null;
   state: ChildState;
   servesSince: number | null;
+  /** It said so last. */
+  informed: boolean;
+}
+
+/** What a process says of itself. */
+interface Answer {
+  readonly ready: boolean;
+  readonly active: boolean;
+  readonly informed: boolean;
 }
 
 const isActive = ({ process, emulator }: Child): boolean =>
@@ -145,8 +154,11 @@ export class SimController {
     this.#planSoon();
   }
 
-  #adopt(what: Omit<Child, 'state' | 'servesSince'>, as: 'starting' | 'ready' | 'serving'): void {
-    const child: Child = { ...what, state: 'new', servesSince: null };
+  #adopt(
+    what: Omit<Child, 'state' | 'servesSince' | 'informed'>,
+    as: 'starting' | 'ready' | 'serving',
+  ): void {
+    const child: Child = { ...what, state: 'new', servesSince: null, informed: false };
     this.#children.add(child);
     this.#event(child, `adopt-${as}`);
   }
@@ -208,18 +220,20 @@ export class SimController {
     const every = child.state === 'starting' ? this.#world.between(1, 4) : this.#world.between(least, most);
     this.#world.after(this.process, every, 'asks status', () => {
       if (child.state === 'gone') return;
-      ask<{ readonly ready: boolean; readonly active: boolean }>(
+      ask<Answer>(
         this.#world,
         this.process,
         child.process,
         'status',
         (reply) => {
-          if (child.keeper !== null) return reply({ ready: child.keeper.ready, active: false });
-          const { role, ready } = child.emulator!.status;
-          reply({ ready, active: role === 'active' });
+          if (child.keeper !== null)
+            return reply({ ready: child.keeper.ready, active: false, informed: false });
+          const { role, ready, informed } = child.emulator!.status;
+          reply({ ready, active: role === 'active', informed });
         },
         (status) => {
           if (child.state === 'gone') return;
+          child.informed = status?.informed ?? child.informed;
           if (status?.ready === true) this.#event(child, status.active ? 'serving' : 'ready');
           this.#poll(child);
         },
@@ -270,7 +284,9 @@ export class SimController {
       keeper: keeper?.state ?? 'gone',
       emulators: [...this.#children]
         .filter(({ kind }) => kind === 'emu')
-        .map(({ process, state, servesSince }) => ({ instance: process.pid, state, servesSince })),
+        .map(({ process, state, servesSince, informed }) => ({
+          ...{ instance: process.pid, state, servesSince, informed },
+        })),
       restoring: false,
       moving: false,
       exchanging: false,
@@ -318,8 +334,8 @@ export class SimController {
     }
   }
 
-  #started(what: Omit<Child, 'state' | 'servesSince'>): void {
-    const child: Child = { ...what, state: 'new', servesSince: null };
+  #started(what: Omit<Child, 'state' | 'servesSince' | 'informed'>): void {
+    const child: Child = { ...what, state: 'new', servesSince: null, informed: false };
     this.#children.add(child);
     this.#event(child, 'spawn');
   }

@@ -30,6 +30,8 @@ const NOTHING = new Uint8Array(0);
 export interface EmulatorStatus {
   readonly role: 'standby' | 'active';
   readonly ready: boolean;
+  /** It was told everything, and could go on with the devices. */
+  readonly informed: boolean;
 }
 
 /** What the service's processes have in common. */
@@ -125,7 +127,8 @@ export class SimEmulator {
 
   get status(): EmulatorStatus {
     const active = this.#role === 'active';
-    return { role: this.#role, ready: active ? !this.#promoting : this.mirrored && this.#warm };
+    const ready = active ? !this.#promoting : this.mirrored && this.#warm;
+    return { role: this.#role, ready, informed: active || this.mirrored };
   }
 
   start(): void {
