@@ -34,6 +34,8 @@ export interface Entry {
   idleTurns: number;
   /** Frames since it woke up, as far as they count. */
   streak: number;
+  /** Idle turns that the queue has earned by its stream, and not spent. */
+  credit: number;
   busy: boolean;
   faulted: boolean;
 }
@@ -43,7 +45,15 @@ export function readerEntry(
   device = NO_SLOT,
   words: Uint32Array = new Uint32Array(QUEUE_COUNTERS_AT * 2),
 ): Entry {
-  const state = { idleTurns: 0, streak: 0, busy: false, faulted: false, moderation: null, block: null };
+  const state = {
+    idleTurns: 0,
+    streak: 0,
+    credit: 0,
+    busy: false,
+    faulted: false,
+    moderation: null,
+    block: null,
+  };
   return {
     slot: NO_SLOT,
     device,

@@ -20,7 +20,14 @@ import {
   type WorkerMessage,
   type WorkerReport,
 } from './datapath-protocol.js';
-import { IDLE_QUEUES_SHIFT, IDLE_TURNS_MAX, MADE_AHEAD_MAX } from './limits.js';
+import {
+  IDLE_QUEUES_SHIFT,
+  IDLE_TURNS_MAX,
+  IDLE_TURNS_MORE,
+  MADE_AHEAD_MAX,
+  STREAM_CREDIT,
+  STREAM_CREDIT_MAX,
+} from './limits.js';
 import { openFds } from './test-support/holdings.js';
 import { HEADER_BYTES, numberOf, RECEIVE, TRANSMIT, WorkerFixture } from './test-support/worker-fixture.js';
 import { WorkerLoop } from './worker-loop.js';
@@ -109,18 +116,40 @@ describe('worker loop', () => {
     expect(pair.transmit.wantsKick).toBe(true);
   });
 
-  it('a queue that moved a stream of frames stays busy for as many turns more', () => {
-    start(TRANSMIT);
-    const frames = Array.from({ length: 10 }, (_, i) => i);
+  /** Moves `frames` in one turn. */
+  const burst = (...frames: number[]) => {
+    const before = pair.arrived().length;
     pair.offerFrames(...frames);
     sender.ring(TRANSMIT);
     loop.drainMailbox();
     loop.turn();
-    expect(pair.arrived()).toHaveLength(frames.length);
-    for (let i = 0; i < IDLE_TURNS_MAX + frames.length; i++) loop.turn();
-    expect(pair.transmit.wantsKick).toBe(false);
-    loop.turn();
-    expect(pair.transmit.wantsKick).toBe(true);
+    expect(pair.arrived().length - before).toBe(frames.length);
+  };
+  /** Turns without a frame until kicks are armed. */
+  const idleTurns = () => {
+    let turns = 0;
+    for (; !pair.transmit.wantsKick; turns++) loop.turn();
+    return turns;
+  };
+
+  it('a queue that moved some frames stays busy for as many turns more', () => {
+    start(TRANSMIT);
+    burst(1, 2, 3, 4);
+    expect(idleTurns()).toBe(IDLE_TURNS_MAX + 4 + 1);
+  });
+
+  it('a stream earns its queue idle turns, up to a bound; frames that come one by one do not', () => {
+    start(TRANSMIT);
+    const frames = Array.from({ length: 10 }, (_, i) => i);
+    for (let i = 0; i < 40; i++) burst(...frames);
+    expect(idleTurns()).toBe(400 * STREAM_CREDIT + 1);
+    for (let i = 0; i < 400; i++) burst(...frames);
+    expect(idleTurns()).toBe(STREAM_CREDIT_MAX + 1);
+    for (let i = 0; i < 400; i++) {
+      burst(i);
+      for (let turn = 0; turn < IDLE_TURNS_MAX; turn++) loop.turn();
+    }
+    expect(idleTurns()).toBe(IDLE_TURNS_MORE + 1); // of IDLE_TURNS_MAX that come first all are gone
   });
 
   it('a kick that brings nothing is counted, and is no fault', () => {

@@ -47,6 +47,8 @@ import {
   IDLE_TURNS_MORE,
   MADE_AHEAD_MAX,
   POLL_BUDGET,
+  STREAM_CREDIT,
+  STREAM_CREDIT_MAX,
 } from './limits.js';
 import { PageViews } from './page-views.js';
 import { PendingInterrupts } from './pending-interrupts.js';
@@ -192,9 +194,11 @@ export class WorkerLoop {
         this.#unlooked += toKernel ? frames : frames >> EVENT_LOOK_SHIFT;
         entry.idleTurns = 0;
         if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
+        entry.credit = Math.min(entry.credit + frames * STREAM_CREDIT, STREAM_CREDIT_MAX);
       } else if (entry.faulted || (this.#longIdle(entry, idle) && !this.#arm(entry))) {
         entry.busy = false;
         entry.streak = 0;
+        entry.credit = 0;
         busy[i] = busy[busy.length - 1]!;
         busy.pop();
       }
@@ -206,7 +210,8 @@ export class WorkerLoop {
   /** Counts a turn without a frame, as `weight` of them; whether there were enough. */
   #longIdle(entry: Entry, weight: number): boolean {
     entry.idleTurns += weight;
-    return entry.idleTurns > IDLE_TURNS_MAX + Math.min(entry.streak, IDLE_TURNS_MORE);
+    entry.credit -= weight;
+    return entry.credit < 0 && entry.idleTurns > IDLE_TURNS_MAX + Math.min(entry.streak, IDLE_TURNS_MORE);
   }
 
   drainMailbox(): void {
@@ -420,6 +425,7 @@ export class WorkerLoop {
       toKernel: config.tapFd >= 0,
       idleTurns: 0,
       streak: 0,
+      credit: 0,
       busy: false,
       faulted: false,
     };
