@@ -24,6 +24,7 @@ export * from './schema.js';
 export * from './shared-fd.js';
 export * from './shelf-channel.js';
 export * from './shelf-log.js';
+export * from './shelf-rehearsal.js';
 export * from './shelf-store.js';
 export * from './text-file.js';
 export * from './vfe-request.js';

@@ -31,6 +31,9 @@ export function useShelfChannel(): void {
 /** Where the keeper listens. */
 export const keeperPath = () => root.file('ha.sock');
 
+/** What hears of the sockets of the test. */
+export const keeperPoller = () => poller;
+
 export function serve(options: Partial<ShelfServerOptions> = {}): ShelfServer {
   const server = ShelfServer.open({ path: keeperPath(), poller, ...options });
   if (typeof server === 'number') throw new Error(`errno ${-server}`);

@@ -23,7 +23,7 @@ const HEAP_WITH_ROOM = ['--min-semi-space-size=16', '--initial-heap-size=128'];
 const TIDIES_WHEN_IT_WANTS = ['--no-memory-reducer', '--expose-gc'];
 
 /**
- * A standby practises a takeover once and may wait for weeks: V8 would throw away what was compiled for it, after some
+ * A standby, and a keeper, practises a takeover once and may wait for weeks: V8 would throw away what was compiled for it, after some
  * collections in which nobody needed it.
  */
 const KEEPS_WHAT_IT_COMPILED = '--no-flush-bytecode';
@@ -36,7 +36,7 @@ const COUNTS_IN_FLOATS = '--no-additive-safe-int-feedback';
 
 /** Node flags of each program; the emulator's datapath threads share its process and so its flags. */
 export const nodeFlags: Readonly<Record<ProgramKind, readonly string[]>> = {
-  ha: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE],
+  ha: ['--no-warnings', COLLECTS_ALONE, COMPILES_WITH_ONE, KEEPS_WHAT_IT_COMPILED],
   emu: [
     '--no-warnings',
     COLLECTS_ALONE,

@@ -58,9 +58,21 @@ async function writer(upload: (client: ShelfClient) => void): Promise<ShelfClien
 /** Starting may take long on a busy machine. */
 const firstStatus = (client = rpc()) => client.call('ha.status', {}, { deadlineMs: 10_000 });
 const after = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const rehearsal = () => `${virtnetPaths(root).haSocket}.rehearsal`;
+const rehearsing = () =>
+  vi.waitFor(() => expect(existsSync(rehearsal())).toBe(true), { timeout: 20_000, interval: 1 });
 const openFiles = (child: ChildProcess) => readdirSync(`/proc/${child.pid}/fd`).length;
 
 describe('virtio_net_ha', () => {
+  it('ends in the middle of its rehearsal, and nothing is left of that either', async () => {
+    const child = start();
+    const exit = exitOf(child);
+    await rehearsing();
+    child.kill('SIGTERM');
+    expect(await exit).toBe(0);
+    expect(existsSync(rehearsal())).toBe(false);
+  });
+
   it('SIGTERM and ha.shutdown: exit 0, nothing left in the run directory', async () => {
     for (const ask of [(child: ChildProcess) => child.kill('SIGTERM'), () => rpc().call('ha.shutdown', {})]) {
       const child = start();
@@ -95,6 +107,8 @@ describe('virtio_net_ha', () => {
     const child = start();
     const client = rpc();
     await firstStatus(client);
+    await rehearsing();
+    await vi.waitFor(() => expect(existsSync(rehearsal())).toBe(false), { timeout: 20_000 });
     const idle = openFiles(child);
     const fd = memfdCreate('guest memory', 1 << 20);
     ends.push(() => close(fd));

@@ -11,6 +11,7 @@ import {
   type Logger,
   packageVersion,
   RpcServer,
+  rehearseShelf,
   ShelfLog,
   ShelfServer,
   ShelfStore,
@@ -36,6 +37,8 @@ export const PROGRAM = 'virtio_net_ha';
 /** At an orderly end the service manager may take so long to hear the rest. */
 const MANAGER_WAITS_MAX = 400;
 const MANAGER_WAIT_MS = 5;
+/** Who is started after a death is told everything first. */
+const REHEARSED_AFTER_MS = 300;
 export const VERSION = packageVersion(new URL('../package.json', import.meta.url));
 
 /** Which keeper a process is, and where it is found. */
@@ -62,6 +65,18 @@ function behindOthers(work: () => void): void {
   } finally {
     setThreadNice(process.pid, Nice.PREFERRED);
   }
+}
+
+/** Practises beside its service, once it has been there for a moment; resolves when nothing of that is left. */
+async function rehearse(path: string, poller: Poller, log: Logger, ended: AbortSignal): Promise<void> {
+  try {
+    await setTimeout(REHEARSED_AFTER_MS, undefined, { signal: ended, ref: false });
+  } catch {
+    return;
+  }
+  const rounds = await rehearseShelf(path, poller, ended);
+  if (typeof rounds === 'number') log.debug({ rounds }, 'rehearsed');
+  else log.warn({ reason: rounds.message }, 'the rehearsal failed');
 }
 
 /** Serves until SIGTERM, SIGINT or ha.shutdown. Throws when the channel or the RPC socket cannot be bound. */
@@ -148,7 +163,12 @@ export async function serve(options: HaOptions, identity = CONTROLLERS): Promise
   log.info({ socket, expectUpload: options.expectUpload }, 'serving');
   const ownPart = identity.serving?.(paths, poller, log, ended.promise);
 
+  const over = new AbortController();
+  const rehearsal = rehearse(`${socket}.rehearsal`, poller, log, over.signal);
+
   const reason = await ended.promise;
+  over.abort();
+  await rehearsal;
   await ownPart;
   log.info({ reason, ...shelf.status() }, 'closing');
   progress.stop();
