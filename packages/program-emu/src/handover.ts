@@ -47,8 +47,11 @@ interface Coming {
 /** Continues the rings of a device; then the way to open its sockets, or null when the device cannot be served. */
 export type Serve = (mirror: DeviceMirror) => Promise<(() => Promise<void>) | null>;
 
+/** The lender's way to the state keeper. */
+export type LendingShelf = Pick<ShelfClient, 'connected' | 'keeperPid' | 'lend'>;
+
 export class Handover {
-  readonly #shelf: ShelfClient;
+  readonly #shelf: LendingShelf;
   readonly #serve: Serve;
   readonly #precedence: Precedence;
   readonly #devices: ReadonlyMap<string, Device> & { delete(vuid: string): boolean };
@@ -59,7 +62,7 @@ export class Handover {
   /** What was lent, and to whom. */
   readonly #lent = new Map<string, number>();
 
-  constructor(shelf: ShelfClient, serve: Serve, devices: Map<string, Device>, precedence: Precedence) {
+  constructor(shelf: LendingShelf, serve: Serve, devices: Map<string, Device>, precedence: Precedence) {
     this.#shelf = shelf;
     this.#serve = serve;
     this.#devices = devices;

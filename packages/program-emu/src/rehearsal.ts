@@ -4,8 +4,8 @@
  * Theory
  *   Code that never ran is parsed and compiled when it is needed most: the first takeover of a cold process took
  *   several times as long as the second. So a standby makes a device of its own, records it as the active emulator
- *   would, feeds the records to a mirror, and takes that device over with its sockets and rings, several times,
- *   through the very code that a real takeover runs. Nothing of it is visible outside: socket pairs stand for the
+ *   would, feeds the records to a mirror, and takes that device over with its sockets and rings, as if it were lent,
+ *   several times, through the very code that a real takeover or update runs. Nothing of it is visible outside: socket pairs stand for the
  *   client and for the TAP, and a list for the state keeper.
  *
  * Invariants
@@ -18,7 +18,7 @@ import { type DevicePlan, FunctionKind, restorePlan } from '@virtnet/engine-cont
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
 import { type Arena, close, closeAll, eventfd, memfdCreate, socketPair } from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
-import { DeviceStatus, VirtioPciCommon } from '@virtnet/wire';
+import { DeviceStatus, Errno, VirtioPciCommon } from '@virtnet/wire';
 import { DeviceAccess } from './device-access.js';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { buildDevice } from './device-factory.js';
@@ -28,8 +28,12 @@ import type { HostServices } from './device-parts.js';
 import { prepareDevice, restoreDevice } from './device-restore.js';
 import { DeviceStore } from './device-store.js';
 import { DeviceTaps } from './device-taps.js';
+import { Handover, type LendingShelf, type Serve } from './handover.js';
+import { encodeNote } from './handover-note.js';
 import { LocalShelf } from './local-shelf.js';
 import { Mirror } from './mirror.js';
+import { monotonicMs } from './monotonic.js';
+import { Precedence } from './precedence.js';
 import { shelfNames } from './shelf-names.js';
 
 const ROUNDS_MAX = 24;
@@ -141,6 +145,27 @@ function served(
   return { endpoint, end };
 }
 
+/** It only borrows. */
+const NO_LENDER: LendingShelf = { connected: false, keeperPid: null, lend: () => -Errno.ENOTCONN };
+
+/** The same, of which no step throws where nobody waits for it. */
+function guarded(serve: Serve, problems: string[]): Serve {
+  const failed = (error: unknown): null => {
+    problems.push(error instanceof Error ? error.message : String(error));
+    return null;
+  };
+  return async (held) => {
+    const open = await serve(held).catch(failed);
+    return (
+      open &&
+      (() =>
+        open()
+          .catch(failed)
+          .then(() => {}))
+    );
+  };
+}
+
 async function practise(
   arena: Arena,
   real: HostServices,
@@ -170,32 +195,40 @@ async function practise(
   await drive(new DeviceAccess(host));
   host.touch();
   host.commit(null);
-  await first.endpoint.detach();
-  await host.pause();
   const mirror = new Mirror(arena);
   ends.push(() => mirror.close());
   shelf.tell(mirror);
   while (mirror.prepareNext((held) => prepareDevice(held, services))) {
     // until everything is made ahead
   }
+  await first.endpoint.detach();
+  await host.pause();
+  shelf.tell(mirror); // what the owner said last
   await first.end();
-  for (const held of mirror.take()) {
+  const serve: Serve = async (held) => {
     const restored = restoreDevice(held, services);
     if (typeof restored === 'string') {
       held.close();
-      throw new Error(restored);
+      problems.push(restored);
+      return null;
     }
-    const successor = served(restored.host, held.listenerFd, services, replyRing, ends);
-    let connectionFd = held.connectionFd;
+    const { host, record } = restored;
+    const successor = served(host, held.listenerFd, services, replyRing, ends);
+    let { connectionFd } = held;
     ends.push(() => close(connectionFd));
-    await restored.host.adopt(restored.record);
-    await restored.host.settle();
-    if (connectionFd >= 0) successor.endpoint.adopt(connectionFd, restored.record.session);
-    connectionFd = -1;
-    restored.host.touch();
-    restored.host.commit(null);
-    await successor.end();
-  }
+    await host.adopt(record);
+    return async () => {
+      await host.settle();
+      if (connectionFd >= 0) successor.endpoint.adopt(connectionFd, record.session);
+      connectionFd = -1;
+      host.touch();
+      host.commit(null);
+      await successor.end();
+    };
+  };
+  const borrower = new Handover(NO_LENDER, guarded(serve, problems), new Map(), new Precedence());
+  borrower.lent(shelfNames.device(host.vuid), encodeNote(monotonicMs()), mirror);
+  await borrower.borrow(host.vuid).catch((error: Error) => problems.push(error.message));
   if (problems.length > 0) throw new Error(problems.join('; '));
 }
 
