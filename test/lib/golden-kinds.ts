@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
-import { type HostState, restoreHost, serialiseHost } from '@virtnet/engine-control';
+import { DEVICES_VERSION, type HostState, restoreHost, serialiseHost } from '@virtnet/engine-control';
 import {
   catalogue,
   cliCommands,
@@ -349,20 +349,21 @@ const hostKind: GoldenKind = {
   refusal: `version is not ${HOST_STATE_VERSION}`,
 };
 
-const DEVICES_VERSION = 1;
 const FIRMWARE = { SRIOV_EN: 1 } as unknown as Parameters<RecoveryStore['load']>[0];
 
 /** Recovery files and the file beside them, by their names. */
 const recoveryKind: GoldenKind = {
   name: 'recovery',
   version: DEVICES_VERSION,
-  versionIn: 'DEVICES_VERSION (program-emu/src/recovery-store.ts)',
+  versionIn: 'DEVICES_VERSION (engine-control/src/recovery-document.ts)',
   write: () =>
     inRoot(async (paths, root) => {
       const plan = testPlan({ features: '0x8830010330ff3baf' });
       for (const directory of [paths.recovery, dirname(paths.devices)])
         mkdirSync(directory, { recursive: true });
-      const saved = await new RecoveryStore(paths, true, () => {}).save([plan], [plan], FIRMWARE);
+      const requests = new Map([[plan.vuid, 'request-1']]);
+      const store = new RecoveryStore(paths, true, () => {});
+      const saved = await store.save([plan], [plan], FIRMWARE, requests);
       if (!saved) throw new Error('not saved');
       const files = [join(paths.recovery, plan.vuid), paths.devices];
       return plain(
@@ -378,9 +379,14 @@ const recoveryKind: GoldenKind = {
       const problems: string[] = [];
       const log = (_: string, __: string, facts?: Record<string, unknown>) =>
         void problems.push(String(facts?.problem ?? facts?.reason));
-      const { recoveries, plans } = await new RecoveryStore(paths, true, log).load(FIRMWARE);
+      const { recoveries, plans, requests } = await new RecoveryStore(paths, true, log).load(FIRMWARE);
       if (problems.length > 0) throw new Error(problems.join('; '));
-      return plain({ recoveries: Object.fromEntries(recoveries), plans: Object.fromEntries(plans) });
+      const asked = requests.size === 0 ? {} : { requests: Object.fromEntries(requests) };
+      return plain({
+        recoveries: Object.fromEntries(recoveries),
+        plans: Object.fromEntries(plans),
+        ...asked,
+      });
     }),
   newer: (written) =>
     Object.fromEntries(

@@ -27,6 +27,7 @@ export * from './modify.js';
 export * from './modify-request.js';
 export * from './queue-moderation.js';
 export * from './recovered-plan.js';
+export * from './recovery-document.js';
 export * from './recovery-file.js';
 export * from './recovery-matrix.js';
 export * from './requests.js';

@@ -39,6 +39,7 @@ import {
   outcomeOf,
   powerCycledFirmwareStore,
   type RecoveryEvent,
+  type Remembered,
   recoveryDeleted,
   SUCCESS,
   setAutoprobe,
@@ -57,7 +58,7 @@ import { unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
 import { bootedHost, HostStore } from './host-store.js';
 import type { Provision } from './provision.js';
-import type { RecoveryStore, Remembered } from './recovery-store.js';
+import type { RecoveryStore } from './recovery-store.js';
 
 const CONFIG_BYTES = 4096;
 const INVALID: Outcome = { errno: -22, errstr: 'Invalid argument' };

@@ -374,3 +374,35 @@ describe('recovery files that cannot be removed', () => {
     expect(vuids(service)).toHaveLength(2);
   });
 });
+
+describe('a hotplug that is sent again to a successor that knows nothing but the files', () => {
+  const request = {
+    ...{ requestId: 'sent-again', ibDevice: 'mlx5_0', mac: '0C:C4:7A:FF:22:93', mtu: 1400 },
+    ...{ queues: 3, queuePairs: null, queueSize: 256, sfNum: null, features: null, legacy: false },
+  };
+
+  it('is answered with the function that it made, however often everything is started anew', async () => {
+    const service = await started();
+    const answer = await service.commands.hotplug(request);
+    expect(answer).toMatchObject({ ...SUCCESS, vuid: HOTPLUG });
+    for (let start = 0; start < 2; start++) {
+      await restart(service);
+      expect(await service.commands.hotplug(request)).toEqual(answer);
+      expect(vuids(service).filter((vuid) => vuid.includes('VNETS1'))).toEqual([HOTPLUG]);
+    }
+    expect(await hotplug(service), 'another command makes another function').toMatchObject(SUCCESS);
+    expect(vuids(service)).toHaveLength(4);
+  });
+
+  it('that was unplugged meanwhile, makes another one in its place', async () => {
+    const service = await started();
+    expect(await service.commands.hotplug(request)).toMatchObject(SUCCESS);
+    expect(await unplug(service)).toEqual(SUCCESS);
+    expect(await hotplug(service)).toMatchObject({ ...SUCCESS, vuid: HOTPLUG });
+    await restart(service);
+    expect(await service.commands.hotplug(request)).toMatchObject({
+      ...SUCCESS,
+      vuid: 'MT2151X03152VNETS1D1F0',
+    });
+  });
+});

@@ -9,6 +9,8 @@
  *   place, its number and its file for the next start: somebody may mend what is in the way.
  *   What is made anew may find its former representor held still, for a moment, by who kept it for the service. It is
  *   waited for, NAME_FREE_MS for all functions that are made together.
+ *   A hotplug PF is made again as the one its command asked for: the command may be sent again, since whoever carried it out
+ *   died before it was answered, and is then answered with it.
  *   Making a function takes milliseconds of the main thread, so between two functions everybody else has a turn.
  *
  * Invariants
@@ -31,12 +33,13 @@ import {
   firmwareLimits,
   formatMac,
   isFailure,
-  isRecoveryOf,
+  isUnsaved,
   NO_DEFAULTS,
   type PlanSite,
   planStaticPf,
   planVf,
   type Recovery,
+  type Remembered,
   recoveredHotplug,
   recoveredPlan,
   representorName,
@@ -56,11 +59,10 @@ import type { ControlSite } from './control-site.js';
 import { identityOf, makeDevice, NAME_FREE_MS, nameFree, unmakeDevice } from './device-maker.js';
 import { DeviceTaps } from './device-taps.js';
 import type { Device, Emulator } from './emulator.js';
-import type { RecoveryStore, Remembered } from './recovery-store.js';
+import { NOTHING, type RecoveryStore } from './recovery-store.js';
 
 /** In place of the id of a request. */
 const REQUEST_ID = 'provision';
-const NOTHING: Remembered = { recoveries: new Map(), plans: new Map() };
 
 /** An address of one station that no manufacturer gave away. */
 function randomMac(): string {
@@ -108,6 +110,13 @@ export class Provision {
   /** Functions that exist, and those that a later start may make again. */
   get allPlans(): DevicePlan[] {
     return [...this.plans, ...this.#leftOut];
+  }
+
+  /** Commands that asked for functions that exist. */
+  get #requests(): Map<string, string> {
+    const hosts = [...this.#emulator.devices.values()].map(({ host }) => host);
+    const asked = hosts.filter(({ requestId }) => requestId !== REQUEST_ID);
+    return new Map(asked.map(({ vuid, requestId }) => [vuid, requestId]));
   }
 
   /** VFs of static PF `pfId` that exist, by number. */
@@ -168,12 +177,12 @@ export class Provision {
   }
 
   /** Makes the hotplug PFs of recovery files. */
-  async hotplugPfs({ recoveries, plans }: Remembered): Promise<void> {
+  async hotplugPfs(remembered: Remembered): Promise<void> {
     this.#leftOut = [];
     const deadline = performance.now() + NAME_FREE_MS;
-    for (const [vuid, recovery] of recoveries) {
+    for (const [vuid, recovery] of remembered.recoveries) {
       if (recovery.kind !== FunctionKind.HOTPLUG_PF || this.#emulator.devices.has(vuid)) continue;
-      const failed = await this.#hotplugPf(vuid, recovery, plans.get(vuid) ?? null, deadline);
+      const failed = await this.#hotplugPf(vuid, recovery, remembered, deadline);
       if (failed !== null) this.#error('a hotplug PF could not be made again', { ...failed, vuid });
       await turn();
     }
@@ -183,9 +192,10 @@ export class Provision {
   async #hotplugPf(
     vuid: string,
     recovery: Recovery,
-    saved: DevicePlan | null,
+    { plans, requests }: Remembered,
     deadline: number,
   ): Promise<(Failure & { readonly reason: string }) | null> {
+    const saved = plans.get(vuid) ?? null;
     const uplink = uplinkAgain(this.#emulator.conf, recovery.ibDevice);
     const ibDevice = uplink?.ibDevice ?? recovery.ibDevice;
     const site = this.#site.planSite(ibDevice);
@@ -195,7 +205,7 @@ export class Provision {
     const made =
       uplink === null
         ? failure('PORT_CTX_NOT_FOUND')
-        : await this.#made(this.#cameBack(plan, recovery, saved), deadline);
+        : await this.#made(this.#cameBack(plan, recovery, saved), deadline, requests.get(vuid));
     if (!isFailure(made)) return null;
     this.#leftOut = [...this.#leftOut, plan];
     const reason = uplink === null ? `virtnet.conf has no ${ibDevice}` : made.errstr;
@@ -287,7 +297,7 @@ export class Provision {
 
   /** Gives functions their recovery files; false when they could not be written. */
   save(plans: readonly DevicePlan[]): Promise<boolean> {
-    return this.#recovery.save(plans, this.allPlans, this.#site.storedFirmware());
+    return this.#recovery.save(plans, this.allPlans, this.#site.storedFirmware(), this.#requests);
   }
 
   /** Gives new functions their recovery files; false when one could not be written: then none has one. */
@@ -311,21 +321,18 @@ export class Provision {
    * Gives every function a recovery file that `remembered` has none of, or another; and has the firmware's values written
    * down where they were not known.
    */
-  async saveMissing({ recoveries, plans }: Remembered): Promise<void> {
+  async saveMissing(remembered: Remembered): Promise<void> {
     if (!this.#recovery.enabled) return;
-    const missing = this.plans.filter((plan) => {
-      const recovery = recoveries.get(plan.vuid);
-      if (recovery === undefined || !isRecoveryOf(recovery, plan)) return true;
-      return JSON.stringify(plans.get(plan.vuid)) !== JSON.stringify(plan);
-    });
+    const requests = this.#requests;
+    const unsaved = this.plans.filter((plan) => isUnsaved(plan, requests.get(plan.vuid), remembered));
     const isLearnt = this.#recovery.firmware === null && this.#site.storedFirmware() !== null;
-    if (missing.length > 0 || isLearnt) await this.save(missing);
+    if (unsaved.length > 0 || isLearnt) await this.save(unsaved);
   }
 
   /** Makes a function, once its name is free or `deadline` has passed. */
-  async #made(plan: DevicePlan, deadline: number): Promise<Device | Failure> {
+  async #made(plan: DevicePlan, deadline: number, requestId = REQUEST_ID): Promise<Device | Failure> {
     await nameFree(this.#emulator, plan, deadline);
-    return makeDevice(this.#emulator, plan, REQUEST_ID);
+    return makeDevice(this.#emulator, plan, requestId);
   }
 
   /** SFs of functions that do not exist yet and will, by their files. */

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -82,6 +83,21 @@ describe('recovery files', () => {
     expect([...recoveries.keys()].sort()).toEqual(files());
     expect(saved.get(pf.vuid)).toEqual(pf);
     expect(said).toEqual([]);
+  });
+
+  it('and who asked for a function stands beside them', async () => {
+    const asked = new Map([[vfs[0]!.vuid, 'request-1']]);
+    expect(await store().save(plans, plans, firmware, asked)).toBe(true);
+    expect((await store().load(firmware)).requests).toEqual(asked);
+    expect(await store().save([pf], [pf], firmware)).toBe(true);
+    expect((await store().load(firmware)).requests.size).toBe(0);
+  });
+
+  it('what is saved beside them is there before they are', async () => {
+    const saved = store().save([pf], [pf], firmware);
+    expect([existsSync(paths.devices), existsSync(join(paths.recovery, pf.vuid))]).toEqual([true, false]);
+    expect(await saved).toBe(true);
+    expect(files()).toEqual([pf.vuid]);
   });
 
   it('those of functions that are removed go', async () => {

@@ -4,9 +4,10 @@
  * Theory
  *   Each function has a file named after its VUID, with the guide's keys. It is written whole under another name,
  *   flushed, renamed, and the directory flushed; many at once share the flush of the directory. What the keys do not
- *   say (MTU, queue size, features, vectors) stands in one file for all functions, with the firmware's values under
- *   which they were made: when those are others now, nothing that was saved is true any more and all of it goes. While
- *   nobody can read what they are now, nothing goes, and the file goes on saying what they were.
+ *   say stands in one document for all functions, with the firmware's values under which they were made: when those are
+ *   others now, nothing that was saved is true any more and all of it goes. While nobody can read what they are now,
+ *   nothing goes, and the document goes on saying what they were. It is written before the files: a file that is there
+ *   finds in it what belongs to it, and not what belonged to a former function of the same place.
  *   A file that cannot be used is reported and renamed to `.bad`, so that nobody trips over it twice and somebody can
  *   look at it.
  *
@@ -18,7 +19,7 @@
  *   I4  `load` never fails: what cannot be read counts as not there, and what cannot be removed stays until it can be.
  *       While files for other values of the firmware are there nothing is written that would make them true.
  *
- * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the other; WRITERS at once.
+ * Limits  RECOVERY_BYTES_MAX each, DEVICES_BYTES_MAX for the document; WRITERS at once.
  */
 import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
@@ -31,11 +32,14 @@ import {
   isVuid,
   RECOVERY_BYTES_MAX,
   type Recovery,
+  type RecoveryDocument,
   type RecoveryProblem,
+  type Remembered,
+  readDocument,
   readRecovery,
   restoreFirmwareValues,
-  restorePlan,
   unusable,
+  writeDocument,
   writeRecovery,
 } from '@virtnet/engine-control';
 import { messageOf, readText, replaceText, type VirtnetPaths } from '@virtnet/host-ipc';
@@ -43,7 +47,6 @@ import type { HostServices } from './device-parts.js';
 
 /** A plan is 700 bytes of JSON. */
 const DEVICES_BYTES_MAX = 4 * 1024 * 1024;
-const DEVICES_VERSION = 1;
 /** Files written at the same time: the flushes of a disk are worth joining. */
 const WRITERS = 8;
 /** Files read before everything else that waits has its turn. */
@@ -53,14 +56,7 @@ const DIRECTORY_MODE = 0o700;
 const BAD = '.bad';
 const DRAFT = '.tmp';
 
-/** What is known of functions that existed before. */
-export interface Remembered {
-  readonly recoveries: ReadonlyMap<string, Recovery>;
-  /** Plans of the same functions, as far as they could be read. */
-  readonly plans: ReadonlyMap<string, DevicePlan>;
-}
-
-const NOTHING: Remembered = { recoveries: new Map(), plans: new Map() };
+export const NOTHING: Remembered = { recoveries: new Map(), plans: new Map(), requests: new Map() };
 
 export class RecoveryStore {
   readonly #paths: VirtnetPaths;
@@ -103,7 +99,7 @@ export class RecoveryStore {
       else recoveries.set(name, recovery);
       if (recoveries.size % READ_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
     }
-    return { recoveries, plans: devices?.plans ?? new Map() };
+    return { ...NOTHING, ...devices, recoveries };
   }
 
   /** The firmware's values under which what is saved was made; null when that is not known. */
@@ -118,26 +114,28 @@ export class RecoveryStore {
   }
 
   /**
-   * Writes the files of `plans`; `all` are the functions that exist now, under values as `load` takes them. Returns
-   * whether all is safely there; what can be written is, and nothing is written any more afterwards.
+   * Writes the files of `plans`; `all` are the functions that exist now, under values as `load` takes them, `requests` the
+   * commands that asked for them. Returns whether all is safely there; what can be written is, and nothing is written any
+   * more afterwards.
    */
   async save(
     plans: readonly DevicePlan[],
     all: readonly DevicePlan[],
     firmware: FirmwareValues | null,
+    requests: Remembered['requests'] = NOTHING.requests,
   ): Promise<boolean> {
     if (!this.#enabled) return true;
     const waiting = [...(this.#obsolete ? all : plans)];
     if (this.#obsolete && !this.#cleared()) return false;
     if (firmware !== null) this.#firmware = JSON.stringify(firmware);
     const attempts = new Attempts();
+    await attempts.make(this.#writeDevices(all, requests));
     const writer = async () => {
       for (let plan = waiting.pop(); plan !== undefined; plan = waiting.pop())
         await attempts.make(this.#write(plan));
     };
     await Promise.all(Array.from({ length: WRITERS }, writer));
     await attempts.make(this.#flushDirectory());
-    await attempts.make(this.#writeDevices(all));
     const { reason } = attempts;
     if (reason !== null) this.#say('a recovery file could not be written', 'REC_FILE_CREATE', { reason });
     return reason === null;
@@ -259,27 +257,19 @@ export class RecoveryStore {
     }
   }
 
-  async #writeDevices(all: readonly DevicePlan[]): Promise<void> {
-    const document = { version: DEVICES_VERSION, firmware: this.#firmware, plans: all };
-    replaceText(this.#paths.devices, `${JSON.stringify(document)}\n`);
+  async #writeDevices(all: readonly DevicePlan[], requests: Remembered['requests']): Promise<void> {
+    const plans = new Map(all.map((plan) => [plan.vuid, plan]));
+    replaceText(this.#paths.devices, writeDocument({ firmware: this.#firmware, plans, requests }));
   }
 
-  #readDevices(): { readonly firmware: string; readonly plans: Map<string, DevicePlan> } | null {
+  #readDevices(): RecoveryDocument | null {
     let problem: string;
     try {
       const text = readText(this.#paths.devices, DEVICES_BYTES_MAX);
       if (text === null) return null;
-      const document = JSON.parse(text) as Readonly<Record<string, unknown>> | null;
-      if (
-        document?.version === DEVICES_VERSION &&
-        typeof document.firmware === 'string' &&
-        (document.firmware === '' || restoreFirmwareValues(document.firmware) !== null) &&
-        Array.isArray(document.plans)
-      ) {
-        const plans = document.plans.map(restorePlan).filter((plan) => typeof plan !== 'string');
-        return { firmware: document.firmware, plans: new Map(plans.map((plan) => [plan.vuid, plan])) };
-      }
-      problem = `not a document of version ${DEVICES_VERSION}`;
+      const document = readDocument(text);
+      if (typeof document !== 'string') return document;
+      problem = document;
     } catch (error) {
       problem = messageOf(error);
     }
