@@ -3,6 +3,7 @@
  * memory and sockets that outlive it. What program-emu does around them, DeviceHost and DeviceEndpoint, is done here in
  * the same order, one step after the other.
  */
+import { type DevicePlan, restorePlan } from '@virtnet/engine-control';
 import { type Effect, VirtioPciFunction } from '@virtnet/engine-pci';
 import { decodeRecord, encodeRecord, isQuarantined, own, pardon } from '@virtnet/engine-recovery';
 import { NetDevice, ReceiveQueue, TransmitQueue } from '@virtnet/engine-virtio-net';
@@ -18,11 +19,9 @@ import {
 import { type AnsweredRequest, RequestJournal } from '@virtnet/server-vfio-user';
 import {
   DeviceStatus,
-  featureMask,
   HASH_TYPES,
   hasFeature,
   initialRingPosition,
-  NetFeature,
   QueueWord,
   queueBlock,
   StatePageHeader,
@@ -36,6 +35,7 @@ import {
   PageObject,
   TapObject,
 } from './objects.js';
+import { nameOf, OFFERED } from './plans.js';
 import type { Operation } from './shelf-link.js';
 import { Poison, SimHandle, type SimProcess, type SimWorld } from './world.js';
 
@@ -47,18 +47,13 @@ const NOTHING = new Uint8Array(0);
 const MTU = 1500;
 const VECTORS = 3;
 
-export const OFFERED = featureMask([
-  VirtioFeature.VERSION_1,
-  VirtioFeature.RING_PACKED,
-  VirtioFeature.EVENT_IDX,
-  NetFeature.MAC,
-]);
-
 /** What the record of a device says. */
 export interface SimRecord {
-  readonly vuid: string;
+  readonly plan: unknown;
   /** Command that made it. */
   readonly requestId: string;
+  /** It was made from its recovery file: what was counted before nobody knows. */
+  readonly anew: boolean;
   readonly pci: unknown;
   readonly net: unknown;
   /** How often its client asked for it to be raised. */
@@ -115,6 +110,12 @@ export interface Flaws {
   readonly noInheritance?: boolean;
   /** A command that was carried out already is carried out again. */
   readonly noMemory?: boolean;
+  /** A function that only its recovery file knows is not made. */
+  readonly noFiles?: boolean;
+  /** A function is removed before its recovery file. */
+  readonly fileLast?: boolean;
+  /** What is modified is not written down. */
+  readonly staleFiles?: boolean;
   /** Rings go on at their beginning. */
   readonly restartRings?: boolean;
   /** A request that is worked again sets the positions of its rings again. */
@@ -125,8 +126,11 @@ const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.str
 export const decode = <T>(bytes: Uint8Array): T => JSON.parse(new TextDecoder().decode(bytes)) as T;
 
 export class SimDevice {
+  /** Its name. */
   readonly vuid: string;
   readonly requestId: string;
+  plan: DevicePlan;
+  anew = false;
   readonly fn: VirtioPciFunction;
   readonly net: NetDevice;
   raised = 0;
@@ -147,16 +151,17 @@ export class SimDevice {
   #continuing = false;
 
   /** Over what `handles` name, by part: page, listener, tap/0, and what a client gave. They are this object's. */
-  constructor(site: DeviceWorld, vuid: string, requestId: string, handles: Map<string, SimHandle>) {
+  constructor(site: DeviceWorld, plan: DevicePlan, requestId: string, handles: Map<string, SimHandle>) {
     this.#site = site;
-    this.vuid = vuid;
+    this.vuid = nameOf(plan);
+    this.plan = plan;
     this.requestId = requestId;
     this.#handles = handles;
     this.net = new NetDevice({
-      mac: '0C:C4:7A:FF:22:93',
+      mac: plan.mac,
       mtu: MTU,
-      maxQueuePairs: 1,
-      maxQueueSize: 16,
+      maxQueuePairs: plan.queuePairs,
+      maxQueueSize: plan.queueSize,
       speedMbps: null,
       offeredFeatures: OFFERED,
       hashTypes: HASH_TYPES,
@@ -184,7 +189,10 @@ export class SimDevice {
     const decoded = decodeRecord(record);
     if ('code' in decoded) return decoded.code;
     const saved = decoded.payload as SimRecord;
-    const device = new SimDevice(site, saved.vuid, saved.requestId, handles);
+    const plan = restorePlan(saved.plan);
+    if (typeof plan === 'string') return plan;
+    const device = new SimDevice(site, plan, saved.requestId, handles);
+    device.anew = saved.anew;
     const problems = [...device.net.restore(saved.net), ...device.fn.restore(saved.pci)];
     device.raised = saved.raised;
     device.modified = saved.modified;
@@ -218,10 +226,13 @@ export class SimDevice {
   // ---- record ------------------------------------------------------------------------------------------------
 
   record(): Uint8Array {
-    const { vuid, requestId, raised, modified, changes, applied } = this;
+    const { plan, requestId, anew, raised, modified, changes, applied } = this;
     const broken = [...this.broken];
     const parts = { pci: this.fn.save(), net: this.net.save() };
-    const saved: SimRecord = { vuid, requestId, ...parts, raised, modified, changes, broken, applied };
+    const saved: SimRecord = {
+      ...{ plan, requestId, anew, ...parts },
+      ...{ raised, modified, changes, broken, applied },
+    };
     const record = encodeRecord(saved, SCHEMA);
     if (record instanceof Uint8Array) return record;
     return this.#site.world.fail(`record: ${record.code}`);

@@ -7,6 +7,7 @@
  *
  * States   standby -> active
  */
+import { isUnsaved, MTU_DEFAULT } from '@virtnet/engine-control';
 import {
   type Blame,
   findSuspicion,
@@ -19,13 +20,17 @@ import {
 } from '@virtnet/engine-recovery';
 import { Errno } from '@virtnet/wire';
 import { type DeviceWorld, type Flaws, SimDevice } from './device.js';
+import type { SimFiles } from './files.js';
 import { ListenerObject, PageObject, type TapObject } from './objects.js';
+import { nameOf, planAgain, planOf } from './plans.js';
 import { type KeeperAddress, type Operation, SimShelfClient } from './shelf-link.js';
 import { SimHandle, type SimObject, type SimProcess, type SimWorld } from './world.js';
 
 const VERDICT_MS = 3_000;
 const UNPLUGGED_KEPT_MS = 30_000;
 const NOTHING = new Uint8Array(0);
+/** In place of the id of a command. */
+const NOBODY = 'provision';
 
 export interface EmulatorStatus {
   readonly role: 'standby' | 'active';
@@ -42,9 +47,11 @@ export interface Service extends KeeperAddress {
   readonly sockets: Map<string, ListenerObject>;
   /** Who works the rings of a device. */
   readonly workers: Map<string, SimProcess>;
+  /** The recovery files. */
+  readonly files: SimFiles;
   poisoned(vuid: string, worker: SimProcess): boolean;
-  /** Objects of a new function. */
-  makeTap(vuid: string): TapObject;
+  /** The representor of a new function, or of one that is made anew. */
+  makeTap(vuid: string, anew: boolean): TapObject;
 }
 
 /** A command of the operator, as the controller passes it on. */
@@ -52,9 +59,11 @@ export interface DeviceCommand {
   readonly requestId: string;
   readonly verb: 'hotplug' | 'unplug' | 'modify';
   readonly vuid: string;
+  /** Bytes; what it is to be when it is modified. */
+  readonly mtu: number;
 }
 
-/** 0 or -errno, and what was asked for: how often it was modified. */
+/** 0 or -errno. */
 export interface CommandAnswer {
   readonly errno: number;
 }
@@ -183,7 +192,7 @@ export class SimEmulator {
     });
   }
 
-  #carryOut({ verb, vuid, requestId }: DeviceCommand, answer: (answer: CommandAnswer) => void): void {
+  #carryOut({ verb, vuid, requestId, mtu }: DeviceCommand, answer: (answer: CommandAnswer) => void): void {
     if (this.#role !== 'active') return answer({ errno: -Errno.EAGAIN });
     const remembers = this.#service.flaws.noMemory !== true;
     const device = this.devices.get(vuid);
@@ -191,8 +200,9 @@ export class SimEmulator {
     if (verb === 'hotplug') {
       if (remembers && device?.requestId === requestId) return answer({ errno: 0 });
       if (device !== undefined) return answer({ errno: -Errno.EEXIST });
-      this.#make(vuid, requestId);
+      const { plan } = this.#make(planOf(vuid, MTU_DEFAULT, this.#plans), requestId, false);
       this.#world.point();
+      this.#save([plan]);
       return answer({ errno: 0 });
     }
     if (verb === 'unplug' && remembers && this.#unplugged.has(requestId)) return answer({ errno: 0 });
@@ -204,10 +214,12 @@ export class SimEmulator {
     }
     if (!remembers || !device.changes.includes(requestId)) {
       device.modified++;
+      device.plan = { ...device.plan, mtu };
       device.changes = [...device.changes, requestId].slice(-16);
       this.#world.point();
       device.commit();
       this.#world.point();
+      if (this.#service.flaws.staleFiles !== true) this.#save([device.plan]);
     }
     answer({ errno: 0 });
   }
@@ -304,12 +316,12 @@ export class SimEmulator {
     const restored: Restored[] = [];
     for (const [vuid, mirror] of [...used, ...mirrors.filter((each) => !used.includes(each))]) {
       const connected = mirror.handles.has('connection');
+      if (!this.#isWhole(vuid, mirror)) continue;
       const page = pageOf(mirror.handles);
       const suspicion = connected ? findSuspicion({ page, robbed: false }, false) : null;
       if (suspicion !== null) suspects.set(vuid, suspicion);
       if (!connected) takeMarks(page);
       const device = this.#restore(vuid, mirror);
-      if (device === null) continue;
       world.point();
       device.adopt(suspects.get(vuid)?.held === true);
       restored.push({ device, connected });
@@ -325,6 +337,7 @@ export class SimEmulator {
     const waiting = this.#whenRestored ?? [];
     this.#whenRestored = null;
     for (const action of waiting) action();
+    this.#provision();
     this.#promoted(0);
   }
 
@@ -333,13 +346,17 @@ export class SimEmulator {
     for (const done of this.#whenPromoted.splice(0)) done(errno);
   }
 
-  #restore(vuid: string, { record, handles }: Mirrored): SimDevice | null {
-    if (record === null || !handles.has('page') || !handles.has('listener')) {
-      this.#world.fail(
-        `${vuid} cannot be recovered: ${record === null ? 'no record' : [...handles.keys()].join(' ')}`,
-      );
-    }
-    const device = SimDevice.restore(this.#site, record, handles);
+  /** Whether all is here that a function is made of; what there is of another is let go of, as program-emu does. */
+  #isWhole(vuid: string, { record, handles }: Mirrored): boolean {
+    if (record !== null && ['page', 'listener', 'tap/0'].every((part) => handles.has(part))) return true;
+    this.#world.note(`${vuid} cannot be recovered: of it are here ${[...handles.keys()].join(' ')}`);
+    this.#world.count('left out');
+    for (const handle of handles.values()) handle.release();
+    return false;
+  }
+
+  #restore(vuid: string, { record, handles }: Mirrored): SimDevice {
+    const device = SimDevice.restore(this.#site, record!, handles);
     if (typeof device === 'string') return this.#world.fail(`${vuid} cannot be recovered: ${device}`);
     this.devices.set(vuid, device);
     return device;
@@ -391,28 +408,63 @@ export class SimEmulator {
     this.#service.workers.set(vuid, this.process);
   }
 
-  #make(vuid: string, requestId: string): void {
+  get #plans() {
+    return [...this.devices.values()].map(({ plan }) => plan);
+  }
+
+  #save(plans: readonly SimDevice['plan'][]): void {
+    const requests = [...this.devices.values()].map(({ plan, requestId }) => [plan.vuid, requestId] as const);
+    this.#service.files.save(plans, this.#plans, new Map(requests));
+  }
+
+  /** As program-emu's Provision: makes what only its recovery file knows, and gives every function its file. */
+  #provision(): void {
+    const remembered = this.#service.files.load();
+    const { noFiles } = this.#service.flaws;
+    const present = new Set(this.#plans.map(({ vuid }) => vuid));
+    for (const vuid of remembered.recoveries.keys()) {
+      if (present.has(vuid) || noFiles === true) continue;
+      const plan = planAgain(vuid, remembered, this.#plans);
+      const asker = remembered.requests.get(vuid);
+      this.#world.note(`${nameOf(plan)} is made anew, asked for by ${asker}`);
+      this.#world.count('made anew');
+      this.#make(plan, asker ?? NOBODY, true);
+      this.#world.point();
+    }
+    const unsaved = [...this.devices.values()].filter(({ plan, requestId }) =>
+      isUnsaved(plan, requestId, remembered),
+    );
+    if (unsaved.length > 0) this.#save(unsaved.map(({ plan }) => plan));
+  }
+
+  #make(plan: SimDevice['plan'], requestId: string, anew: boolean): SimDevice {
     const world = this.#world;
+    const vuid = nameOf(plan);
     const handle = (object: SimObject) => new SimHandle(object, this.process);
     const listener = new ListenerObject(world, 'accept');
     listener.onGone = () => {
       if (this.#service.sockets.get(vuid) === listener) this.#service.sockets.delete(vuid);
+      listener.close();
     };
     this.#service.sockets.set(vuid, listener);
     const handles = new Map([
       ['page', handle(new PageObject(`page ${vuid}`))],
       ['listener', handle(listener)],
-      ['tap/0', handle(this.#service.makeTap(vuid))],
+      ['tap/0', handle(this.#service.makeTap(vuid, anew))],
     ]);
-    const device = new SimDevice(this.#site, vuid, requestId, handles);
+    const device = new SimDevice(this.#site, plan, requestId, handles);
+    device.anew = anew;
     world.point();
     device.upload();
     world.point();
     this.devices.set(vuid, device);
     device.open(false);
+    return device;
   }
 
   #remove(device: SimDevice, requestId: string): void {
+    const { files, flaws } = this.#service;
+    if (flaws.fileLast !== true) files.forget(device.plan.vuid);
     this.devices.delete(device.vuid);
     this.#world.point();
     this.#remember(requestId);
@@ -422,6 +474,7 @@ export class SimEmulator {
     device.end();
     this.shelf.transaction([{ kind: 'delete-prefix', prefix: `dev/${vuid}/` }, this.#note(requestId)]);
     this.#world.point();
+    if (flaws.fileLast === true) files.forget(device.plan.vuid);
   }
 
   #note(requestId: string): Operation {

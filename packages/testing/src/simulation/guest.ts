@@ -28,7 +28,7 @@ import {
 import { DriverMemory } from '../driver-memory.js';
 import { PackedDriver } from '../packed-driver.js';
 import { SplitDriver } from '../split-driver.js';
-import { type ClientReply, type ClientRequest, decode, OFFERED, QUEUES } from './device.js';
+import { type ClientReply, type ClientRequest, decode, QUEUES } from './device.js';
 import {
   ConnectionObject,
   EventObject,
@@ -36,6 +36,7 @@ import {
   MemoryObject,
   type TapObject,
 } from './objects.js';
+import { OFFERED } from './plans.js';
 import type { SimObject, SimWorld } from './world.js';
 
 const QUEUE_SIZE = 8;
@@ -93,12 +94,14 @@ export interface GuestSite {
 
 export class SimGuest {
   readonly vuid: string;
-  readonly tap: TapObject;
+  tap: TapObject;
   /** Whoever works its rings fails over what it does. */
   poisoned = false;
   poisonDeaths = 0;
   /** Its device is being removed, or is. */
   unplugged = false;
+  /** Everybody died who had its device: its connection ends. */
+  #bereft = false;
   #quiet = false;
   readonly #site: GuestSite;
   readonly #world: SimWorld;
@@ -141,9 +144,28 @@ export class SimGuest {
     this.#world = site.world;
     this.vuid = vuid;
     this.tap = tap;
+    this.plugInto(tap);
     this.#packed = this.#world.chance(500);
     this.#eventIdx = this.#world.chance(500);
+  }
+
+  /** Its device is made anew, with another representor. */
+  plugInto(tap: TapObject): void {
+    this.tap.onSent = () => {};
+    this.tap = tap;
     tap.onSent = (frame) => this.#arrived(frame);
+  }
+
+  /** Nobody is left who knows its device: it may have one again that begins anew. */
+  bereave(): void {
+    if (this.#connection === null) this.#beginsAnew();
+    else this.#bereft = true; // what was answered already may still arrive
+  }
+
+  #beginsAnew(): void {
+    this.#bereft = false;
+    this.#raised = 0;
+    this.#unsure = 0;
   }
 
   start(): void {
@@ -240,9 +262,11 @@ export class SimGuest {
 
   #hungUp(connection: ConnectionObject): void {
     this.#connection = null;
-    if (this.#open?.raises === true) this.#unsure++;
+    const bereft = this.#bereft;
+    if (bereft) this.#beginsAnew();
+    else if (this.#open?.raises === true) this.#unsure++;
     this.#stopRings();
-    if (this.#answers > 0 && !connection.refused && !this.unplugged)
+    if (this.#answers > 0 && !connection.refused && !this.unplugged && !bereft)
       this.#world.fail(`${this.vuid}: the connection ended although nobody ended it`);
     this.#world.count('connections ended');
     if (!this.unplugged) this.#connectSoon();

@@ -182,6 +182,11 @@ export class ListenerObject extends Watched {
     this.wake();
   }
 
+  /** Nobody can accept any more: who waits is hung up on. */
+  close(): void {
+    for (const handle of this.backlog.splice(0)) handle.release();
+  }
+
   accept(process: SimProcess): SimHandle | null {
     return this.backlog.shift()?.give(process) ?? null;
   }

@@ -1,4 +1,5 @@
 /** operator.ts: somebody who types commands, and what has to be true after their answers. */
+import { MTU_DEFAULT } from '@virtnet/engine-control';
 import { ask, type SimController } from './controller.js';
 import type { CommandAnswer, DeviceCommand } from './emulator.js';
 import type { SimWorld } from './world.js';
@@ -18,6 +19,9 @@ interface Known {
   exists: 'yes' | 'no' | 'maybe';
   modifiedLeast: number;
   modifiedMost: number;
+  /** What it was asked to be, in bytes: by the last command that was answered, and by the last one. */
+  mtuLeast: number;
+  mtuMost: number;
   /** A command about it is under way. */
   busy: boolean;
   /** It was asked to go. */
@@ -47,6 +51,12 @@ export class SimOperator {
     return this.#known;
   }
 
+  /** Nobody is left who would know that a function was removed as it was asked: who asks again may hear that there is none. */
+  bereave(): void {
+    for (const known of this.#known.values())
+      if (known.going && known.busy && known.exists === 'yes') known.exists = 'maybe';
+  }
+
   start(): void {
     for (let count = 0; count < FIRST_DEVICES; count++) this.#hotplug();
     this.#soon();
@@ -72,7 +82,10 @@ export class SimOperator {
 
   #hotplug(): void {
     const vuid = `D${this.#nextDevice++}`;
-    const known: Known = { exists: 'maybe', modifiedLeast: 0, modifiedMost: 0, busy: false, going: false };
+    const known: Known = {
+      ...{ exists: 'maybe', busy: false, going: false },
+      ...{ modifiedLeast: 0, modifiedMost: 0, mtuLeast: MTU_DEFAULT, mtuMost: MTU_DEFAULT },
+    };
     this.#known.set(vuid, known);
     this.#command('hotplug', vuid, known, (answer) => {
       if (answer === null) return;
@@ -82,7 +95,6 @@ export class SimOperator {
   }
 
   #unplug(vuid: string, known: Known): void {
-    const { exists } = known;
     known.going = true;
     this.#site.unplugging(vuid);
     this.#command('unplug', vuid, known, (answer) => {
@@ -90,17 +102,21 @@ export class SimOperator {
         known.exists = 'maybe';
         return;
       }
-      if (answer.errno !== 0 && exists === 'yes') this.#world.fail(`unplug of ${vuid}: ${answer.errno}`);
+      if (answer.errno !== 0 && known.exists === 'yes')
+        this.#world.fail(`unplug of ${vuid}: ${answer.errno}`);
       known.exists = 'no';
     });
   }
 
   #modify(vuid: string, known: Known): void {
     known.modifiedMost++;
+    const mtu = ++known.mtuMost;
     this.#command('modify', vuid, known, (answer) => {
       if (answer === null) return;
-      if (answer.errno === 0) known.modifiedLeast++;
-      else if (known.exists === 'yes') this.#world.fail(`modify of ${vuid}: ${answer.errno}`);
+      if (answer.errno === 0) {
+        known.modifiedLeast++;
+        known.mtuLeast = mtu;
+      } else if (known.exists === 'yes') this.#world.fail(`modify of ${vuid}: ${answer.errno}`);
       else known.modifiedMost--;
     });
   }
@@ -122,7 +138,7 @@ export class SimOperator {
       });
       return;
     }
-    const command: DeviceCommand = { requestId: `r${this.#nextRequest++}`, verb, vuid };
+    const command: DeviceCommand = { requestId: `r${this.#nextRequest++}`, verb, vuid, mtu: known.mtuMost };
     let answers = 0;
     ask<CommandAnswer>(
       this.#world,

@@ -1,11 +1,13 @@
 /** A whole service in one thread: nothing is lost whatever dies, and the simulator would notice if it were. */
 import { describe, expect, it } from 'vitest';
-import { type Flaws, simulate } from './simulation.js';
+import { type Flaws, LOSS_EVERY, simulate } from './simulation.js';
 
 const SEEDS = 100;
 /** From here on each of the mistakes shows within a few schedules; the others are for the day when schedules change. */
 const FIRST_SEED_FOR_A_FLAW = 320;
 const SEEDS_FOR_A_FLAW = 1_000;
+/** Here a standby hears of a function without what was said of it first: its keeper dies behind its back. */
+const LEFT_OUT_SEED = 9951;
 const FLAW_TIMEOUT_MS = 120_000;
 
 /** Some seconds of a processor, and a busy machine may have little of it. */
@@ -31,8 +33,18 @@ describe('simulated service', { timeout: TEST_MS }, () => {
       'quarantines',
       'answers held back',
       'inherited',
+      'losses',
+      'made anew',
     ])
       expect(totals[name], name).toBeGreaterThan(0);
+  });
+
+  it('a function that nobody knows whole is made from its recovery file, without the loss of everything', () => {
+    const { violation, counters } = simulate(LEFT_OUT_SEED);
+    expect(violation).toBeNull();
+    expect(counters).toMatchObject({ 'left out': 1, 'made anew': 1 });
+    expect(counters.losses).toBeUndefined();
+    expect(simulate(LEFT_OUT_SEED, { noFiles: true }).violation).toMatch(/is lost/);
   });
 
   it('the same seed is the same schedule, another seed another one', () => {
@@ -66,6 +78,25 @@ describe('simulated service', { timeout: TEST_MS }, () => {
       let noticed: string | null = null;
       for (let i = 0; noticed === null && i < SEEDS_FOR_A_FLAW; i++)
         noticed = simulate(FIRST_SEED_FOR_A_FLAW + i, flaws).violation;
+      expect(noticed).toMatch(violation);
+    },
+    FLAW_TIMEOUT_MS,
+  );
+
+  it.each<[string, Flaws, RegExp]>([
+    ['a function that nobody makes from its recovery file', { noFiles: true }, /is lost|no such function/],
+    [
+      'a recovery file that outlives its function',
+      { fileLast: true },
+      /removed and is there|no such function/,
+    ],
+    ['what is modified and in no recovery file', { staleFiles: true }, /modified to|does not say/],
+  ])(
+    '%s is noticed where everything dies',
+    (_, flaws, violation) => {
+      let noticed: string | null = null;
+      for (let i = 0; noticed === null && i < SEEDS_FOR_A_FLAW; i++)
+        noticed = simulate(FIRST_SEED_FOR_A_FLAW + i * LOSS_EVERY, flaws).violation;
       expect(noticed).toMatch(violation);
     },
     FLAW_TIMEOUT_MS,

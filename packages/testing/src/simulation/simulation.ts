@@ -7,21 +7,28 @@
  *   time drawn from the seed. After each event the invariants are looked at; in the end nothing happens by itself any
  *   more, and everything must come to rest with what was promised.
  *
+ *   In some schedules keeper and emulators die all at once, with or without the controller. What is left then are the
+ *   recovery files, and of each function what they say of it.
+ *
  * Invariants, beside those of guest.ts
  *   I1  the rings of a device are worked by one process at a time.
  *   I2  no device is lost: what was made and not removed is there after every promotion, with all that was done to it.
  *   I3  each command is answered once; what was answered with success was done once, what was not done at most once.
- *   I4  whatever dies, everything is served again and comes to rest.
+ *       A function that was made anew from its file is as it was asked to be; guests come back to it by themselves.
+ *   I4  in the end every function has its recovery file, which says what it is, and there is no other.
+ *   I5  whatever dies, everything is served again and comes to rest.
  *
  * Limits
- *   A process does not die here while it alone knows something: the active emulator while no keeper has what it changed
- *   and nobody inherits that of a dead one, the keeper while nobody else does. Who loses both within that time is
- *   restored by the service manager, if at all.
+ *   A process does not die here by itself while it alone knows something that a guest was told: the active emulator while
+ *   no keeper has what it changed and nobody inherits that of a dead one, the keeper while nobody else does. Who loses
+ *   both within that time is restored by the service manager, or begins anew as after the loss of everything.
  *   Messages between keeper and emulators are objects here, not bytes. Live updates are not part of it.
  */
+import { isUnsaved } from '@virtnet/engine-control';
 import { SimController } from './controller.js';
-import type { Flaws } from './device.js';
+import type { Flaws, SimDevice } from './device.js';
 import { type DeviceCommand, type Service, SimEmulator } from './emulator.js';
+import { SimFiles } from './files.js';
 import { SimGuest } from './guest.js';
 import { SimKeeper } from './keeper.js';
 import { type ListenerObject, TapObject } from './objects.js';
@@ -45,10 +52,15 @@ export interface SimOutcome {
 const CHAOS_MS = 120;
 const REST_MS = 30_000;
 const EVENTS_MAX = 60_000;
+/** In the schedules whose seeds it divides everything dies at once. */
+export const LOSS_EVERY = 16;
+/** After so many virtual milliseconds. */
+const LOSS_MS = [15, 110] as const;
 
 class Simulation implements Service {
   readonly world: SimWorld;
   readonly flaws: Flaws;
+  readonly files: SimFiles;
   readonly sockets = new Map<string, ListenerObject>();
   readonly workers = new Map<string, SimProcess>();
   readonly emulators = new Map<number, SimEmulator>();
@@ -62,6 +74,7 @@ class Simulation implements Service {
   constructor(seed: number, flaws: Flaws) {
     this.world = new SimWorld(seed);
     this.flaws = flaws;
+    this.files = new SimFiles(this.world);
     const { world } = this;
     world.mayDie = (process, within) => this.#mayDie(process, within);
     world.onDeath = (process) => this.#died(process);
@@ -78,6 +91,8 @@ class Simulation implements Service {
     this.#startController();
     this.operator.start();
     this.#faultSoon();
+    if (seed % LOSS_EVERY === 0)
+      world.after(null, world.between(...LOSS_MS), 'everything dies', () => this.#loseEverything());
   }
 
   /** Runs until everything is at rest. */
@@ -123,9 +138,14 @@ class Simulation implements Service {
     return emulator;
   }
 
-  makeTap(vuid: string): TapObject {
+  makeTap(vuid: string, anew: boolean): TapObject {
     const tap = new TapObject(this.world, `tap ${vuid}`);
-    const former = this.guests.get(vuid); // of a device that died with its maker
+    const former = this.guests.get(vuid);
+    if (anew && former !== undefined) {
+      former.plugInto(tap);
+      return tap;
+    }
+    // Of a device that died with its maker.
     if (former !== undefined) former.unplugged = true;
     const guest = new SimGuest(this, vuid, tap);
     this.guests.set(vuid, guest);
@@ -224,6 +244,17 @@ class Simulation implements Service {
     } else if (victim?.alive === true && this.#mayDie(victim, false)) world.kill(victim, 'killed');
   }
 
+  #loseEverything(): void {
+    const { world } = this;
+    world.count('losses');
+    for (const guest of this.guests.values()) guest.bereave();
+    this.operator.bereave();
+    const withController = world.chance(500);
+    const lost = [this.keeper?.process, ...[...this.emulators.values()].map(({ process }) => process)];
+    for (const process of withController ? [...lost, this.controller?.process] : lost)
+      if (process !== undefined) world.kill(process, 'killed');
+  }
+
   // ---- rest --------------------------------------------------------------------------------------------------
 
   /** What is not at rest; null when everything is. */
@@ -245,15 +276,20 @@ class Simulation implements Service {
   #verify(): void {
     const { world, operator } = this;
     const active = this.active!;
-    for (const [vuid, { exists, modifiedLeast, modifiedMost }] of operator.expected()) {
+    for (const [vuid, expected] of operator.expected()) {
+      const { exists, modifiedMost, mtuLeast, mtuMost } = expected;
       const device = active.devices.get(vuid);
       if (exists === 'yes' && device === undefined) world.fail(`${vuid} is lost`);
       if (exists === 'no' && device !== undefined) world.fail(`${vuid} was removed and is there`);
       if (device === undefined) continue;
+      const modifiedLeast = device.anew ? 0 : expected.modifiedLeast;
       if (device.modified < modifiedLeast || device.modified > modifiedMost)
         world.fail(
           `${vuid} was modified ${device.modified} times, asked ${modifiedLeast} to ${modifiedMost} times`,
         );
+      const { mtu } = device.plan;
+      if (mtu < mtuLeast || mtu > mtuMost)
+        world.fail(`${vuid} was modified to ${mtu} bytes, asked ${mtuLeast} to ${mtuMost}`);
       const guest = this.guests.get(vuid)!;
       if (!guest.isRaised(device.raised))
         world.fail(`${vuid} was raised ${device.raised} times, which nobody asked for`);
@@ -267,11 +303,22 @@ class Simulation implements Service {
       if (!active.devices.has(vuid)) world.fail(`${vuid} is on the shelf and nowhere else`);
     for (const vuid of active.devices.keys())
       if (!shelved.has(vuid)) world.fail(`${vuid} is not on the shelf`);
+    this.#verifyFiles([...active.devices.values()]);
     for (const guest of this.guests.values()) {
       world.counters.frames = (world.counters.frames ?? 0) + guest.moved;
       world.counters.lost = (world.counters.lost ?? 0) + guest.lost;
       world.counters.repeated = (world.counters.repeated ?? 0) + guest.repeated;
     }
+  }
+
+  #verifyFiles(devices: readonly SimDevice[]): void {
+    const remembered = this.files.load();
+    for (const { vuid, plan, requestId } of devices)
+      if (isUnsaved(plan, requestId, remembered))
+        this.world.fail(`the file of ${vuid} does not say what it is`);
+    const present = new Set(devices.map(({ plan }) => plan.vuid));
+    for (const vuid of remembered.recoveries.keys())
+      if (!present.has(vuid)) this.world.fail(`there is a recovery file of ${vuid} and no such function`);
   }
 }
 
