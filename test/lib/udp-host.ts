@@ -89,7 +89,7 @@ async function echo(target: Target, count: number, largest: number, flowCount: n
       const came = new Promise<true>((resolve) => {
         wake = () => resolve(true);
       });
-      if (!(await Promise.race([came, sleep(ANSWER_TIMEOUT_MS, false)]))) return false;
+      if (!(await Promise.race([came, sleep(ANSWER_TIMEOUT_MS, false, { ref: false })]))) return false;
     }
     return true;
   }
