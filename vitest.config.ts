@@ -1,13 +1,26 @@
 import { defineConfig } from 'vitest/config';
-import { slowTests } from './vitest.slow.ts';
+import { ownModulesTests, processTests, slowTests } from './vitest.slow.ts';
+
+const elsewhere = ['**/node_modules/**', '**/dist/**', ...slowTests, ...processTests];
 
 export default defineConfig({
   test: {
     setupFiles: ['./vitest.seed.ts'],
-    include: ['packages/*/src/**/*.test.ts'],
-    exclude: ['**/node_modules/**', '**/dist/**', ...slowTests],
-    testTimeout: 20_000,
+    testTimeout: 60_000, // for a busy machine
     pool: 'forks',
     maxWorkers: 3, // for two processors: a third of the time these wait for a timer or another process
+    projects: [
+      {
+        // Files share processes, and load each module once: that is half of the time of most of them.
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['packages/*/src/**/*.test.ts'],
+          exclude: [...elsewhere, ...ownModulesTests],
+          isolate: false,
+        },
+      },
+      { extends: true, test: { name: 'unit, own modules', include: ownModulesTests, exclude: elsewhere } },
+    ],
   },
 });

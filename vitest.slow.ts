@@ -1,9 +1,24 @@
-/** Tests beside the code that start whole processes or race threads: they belong to the full run, not to the quick one. */
-export const slowTests = [
-  'packages/*/src/**/*.process.test.ts',
+/** Which tests beside the code are not among the quick ones. */
+
+/** Many cases, every step, or seconds of waiting: stage `slow`. */
+export const slowTests = ['packages/*/src/**/*.slow.test.ts'];
+
+/** Services that are started and ended, of processes that mostly wait for one another. */
+export const serviceTests = [
   'packages/program-controller/src/{controller,patience,survivors}.test.ts',
-  'packages/program-ha/src/ha.test.ts',
+  'packages/program-controller/src/*.process.test.ts',
+  'packages/program-ha/src/{ha,*.process}.test.ts',
   'packages/program-{cli,vhostd}/src/programs.test.ts',
   'packages/program-vhostd/src/served-function-life.test.ts',
-  'packages/testing/src/{split,packed}-ring.race.test.ts',
+  'packages/program-vhostd/src/*.process.test.ts',
 ];
+
+/** Those that start whole processes or race threads: stage `system`. */
+export const processTests = [
+  'packages/*/src/**/*.process.test.ts',
+  'packages/testing/src/{split,packed}-ring.race.test.ts',
+  ...serviceTests,
+];
+
+/** Quick ones that replace modules, which they cannot have in common with others. */
+export const ownModulesTests = ['packages/program-emu/src/name-free.test.ts'];

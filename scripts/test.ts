@@ -13,9 +13,13 @@ const USAGE = `Usage: scripts/test [stage ...] [-- vitest arguments]
 Sets up what is missing, then checks. Stages (all of them but the last when none is named):
   lint     biome over the whole tree
   build    tsc --build of the packages, type check of scripts/ and test/
-  unit     lint, build, the tests beside the code, and the structure of the packages; needs no root
-  system   build, and the whole-system tests in test/: DPDK, Linux guests, zsh, kill -9; needs root, or Debian packages
-           that are there already and a user namespace
+  unit     lint, build, the quick tests beside the code, and the structure of the packages; needs no root, and less than a
+           minute where everything is there and built
+  slow     build, and the tests beside the code that take seconds each (*.slow.test.ts): a crash at every step, many random
+           cases; needs no root
+  system   build, the tests beside the code that start whole processes (*.process.test.ts and their like), and the
+           whole-system tests in test/: DPDK, Linux guests, zsh, kill -9; needs root, or Debian packages that are there
+           already and a user namespace
   systemd  build, and package and service in a Debian system of its own that is booted in a container; needs root, and
            the first time some minutes to make that system
 
@@ -30,9 +34,9 @@ The last line is "<n> passed, <n> failed" over all stages. Exit code: 0 nothing 
 
 const TYPE_CHECK = [pinnedNode, 'node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json'];
 
-type Stage = 'lint' | 'build' | 'unit' | 'system' | 'systemd';
-const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system', 'systemd'];
-const DEFAULT_STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'system'];
+type Stage = 'lint' | 'build' | 'unit' | 'slow' | 'system' | 'systemd';
+const STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'slow', 'system', 'systemd'];
+const DEFAULT_STAGES: readonly Stage[] = ['lint', 'build', 'unit', 'slow', 'system'];
 
 /** Lines of a failure's message that are repeated at the end. */
 const FAILURE_LINES = 12;
@@ -152,6 +156,7 @@ async function run(stages: readonly Stage[], words: readonly string[]): Promise<
     await vitest('vitest.config.ts', 'default', words);
     if (words.length === 0) await vitest('test/vitest.unit.config.ts', 'default', []);
   }
+  if (has('slow')) await vitest('vitest.slow.config.ts', 'default', words);
   if (has('system')) {
     if (words.length === 0) await vitest('vitest.process.config.ts', 'default', []);
     await vitest('test/vitest.config.ts', 'verbose', words);

@@ -10,6 +10,7 @@ import {
 } from './conf.js';
 import { DEFAULT_CONF } from './conf-keys.js';
 import { factoryValues } from './firmware-entries.js';
+import { anyText } from './text.fixture.js';
 
 const firmware = { ...factoryValues(), VIRTIO_NET_EMULATION_NUM_VF: 126 };
 
@@ -242,7 +243,7 @@ describe('the reader of JSON', () => {
 
   it('any text gets a verdict', () => {
     fc.assert(
-      fc.property(fc.string({ unit: 'binary', maxLength: 60 }), (text) => {
+      fc.property(anyText(60), (text) => {
         for (const candidate of [text, `{"vf": {${text}}}`, `{"is_lag": ${text}}`])
           judgeConf(candidate, { firmware });
       }),

@@ -1,5 +1,5 @@
 /**
- * crash-server.fixture.ts: a server process that a test kills at any instant. Run as a child of crash.test.ts.
+ * crash-server.fixture.ts: a server process that a test kills at any instant. Run as a child of crash.slow.test.ts.
  *
  * Its device is a counter: every write adds one, every read tells it. Descriptor 3 is the client's socket, 4 the page
  * that outlives the process (word 0: number of the finished request), 5 the channel to the keeper, here the test.
