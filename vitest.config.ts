@@ -7,6 +7,7 @@ export default defineConfig({
   test: {
     setupFiles: ['./vitest.seed.ts'],
     testTimeout: 60_000, // for a busy machine
+    hookTimeout: 60_000,
     pool: 'forks',
     maxWorkers: 3, // for two processors: a third of the time these wait for a timer or another process
     projects: [
