@@ -54,17 +54,33 @@ describe('a fuzzer', () => {
     expect(problems.map(({ message }) => message)).toEqual([expect.stringMatching(/^a step took \d/)]);
   });
 
-  it('does not take a step for slow that something delayed once', () => {
+  it('does not take a step for slow that something delayed a dozen times', () => {
     let runs = 0;
     const delayed = finds('delayed', (_, watch) => {
-      const end = performance.now() + (runs++ === 0 ? 20 : 0);
+      const end = performance.now() + (runs++ < 12 ? 20 : 0);
       watch.step(() => {
         while (performance.now() < end);
       });
     });
     const { problems, slowestMs } = fuzz(delayed, { seed: 1, more: () => false });
     expect(problems).toEqual([]);
-    expect(runs).toBeGreaterThan(1);
+    expect(runs).toBeGreaterThan(12);
+    expect(slowestMs).toBeLessThan(20);
+  });
+
+  it('does not take a case for slow of which each run delays another step', () => {
+    let runs = 0;
+    const busy = finds('busy', (_, watch) => {
+      const delayed = runs++ % 3;
+      for (let step = 0; step < 3; step++) {
+        const end = performance.now() + (step === delayed ? 20 : 0);
+        watch.step(() => {
+          while (performance.now() < end);
+        });
+      }
+    });
+    const { problems, slowestMs } = fuzz(busy, { seed: 1, more: () => false });
+    expect(problems).toEqual([]);
     expect(slowestMs).toBeLessThan(20);
   });
 
