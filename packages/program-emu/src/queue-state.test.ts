@@ -8,7 +8,7 @@ import {
   StatePageHeader,
   VirtioFeature,
 } from '@virtnet/wire';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { REPORT_INTERRUPT } from './datapath-protocol.js';
 import type { QueueState } from './queue-state.js';
 import { type TestDevice, TestWorld, testPlan } from './test-support/test-device.js';
@@ -181,6 +181,20 @@ describe('queue state', () => {
       false,
       true,
     ]);
+  });
+
+  it('the filter is worked out once after each command, however many queues have it', async () => {
+    await start();
+    const { net } = device.host;
+    const workedOut = vi.spyOn(net, 'filterState');
+    for (const promiscuous of [false, true, false]) {
+      net.control = { ...net.control, modes: { ...net.control.modes, promiscuous } };
+      const filters = ALL.map((queue) => state.wanted(queue)?.filter ?? null);
+      expect(filters.map((filter) => filter?.promiscuous ?? null)).toEqual(
+        ALL.map((queue) => (queue === CONTROL || queue % 2 === 1 ? null : promiscuous)),
+      );
+    }
+    expect(workedOut).toHaveBeenCalledTimes(3);
   });
 
   it('an unchanged filter is the same object, a changed one another, and only receive queues have it', async () => {
