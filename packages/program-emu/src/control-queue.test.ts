@@ -131,7 +131,15 @@ describe('control queue', () => {
       MAC,
     ],
     ['MAC address', ControlClass.MAC, ControlMac.ADDR_SET, MAC, 'filter,config', (d) => d.currentMac, MAC],
-    ['VLAN', ControlClass.VLAN, ControlVlan.ADD, u16(7), 'filter', (d) => d.filterState()?.vlans, [7]],
+    [
+      'VLAN',
+      ControlClass.VLAN,
+      ControlVlan.ADD,
+      u16(7),
+      'filter',
+      (d) => d.filterState()?.vlans,
+      Uint16Array.of(7),
+    ],
     ['MQ', ControlClass.MQ, ControlMq.VQ_PAIRS_SET, u16(3), 'queue-pairs', (d) => d.activePairs, 3],
     [
       'GUEST_OFFLOADS',
@@ -188,7 +196,7 @@ describe('control queue', () => {
   it('no writable byte: executed, given back with used.len 0', async () => {
     const answer = await command([bytes(ControlClass.VLAN, ControlVlan.ADD, u16(5))], []);
     expect(answer).toEqual({ ack: undefined, usedBytes: 0 });
-    expect(net.filterState()?.vlans).toEqual([5]);
+    expect(net.filterState()?.vlans).toEqual(Uint16Array.of(5));
   });
 
   it('nothing readable, or half a header: refused', async () => {
@@ -264,7 +272,7 @@ describe('control queue', () => {
     await turns(2);
     expect(ring.collect()).toMatchObject([{ lengthBytes: 1 }]);
     expect(applied.length).toBe(2);
-    expect(net.filterState()?.vlans).toEqual([9]);
+    expect(net.filterState()?.vlans).toEqual(Uint16Array.of(9));
   });
 
   it('restarted over other memory while a command runs: the command is answered once, in the new ring', async () => {

@@ -242,7 +242,7 @@ describe('driver: control queue over a ring', () => {
     expect((await driver.config()).status).toBe(3);
     await driver.acknowledgeAnnouncement();
     expect((await driver.config()).status).toBe(1);
-    expect(fixture.device.filterState()).toMatchObject({ promiscuous: false, vlans: [7] });
+    expect(fixture.device.filterState()).toMatchObject({ promiscuous: false, vlans: Uint16Array.of(7) });
     expect(fixture.device.activePairs).toBe(2);
     expect(fixture.device.receiveOffloads()).toBe(2n);
     const answer = await driver.commandBytes(command(ControlClass.RX, ControlRx.ALLMULTI, 1));
