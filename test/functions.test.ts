@@ -114,7 +114,7 @@ describe('functions by configuration', () => {
     const { service } = used.value;
     const both = await Promise.all([host('sriov', PF0, '3'), host('sriov', PF0, '4')]);
     expect(both).toContainEqual(SUCCESS);
-    expect(both).toContainEqual({ errno: -16, errstr: 'Device or resource busy' });
+    expect(both).toContainEqual(expect.objectContaining({ errno: -16 }));
     expect(await host('sriov', PF0, '0')).toEqual(SUCCESS);
     expect(await host('sriov', PF0, '9')).toMatchObject({ errno: -34 });
     expect(await host('sriov', '17:00.0', '1')).toMatchObject({ errno: -19 });

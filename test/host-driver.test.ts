@@ -257,12 +257,18 @@ describe('modprobe', () => {
     for (const { pci_bdf: bdf } of vfs) expect(await host('unbind', bdf, 'virtio-pci')).toEqual(SUCCESS);
   }, 180_000);
 
-  test('kill -9 of the driver > the next command brings its interfaces back', async () => {
+  test('kill -9 of the driver > the next command brings its interfaces back, also bind of one that is bound', async () => {
     const before = await cards();
-    signalPid(driverPid()!, 'SIGKILL');
-    await until('no interfaces', PATIENCE_MS, async () => (await cards()).length === 0);
-    expect(await host('modprobe', 'virtio_net')).toEqual(SUCCESS);
-    expect(await cards()).toEqual(before);
+    for (const command of [
+      ['modprobe', 'virtio_net'],
+      ['bind', PF, 'virtio-pci'],
+    ]) {
+      signalPid(driverPid()!, 'SIGKILL');
+      await until('no interfaces', PATIENCE_MS, async () => (await cards()).length === 0);
+      expect(await host(...command)).toEqual(SUCCESS);
+      expect(await cards()).toEqual(before);
+    }
+    expect(await host('bind', PF, 'virtio-pci')).toMatchObject({ errno: -16 });
   });
 
   test('-r > no interface, no VF, no driver', async () => {

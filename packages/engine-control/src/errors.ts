@@ -121,6 +121,20 @@ export function failure(name: ControlErrorName): Failure {
   return { errno, errstr };
 }
 
+/** Linux's numbers and texts for what no row is about. */
+const LINUX = {
+  EBUSY: { errno: -16, errstr: 'Device or resource busy' },
+  ENODEV: { errno: -19, errstr: 'No such device' },
+  EINVAL: { errno: -22, errstr: 'Invalid argument' },
+  ERANGE: { errno: -34, errstr: 'Numerical result out of range' },
+} as const satisfies Record<string, Failure>;
+
+/** A Linux error; `why`, behind its text, says what of the request it is about, or what to do. */
+export function refusal(name: keyof typeof LINUX, why: string): Failure {
+  const { errno, errstr } = LINUX[name];
+  return { errno, errstr: `${errstr}: ${why}` };
+}
+
 /** Whether a plan or answer is a failure. */
 export function isFailure(value: object): value is Failure {
   return 'errno' in value && typeof value.errno === 'number' && value.errno < 0;

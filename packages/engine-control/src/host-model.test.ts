@@ -67,6 +67,37 @@ describe('the host', () => {
     expect(errno(setNumVfs(freshHost(NOW), functions, VF.bdf, 1, NOW))).toBe(-22);
   });
 
+  it('every refusal says what of the request it is about', () => {
+    const texts = (...answers: readonly (object | null)[]) =>
+      answers.map((answer) => (answer !== null && 'errstr' in answer ? answer.errstr : answer));
+    const some = state(setNumVfs(freshHost(NOW), functions, PF.bdf, 2, NOW));
+    const bound = state(bindDriver(some, functions, VF.bdf, 'vfio-pci', NOW));
+    const held = [PF, { ...VF, inUse: true }];
+    expect(
+      texts(
+        setNumVfs(some, functions, '99:00.0', 1, NOW),
+        setNumVfs(some, functions, VF.bdf, 1, NOW),
+        setNumVfs(some, functions, PF.bdf, 99, NOW),
+        setNumVfs(some, functions, PF.bdf, 3, NOW),
+        setAutoprobe(some, functions, PF.bdf, 2, NOW),
+        bindDriver(bound, functions, VF.bdf, 'virtio-pci', NOW),
+        bindDriver(some, held, VF.bdf, 'virtio-pci', NOW),
+        unbindDriver(some, functions, VF.bdf, 'vfio-pci', NOW),
+        unbindDriver(bound, held, VF.bdf, 'vfio-pci', NOW),
+      ),
+    ).toEqual([
+      'No such device: there is no function 99:00.0',
+      `Invalid argument: ${VF.bdf} has no SR-IOV: it is no PF that can have VFs`,
+      `Numerical result out of range: ${PF.bdf} can have 0 to ${PF.vfsMax} VFs`,
+      `Device or resource busy: ${PF.bdf} has 2 VFs, and another number only after 0`,
+      'Invalid argument: autoprobe is 0 or 1',
+      `Device or resource busy: ${VF.bdf} is bound to vfio-pci`,
+      `Device or resource busy: somebody has ${VF.bdf} open, such as a virtual machine`,
+      `No such device: ${VF.bdf} is not bound to vfio-pci`,
+      `Device or resource busy: somebody has ${VF.bdf} open, such as a virtual machine`,
+    ]);
+  });
+
   it('a function has one driver at a time; who has it open keeps it', () => {
     const bound = state(bindDriver(freshHost(NOW), functions, VF.bdf, 'vfio-pci', NOW));
     expect(bound.drivers).toEqual({ [VF.bdf]: 'vfio-pci' });

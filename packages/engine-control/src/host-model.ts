@@ -20,7 +20,7 @@
  *
  * Limits  HOST_STATE_BYTES_MAX; LOG_LINES_MAX lines; ANSWERS_MAX requests; entries for functions that can exist.
  */
-import { type Failure, isFailure, type Outcome } from './errors.js';
+import { type Failure, isFailure, type Outcome, refusal } from './errors.js';
 import { addressOf, canonicalBdf, formatBdf, netdevName, parseBdf, rawBdf } from './identity.js';
 import { VFS_MAX } from './limits.js';
 
@@ -110,17 +110,19 @@ export interface HostFunction {
   readonly inUse: boolean;
 }
 
-const failures = {
-  ENODEV: { errno: -19, errstr: 'No such device' },
-  EBUSY: { errno: -16, errstr: 'Device or resource busy' },
-  EINVAL: { errno: -22, errstr: 'Invalid argument' },
-  ERANGE: { errno: -34, errstr: 'Numerical result out of range' },
-} as const satisfies Record<string, Failure>;
+function withoutSriov(bdf: string): string {
+  return `${bdf} has no SR-IOV: it is no PF that can have VFs`;
+}
+
+function heldOpen(bdf: string): string {
+  return `somebody has ${bdf} open, such as a virtual machine`;
+}
 
 /** The function at an address, with or without domain, or how the host says that there is none. */
 export function findFunction<T extends HostFunction>(functions: readonly T[], text: string): T | Failure {
   const bdf = canonicalBdf(text);
-  return functions.find((candidate) => candidate.bdf === bdf) ?? failures.ENODEV;
+  const found = functions.find((candidate) => candidate.bdf === bdf);
+  return found ?? refusal('ENODEV', `there is no function ${text}`);
 }
 
 /** `echo <count> > sriov_numvfs`: the state that follows, null when nothing changes, or the error. New VFs appear. */
@@ -133,12 +135,14 @@ export function setNumVfs(
 ): HostState | Failure | null {
   const pf = findFunction(functions, text);
   if (isFailure(pf)) return pf;
-  if (pf.vfsMax === 0) return failures.EINVAL;
-  if (!Number.isInteger(count) || count < 0 || count > pf.vfsMax) return failures.ERANGE;
+  if (pf.vfsMax === 0) return refusal('EINVAL', withoutSriov(pf.bdf));
+  if (!Number.isInteger(count) || count < 0 || count > pf.vfsMax)
+    return refusal('ERANGE', `${pf.bdf} can have 0 to ${pf.vfsMax} VFs`);
   const present = state.numVfs[pf.bdf] ?? 0;
   if (present === count) return null;
   if (present > 0 && count > 0) {
-    return failures.EBUSY; // the kernel: "Disable before enabling"
+    // The kernel logs: "Disable before enabling".
+    return refusal('EBUSY', `${pf.bdf} has ${present} VFs, and another number only after 0`);
   }
   return withNumVfs(state, pf.bdf, count, now);
 }
@@ -167,9 +171,10 @@ export function bindDriver(
 ): HostState | Failure {
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
-  if (state.drivers[found.bdf] !== undefined) return failures.EBUSY;
+  const present = state.drivers[found.bdf];
+  if (present !== undefined) return refusal('EBUSY', `${found.bdf} is bound to ${present}`);
   // vfio-pci hands the function to the one who has it open; virtio-pci opens it itself.
-  if (driver === 'virtio-pci' && found.inUse) return failures.EBUSY;
+  if (driver === 'virtio-pci' && found.inUse) return refusal('EBUSY', heldOpen(found.bdf));
   return bound(state, found.bdf, driver, now);
 }
 
@@ -239,7 +244,8 @@ export function setAutoprobe(
 ): HostState | Failure {
   const pf = findFunction(functions, text);
   if (isFailure(pf)) return pf;
-  if (pf.vfsMax === 0 || (value !== 0 && value !== 1)) return failures.EINVAL;
+  if (pf.vfsMax === 0) return refusal('EINVAL', withoutSriov(pf.bdf));
+  if (value !== 0 && value !== 1) return refusal('EINVAL', 'autoprobe is 0 or 1');
   const others = without(state.noAutoprobe, [pf.bdf]);
   const noAutoprobe = value === 1 ? others : { ...others, [pf.bdf]: true as const };
   return logged({ ...state, noAutoprobe }, now, `pci 0000:${pf.bdf}: sriov_drivers_autoprobe ${value}`);
@@ -274,8 +280,8 @@ function boundTo(
 ): HostFunction | Failure {
   const found = findFunction(functions, text);
   if (isFailure(found)) return found;
-  if (state.drivers[found.bdf] !== driver) return failures.ENODEV;
-  return isHeld(state, found) ? failures.EBUSY : found;
+  if (state.drivers[found.bdf] !== driver) return refusal('ENODEV', `${found.bdf} is not bound to ${driver}`);
+  return isHeld(state, found) ? refusal('EBUSY', heldOpen(found.bdf)) : found;
 }
 
 /** In an unbind's `value`: it takes a binding back with which the driver could do nothing (`undoBind`). */

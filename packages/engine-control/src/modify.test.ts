@@ -151,6 +151,20 @@ describe('modify device, at once', () => {
     expect(refused(options, running)).toBe(name);
   });
 
+  it.each([
+    [{ link: 2 }, 'link is 0 (down) or 1 (up)'],
+    [{ state: 0x10 }, 'state has bits that no device status has (those are 0xcf)'],
+    [{ rxMode: 0x40 }, 'rx_mode is 0x0 to 0x3f'],
+    [
+      { dim: 'enable' as const, netDim: 'disable' as const },
+      'dim_config and net_dim_config are one setting and differ',
+    ],
+    [{}, 'no option says what to modify'],
+  ])('%o: the argument that is invalid is told, and why', (options, why) => {
+    const errstr = `Invalid argument: ${why}`;
+    expect(planModify(options, running, site)).toEqual({ errno: -22, errstr });
+  });
+
   it.each(['enable', 'disable'] as const)(
     'aarfs %s: at once, with a driver or without, of a PF only',
     (state) => {

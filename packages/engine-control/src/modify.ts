@@ -23,7 +23,7 @@ import {
   VirtioFeature,
 } from '@virtnet/wire';
 import { isQueuePairCount, isQueueSize, isStationAddress, isWithin } from './device-plan.js';
-import { type ControlErrorName, type Failure, failure, isFailure } from './errors.js';
+import { type ControlErrorName, type Failure, failure, isFailure, refusal } from './errors.js';
 import { FunctionKind, type VfPool } from './facts.js';
 import { featureProblem, parseFeatures } from './feature-names.js';
 import { formatMac, hexLower, parseMac } from './format.js';
@@ -104,7 +104,6 @@ export interface DeviceChange {
   readonly warning?: ControlErrorName;
 }
 
-const INVALID_ARGUMENT: Failure = { errno: -22, errstr: 'Invalid argument' };
 /** Options whose effect does not exist here. */
 const UNSUPPORTED: readonly DeviceOption[] = ['dstPort', 'rxDmaQNum'];
 
@@ -114,7 +113,7 @@ export function planModify(
   device: ModifiableDevice,
   site: ModifySite,
 ): DeviceChange | Failure {
-  if (Object.keys(options).length === 0) return INVALID_ARGUMENT;
+  if (Object.keys(options).length === 0) return refusal('EINVAL', 'no option says what to modify');
   if (options.aarfs !== undefined && device.kind === FunctionKind.VF) return failure('OPT_NOT_SUPPORTED');
   if (UNSUPPORTED.some((option) => options[option] !== undefined)) return failure('OPT_NOT_SUPPORTED');
   const shape = shapeOf(options, device, site);
@@ -221,7 +220,7 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
     live.speedMbps = speed;
   }
   if (link !== undefined) {
-    if (link !== 0 && link !== 1) return INVALID_ARGUMENT;
+    if (link !== 0 && link !== 1) return refusal('EINVAL', 'link is 0 (down) or 1 (up)');
     live.linkUp = link === 1;
   }
   if (state !== undefined) {
@@ -230,7 +229,7 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
     if (status !== 'none') live.status = status;
   }
   if (rxMode !== undefined) {
-    if (!isWithin(rxMode, 0, RX_MODES)) return INVALID_ARGUMENT;
+    if (!isWithin(rxMode, 0, RX_MODES)) return refusal('EINVAL', `rx_mode is 0x0 to ${hexLower(RX_MODES)}`);
     live.rxMode = rxMode;
   }
   if (supportedHashTypes !== undefined && !isWithin(supportedHashTypes, 0, HASH_TYPES))
@@ -239,7 +238,8 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
     return failure('RSS_KEY_SIZE_INVALID');
   if (supportedHashTypes !== undefined) live.hashTypes = supportedHashTypes;
   const dim = options.dim ?? options.netDim;
-  if (options.netDim !== undefined && options.netDim !== dim) return INVALID_ARGUMENT;
+  if (options.netDim !== undefined && options.netDim !== dim)
+    return refusal('EINVAL', 'dim_config and net_dim_config are one setting and differ');
   if (dim !== undefined) live.dim = dim === 'enable';
   if (options.aarfs !== undefined) live.aarfs = options.aarfs === 'enable';
   if (options.packetCounter !== undefined) live.countSizes = options.packetCounter === 'enable';
@@ -252,7 +252,8 @@ function liveChange(options: DeviceOptions, device: ModifiableDevice): Live | Fa
  * together, which is a reset; the device's bit can be set.
  */
 function statusChange(asked: number, status: number): 'reset' | 'needs-reset' | 'none' | Failure {
-  if (!isWithin(asked, 0, 0xff) || (asked & ~STATUS_BITS) !== 0) return INVALID_ARGUMENT;
+  if (!isWithin(asked, 0, 0xff) || (asked & ~STATUS_BITS) !== 0)
+    return refusal('EINVAL', `state has bits that no device status has (those are ${hexLower(STATUS_BITS)})`);
   if (asked === status) return 'none';
   if (asked === 0) return 'reset';
   const started = (status & DeviceStatus.DRIVER_OK) !== 0;

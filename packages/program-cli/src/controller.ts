@@ -11,9 +11,12 @@
  *   long as the process that its pid file names lives, the command waits for it and asks then. What the end of a former
  *   one interrupted is asked again only when asking twice is the same as asking once.
  *
+ *   The sockets are their user's alone. Who may not look at them cannot know whether there is a controller, and is told
+ *   who may.
+ *
  * Limits  COMING_UP_MS until a process without a socket is given up. DOWN_PROBE_AFTER_MS plus the time of one connect() until a dead controller is reported.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { ControlRequest } from '@virtnet/engine-control';
 import type { RpcCaller } from '@virtnet/host-ipc/client';
 import { Errno } from '@virtnet/wire';
@@ -54,9 +57,11 @@ export async function askController(request: ControlRequest): Promise<Reply> {
   const options = request.command === 'host' ? { deadlineMs: HOST_DEADLINE_MS } : {};
   const endMs = performance.now() + COMING_UP_MS;
   for (;;) {
-    const reply = existsSync(path)
-      ? await askOnce(commandClient(path), path, request, options)
-      : noController(path, 'no socket');
+    const missing = whyNoSocket(path);
+    const reply =
+      missing === null
+        ? await askOnce(commandClient(path), path, request, options)
+        : noController(path, missing);
     const again =
       reply.kind === 'unavailable' && (reply.down === true || (reply.over === true && looksOnly(request)));
     if (!again || performance.now() > endMs || !isRunning(pidFile)) return reply;
@@ -84,7 +89,21 @@ async function askOnce(
   }
 }
 
+/** Why the socket cannot be seen; null when it can. */
+function whyNoSocket(path: string): string | null {
+  try {
+    statSync(path);
+    return null;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EACCES' ? 'EACCES' : 'no socket';
+  }
+}
+
 function noController(path: string, detail: string): Reply {
+  if (detail === 'EACCES') {
+    const reason = `permission denied: ${path}; only root and the user of the service may ask the controller`;
+    return { kind: 'unavailable', reason };
+  }
   return { kind: 'unavailable', reason: `the controller is not running (${path}: ${detail})`, down: true };
 }
 

@@ -1,8 +1,8 @@
 /** The programs as processes, with a controller of the test's own. They run from `dist`, so build first. */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RpcError, RpcServer, virtnetPaths } from '@virtnet/host-ipc';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -114,6 +114,20 @@ describe('virtnet, the process', () => {
     expect([code, out]).toEqual([1, '']);
     expect(err).toMatch(/^virtnet: the controller is not running \(.*controller\.ipc: no socket\)\n$/);
     expect(tookMs).toBeLessThan(DOWN_MS_MAX);
+  });
+
+  it('may not be asked by this user: says so, and not that it is not running', async () => {
+    await serve(() => ({ answer: {}, exitCode: 0 }));
+    const path = virtnetPaths(root).controllerIpc;
+    const isRoot = process.getuid!() === 0; // who may look everywhere, but nobody else into root's directories
+    const asOther = isRoot ? 'setpriv --reuid 65534 --regid 65534 --clear-groups ' : '';
+    chmodSync(isRoot ? root : dirname(path), isRoot ? 0o711 : 0);
+    const { code, err } = await runShell(`${asOther}virtnet list`);
+    chmodSync(dirname(path), 0o700);
+    expect([code, err]).toEqual([
+      1,
+      `virtnet: permission denied: ${path}; only root and the user of the service may ask the controller\n`,
+    ]);
   });
 
   it('was killed and left its socket: says so within 2 s', async () => {

@@ -129,6 +129,39 @@ describe('virtnet-host', () => {
     expect(code).toBe(0);
   });
 
+  it.each([
+    ['was killed > it is started, and drives it again', 'virtio-pci', null, 0],
+    ['runs > busy', 'virtio-pci', [], -16],
+    ['is another one > busy', 'vfio-pci', null, -16],
+  ])('bind of a function whose driver %s', async (_, boundTo, driven, errno) => {
+    const rows = { functions: [{ bdf: '15:00.0', driver: boundTo }] };
+    const busy = { errno: -16, errstr: 'Device or resource busy' };
+    const asked: unknown[] = [];
+    let out = '';
+    await runHost(
+      ['bind', '0000:15:00.0', 'virtio-pci'],
+      { out: (text) => (out += text), err: () => {} },
+      async ({ params }) => answered((params as { verb: string }).verb === 'functions' ? rows : busy),
+      {
+        ...driverOf(driven),
+        sync: async (start) => {
+          asked.push(start);
+          return start ? [{ bdf: '15:00.0', netdev: 'vnet15s00f0', failure: null }] : driven;
+        },
+      },
+    );
+    expect(JSON.parse(out).errno).toBe(errno);
+    expect(asked.includes(true)).toBe(errno === 0);
+  });
+
+  it('after a power cycle that could not make every PF the driver follows all the same', async () => {
+    const partly = { errno: -1048, errstr: 'Failed to create SF: more' };
+    const asked: unknown[] = [];
+    const { code, out } = await run('power-cycle', answered(partly), asked, driverOf([], asked));
+    expect([code, JSON.parse(out)]).toEqual([1, partly]);
+    expect(asked).toContainEqual({ start: false });
+  });
+
   it('an error of the host: as it is, with exit code 1', async () => {
     const busy = { errno: -16, errstr: 'Device or resource busy' };
     const { code, out } = await run('sriov 14:00.2 3', answered(busy));
@@ -294,8 +327,10 @@ describe('virtnet-host', () => {
       for (const none of [driver, driverOf(null)]) {
         const { code, out } = await run('ethtool -l eth9', undefined, [], none);
         expect(code).toBe(1);
-        expect(JSON.parse(out)).toEqual({ errno: -19, errstr: 'No such device' });
+        expect(JSON.parse(out)).toMatchObject({ errno: -19 });
       }
+      const { out } = await run('ethtool -l eth9', undefined, [], driverOf(null));
+      expect(out).toContain('No such device: the virtio-net driver does not run');
     });
   });
 

@@ -19,6 +19,7 @@ import {
   type PciFilter,
   type PciRow,
   parsePciFilter,
+  refusal,
   SUCCESS,
   UNDOES_BIND,
 } from '@virtnet/engine-control';
@@ -32,8 +33,8 @@ import { EXIT_USAGE, integer, parseWith, prepareProgram } from './usage.js';
 
 const EXIT_FAILURE = 1;
 const EIO = 5;
+const EBUSY = 16;
 const FAILED = { errno: -EIO, errstr: 'Input/output error' };
-const NO_DEVICE: ChannelsAnswer = { errno: -19, errstr: 'No such device' };
 
 /** Names of the one module that is the virtio-net driver here. */
 const DRIVER_MODULES: readonly string[] = ['virtio_net', 'virtio_pci'];
@@ -258,9 +259,14 @@ const REBINDING: readonly HostVerb[] = ['sriov', 'bind', 'unbind', 'modprobe', '
 async function followed(answer: unknown, request: HostRequest, followers: Followers): Promise<unknown> {
   const { io, driver } = followers;
   const { verb, bdf, value } = request;
-  if (!REBINDING.includes(verb) || typeof answer !== 'object' || answer === null || isFailure(answer))
-    return answer;
+  if (!REBINDING.includes(verb) || typeof answer !== 'object' || answer === null) return answer;
   const binds = verb === 'bind' && request.driver === 'virtio-pci';
+  // Whoever is bound to a driver that was killed gets it back.
+  const comesBack =
+    binds && isFailure(answer) && answer.errno === -EBUSY && (await isOrphan(bdf ?? '', followers));
+  // A power cycle that fails for some PFs has happened.
+  if (isFailure(answer) && !comesBack && verb !== 'power-cycle') return answer;
+  const outcome = comesBack ? SUCCESS : answer;
   const starts = binds || (verb === 'modprobe' && value === 1);
   const mine = binds ? canonicalBdf(bdf ?? '') : null;
   try {
@@ -281,12 +287,13 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
     }
     const own = refused.find((each) => each.bdf === mine);
     if (own !== undefined) return { errno: own.errno, errstr: own.reason };
-    if (mine === null || functions === null || functions.some((driven) => driven.bdf === mine)) return answer;
+    if (mine === null || functions === null || functions.some((driven) => driven.bdf === mine))
+      return outcome;
     io.err(`virtnet-host: 0000:${mine}: it is not bound any more\n`);
     return FAILED;
   } catch (error) {
     io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
-    if (!starts) return answer;
+    if (!starts) return outcome;
     if (verb === 'bind' && bdf !== null) await undoBind(bdf, followers);
     return FAILED;
   }
@@ -299,11 +306,24 @@ async function undoBind(bdf: string, { ask, driver }: Followers): Promise<void> 
   await driver.sync(false).catch(() => null); // what went wrong is told already
 }
 
-async function anyDriven({ ask }: Followers): Promise<boolean> {
+async function anyDriven(followers: Followers): Promise<boolean> {
+  return (await drivenRows(followers)).length > 0;
+}
+
+/** Whether a function is bound to the driver whose process is not there: it was killed. */
+async function isOrphan(address: string, followers: Followers): Promise<boolean> {
+  const bdf = canonicalBdf(address);
+  if (!(await drivenRows(followers)).some((row) => row.bdf === bdf)) return false;
+  const functions = await followers.driver.sync(false).catch(() => undefined);
+  return functions === null;
+}
+
+/** The functions that are bound to the virtio-net driver. */
+async function drivenRows({ ask }: Followers): Promise<readonly PciRow[]> {
   const params = { verb: 'functions', bdf: null, value: 0, driver: null } as const;
   const reply = await ask({ command: 'host', params });
   const rows = reply.kind === 'answer' ? pciRows(reply.answer) : null;
-  return rows?.some(({ driver }) => driver === 'virtio-pci') === true;
+  return (rows ?? []).filter(({ driver }) => driver === 'virtio-pci');
 }
 
 async function runEthtool(
@@ -318,7 +338,14 @@ async function runEthtool(
     io.err(`virtnet-host: ${error instanceof Error ? error.message : String(error)}\n`);
     return EXIT_FAILURE;
   }
-  const { errno, errstr, netdev = '', bdf = '', most, used } = answer ?? NO_DEVICE;
+  const {
+    errno,
+    errstr,
+    netdev = '',
+    bdf = '',
+    most,
+    used,
+  }: ChannelsAnswer = answer ?? refusal('ENODEV', 'the virtio-net driver does not run');
   if (errno !== 0) {
     printJson(io, { errno, errstr });
     return EXIT_FAILURE;

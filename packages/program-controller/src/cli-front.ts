@@ -20,6 +20,7 @@ import {
   exitCodeOf,
   type Failure,
   failure,
+  refusal,
   requestFailure,
   UPDATE_BUSY,
   UPDATE_STARTED,
@@ -70,7 +71,7 @@ export class CliFront {
     if (typeof request === 'number') {
       const answer =
         request === Errno.EINVAL
-          ? { errno: -Errno.EINVAL, errstr: 'Invalid argument' }
+          ? refusal('EINVAL', `the parameters of ${command} are not those of this controller`)
           : failure('OPT_NOT_SUPPORTED');
       return { answer: { ...answer }, exitCode: exitCodeOf(answer) };
     }
@@ -108,7 +109,7 @@ export class CliFront {
       case 'host': {
         const { verb, bdf, value, driver } = request.params;
         if ([bdf, driver].some((text) => text !== null && text.length > HOST_TEXT_MAX))
-          return { errno: -Errno.ENODEV, errstr: 'No such device' };
+          return { ...refusal('ENODEV', 'that is too long for the name of a function or driver') };
         return this.#onActive('device.host', { requestId: randomUUID(), verb, bdf, value, driver });
       }
       case 'log':

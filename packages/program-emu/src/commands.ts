@@ -107,11 +107,11 @@ export class Commands {
    * what it took over is served already, and not to be given up for what is wrong with the rest.
    */
   provision(reason: PromotionReason): Promise<void> {
-    const done = this.#inTurn(() => {
+    const done = this.#inTurn(async () => {
       // A successor that was asked for is a restart: the pool does not outlive that, if it is not to.
       if (reason === 'update' && this.#emulator.conf.sf_pool_force_destroy === 1)
         this.#emulator.destroyPool();
-      return this.#host.provision();
+      await this.#host.provision();
     });
     return done.catch((error: Error) =>
       this.#emulator.services.log('error', 'not every function could be made', { reason: error.stack }),

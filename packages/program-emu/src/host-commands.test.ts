@@ -76,6 +76,30 @@ describe('VFs that cannot be made', () => {
   });
 });
 
+describe('a power cycle after which a static PF cannot be made', () => {
+  it('says which, and has happened for everything else; the next one makes it', async () => {
+    const service = await started();
+    expect(await hotplug(service)).toMatchObject({ errno: 0 });
+    const obstacle = service.paths.pciSocket('0000:14:00.3');
+    expect(await ask(service, 'warm-reboot')).toEqual(SUCCESS);
+    rmSync(obstacle, { force: true });
+    mkdirSync(obstacle);
+    const answer = await ask(service, 'power-cycle');
+    expect(answer).toMatchObject({ errno: -1032 });
+    expect((answer as { errstr: string }).errstr).toBe(
+      'Failed to hotplug SNAP PF: power-cycled, but without static PF 1; the log says why',
+    );
+    const bdfs = () =>
+      (service.commands.list() as unknown as { devices: { pci_bdf: string }[] }).devices.map(
+        ({ pci_bdf }) => pci_bdf,
+      );
+    expect(bdfs()).toEqual([PF]);
+    rmSync(obstacle, { recursive: true });
+    expect(await ask(service, 'power-cycle')).toEqual(SUCCESS);
+    expect(bdfs()).toEqual([PF, '14:00.3']);
+  });
+});
+
 describe('a binding that is taken back', () => {
   it('leaves the VFs of its PF, which needed no driver to have them', async () => {
     const service = await started();

@@ -41,6 +41,7 @@ import {
   type RecoveryEvent,
   type Remembered,
   recoveryDeleted,
+  refusal,
   SUCCESS,
   setAutoprobe,
   setNumVfs,
@@ -57,11 +58,11 @@ import { pciFacts } from './device-facts.js';
 import { unmakeDevice } from './device-maker.js';
 import type { Device, Emulator } from './emulator.js';
 import { bootedHost, HostStore } from './host-store.js';
-import type { Provision } from './provision.js';
+import type { PfNotMade, Provision } from './provision.js';
 import type { RecoveryStore } from './recovery-store.js';
 
 const CONFIG_BYTES = 4096;
-const INVALID: Outcome = { errno: -22, errstr: 'Invalid argument' };
+const INVALID: Outcome = refusal('EINVAL', 'the function, the driver or the number is missing');
 
 /** A function as the host's model and the commands see it. */
 interface Seen extends HostFunction {
@@ -88,12 +89,15 @@ export class HostCommands {
     this.#store = new HostStore(emulator.paths.hostState, emulator.services.log, isOurs);
   }
 
-  /** Brings the functions in line with what the host, the firmware and the recovery files say. */
-  async provision(): Promise<void> {
+  /**
+   * Brings the functions in line with what the host, the firmware and the recovery files say. Returns the static PFs
+   * that could not be made; the log says what else could not.
+   */
+  async provision(): Promise<readonly PfNotMade[]> {
     const known = this.#store.load();
     if (known !== null) this.#state = known; // whatever becomes of the rest
     const remembered = await this.#provision.remembered();
-    await this.#provision.staticPfs(remembered);
+    const notMade = await this.#provision.staticPfs(remembered);
     await this.#provision.hotplugPfs(remembered);
     if (known === null) this.#state = this.#inferred(remembered);
     for (const pfId of this.#staticPfIds()) {
@@ -119,6 +123,7 @@ export class HostCommands {
     await this.#recovery.forget(ended.map(([vuid]) => vuid)); // VFs the host does not ask for any more
     await this.#provision.saveMissing(remembered);
     await this.#provision.fillPool();
+    return notMade;
   }
 
   /** Answers a request; to be called one after the other with everything else that changes devices. */
@@ -258,7 +263,8 @@ export class HostCommands {
 
   /**
    * Host and adapter lose power: what the firmware was told for the next boot is true now. When values with an effect
-   * changed, the store says so until every recovery file is gone: whoever is asked again goes on from there.
+   * changed, the store says so until every recovery file is gone: whoever is asked again goes on from there. A PF that
+   * cannot be made is the answer; everything else has happened all the same.
    */
   async #powerCycle(requestId: string): Promise<Outcome> {
     const { fwconfig } = this.#emulator.paths;
@@ -281,8 +287,9 @@ export class HostCommands {
       const cleared = await updateFirmwareStore(fwconfig, deleted);
       if ('problem' in cleared) return { errno: -5, errstr: cleared.problem };
     }
-    await this.provision();
-    return this.#noted(requestId, this.#announced([...this.#emulator.devices.values()]));
+    const notMade = await this.provision();
+    const outcome = notMade.length === 0 ? SUCCESS : powerCycledWithout(notMade);
+    return this.#noted(requestId, this.#announced([...this.#emulator.devices.values()]), outcome);
   }
 
   /** Does to each function what the matrix says. */
@@ -397,6 +404,14 @@ export class HostCommands {
     this.#state = state;
     this.#store.keep(state);
   }
+}
+
+/** The answer of a power cycle that has happened, but for these PFs. */
+function powerCycledWithout(notMade: readonly PfNotMade[]): Outcome {
+  const [{ pfId, failure: why }, ...others] = notMade as [PfNotMade, ...PfNotMade[]];
+  const more = others.length === 0 ? '' : `, and ${others.length} more`;
+  const { errno, errstr } = why;
+  return { errno, errstr: `${errstr}: power-cycled, but without static PF ${pfId}${more}; the log says why` };
 }
 
 function isVfOf({ host: { plan } }: Device, pfId: number): boolean {

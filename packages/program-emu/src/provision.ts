@@ -76,6 +76,12 @@ function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** A static PF that the firmware wants and that could not be made. */
+export interface PfNotMade {
+  readonly pfId: number;
+  readonly failure: Failure;
+}
+
 export class Provision {
   readonly #emulator: Emulator;
   readonly #site: ControlSite;
@@ -159,10 +165,11 @@ export class Provision {
     return remembered;
   }
 
-  /** Makes the static PFs that do not exist. */
-  async staticPfs(remembered: Remembered): Promise<void> {
+  /** Makes the static PFs that do not exist. Returns those that could not be made, which the log tells as well. */
+  async staticPfs(remembered: Remembered): Promise<readonly PfNotMade[]> {
     const firmware = this.#site.firmware();
     const { staticPfs } = firmwareLimits(firmware);
+    const notMade: PfNotMade[] = [];
     const deadline = performance.now() + NAME_FREE_MS;
     for (let pfId = 0; pfId < staticPfs; pfId++) {
       const devices = this.#identities();
@@ -171,9 +178,13 @@ export class Provision {
       const fresh = planStaticPf(pfId, firmware, devices, place, this.#staticDefaults);
       const plan = isFailure(fresh) ? fresh : this.#recovered(fresh, remembered, devices, place);
       const made = isFailure(plan) ? plan : await this.#made(plan, deadline);
-      if (isFailure(made)) this.#error('a static PF could not be made', { pfId, reason: made.errstr });
+      if (isFailure(made)) {
+        this.#error('a static PF could not be made', { pfId, reason: made.errstr });
+        notMade.push({ pfId, failure: made });
+      }
       await turn();
     }
+    return notMade;
   }
 
   /** Makes the hotplug PFs of recovery files. */
