@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, statSync, symlinkSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { SOCKET_PATH_BYTES_MAX, virtnetPaths } from './paths.js';
@@ -23,6 +23,15 @@ describe('paths', () => {
     mkdirSync(join(root.path, 'run/virtnet'), { recursive: true });
     chmodSync(join(root.path, 'run/virtnet'), 0o777);
     expect(mode(virtnetPaths(root.path).run)).toBe(0o700);
+  });
+
+  it.runIf(process.getuid!() === 0)('a directory of another user is refused, and the way out is told', () => {
+    const directory = join(root.path, 'run/virtnet');
+    mkdirSync(directory, { recursive: true });
+    chownSync(directory, 65_534, 65_534);
+    expect(() => virtnetPaths(root.path)).toThrow(
+      `${directory} belongs to uid 65534, as of a service that another user runs: not used for sockets; VIRTNET_ROOT`,
+    );
   });
 
   it('a link in place of the directory is refused', () => {

@@ -136,6 +136,9 @@ export function makePrivateDirectory(directory: string): void {
   const stat = lstatSync(directory);
   if (!stat.isDirectory()) throw new Error(`${directory} is not a directory`);
   if (stat.uid !== process.getuid?.())
-    throw new Error(`${directory} belongs to uid ${stat.uid}: not used for sockets`);
+    throw new Error(
+      `${directory} belongs to uid ${stat.uid}, as of a service that another user runs: not used for sockets; ` +
+        'VIRTNET_ROOT names another place',
+    );
   if ((stat.mode & ACCESS_BITS) !== PRIVATE_DIRECTORY_MODE) chmodSync(directory, PRIVATE_DIRECTORY_MODE);
 }

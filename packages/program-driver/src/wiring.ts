@@ -9,6 +9,7 @@
 import { rmSync, watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { getSystemErrorMessage } from 'node:util';
+import { refusal } from '@virtnet/engine-control';
 import { createLogger, exitOnFault, RpcServer, tryWriteText, virtnetPaths } from '@virtnet/host-ipc';
 import { close, listen, Poller, setProcessName } from '@virtnet/host-linux';
 import { Errno, LinuxErrno } from '@virtnet/wire';
@@ -64,12 +65,12 @@ export async function drive(options: DriverOptions): Promise<number> {
       'driver.channels': async ({ device, combined }) => {
         const found = driven.find(device);
         if (found === null)
-          return failed(-Errno.ENODEV, `${device} is no function of this driver, nor its interface`);
+          return refusal('ENODEV', `${device} is no function of this driver, nor its interface`);
         const { bdf, netdev } = found;
         const errno = combined === null ? 0 : await netdev.setChannels(combined);
         const { channels } = netdev;
         if (errno === -Errno.EINVAL && channels !== null)
-          return failed(errno, `combined is 1 to ${channels.most}`);
+          return refusal('EINVAL', `combined is 1 to ${channels.most}`);
         if (errno < 0) return failed(errno);
         if (channels === null) return failed(-Errno.ENOTCONN);
         return { errno: 0, errstr: 'Success', netdev: netdev.name ?? '', bdf, ...channels };
@@ -92,7 +93,6 @@ export async function drive(options: DriverOptions): Promise<number> {
   return EXIT_DONE;
 }
 
-function failed(errno: number, why?: string): { readonly errno: number; readonly errstr: string } {
-  const text = getSystemErrorMessage(errno);
-  return { errno, errstr: why === undefined ? text : `${text}: ${why}` };
+function failed(errno: number): { readonly errno: number; readonly errstr: string } {
+  return { errno, errstr: getSystemErrorMessage(errno) };
 }
