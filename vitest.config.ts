@@ -22,6 +22,7 @@ export default defineConfig({
         },
       },
       { extends: true, test: { name: 'unit, own modules', include: ownModulesTests, exclude: elsewhere } },
+      './test/vitest.unit.config.ts',
     ],
   },
 });

@@ -152,10 +152,7 @@ async function run(stages: readonly Stage[], words: readonly string[]): Promise<
   if (has('lint', 'unit'))
     await check('lint', ['node_modules/.bin/biome', 'check', '--error-on-warnings', '.']);
   if (!(await check('build', buildCommand(), TYPE_CHECK))) return;
-  if (has('unit')) {
-    await vitest('vitest.config.ts', 'default', words);
-    if (words.length === 0) await vitest('test/vitest.unit.config.ts', 'default', []);
-  }
+  if (has('unit')) await vitest('vitest.config.ts', 'default', words);
   if (has('slow')) await vitest('vitest.slow.config.ts', 'default', words);
   if (has('system')) {
     if (words.length === 0) await vitest('vitest.process.config.ts', 'default', []);
