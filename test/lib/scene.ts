@@ -28,6 +28,8 @@ export class Scene {
   readonly #endings: (() => void | Promise<void>)[] = [];
   readonly #sharedMemory: readonly string[];
   readonly #hugePagesFree: number;
+  /** What programs had said by the end. */
+  #lastWords: string | null = null;
 
   private constructor(processes: Processes, net: NetworkNamespace, directory: string) {
     this.processes = processes;
@@ -64,6 +66,7 @@ export class Scene {
 
   /** The end of every log in the scene's directory: what programs said before a test failed. */
   lastWords(): string {
+    if (this.#lastWords !== null) return this.#lastWords;
     const logs = readdirSync(this.directory).filter((name) => name.endsWith('.log'));
     const ends = logs.map((name) => {
       const lines = readFileSync(this.path(name), 'utf8').trimEnd().split('\n');
@@ -89,6 +92,7 @@ export class Scene {
     await this.net.end();
     for (const { pid, command } of await this.processes.endAll())
       problems.push(`still running: ${pid} ${command}`);
+    this.#lastWords ??= this.lastWords();
     rmSync(this.directory, { recursive: true, force: true });
     const known = new Set(this.#sharedMemory);
     for (const name of sharedMemoryFiles()) if (!known.has(name)) problems.push(`left in /dev/shm: ${name}`);
@@ -97,9 +101,11 @@ export class Scene {
   }
 }
 
+/** Directories there are somebody else's: shm_open(3) and sem_open(3) make files. */
 function sharedMemoryFiles(): string[] {
   try {
-    return readdirSync('/dev/shm');
+    const entries = readdirSync('/dev/shm', { withFileTypes: true });
+    return entries.filter((entry) => entry.isFile()).map(({ name }) => name);
   } catch {
     return [];
   }

@@ -2,10 +2,13 @@ import { spawn } from 'node:child_process';
 import { fstatSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { Errno, OpenFlag } from '@virtnet/wire';
 import { describe, expect, it } from 'vitest';
+import { leaveDescriptors } from './descriptor-limit.fixture.js';
 import { Epoll } from './epoll.js';
 import {
   close,
+  DESCRIPTORS_RESERVED,
   describeFd,
+  descriptorsAreScarce,
   dup,
   dupTo,
   eventfd,
@@ -29,6 +32,29 @@ const flagsOf = (fd: number): number => {
   const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'));
   return Number.parseInt(flags![1]!, 8);
 };
+
+describe('how many descriptors there may be', () => {
+  it('they are scarce when the next one would be of the reserve, and no more when there are others again', () => {
+    expect(descriptorsAreScarce()).toBe(false);
+    const restore = leaveDescriptors(DESCRIPTORS_RESERVED + 40);
+    const taken: number[] = [];
+    try {
+      expect(descriptorsAreScarce()).toBe(false);
+      while (!descriptorsAreScarce() && taken.length < 100) taken.push(eventfd());
+      expect(taken.length).toBeLessThan(100);
+      expect(Math.min(...taken)).toBeGreaterThan(0);
+      close(taken.pop()!);
+      expect(descriptorsAreScarce()).toBe(false);
+      taken.push(eventfd());
+      for (let last = eventfd(); last >= 0; last = eventfd()) taken.push(last); // to the very end
+      expect(descriptorsAreScarce()).toBe(true);
+    } finally {
+      for (const fd of taken) close(fd);
+      restore();
+    }
+    expect(descriptorsAreScarce()).toBe(false);
+  });
+});
 
 describe('eventfd', () => {
   it('counts signals until drained, and is empty afterwards', () => {

@@ -4,6 +4,7 @@
  * Limits  An eventfd of a peer is as blocking as the peer makes it: O_NONBLOCK belongs to the open file. One that is
  *         to be signalled is checked with isEventfd() and made non-blocking when it is taken over; a peer that undoes
  *         this *and* fills the counter holds up the thread that signals it until the counter is read.
+ *         DESCRIPTORS_RESERVED of what the process may have are for itself and for whoever goes on for it.
  */
 import { fstatSync, openSync, readFileSync, readlinkSync } from 'node:fs';
 import {
@@ -15,6 +16,7 @@ import {
   KCMP,
   KCMP_FILE,
   OpenFlag,
+  RLIMIT_NOFILE,
   SyscallNumber,
 } from '@virtnet/wire';
 import { declare, NativeBuffer, negativeErrno, orErrno } from './libc.js';
@@ -35,6 +37,11 @@ const nativeDup3 = declare<(from: number, to: number, flags: number) => number>(
 ]);
 /** flock: a file that several programs change, which Node has no lock for. */
 const nativeFlock = declare<(fd: number, operation: number) => number>('flock', 'int', ['int', 'int']);
+/** getrlimit: how many descriptors the process may have, which may be changed while it runs. */
+const nativeGetrlimit = declare<(resource: number, address: number) => number>('getrlimit', 'int', [
+  'int',
+  'uintptr_t',
+]);
 /** eventfd: the doorbell between guests, workers and processes. */
 const nativeEventfd = declare<(initial: number, flags: number) => number>('eventfd', 'int', [
   'uint32_t',
@@ -58,9 +65,20 @@ const nativeSyscall = declare<(n: number, a: number, b: number, c: number, d: nu
   ['int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t', 'int64_t'],
 );
 
+/** Standard input, which every process of ours has. */
+const ANY_DESCRIPTOR = 0;
+
 const one = new NativeBuffer(8);
 one.u32[0] = 1;
 const drained = new NativeBuffer(8);
+/** struct rlimit: what is in force, and how far it may be raised, a u64 each. */
+const limits = new NativeBuffer(16);
+
+/**
+ * Descriptors that nobody outside is given. A state keeper, a standby and a successor have to hold what a process that
+ * serves holds, under the same limit and beside some of their own; and ZeroMQ ends the process when it cannot accept.
+ */
+export const DESCRIPTORS_RESERVED = 64;
 
 /** Closes `fd`. EINTR counts as closed: Linux frees the number first. Returns 0 or -errno. */
 export function close(fd: number): number {
@@ -119,6 +137,19 @@ export function dup(fd: number, lowest = 0): number {
 /** Makes `target` a descriptor for the open file of `fd`, closing what it was. Returns it or -errno. */
 export function dupTo(fd: number, target: number): number {
   return orErrno(nativeDup3(fd, target, OpenFlag.CLOEXEC));
+}
+
+/**
+ * Whether the next descriptor would be one of the last DESCRIPTORS_RESERVED: then nothing more is to be taken for
+ * somebody else.
+ */
+export function descriptorsAreScarce(): boolean {
+  if (nativeGetrlimit(RLIMIT_NOFILE, limits.address) < 0) return false;
+  const most = limits.u32[0]! + limits.u32[1]! * 2 ** 32;
+  const next = nativeFcntl(ANY_DESCRIPTOR, FcntlCommand.DUPFD_CLOEXEC, 0); // the lowest number that is free
+  if (next < 0) return negativeErrno() === -Errno.EMFILE;
+  nativeClose(next);
+  return next >= most - DESCRIPTORS_RESERVED;
 }
 
 /** Sets or clears O_NONBLOCK, which is shared by all duplicates of `fd`. Returns 0 or -errno. */

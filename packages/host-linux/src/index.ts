@@ -16,7 +16,9 @@ export { blockFaultSignals, endByForeignFaultSignals } from './fault-signals.js'
 export {
   close,
   closeAll,
+  DESCRIPTORS_RESERVED,
   describeFd,
+  descriptorsAreScarce,
   dup,
   dupTo,
   eventfd,

@@ -26,7 +26,7 @@
  *   descriptors with a later piece of a request; no client does either.
  */
 import { Errno } from '@virtnet/wire';
-import { closeAll } from './fd.js';
+import { closeAll, descriptorsAreScarce } from './fd.js';
 import { setPeekOffset } from './socket.js';
 import { Receiver } from './socket-message.js';
 
@@ -45,7 +45,7 @@ export interface PeekedRequest {
   readonly kind: 'message';
   readonly message: Uint8Array;
   readonly fds: readonly number[];
-  /** More descriptors came than could be taken. */
+  /** More descriptors came than could be taken, or than this process has to spare. */
   readonly fdsLost: boolean;
   /** A read of the socket stops behind a segment with descriptors: into what pieces that cuts this request. */
   readonly pieces: readonly number[];
@@ -109,7 +109,8 @@ export class RequestPeeker<Fault extends object> {
     const { headerBytes } = this.#format;
     const peeked = this.#receiver.receive(this.#fd, { peek: true, maxBytes });
     if (typeof peeked === 'number') return failure(peeked, false);
-    const { bytes, fds, fdsTruncated: fdsLost } = peeked;
+    const { bytes, fds } = peeked;
+    const fdsLost = peeked.fdsTruncated || (fds.length > 0 && descriptorsAreScarce());
     if (bytes.length === 0) return { kind: 'end' };
     const sizeBytes = bytes.length < headerBytes ? null : this.#format.measure(bytes);
     if (typeof sizeBytes === 'object' && sizeBytes !== null) {

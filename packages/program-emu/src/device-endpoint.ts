@@ -11,9 +11,9 @@
  *   I1  at most one connection.
  *   I2  the end of a connection resets the function before the next client is accepted.
  *
- * Limits  the backlog of the listening socket. Without a free descriptor clients wait there, ACCEPT_AGAIN_MS each time.
+ * Limits  the backlog of the listening socket. While descriptors are scarce clients wait there, ACCEPT_AGAIN_MS each time.
  */
-import { accept, close, type Poller, type Watch } from '@virtnet/host-linux';
+import { accept, close, descriptorsAreScarce, type Poller, type Watch } from '@virtnet/host-linux';
 import {
   type AnsweredRequest,
   type ConnectionEnd,
@@ -173,7 +173,7 @@ export class DeviceEndpoint {
   }
 
   #accept(): void {
-    const fd = accept(this.#listenerFd);
+    const fd = descriptorsAreScarce() ? -Errno.EMFILE : accept(this.#listenerFd);
     if (fd === -Errno.EAGAIN) return; // gone again: the next event tells
     this.#listenerWatch?.close();
     this.#listenerWatch = null;

@@ -14,7 +14,7 @@ import {
   failure,
 } from '@virtnet/engine-control';
 import { messageOf } from '@virtnet/host-ipc';
-import { close, interfaceExists, listen, removeInterfaces } from '@virtnet/host-linux';
+import { close, descriptorsAreScarce, interfaceExists, listen, removeInterfaces } from '@virtnet/host-linux';
 import { DeviceEndpoint } from './device-endpoint.js';
 import { createDevice, pciAddress } from './device-factory.js';
 import type { DeviceHost } from './device-host.js';
@@ -54,6 +54,12 @@ export async function nameFree(
 /** Makes a planned function; `requestId` is the request that asked for it. Of a plan that no device can have: a Failure. */
 export function makeDevice(emulator: Emulator, plan: DevicePlan, requestId: string): Device | Failure {
   const { services } = emulator;
+  if (descriptorsAreScarce()) {
+    services.log('error', 'no function is made: this process may have hardly any more descriptors', {
+      vuid: plan.vuid,
+    });
+    return failure('SNAP_PF_HOTPLUG');
+  }
   const wanted = emulator.conf.software.representor;
   const mayBeTap = (wanted ?? 'tap') === 'tap';
   const pooled = mayBeTap ? emulator.pool.take(plan.representor) : null;

@@ -16,7 +16,15 @@
  *       there for a function without queue pairs as well.
  *   I3  after `close` no setting is made any more: the numbers may mean other files.
  */
-import { addTapQueue, close, openTap, setCarrier, setOffload, setQueueAttached } from '@virtnet/host-linux';
+import {
+  addTapQueue,
+  close,
+  descriptorsAreScarce,
+  openTap,
+  setCarrier,
+  setOffload,
+  setQueueAttached,
+} from '@virtnet/host-linux';
 import { Errno, hasFeature, NetFeature, TunOffload } from '@virtnet/wire';
 
 const NO_TAP = -1;
@@ -69,7 +77,7 @@ export class DeviceTaps {
 
   /** Creates the TAP with its first queue and room for one per pair; -errno when the kernel refuses. */
   static create(name: string, pairs: number): DeviceTaps | number {
-    const fds = openTap(name, { queues: 1 });
+    const fds = descriptorsAreScarce() ? -Errno.EMFILE : openTap(name, { queues: 1 });
     if (typeof fds === 'number') return fds;
     const taps = new DeviceTaps(name, filled(fds, pairs), { attached: true });
     taps.setCarrier(false);
@@ -98,7 +106,7 @@ export class DeviceTaps {
    */
   open(pair: number): number | null {
     if (this.#closed || this.fds[pair] !== NO_TAP) return null;
-    const fd = addTapQueue(this.fds[0]!);
+    const fd = descriptorsAreScarce() ? -Errno.EMFILE : addTapQueue(this.fds[0]!);
     if (fd < 0) {
       this.errors++;
       if (this.#refused.get(pair) === fd) return null;

@@ -1,7 +1,8 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { accept, close, connect, listen, Poller } from '@virtnet/host-linux';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { accept, close, connect, DESCRIPTORS_RESERVED, listen, Poller } from '@virtnet/host-linux';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { connectEndpoint, type Endpoint, listenEndpoint, retryDelayMs } from './endpoint.js';
 
 let directory: string;
@@ -50,6 +51,33 @@ describe('endpoint', () => {
     await expect.poll(() => connections.length).toBe(2);
     close(first);
     close(second);
+  });
+
+  test('listening while descriptors are scarce > a frontend waits in the backlog, nobody asks all the time', async () => {
+    const before = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))![1];
+    const limit = (most: number | string) =>
+      execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${most}:`]);
+    let events = 0;
+    vi.spyOn(poller, 'watch').mockImplementationOnce((fd, interest, ready) =>
+      Poller.prototype.watch.call(poller, fd, interest, (event) => {
+        events += 1;
+        ready(event);
+      }),
+    );
+    listening();
+    limit(readdirSync('/proc/self/fd').length + DESCRIPTORS_RESERVED / 2);
+    try {
+      const frontend = connect(path, 'stream');
+      await expect.poll(() => events).toBeGreaterThan(0);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      expect(connections).toEqual([]);
+      expect(events).toBe(1);
+      limit(before!);
+      await expect.poll(() => connections.length, { timeout: 10_000 }).toBe(1);
+      close(frontend);
+    } finally {
+      limit(before!);
+    }
   });
 
   test('listening > a stale socket file is replaced, a living one or another file is not, and close removes ours', () => {

@@ -15,10 +15,19 @@
  *   I1  between a loss and the next attempt to connect there are at least RETRY_FIRST_MS: a frontend that closes at once
  *       is not hammered. After a fault of the frontend's it is RETRY_MAX_MS: it will hardly do better at once.
  *
- * Limits  RETRY_FIRST_MS, RETRY_FIRST_COUNT, RETRY_MAX_MS
+ * Limits  RETRY_FIRST_MS, RETRY_FIRST_COUNT, RETRY_MAX_MS. While descriptors are scarce frontends wait in the backlog,
+ *         RETRY_MAX_MS each time.
  */
 import { unlinkSync } from 'node:fs';
-import { accept, close, connect, listen, type Poller, type Watch } from '@virtnet/host-linux';
+import {
+  accept,
+  close,
+  connect,
+  descriptorsAreScarce,
+  listen,
+  type Poller,
+  type Watch,
+} from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { RETRY_FIRST_COUNT, RETRY_FIRST_MS, RETRY_MAX_MS } from './limits.js';
 
@@ -55,13 +64,19 @@ export function listenEndpoint(options: EndpointOptions): Endpoint | number {
   const fd = options.listener ?? listen(path, 'stream');
   if (fd < 0) return fd;
   let serving = options.serving ?? false;
+  let again: NodeJS.Timeout | undefined;
   const watch = poller.watch(fd, { readable: true }, () => {
     if (serving) {
       (watch as Watch).setReadable(false);
       return;
     }
-    const connection = accept(fd);
-    if (connection < 0) return;
+    const connection = descriptorsAreScarce() ? -Errno.EMFILE : accept(fd);
+    if (connection === -Errno.EAGAIN) return; // gone again: the next event tells
+    if (connection < 0) {
+      (watch as Watch).setReadable(false); // it waits in the backlog, which would be told again and again
+      again = setTimeout(() => (watch as Watch).setReadable(true), RETRY_MAX_MS).unref();
+      return;
+    }
     serving = true;
     onConnection(connection);
   });
@@ -79,6 +94,7 @@ export function listenEndpoint(options: EndpointOptions): Endpoint | number {
     close() {
       if (!open) return;
       open = false;
+      clearTimeout(again);
       watch.close();
       removeSocketFile(path);
       close(fd);

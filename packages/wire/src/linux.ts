@@ -31,6 +31,9 @@ export const SET_ROBUST_LIST = { x64: 273, arm64: 99 } as const;
 /** struct robust_list_head; the entry's `next` points back to it. The offset is signed. */
 export const RobustListHead = layout('RobustListHead', 24, { next: u64, futexOffset: u64, pending: u64 });
 
+/** getrlimit: descriptors a process may have. */
+export const RLIMIT_NOFILE = 7;
+
 /** Errors only the host side meets. */
 export const LinuxErrno = {
   /** No such process. */
