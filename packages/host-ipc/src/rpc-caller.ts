@@ -7,12 +7,14 @@
  *   the old one is read for a moment, because replies may have crossed with the end. Requests that were sent and have
  *   no reply then fail with ECONNRESET, so that the caller need not sit out the deadline of a dead peer.
  *   (ZMQ_IMMEDIATE would do the first half, but it throws away replies that arrive together with the end.)
+ *   A process that was stopped finds its timers expired before it has read what was answered meanwhile. So a deadline that
+ *   is noticed late is no proof of silence: the reply has a moment more to be read.
  *
  * States of a request
  *   queued -> sent -> answered | failed;   queued -> failed (deadline, close)
  *
  * Invariants
- *   I1  every call ends, at the latest at its deadline.
+ *   I1  every call ends, at the latest at its deadline, or STOOD_STILL_WAIT_MS after it was noticed that this is over.
  *   I2  a reply is handed out only if it fits the message's schema and size cap.
  *   I3  a request that reached its deadline before it was sent is never sent.
  *
@@ -28,6 +30,10 @@ const RECONNECT_FIRST_MS = 10;
 const RECONNECT_LAST_MS = 100;
 /** How long replies that crossed with the end of the connection may take to be read. */
 const LAST_REPLIES_MS = 20;
+/** A timer that comes so much too late: this process stood still. */
+const STOOD_STILL_MS = 100;
+/** What it has missed may take so long to come, also when everybody else stood still. */
+const STOOD_STILL_WAIT_MS = 1_000;
 /** Interruptions in a row, each by a signal of its own, after which something else must be wrong. */
 const INTERRUPTED_MAX = 100;
 
@@ -35,7 +41,7 @@ interface Open {
   readonly name: MessageName;
   readonly bytes: Buffer;
   readonly deadlineAtMs: number;
-  readonly timer: NodeJS.Timeout;
+  timer: NodeJS.Timeout;
   sent: boolean;
   settle(outcome: RpcError | { readonly result: unknown }): void;
 }
@@ -96,17 +102,22 @@ export class RpcCaller {
       return refuse(Errno.EMSGSIZE, `${name}: ${bytes.byteLength} bytes, at most ${entry.requestBytesMax}`);
     const deadlineMs = options.deadlineMs ?? entry.deadlineMs;
     const expire = () => this.#fail(id, Errno.ETIMEDOUT, `no answer within ${Math.round(deadlineMs)} ms`);
-    this.#open.set(id, {
+    const expireUnlessLate = () => {
+      if (!open.sent || performance.now() - open.deadlineAtMs < STOOD_STILL_MS) expire();
+      else open.timer = setTimeout(expire, STOOD_STILL_WAIT_MS);
+    };
+    const open: Open = {
       name,
       bytes,
       deadlineAtMs: performance.now() + deadlineMs,
-      timer: setTimeout(expire, deadlineMs),
+      timer: setTimeout(expireUnlessLate, deadlineMs),
       sent: false,
       settle: (outcome) => {
         if (outcome instanceof RpcError) reject(outcome);
         else resolve(outcome.result as Result<N>); // checked against the schema of N in #take
       },
-    });
+    };
+    this.#open.set(id, open);
     this.#queue.push(id);
     void this.#pump();
     return promise;

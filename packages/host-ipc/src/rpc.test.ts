@@ -221,6 +221,16 @@ describe('rpc client', () => {
     expect(performance.now() - startedMs).toBeLessThan(1_000);
   });
 
+  it('the caller stood still until after the deadline: what was answered meanwhile counts', async () => {
+    await bind();
+    const c = client();
+    await c.call('ha.status', {});
+    const call = c.call('ha.status', {}, { deadlineMs: 100 });
+    await new Promise((resolve) => setImmediate(resolve)); // sent
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+    expect(await call).toEqual(status);
+  });
+
   it('a request that reached its deadline before it was sent is never sent', async () => {
     const c = client();
     expect(await errnoOf(c.call('ha.shutdown', {}, { deadlineMs: 30 }))).toBe(-Errno.ETIMEDOUT);

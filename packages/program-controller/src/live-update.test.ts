@@ -91,6 +91,26 @@ describe('a move whose controller ended', () => {
   });
 });
 
+it('the controller is stopped for long during a move, and continued: it looks again before it gives up', async () => {
+  const child = { lastStatus: {}, isOf: () => true };
+  let looks = 0;
+  const supervisor = {
+    get keeper() {
+      return ++looks < 4 ? null : child;
+    },
+    active: child,
+    standby: child,
+    stopping: false,
+  };
+  const now = performance.now.bind(performance);
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + (looks < 2 ? 0 : 3_600_000));
+  onTestFinished(() => clock.mockRestore());
+  const options = { log: createLogger('test', 'err'), former: HERE, enter: () => {}, pausesMs: [] };
+  const move = new ServiceMove({ supervisor: supervisor as unknown as Supervisor, ...options });
+  await move.to(THERE, false);
+  expect(looks).toBeGreaterThanOrEqual(4);
+});
+
 describe('the controller is told to end during a move', () => {
   /** `--check` of its programs says what its version is. */
   const LOADABLE: Build = {

@@ -37,6 +37,8 @@ const KEEPER_MS = 15_000;
 /** A state keeper that dies so often while it comes up is given up. */
 const KEEPER_STARTS_MAX = 2;
 const LOOK_MS = 10;
+/** Most that one look counts of the time since the one before: more is time in which this process itself stood still. */
+const LOOK_MS_MAX = 2_000;
 const REASONS_MAX = 8;
 
 /** Why a move ends over the end of the controller. */
@@ -169,7 +171,7 @@ export class ServiceMove {
   async #moveOne(device: MovingDevice, from: Child, to: Child, progress: { begun: boolean }): Promise<void> {
     const { vuid } = device;
     this.#supervisor.moving = device;
-    const endMs = performance.now() + KEEPER_MS;
+    const patience = new Patience(KEEPER_MS);
     for (;;) {
       if (to.state !== 'ready') throw new UpdateFailure('the destination died');
       const begunBefore = progress.begun;
@@ -180,7 +182,7 @@ export class ServiceMove {
         if (!isRefusal(error)) throw error;
         progress.begun = begunBefore;
         if (error.errno === -Errno.ENODEV) break; // it was unplugged meanwhile
-        if (performance.now() > endMs) throw error;
+        if (patience.isOver()) throw error;
         await sleep(LOOK_MS);
         continue;
       }
@@ -259,12 +261,30 @@ export class ServiceMove {
 
   /** Resolves when `condition` holds; fails after `deadlineMs`, or when everything ends. */
   async #await(what: string, deadlineMs: number, condition: () => boolean | Promise<boolean>): Promise<void> {
-    const endMs = performance.now() + deadlineMs;
+    const patience = new Patience(deadlineMs);
     while (!(await condition())) {
       if (this.#supervisor.stopping) throw new UpdateFailure(TOLD_TO_END);
-      if (performance.now() > endMs) throw new UpdateFailure(`waited in vain for ${what}`);
+      if (patience.isOver()) throw new UpdateFailure(`waited in vain for ${what}`);
       await sleep(LOOK_MS);
     }
+  }
+}
+
+/** How long somebody waits, not counting that it was stopped itself: nobody else was slow then. */
+class Patience {
+  #leftMs: number;
+  #lookedMs = performance.now();
+
+  constructor(ms: number) {
+    this.#leftMs = ms;
+  }
+
+  /** Asked again and again: what is longer than LOOK_MS_MAX since the last time does not count. */
+  isOver(): boolean {
+    const nowMs = performance.now();
+    this.#leftMs -= Math.min(nowMs - this.#lookedMs, LOOK_MS_MAX);
+    this.#lookedMs = nowMs;
+    return this.#leftMs < 0;
   }
 }
 
