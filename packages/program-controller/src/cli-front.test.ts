@@ -1,6 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { RpcError } from '@virtnet/host-ipc';
+import { Errno } from '@virtnet/wire';
+import { describe, expect, it, vi } from 'vitest';
 import type { Build } from './builds.js';
 import { CliFront, type CliFrontOptions } from './cli-front.js';
+import { Waiters } from './waiters.js';
 
 const BUILD = { version: '0.1.0' } as Build;
 const MOVING = { pf: 0, vf: 1, vuid: 'MT2151X03152VNETS0D0F2VF2' };
@@ -57,6 +60,23 @@ describe('commands', () => {
       });
     },
   );
+
+  it('the connection to an emulator is lost that lives on > it is asked again, and the command answered', async () => {
+    const call = vi
+      .fn<(name: string) => Promise<object>>()
+      .mockRejectedValueOnce(new RpcError(-Errno.ECONNRESET, 'the connection was lost'))
+      .mockResolvedValueOnce({ devices: [] });
+    const active = { client: { call } };
+    const waiters = new Waiters();
+    const supervisor = {
+      moving: null,
+      waitForActive: async () => active,
+      waitUntilNotActive: (_: unknown, deadlineMs: number) => waiters.until(() => false, deadlineMs),
+    } as unknown as CliFrontOptions['supervisor'];
+    const reply = await front({ supervisor }).request({ command: 'list', params: {} });
+    expect(reply).toMatchObject({ answer: { devices: [] }, exitCode: 0 });
+    expect(call).toHaveBeenCalledTimes(2);
+  });
 
   it('a destination link that leads to no version: version and update -s say -1057, restart needs none', async () => {
     const lost = front({

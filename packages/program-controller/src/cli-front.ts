@@ -174,13 +174,15 @@ export class CliFront {
         if (!(error instanceof RpcError)) throw error;
         const lost = error.errno === -Errno.ECONNRESET || error.errno === -Errno.ENOTCONN;
         if (!lost || !catalogue[name].idempotent) return { errno: error.errno, errstr: error.message };
-        // Its death is noticed a moment after its connection: only another answers this.
-        await this.#options.supervisor.waitUntilNotActive(active);
+        // Its death is noticed a moment after its connection: only another answers this, or it again if it does live.
+        await this.#options.supervisor.waitUntilNotActive(active, CONNECTION_LOST_MS);
       }
     }
   }
 }
 
+/** The kernel tells of a death that much later than of the end of a connection at most. */
+const CONNECTION_LOST_MS = 1_000;
 /** Longest address or driver's name that means anything. */
 const HOST_TEXT_MAX = 64;
 

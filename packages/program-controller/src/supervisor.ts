@@ -268,21 +268,14 @@ export class Supervisor {
 
   /** The active emulator as soon as there is one; null when there is none for `deadlineMs`. */
   async waitForActive(deadlineMs = COMMAND_DEADLINE_MS): Promise<Child | null> {
-    const expired = { now: false };
-    const timer = setTimeout(() => {
-      expired.now = true;
-      this.#waiters.wake();
-    }, deadlineMs);
-    await this.#waiters.until(
-      () => (this.active !== null && this.#divided === null) || expired.now || this.#stopping,
-    );
-    clearTimeout(timer);
+    const served = () => (this.active !== null && this.#divided === null) || this.#stopping;
+    await this.#waiters.until(served, deadlineMs);
     return this.#divided === null ? this.active : null;
   }
 
-  /** Resolves when `child` is no longer the active emulator, or everything ends. */
-  waitUntilNotActive(child: Child): Promise<void> {
-    return this.#waiters.until(() => this.active !== child || this.#stopping);
+  /** Resolves when `child` is no longer the active emulator, everything ends, or after `deadlineMs`. */
+  waitUntilNotActive(child: Child, deadlineMs: number): Promise<void> {
+    return this.#waiters.until(() => this.active !== child || this.#stopping, deadlineMs);
   }
 
   /** Sets the level of every process, now and when it is started later. */

@@ -2,14 +2,18 @@
 export class Waiters {
   readonly #looks = new Set<() => void>(); // bounded by the calls in progress
 
-  /** Resolves when `condition` holds. */
-  until(condition: () => boolean): Promise<void> {
+  /** Resolves when `condition` holds, or `deadlineMs` milliseconds are over. */
+  until(condition: () => boolean, deadlineMs: number | null = null): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const look = () => {
-      if (!condition()) return;
+    const end = () => {
+      clearTimeout(timer);
       this.#looks.delete(look);
       resolve();
     };
+    const look = () => {
+      if (condition()) end();
+    };
+    const timer = deadlineMs === null ? undefined : setTimeout(end, deadlineMs);
     this.#looks.add(look);
     look();
     return promise;
