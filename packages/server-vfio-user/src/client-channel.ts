@@ -55,7 +55,7 @@ export interface Reply {
 interface Waiting {
   readonly command: VfioUserCommand;
   readonly fdsExpected: number;
-  readonly timer: NodeJS.Timeout;
+  timer: NodeJS.Timeout;
   resolve(reply: Reply): void;
   reject(error: VfioUserError): void;
 }
@@ -86,6 +86,10 @@ export interface RequestOptions {
 }
 
 const ID_COUNT = 0x1_0000;
+/** A timer that comes so much too late: this process stood still, and has not read what was answered meanwhile. */
+const STOOD_STILL_MS = 100;
+/** So long it may take to come then, also when the server stood still as well. */
+const STOOD_STILL_WAIT_MS = 1_000;
 let receiver: Receiver | null = null; // made on first use: a server process has no clients
 
 export class ClientChannel {
@@ -135,8 +139,15 @@ export class ClientChannel {
       const refused = this.#refusal();
       if (refused !== 0) return reject(new VfioUserError(command, refused));
       const id = this.#takeId();
-      const timer = setTimeout(() => this.#fail(id, Errno.ETIMEDOUT), this.#options.timeoutMs).unref();
-      this.#waiting.set(id, { command, fdsExpected: options.fdsExpected ?? 0, timer, resolve, reject });
+      const dueMs = performance.now() + this.#options.timeoutMs;
+      const expire = () => this.#fail(id, Errno.ETIMEDOUT);
+      const expireUnlessLate = () => {
+        if (performance.now() - dueMs < STOOD_STILL_MS) expire();
+        else waiting.timer = setTimeout(expire, STOOD_STILL_WAIT_MS).unref();
+      };
+      const timer = setTimeout(expireUnlessLate, this.#options.timeoutMs).unref();
+      const waiting: Waiting = { command, fdsExpected: options.fdsExpected ?? 0, timer, resolve, reject };
+      this.#waiting.set(id, waiting);
       this.#send(message(id, command, VfioUserFlags.TYPE_COMMAND, body), options.fds ?? []);
     });
   }

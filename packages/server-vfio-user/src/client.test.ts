@@ -280,6 +280,14 @@ describe('a strange server', () => {
     expect(client.isOpen).toBe(true);
   });
 
+  it('stood still until after the time › an answer that was there by then counts', async () => {
+    const { client, server } = await strange({}, { timeoutMs: 50 });
+    const reset = client.reset();
+    await server.send(replyBytes(await nextRequest(server), 0));
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+    await reset;
+  });
+
   it('an error without a number › EIO', async () => {
     const { client, server } = await strange();
     const reset = client.reset();
