@@ -154,11 +154,27 @@ export class FunctionBinding implements VhostBackendDevice {
     const settled = this.#options.page.phase === Phase.SETTLED;
     if (settled) for (const index of this.#rings.keys()) this.#started.add(index);
     this.#resuming = true;
-    return this.#serial.run(async () => {
-      const errno = await this.#onFunction((f) => (settled ? this.#rejoin(f) : this.#redo(f)));
+    return this.#goOn(settled ? (f) => this.#rejoin(f, fn) : (f) => this.#redo(f), settled);
+  }
+
+  /** Has the function do `work`; with `patient` again and again while it is silent: it goes on, and nobody waits for that. */
+  async #goOn(work: (fn: VirtioFunction) => Promise<number>, patient: boolean): Promise<void> {
+    let again = false;
+    const asked = async (fn: VirtioFunction) => {
+      try {
+        return await work(fn);
+      } catch (error) {
+        if (!patient || !isSilence(error)) throw error;
+        again = true;
+        return 0;
+      }
+    };
+    await this.#serial.run(async () => {
+      const errno = await this.#onFunction(asked);
       this.#resuming = false;
       if (errno < 0) this.#options.onBroken(`the function does not go on: errno ${-errno}`);
     });
+    if (again) await this.#goOn(work, patient); // behind what a frontend asked meanwhile
   }
 
   /** Whether any ring is to be worked. */
@@ -323,7 +339,8 @@ export class FunctionBinding implements VhostBackendDevice {
   }
 
   /** The function goes on as it did; only what died with the predecessor is made anew: its own eventfds. */
-  async #rejoin(fn: VirtioFunction): Promise<number> {
+  async #rejoin(fn: VirtioFunction, former: VirtioFunction): Promise<number> {
+    if (fn !== former) return 0; // set up anew meanwhile
     let errno = await fn.rejoin(this.#started, this.#configFd);
     for (const { index, kickFd } of this.#rings.values())
       if (kickFd === null && this.#started.has(index))

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { FUNCTION_TIMEOUT_MS } from '@virtnet/driver-virtio-net';
 import { virtnetPaths } from '@virtnet/host-ipc';
 import { eventfdDrain, eventfdSignal, Poller } from '@virtnet/host-linux';
 import { encodeMessage, frontendPayload as payload, u64Of } from '@virtnet/server-vhost-user';
@@ -138,6 +139,29 @@ describe('vfe-vhostd under vfe-vhostd-ha', () => {
     machine.kill();
     await expect.poll(() => fn.heldFds, patiently).toBe(0);
     expect(server.connections).toBe(1);
+  }, 60_000);
+
+  test('killed while the function does not answer for long, as when its service is restarted > asked again, nothing reset', async () => {
+    const machine = TestMachine.connect(socket(), poller);
+    await machine.boot(2);
+    const { connections } = server;
+    const { resets } = fn;
+    const answers = Promise.withResolvers<void>();
+    fn.gate = answers.promise;
+    fn.readGate = answers.promise;
+    const former = pidOf('vhostd');
+    killVhostd();
+    await successorOf(former);
+    await new Promise((resolve) => setTimeout(resolve, FUNCTION_TIMEOUT_MS + 1_000));
+    fn.gate = Promise.resolve();
+    fn.readGate = Promise.resolve();
+    answers.resolve();
+    fn.positions.set(1, 0x8123);
+    expect(await machine.frontend.getVringBase(1)).toBe(0x8123);
+    fn.positions.clear();
+    expect([server.connections, fn.resets]).toEqual([connections, resets]);
+    machine.kill();
+    await expect.poll(() => fn.heldFds, patiently).toBe(0);
   }, 60_000);
 
   test('killed after k bytes of a message > the successor takes the rest, once', async () => {
