@@ -294,6 +294,7 @@ const updated: UpdateRecord = {
   startedAt: 1_700_000_000_000,
   phase: 'controller',
   phaseAt: 1_700_000_000_900,
+  phaseAtMonotonic: 5_000_900.5,
   result: 'failed',
   reason: 'it did not become ready',
   timeUsedMs: 900,

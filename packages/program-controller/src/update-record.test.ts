@@ -14,7 +14,7 @@ function paths() {
 }
 
 describe('the record of a live update', () => {
-  it('accounts every phase, and its whole time, by the clock on the wall', () => {
+  it('accounts every phase, and its whole time, whatever becomes of the clock on the wall', () => {
     vi.useFakeTimers({ now: 1_000_000 });
     onTestFinished(() => void vi.useRealTimers());
     const record = newRecord('update', '0.1.0', NEXT);
@@ -22,10 +22,25 @@ describe('the record of a live update', () => {
     enterPhase(record, 'start'); // goes on
     vi.advanceTimersByTime(2);
     enterPhase(record, 'check');
+    vi.setSystemTime(10_000); // set back
     vi.advanceTimersByTime(8);
     finish(record, 'failed', 'too old');
     expect(record).toMatchObject({ phase: 'check', result: 'failed', reason: 'too old', timeUsedMs: 50 });
     expect(record.phasesMs).toEqual({ start: 42, check: 8 });
+  });
+
+  it('of a build that knew the clock on the wall only: goes on by that, and never backwards', () => {
+    vi.useFakeTimers({ now: 1_000_000 });
+    onTestFinished(() => void vi.useRealTimers());
+    const { phaseAtMonotonic: _, ...record } = newRecord('update', '0.1.0', NEXT);
+    vi.advanceTimersByTime(40);
+    enterPhase(record, 'check');
+    expect(record.phasesMs).toEqual({ start: 40 });
+    const former = newRecord('update', '0.1.0', NEXT);
+    delete former.phaseAtMonotonic;
+    vi.setSystemTime(10_000);
+    finish(former, 'success', null);
+    expect(former).toMatchObject({ phasesMs: { start: 0 }, timeUsedMs: 0 });
   });
 
   it('survives its writer', () => {

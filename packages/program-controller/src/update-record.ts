@@ -1,6 +1,9 @@
 /**
  * update-record.ts: what is known of the last live update; a file in run/virtnet, so that the controller that an update
  * starts in its own place, or one that follows a controller that died over it, knows how far it had come.
+ *
+ * How long something took is told by the clock that nobody sets, which all processes of a boot share; a record of a former
+ * build does not say it, and then it is the clock on the wall.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -34,6 +37,8 @@ export interface UpdateRecord {
   phase: UpdatePhase;
   /** When that phase began. */
   phaseAt: number;
+  /** The same by CLOCK_MONOTONIC, in milliseconds. */
+  phaseAtMonotonic?: number;
   result: 'success' | 'failed' | null;
   /** Why it failed, and what was done about it. */
   reason: string | null;
@@ -58,6 +63,7 @@ export function newRecord(
     startedAt: now,
     phase: 'start',
     phaseAt: now,
+    phaseAtMonotonic: monotonicMs(),
     result: null,
     reason: null,
     timeUsedMs: 0,
@@ -76,13 +82,23 @@ export function finish(record: UpdateRecord, result: 'success' | 'failed', reaso
   closePhase(record);
   record.result = result;
   record.reason = reason;
-  record.timeUsedMs = record.phaseAt - record.startedAt;
+  record.timeUsedMs = Object.values(record.phasesMs).reduce((sum, ms) => sum + ms, 0);
 }
 
 function closePhase(record: UpdateRecord): void {
   const now = Date.now();
-  record.phasesMs[record.phase] = (record.phasesMs[record.phase] ?? 0) + now - record.phaseAt;
+  const monotonic = monotonicMs();
+  const { phaseAtMonotonic: begun } = record;
+  const tookMs = begun === undefined ? Math.max(0, now - record.phaseAt) : monotonic - begun;
+  record.phasesMs[record.phase] = (record.phasesMs[record.phase] ?? 0) + tookMs;
   record.phaseAt = now;
+  record.phaseAtMonotonic = monotonic;
+}
+
+const NS_PER_MS = 1e6;
+
+function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / NS_PER_MS;
 }
 
 const fileOf = (paths: VirtnetPaths): string => join(paths.run, 'update.json');
@@ -113,6 +129,7 @@ function isRecord(value: unknown): value is UpdateRecord {
     startedAt,
     phase,
     phaseAt,
+    phaseAtMonotonic = 0,
     result,
     reason,
     timeUsedMs,
@@ -125,7 +142,7 @@ function isRecord(value: unknown): value is UpdateRecord {
     typeof original === 'string' &&
     typeof destination === 'string' &&
     (destinationRoot === undefined || typeof destinationRoot === 'string') &&
-    [startedAt, phaseAt, timeUsedMs].every((time) => Number.isFinite(time)) &&
+    [startedAt, phaseAt, phaseAtMonotonic, timeUsedMs].every((time) => Number.isFinite(time)) &&
     updatePhases.some((name) => name === phase) &&
     (result === null || result === 'success' || result === 'failed') &&
     (reason === null || typeof reason === 'string') &&
