@@ -134,6 +134,8 @@ export class Child {
   #stopRequest: StopRequest = { removeDevices: false, deadlineMs: 0 };
   /** Questions in a row that it left unanswered. */
   #misses = 0;
+  /** How long its threads had waited for a processor at the last of these, in milliseconds. */
+  #missedAtWaitMs = 0;
   /** It was asked for a turn and has not answered yet. */
   #asked = false;
   #progress: ProgressPage | null = null;
@@ -390,12 +392,19 @@ export class Child {
       if (this.#state === 'gone' || this.#state === 'stopping') return;
       // Its death ends the connection first; the pidfd follows. Silence alone is a hang.
       silent = !starting && isTimeout(error);
-      if (silent) this.#misses += 1;
+      if (silent) this.#missed();
       if (this.#misses >= HEALTH_MISSES) this.fence(`no answer to ${HEALTH_MISSES} questions`);
     }
     if (this.#pollTimer === undefined) return;
     if (this.#state === 'starting') this.#poll(READY_POLL_MS);
     else this.#poll(silent ? 0 : HEALTH_INTERVAL_MS);
+  }
+
+  /** A question that its threads waited for a processor meanwhile is not held against it. */
+  #missed(): void {
+    const waitedMs = processorWaitMs(this.#pid);
+    if (this.#misses === 0 || waitedMs - this.#missedAtWaitMs < READY_EXTENSION_MS) this.#misses += 1;
+    this.#missedAtWaitMs = waitedMs;
   }
 
   /** It answers, or has answered: before, nobody can have told it anything. */

@@ -5,7 +5,7 @@
  * Starting takes a second.
  */
 export const READY_DEADLINE_MS = 15_000;
-/** Waits for a processor that are worth giving it more time. */
+/** Waits for a processor that are worth giving it more time, to get ready or to answer. */
 export const READY_EXTENSION_MS = 500;
 /** Between two looks at a process that is not ready yet. */
 export const READY_POLL_MS = 20;
@@ -14,7 +14,8 @@ export const HEALTH_INTERVAL_MS = 1_000;
 /** How long it may take to answer one of them. */
 export const HEALTH_DEADLINE_MS = 1_500;
 /**
- * A process that leaves so many unanswered hangs: 4,000 ms at most, below QEMU's 5,000 ms. One is not enough: when we
+ * A process that leaves so many unanswered hangs: 4,000 ms at most, below QEMU's 5,000 ms, unless it waited for a processor
+ * meanwhile. One is not enough: when we
  * were stopped ourselves, the question of that time is overdue as soon as we go on.
  */
 export const HEALTH_MISSES = 2;
