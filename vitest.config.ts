@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { ownModulesTests, processTests, slowTests } from './vitest.slow.ts';
+import { ownProcessTests, processTests, slowTests } from './vitest.slow.ts';
 
 const elsewhere = ['**/node_modules/**', '**/dist/**', ...slowTests, ...processTests];
 
@@ -17,11 +17,11 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/*/src/**/*.test.ts'],
-          exclude: [...elsewhere, ...ownModulesTests],
+          exclude: [...elsewhere, ...ownProcessTests],
           isolate: false,
         },
       },
-      { extends: true, test: { name: 'unit, own modules', include: ownModulesTests, exclude: elsewhere } },
+      { extends: true, test: { name: 'unit, own process', include: ownProcessTests, exclude: elsewhere } },
       './test/vitest.unit.config.ts',
     ],
   },

@@ -8,6 +8,7 @@ export default defineConfig({
     include: slowTests,
     exclude: ['**/node_modules/**', '**/dist/**'],
     testTimeout: 60_000,
+    hookTimeout: 60_000,
     pool: 'forks',
     maxWorkers: 3, // for two processors: some of them wait for other processes
   },

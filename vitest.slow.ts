@@ -4,13 +4,11 @@
 export const slowTests = ['packages/*/src/**/*.slow.test.ts'];
 
 /** Services that are started and ended, of processes that mostly wait for one another. */
-export const serviceTests = [
+const serviceTests = [
   'packages/program-controller/src/{controller,patience,survivors}.test.ts',
-  'packages/program-controller/src/*.process.test.ts',
-  'packages/program-ha/src/{ha,*.process}.test.ts',
+  'packages/program-ha/src/ha.test.ts',
   'packages/program-{cli,vhostd}/src/programs.test.ts',
   'packages/program-vhostd/src/served-function-life.test.ts',
-  'packages/program-vhostd/src/*.process.test.ts',
 ];
 
 /** Those that start whole processes or race threads: stage `system`. */
@@ -20,5 +18,10 @@ export const processTests = [
   ...serviceTests,
 ];
 
-/** Quick ones that replace modules, which they cannot have in common with others. */
-export const ownModulesTests = ['packages/program-emu/src/name-free.test.ts'];
+/** Quick ones that replace modules, set up or count memory, or limit descriptors: each has its process for itself. */
+export const ownProcessTests = [
+  'packages/program-emu/src/name-free.test.ts',
+  'packages/engine-virtqueue/src/{copy-window,plain-burst}.test.ts',
+  'packages/server-vhost-user/src/endpoint.test.ts',
+  'packages/host-linux/src/fd.test.ts',
+];

@@ -14,8 +14,8 @@ Sets up what is missing, then checks. Stages (all of them but the last when none
   lint     biome over the whole tree
   build    tsc --build of the packages, type check of scripts/ and test/
   unit     lint, build, the quick tests beside the code, and the structure of the packages; needs no root
-  slow     build, and the tests beside the code that take seconds each (*.slow.test.ts): a crash at every step, many random
-           cases; needs no root
+  slow     build, and the tests beside the code that take seconds each (*.slow.test.ts): a crash at every step, many
+           random cases; needs no root
   system   build, the tests beside the code that start whole processes (*.process.test.ts and their like), and the
            whole-system tests in test/: DPDK, Linux guests, zsh, kill -9; needs root, or Debian packages that are there
            already and a user namespace
@@ -148,9 +148,12 @@ async function run(stages: readonly Stage[], words: readonly string[]): Promise<
   if (has('system')) parts.push('guest', 'dpdk', 'shells');
   if (has('systemd')) parts.push('systemd');
   setup(parts, say);
-  if (has('lint', 'unit'))
-    await check('lint', ['node_modules/.bin/biome', 'check', '--error-on-warnings', '.']);
-  if (!(await check('build', buildCommand(), TYPE_CHECK))) return;
+  const lint = ['node_modules/.bin/biome', 'check', '--error-on-warnings', '.'];
+  const [built] = await Promise.all([
+    check('build', buildCommand(), TYPE_CHECK),
+    has('lint', 'unit') ? check('lint', lint) : null,
+  ]);
+  if (!built) return;
   if (has('unit')) await vitest('vitest.config.ts', 'default', words);
   if (has('slow')) await vitest('vitest.slow.config.ts', 'default', words);
   if (has('system')) {

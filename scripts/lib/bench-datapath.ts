@@ -128,7 +128,7 @@ async function measure(
 ): Promise<CellReport> {
   const rounds: MeasuredRound[] = [];
   await stage.setBytes(cell.bytes);
-  // Whether there are more depends on the machine's state only, never on what was measured.
+  // Whether there are more depends on the machine's state only, never on how fast either side was.
   const enough = (i: number): boolean => i >= count && (i >= count * PATIENCE || compare(rounds).length > 0);
   for (let i = 0; !enough(i); i++) {
     const order: readonly Side[] = i % 2 === 0 ? ['virtnet', 'dpdk'] : ['dpdk', 'virtnet'];

@@ -18,8 +18,8 @@ import { isRecoveryOf, type Recovery } from './recovery-file.js';
 
 /** Version of the document; another one is refused. */
 export const DEVICES_VERSION = 1;
-/** Letters of a request's id. */
-const REQUEST_ID_MAX = 64;
+/** Ids that a controller gives to requests. */
+const REQUEST_ID = /^[0-9a-zA-Z-]{1,64}$/;
 
 export interface RecoveryDocument {
   /** The firmware's values under which the functions were made, as JSON; empty: not known. */
@@ -30,7 +30,10 @@ export interface RecoveryDocument {
   readonly requests: ReadonlyMap<string, string>;
 }
 
-/** What is known of functions that existed before; plans and requests are of the same functions, as far as they could be read. */
+/**
+ * What is known of functions that existed before; plans and requests are of the same functions, as far as they could be
+ * read.
+ */
 export interface Remembered extends Pick<RecoveryDocument, 'plans' | 'requests'> {
   readonly recoveries: ReadonlyMap<string, Recovery>;
 }
@@ -73,7 +76,7 @@ export function readDocument(text: string): RecoveryDocument | string {
 function restoreRequests(saved: unknown): Map<string, string> {
   if (typeof saved !== 'object' || saved === null || Array.isArray(saved)) return new Map();
   const isId = (entry: readonly [string, unknown]): entry is [string, string] =>
-    typeof entry[1] === 'string' && entry[1].length > 0 && entry[1].length <= REQUEST_ID_MAX;
+    typeof entry[1] === 'string' && REQUEST_ID.test(entry[1]);
   return new Map(Object.entries(saved).filter(isId));
 }
 

@@ -79,6 +79,8 @@ const limits = new NativeBuffer(16);
  * serves holds, under the same limit and beside some of their own; and ZeroMQ ends the process when it cannot accept.
  */
 export const DESCRIPTORS_RESERVED = 64;
+/** The same for those who are served already: what they replace needs a descriptor more for a moment. */
+export const DESCRIPTORS_RESERVED_FROM_SERVED = 32;
 
 /** Closes `fd`. EINTR counts as closed: Linux frees the number first. Returns 0 or -errno. */
 export function close(fd: number): number {
@@ -140,16 +142,15 @@ export function dupTo(fd: number, target: number): number {
 }
 
 /**
- * Whether the next descriptor would be one of the last DESCRIPTORS_RESERVED: then nothing more is to be taken for
- * somebody else.
+ * Whether the next descriptor would be one of the last `reserved`: then nothing more is to be taken for somebody else.
  */
-export function descriptorsAreScarce(): boolean {
+export function descriptorsAreScarce(reserved = DESCRIPTORS_RESERVED): boolean {
   if (nativeGetrlimit(RLIMIT_NOFILE, limits.address) < 0) return false;
   const most = limits.u32[0]! + limits.u32[1]! * 2 ** 32;
   const next = nativeFcntl(ANY_DESCRIPTOR, FcntlCommand.DUPFD_CLOEXEC, 0); // the lowest number that is free
   if (next < 0) return negativeErrno() === -Errno.EMFILE;
   nativeClose(next);
-  return next >= most - DESCRIPTORS_RESERVED;
+  return next >= most - reserved;
 }
 
 /** Sets or clears O_NONBLOCK, which is shared by all duplicates of `fd`. Returns 0 or -errno. */

@@ -17,6 +17,7 @@ export {
   close,
   closeAll,
   DESCRIPTORS_RESERVED,
+  DESCRIPTORS_RESERVED_FROM_SERVED,
   describeFd,
   descriptorsAreScarce,
   dup,

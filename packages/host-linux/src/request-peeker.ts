@@ -26,7 +26,7 @@
  *   descriptors with a later piece of a request; no client does either.
  */
 import { Errno } from '@virtnet/wire';
-import { closeAll, descriptorsAreScarce } from './fd.js';
+import { closeAll, DESCRIPTORS_RESERVED_FROM_SERVED, descriptorsAreScarce } from './fd.js';
 import { setPeekOffset } from './socket.js';
 import { Receiver } from './socket-message.js';
 
@@ -109,8 +109,11 @@ export class RequestPeeker<Fault extends object> {
     const { headerBytes } = this.#format;
     const peeked = this.#receiver.receive(this.#fd, { peek: true, maxBytes });
     if (typeof peeked === 'number') return failure(peeked, false);
-    const { bytes, fds } = peeked;
-    const fdsLost = peeked.fdsTruncated || (fds.length > 0 && descriptorsAreScarce());
+    const { bytes } = peeked;
+    const scarce = peeked.fds.length > 0 && descriptorsAreScarce(DESCRIPTORS_RESERVED_FROM_SERVED);
+    if (scarce) closeAll(peeked.fds);
+    const fds = scarce ? [] : peeked.fds;
+    const fdsLost = peeked.fdsTruncated || scarce;
     if (bytes.length === 0) return { kind: 'end' };
     const sizeBytes = bytes.length < headerBytes ? null : this.#format.measure(bytes);
     if (typeof sizeBytes === 'object' && sizeBytes !== null) {

@@ -23,6 +23,7 @@ import {
   SUCCESS,
   UNDOES_BIND,
 } from '@virtnet/engine-control';
+import { Errno } from '@virtnet/wire';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import type { Ask } from './controller.js';
 import type { ChannelsAnswer, DriverPort } from './driver-process.js';
@@ -32,9 +33,7 @@ import { packageVersion } from './package-version.js';
 import { EXIT_USAGE, integer, parseWith, prepareProgram } from './usage.js';
 
 const EXIT_FAILURE = 1;
-const EIO = 5;
-const EBUSY = 16;
-const FAILED = { errno: -EIO, errstr: 'Input/output error' };
+const FAILED = { errno: -Errno.EIO, errstr: 'Input/output error' };
 
 /** Names of the one module that is the virtio-net driver here. */
 const DRIVER_MODULES: readonly string[] = ['virtio_net', 'virtio_pci'];
@@ -263,7 +262,7 @@ async function followed(answer: unknown, request: HostRequest, followers: Follow
   const binds = verb === 'bind' && request.driver === 'virtio-pci';
   // Whoever is bound to a driver that was killed gets it back.
   const comesBack =
-    binds && isFailure(answer) && answer.errno === -EBUSY && (await isOrphan(bdf ?? '', followers));
+    binds && isFailure(answer) && answer.errno === -Errno.EBUSY && (await isOrphan(bdf ?? '', followers));
   // A power cycle that fails for some PFs has happened.
   if (isFailure(answer) && !comesBack && verb !== 'power-cycle') return answer;
   const outcome = comesBack ? SUCCESS : answer;

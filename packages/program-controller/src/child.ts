@@ -46,6 +46,7 @@ import {
   BEHIND_OTHERS_MS,
   EXIT_STATUS_MS,
   HEALTH_DEADLINE_MS,
+  HEALTH_EXCUSED_MAX,
   HEALTH_INTERVAL_MS,
   HEALTH_MISSES,
   READY_DEADLINE_MS,
@@ -134,6 +135,8 @@ export class Child {
   #stopRequest: StopRequest = { removeDevices: false, deadlineMs: 0 };
   /** Questions in a row that it left unanswered. */
   #misses = 0;
+  /** Questions since its last answer that it need not have answered. */
+  #excused = 0;
   /** How long its threads had waited for a processor at the last of these, in milliseconds. */
   #missedAtWaitMs = 0;
   /** It was asked for a turn and has not answered yet. */
@@ -387,6 +390,7 @@ export class Child {
       const status = await this.#status(options);
       if (this.#state === 'gone') return;
       this.#misses = 0;
+      this.#excused = 0;
       this.#heard(status);
     } catch (error) {
       if (this.#state === 'gone' || this.#state === 'stopping') return;
@@ -403,7 +407,9 @@ export class Child {
   /** A question that its threads waited for a processor meanwhile is not held against it. */
   #missed(): void {
     const waitedMs = processorWaitMs(this.#pid);
-    if (this.#misses === 0 || waitedMs - this.#missedAtWaitMs < READY_EXTENSION_MS) this.#misses += 1;
+    const waited = waitedMs - this.#missedAtWaitMs >= READY_EXTENSION_MS;
+    if (this.#misses > 0 && waited && this.#excused < HEALTH_EXCUSED_MAX) this.#excused += 1;
+    else this.#misses += 1;
     this.#missedAtWaitMs = waitedMs;
   }
 

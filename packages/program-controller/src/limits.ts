@@ -14,11 +14,13 @@ export const HEALTH_INTERVAL_MS = 1_000;
 /** How long it may take to answer one of them. */
 export const HEALTH_DEADLINE_MS = 1_500;
 /**
- * A process that leaves so many unanswered hangs: 4,000 ms at most, below QEMU's 5,000 ms, unless it waited for a processor
- * meanwhile. One is not enough: when we
- * were stopped ourselves, the question of that time is overdue as soon as we go on.
+ * A process that leaves so many unanswered hangs: after 4,000 ms, below QEMU's 5,000 ms; later when it waited for a
+ * processor meanwhile, and by a second a question when we came too late ourselves (rpc-caller.ts). One is not enough: when
+ * we were stopped, the question of that time is overdue as soon as we go on.
  */
 export const HEALTH_MISSES = 2;
+/** So many of them in a row are excused at most because it waited for a processor. */
+export const HEALTH_EXCUSED_MAX = 15;
 /** What each process may take to end when asked to; all together 5 s, one after the other. */
 export const STOP_STANDBY_MS = 500;
 /** It removes its devices. */

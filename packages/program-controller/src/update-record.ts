@@ -89,7 +89,8 @@ function closePhase(record: UpdateRecord): void {
   const now = Date.now();
   const monotonic = monotonicMs();
   const { phaseAtMonotonic: begun } = record;
-  const tookMs = begun === undefined ? Math.max(0, now - record.phaseAt) : monotonic - begun;
+  const isOfThisBoot = begun !== undefined && begun <= monotonic;
+  const tookMs = isOfThisBoot ? monotonic - begun : Math.max(0, now - record.phaseAt);
   record.phasesMs[record.phase] = (record.phasesMs[record.phase] ?? 0) + tookMs;
   record.phaseAt = now;
   record.phaseAtMonotonic = monotonic;

@@ -191,6 +191,7 @@ export class Commands {
     for (const { host } of emulator.devices.values()) {
       if (host.requestId === request.requestId) return hotplugAnswer(host.plan);
     }
+    if (!(await this.#provision.giveUp(request.requestId))) return failure('REC_MAC_DEL');
     if (uplinkOf(emulator.conf, request.ibDevice) === null) return failure('PORT_CTX_NOT_FOUND');
     const site = this.#site.planSite(request.ibDevice);
     const planned = () => planHotplug(request, this.#site.firmware(), this.#provision.allPlans, site);

@@ -58,6 +58,8 @@ export class DeviceEndpoint {
   #ended = false;
   /** The sockets are being handed over. */
   #leaving = false;
+  /** A client waits for a descriptor, which was said. */
+  #saidWaiting = false;
   /** The reset after the last client. */
   #afterLast: Promise<void> = Promise.resolve();
 
@@ -178,10 +180,13 @@ export class DeviceEndpoint {
     this.#listenerWatch?.close();
     this.#listenerWatch = null;
     if (fd < 0) {
-      this.#services.log('error', 'cannot accept a client', { vuid: this.#host.vuid, errno: -fd });
+      if (!this.#saidWaiting)
+        this.#services.log('error', 'cannot accept a client', { vuid: this.#host.vuid, errno: -fd });
+      this.#saidWaiting = true;
       setTimeout(() => this.listen(), ACCEPT_AGAIN_MS).unref();
       return;
     }
+    this.#saidWaiting = false;
     const at = StatePageHeader.at.connectionEpoch / 4;
     this.#pageWords[at] = (this.#pageWords[at]! + 1) >>> 0;
     this.#open(fd, new ServerSession(new DeviceAccess(this.#host)), false);

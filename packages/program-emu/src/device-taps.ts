@@ -77,7 +77,7 @@ export class DeviceTaps {
 
   /** Creates the TAP with its first queue and room for one per pair; -errno when the kernel refuses. */
   static create(name: string, pairs: number): DeviceTaps | number {
-    const fds = descriptorsAreScarce() ? -Errno.EMFILE : openTap(name, { queues: 1 });
+    const fds = openTap(name, { queues: 1 });
     if (typeof fds === 'number') return fds;
     const taps = new DeviceTaps(name, filled(fds, pairs), { attached: true });
     taps.setCarrier(false);

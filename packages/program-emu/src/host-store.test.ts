@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { HostState } from '@virtnet/engine-control';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { bootedHost, HostStore } from './host-store.js';
 
 /** It tries again each second. */
@@ -67,24 +67,24 @@ describe('the state of the host', () => {
 
   it('what is newer than what could not be written stays', async () => {
     vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
     const mend = broken();
     const one = store();
     one.keep(state(1));
     mend();
     one.save(state(2));
     vi.runAllTimers();
-    vi.useRealTimers();
     expect(written()).toBe(2);
   });
 
   it('another process has the file by now: it is not written any more', () => {
     vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
     const mend = broken();
     store().keep(state(1));
     mend();
     isOurs = false;
     vi.runAllTimers();
-    vi.useRealTimers();
     expect(written()).toBeNull();
   });
 

@@ -61,6 +61,22 @@ describe('a start with another configuration of uplinks', () => {
       reason: `virtnet.conf has no ${ibDevice}`,
     });
 
+  it('a hotplug that is sent again, of a function that was left out > has its answer, and the function does not come back', async () => {
+    const service = await started();
+    const request = {
+      ...{ requestId: 'sent-again', ibDevice: 'mlx5_1', mac: '0C:C4:7A:FF:22:93', mtu: 1400 },
+      ...{ queues: 3, queuePairs: null, queueSize: 256, sfNum: null, features: null, legacy: false },
+    };
+    const made = await service.commands.hotplug(request);
+    expect(made).toMatchObject(SUCCESS);
+    const { vuid } = made as { readonly vuid: string };
+    await startWith(service, { single_port: 1 });
+    expect(service.said).toContainEqual(leftOut(vuid, 'mlx5_1'));
+    expect(await service.commands.hotplug(request)).toMatchObject({ errno: -1012 });
+    await startWith(service, { single_port: 0 });
+    expect(vuids(service)).not.toContain(vuid);
+  });
+
   it('with LAG > all of them are on the bond, and else as they were', async () => {
     const service = await furnished();
     const before = listed(service);

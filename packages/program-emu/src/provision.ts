@@ -53,7 +53,7 @@ import {
   vfPool,
   vfPoolRules,
 } from '@virtnet/engine-control';
-import { interfaceExists } from '@virtnet/host-linux';
+import { descriptorsAreScarce, interfaceExists } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import type { ControlSite } from './control-site.js';
 import { identityOf, makeDevice, NAME_FREE_MS, nameFree, unmakeDevice } from './device-maker.js';
@@ -89,8 +89,8 @@ export class Provision {
   readonly #staticDefaults: FunctionDefaults;
   readonly #vfDefaults: FunctionDefaults;
   readonly #ibDevice: string;
-  /** What hotplug PFs would be that could not be made again. */
-  #leftOut: readonly DevicePlan[] = [];
+  /** What hotplug PFs would be that could not be made again, and which command asked for them. */
+  #leftOut: readonly { readonly plan: DevicePlan; readonly requestId: string | undefined }[] = [];
 
   constructor(emulator: Emulator, site: ControlSite, recovery: RecoveryStore) {
     this.#emulator = emulator;
@@ -115,14 +115,28 @@ export class Provision {
 
   /** Functions that exist, and those that a later start may make again. */
   get allPlans(): DevicePlan[] {
-    return [...this.plans, ...this.#leftOut];
+    return [...this.plans, ...this.#leftOut.map(({ plan }) => plan)];
   }
 
-  /** Commands that asked for functions that exist. */
+  /** Commands that asked for functions that exist, or that a later start may make again. */
   get #requests(): Map<string, string> {
     const hosts = [...this.#emulator.devices.values()].map(({ host }) => host);
     const asked = hosts.filter(({ requestId }) => requestId !== REQUEST_ID);
-    return new Map(asked.map(({ vuid, requestId }) => [vuid, requestId]));
+    const left = this.#leftOut.flatMap(({ plan, requestId }) =>
+      requestId === undefined ? [] : [[plan.vuid, requestId] as const],
+    );
+    return new Map([...left, ...asked.map(({ vuid, requestId }) => [vuid, requestId] as const)]);
+  }
+
+  /**
+   * Gives up what `requestId` asked for and could not be made again, since that is asked for once more. False: its recovery
+   * file cannot be removed, and it would come back beside the new one.
+   */
+  async giveUp(requestId: string): Promise<boolean> {
+    const given = this.#leftOut.filter((left) => left.requestId === requestId);
+    if (!(await this.forget(given.map(({ plan }) => plan)))) return false;
+    this.#leftOut = this.#leftOut.filter((left) => !given.includes(left));
+    return true;
   }
 
   /** VFs of static PF `pfId` that exist, by number. */
@@ -218,7 +232,7 @@ export class Provision {
         ? failure('PORT_CTX_NOT_FOUND')
         : await this.#made(this.#cameBack(plan, recovery, saved), deadline, requests.get(vuid));
     if (!isFailure(made)) return null;
-    this.#leftOut = [...this.#leftOut, plan];
+    this.#leftOut = [...this.#leftOut, { plan, requestId: requests.get(vuid) }];
     const reason = uplink === null ? `virtnet.conf has no ${ibDevice}` : made.errstr;
     return { ...made, reason };
   }
@@ -290,7 +304,8 @@ export class Provision {
     for (let sfNum = VF_SF_FIRST; sfNum < VF_SF_FIRST + count; sfNum++) {
       const name = representorName(port, sfNum);
       if (used.has(name) || pool.has(name)) continue;
-      const taps = interfaceExists(name) ? -Errno.EEXIST : DeviceTaps.create(name, 1);
+      const scarce = descriptorsAreScarce() ? -Errno.EMFILE : 0;
+      const taps = interfaceExists(name) ? -Errno.EEXIST : scarce || DeviceTaps.create(name, 1);
       if (typeof taps === 'number')
         return this.#error('the pool of SFs is smaller than it should be', { name, errno: -taps });
       pool.give(name, taps.release());

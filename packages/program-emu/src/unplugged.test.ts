@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { DeviceStore } from './device-store.js';
 import { LocalShelf } from './local-shelf.js';
 import { Unplugged } from './unplugged.js';
@@ -32,12 +32,12 @@ describe('requests to unplug that were carried out', () => {
 
   it('are forgotten after a while, and when there are too many', () => {
     vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
     store.forget({}, 'dev/A/', unplugged.remember('old'));
     for (let id = 0; id < 64; id++) store.forget({}, 'dev/A/', unplugged.remember(`${id}`));
     expect([unplugged.has('old'), names().length]).toEqual([false, 64]);
     vi.advanceTimersByTime(60_000);
     expect([unplugged.has('63'), names()]).toEqual([false, []]);
-    vi.useRealTimers();
   });
 
   it('an id that is no name is remembered here alone', () => {

@@ -152,6 +152,16 @@ describe('worker loop', () => {
     expect(idleTurns()).toBe(IDLE_TURNS_MORE + 1); // of IDLE_TURNS_MAX that come first all are gone
   });
 
+  it('a stream behind frames that came one by one earns as any other', () => {
+    start(TRANSMIT);
+    for (let i = 0; i < 400; i++) {
+      burst(i);
+      for (let turn = 0; turn < IDLE_TURNS_MAX; turn++) loop.turn();
+    }
+    for (let i = 0; i < 40; i++) burst(...Array.from({ length: 10 }, (_, frame) => frame));
+    expect(idleTurns()).toBe(400 * STREAM_CREDIT + 1);
+  });
+
   it('a kick that brings nothing is counted, and is no fault', () => {
     start(TRANSMIT);
     for (let i = 0; i < 3; i++) ringDoorbell(TRANSMIT);

@@ -194,7 +194,8 @@ export class WorkerLoop {
         this.#unlooked += toKernel ? frames : frames >> EVENT_LOOK_SHIFT;
         entry.idleTurns = 0;
         if (entry.streak < IDLE_TURNS_MORE) entry.streak += frames;
-        entry.credit = Math.min(entry.credit + frames * STREAM_CREDIT, STREAM_CREDIT_MAX);
+        // What was spent beyond what there was is no debt: what comes now may be a stream.
+        entry.credit = Math.min(Math.max(entry.credit, 0) + frames * STREAM_CREDIT, STREAM_CREDIT_MAX);
       } else if (entry.faulted || (this.#longIdle(entry, idle) && !this.#arm(entry))) {
         entry.busy = false;
         entry.streak = 0;

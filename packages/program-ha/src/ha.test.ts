@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, watch } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RpcClient, ShelfClient, virtnetPaths } from '@virtnet/host-ipc';
 import { close, memfdCreate, Poller } from '@virtnet/host-linux';
@@ -59,15 +59,24 @@ async function writer(upload: (client: ShelfClient) => void): Promise<ShelfClien
 const firstStatus = (client = rpc()) => client.call('ha.status', {}, { deadlineMs: 10_000 });
 const after = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const rehearsal = () => `${virtnetPaths(root).haSocket}.rehearsal`;
-const rehearsing = () =>
-  vi.waitFor(() => expect(existsSync(rehearsal())).toBe(true), { timeout: 20_000, interval: 1 });
+/** Resolves when a keeper's rehearsal begins. To be asked before it is started: the rehearsal is soon over. */
+function rehearsing(): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  mkdirSync(dirname(rehearsal()), { recursive: true, mode: 0o700 });
+  const watcher = watch(dirname(rehearsal()), (_, name) => {
+    if (name === basename(rehearsal())) resolve();
+  });
+  ends.push(() => watcher.close());
+  return promise;
+}
 const openFiles = (child: ChildProcess) => readdirSync(`/proc/${child.pid}/fd`).length;
 
 describe('virtio_net_ha', () => {
   it('ends in the middle of its rehearsal, and nothing is left of that either', async () => {
+    const begun = rehearsing();
     const child = start();
     const exit = exitOf(child);
-    await rehearsing();
+    await begun;
     child.kill('SIGTERM');
     expect(await exit).toBe(0);
     expect(existsSync(rehearsal())).toBe(false);
@@ -104,10 +113,11 @@ describe('virtio_net_ha', () => {
   });
 
   it('all its clients die: guest memory is let go after the time it may stay, and not a descriptor more', async () => {
+    const begun = rehearsing();
     const child = start();
     const client = rpc();
     await firstStatus(client);
-    await rehearsing();
+    await begun;
     await vi.waitFor(() => expect(existsSync(rehearsal())).toBe(false), { timeout: 20_000 });
     const idle = openFiles(child);
     const fd = memfdCreate('guest memory', 1 << 20);

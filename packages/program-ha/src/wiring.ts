@@ -74,7 +74,7 @@ async function rehearse(path: string, poller: Poller, log: Logger, ended: AbortS
   } catch {
     return;
   }
-  const rounds = await rehearseShelf(path, poller, ended);
+  const rounds = await rehearseShelf(path, poller, ended).catch((error: Error) => error);
   if (typeof rounds === 'number') log.debug({ rounds }, 'rehearsed');
   else log.warn({ reason: rounds.message }, 'the rehearsal failed');
 }

@@ -157,9 +157,12 @@ export class FunctionBinding implements VhostBackendDevice {
     return this.#goOn(settled ? (f) => this.#rejoin(f, fn) : (f) => this.#redo(f), settled);
   }
 
-  /** Has the function do `work`; with `patient` again and again while it is silent: it goes on, and nobody waits for that. */
+  /**
+   * Has the function do `work`; with `patient` again and again while it is silent: it goes on meanwhile, and nobody waits
+   * for the answer.
+   */
   async #goOn(work: (fn: VirtioFunction) => Promise<number>, patient: boolean): Promise<void> {
-    let again = false;
+    let again = true;
     const asked = async (fn: VirtioFunction) => {
       try {
         return await work(fn);
@@ -169,12 +172,15 @@ export class FunctionBinding implements VhostBackendDevice {
         return 0;
       }
     };
-    await this.#serial.run(async () => {
-      const errno = await this.#onFunction(asked);
-      this.#resuming = false;
-      if (errno < 0) this.#options.onBroken(`the function does not go on: errno ${-errno}`);
-    });
-    if (again) await this.#goOn(work, patient); // behind what a frontend asked meanwhile
+    while (again) {
+      again = false;
+      // Behind what a frontend asked meanwhile.
+      await this.#serial.run(async () => {
+        const errno = await this.#onFunction(asked);
+        this.#resuming = false;
+        if (errno < 0) this.#options.onBroken(`the function does not go on: errno ${-errno}`);
+      });
+    }
   }
 
   /** Whether any ring is to be worked. */

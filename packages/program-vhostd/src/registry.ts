@@ -18,7 +18,14 @@
 import { existsSync, rmSync } from 'node:fs';
 import { SerialQueue } from '@virtnet/driver-virtio-net';
 import type { Logger, VirtnetPaths } from '@virtnet/host-ipc';
-import { close, closeAll, type Poller, type ReplySender, shutdown } from '@virtnet/host-linux';
+import {
+  close,
+  closeAll,
+  descriptorsAreScarce,
+  type Poller,
+  type ReplySender,
+  shutdown,
+} from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { busOf } from './bdf.js';
 import { VfeError } from './errors.js';
@@ -119,7 +126,7 @@ export class Registry implements KeptSource {
       const { paths, client } = this.#options;
       const vhostSocket = socket ?? `${paths.vfeRun}/vf-${bdf}`;
       if (this.#functions.has(bdf)) return VfeError.VF_ALREADY_ADDED;
-      if (this.#functions.size >= FUNCTIONS_MAX) return VfeError.EXCEED_LIMIT;
+      if (this.#functions.size >= FUNCTIONS_MAX || descriptorsAreScarce()) return VfeError.EXCEED_LIMIT;
       if (this.#isTaken(vhostSocket)) return VfeError.SOCKET_EXISTS;
       const page = FunctionPage.create();
       if (typeof page === 'number') return page;

@@ -5,7 +5,7 @@
  * Limits  PAYLOAD_BYTES_MAX; MESSAGE_FDS_MAX descriptors.
  */
 import { type PeekedRequest, type RequestFormat, RequestPeeker } from '@virtnet/host-linux';
-import { VhostUserHeader, viewOf } from '@virtnet/wire';
+import { Errno, VhostUserHeader, viewOf } from '@virtnet/wire';
 import type { VhostUserFault } from './faults.js';
 import { MESSAGE_FDS_MAX, PAYLOAD_BYTES_MAX } from './limits.js';
 import type { VhostUserMessage } from './session.js';
@@ -37,6 +37,9 @@ export class RequestReader extends RequestPeeker<BadHeader> {
 export function messageOf(request: PeekedRequest): VhostUserMessage | VhostUserFault {
   const { message, fds, fdsLost } = request;
   const header = VhostUserHeader.decode(viewOf(message));
+  if (fdsLost && fds.length < MESSAGE_FDS_MAX)
+    // this process has none to spare
+    return { code: 'REFUSED', request: header.request, errno: Errno.EMFILE };
   if (fdsLost) return { code: 'DESCRIPTOR_COUNT', request: header.request, count: fds.length + 1 };
   return {
     request: header.request,
