@@ -29,8 +29,10 @@ import { PingPong } from './machine-state.ts';
 /** The target: see docs/benchmarks.md. */
 const RATIO_MIN = 1;
 const MEAN_RATIO_MIN = 1.3;
-/** A cell with too few rounds in one state to compare is measured for up to so many times as many rounds. */
+/** A cell with too few rounds in one state to compare has up to so many times as many rounds, */
 const PATIENCE = 3;
+/** as long as all cells so far took less than this each, in milliseconds: all 64 are to be done in a quarter of an hour. */
+const CELL_MS = 13_500;
 const STATES: readonly MachineState[] = ['near', 'far'];
 
 interface CellReport extends Compared {
@@ -46,12 +48,13 @@ export async function run(options: BenchOptions): Promise<number> {
   const pair = await ownProcessors();
   const pingPong = new PingPong(pair);
   const reports: CellReport[] = [];
+  const begunMs = performance.now();
   const problems: string[] = [];
   try {
     process.stdout.write(`${HEADER}\n`);
     for (const alike of Map.groupBy(cells, stageOf).values()) {
       const options = { ...alike[0]!, processors: pair, windowMs: seconds * 1_000 };
-      for (const problem of await measureAlike(alike, options, rounds, pingPong, reports)) {
+      for (const problem of await measureAlike(alike, options, rounds, pingPong, reports, begunMs)) {
         problems.push(problem);
         process.stderr.write(`${problem}\n`);
       }
@@ -98,6 +101,7 @@ async function measureAlike(
   rounds: number,
   pingPong: PingPong,
   reports: CellReport[],
+  begunMs: number,
 ): Promise<string[]> {
   const failed = (error: unknown): string =>
     `${stageOf(options)}: ${error instanceof Error ? error.message : error}`;
@@ -110,7 +114,8 @@ async function measureAlike(
   const problems: string[] = [];
   try {
     for (const cell of cells) {
-      const report = await measure(stage, cell, rounds, pingPong);
+      const untilMs = begunMs + (reports.length + 1) * CELL_MS;
+      const report = await measure(stage, cell, rounds, pingPong, untilMs);
       reports.push(report);
       process.stdout.write(lines(report));
     }
@@ -125,11 +130,13 @@ async function measure(
   cell: Cell,
   count: number,
   pingPong: PingPong,
+  untilMs: number,
 ): Promise<CellReport> {
   const rounds: MeasuredRound[] = [];
   await stage.setBytes(cell.bytes);
-  // Whether there are more depends on the machine's state only, never on how fast either side was.
-  const enough = (i: number): boolean => i >= count && (i >= count * PATIENCE || compare(rounds).length > 0);
+  // Whether there are more depends on the machine's state and the clock, never on how fast either side was.
+  const enough = (i: number): boolean =>
+    i >= count && (i >= count * PATIENCE || performance.now() > untilMs || compare(rounds).length > 0);
   for (let i = 0; !enough(i); i++) {
     const order: readonly Side[] = i % 2 === 0 ? ['virtnet', 'dpdk'] : ['dpdk', 'virtnet'];
     for (const side of order) {
