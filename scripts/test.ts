@@ -13,7 +13,8 @@ const USAGE = `Usage: scripts/test [stage ...] [-- vitest arguments]
 Sets up what is missing, then checks. Stages (all of them but the last when none is named):
   lint     biome over the whole tree
   build    tsc --build of the packages, type check of scripts/ and test/
-  unit     lint, build, the quick tests beside the code, and the structure of the packages; needs no root
+  unit     lint, build, the quick tests beside the code, and the structure of the packages: less than a minute on two
+           processors that nobody else uses; needs no root
   slow     build, and the tests beside the code that take seconds each (*.slow.test.ts): a crash at every step, many
            random cases; needs no root
   system   build, the tests beside the code that start whole processes (*.process.test.ts and their like), and the
