@@ -22,8 +22,8 @@ import type { Child, Exit, Processes } from './processes.ts';
 const BOOT_TIMEOUT_MS = 120_000;
 const COMMAND_TIMEOUT_MS = 60_000;
 /**
- * QEMU 7.2 was seen to end with it while a guest booted, once in some thousand machines: of its devices only its own serial
- * one has MSI-X. Such a machine is started once more.
+ * QEMU 7.2 was seen to end with it, once, while a guest booted: of its devices only its own serial one has MSI-X. Such a
+ * machine is started once more.
  */
 const FAULT_OF_QEMU = 'msix_table_mmio_write: Assertion';
 /** virtio 2.1: ACKNOWLEDGE, DRIVER, DRIVER_OK and FEATURES_OK, and neither FAILED nor NEEDS_RESET. */

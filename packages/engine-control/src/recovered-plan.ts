@@ -2,7 +2,8 @@
  * recovered-plan.ts: the plan of a function that existed before, from its recovery file and what was saved beside it.
  *
  * The recovery file decides what it has keys for, but for the uplink, which is the configuration's business. The rest
- * comes from the saved plan if there is one, else from what a new function would have. Both are as untrusted as any saved state: what no function can be is not planned.
+ * comes from the saved plan if there is one, else from what a new function would have. Both are as untrusted as any
+ * saved state: what no function can be is not planned.
  */
 import { hasFeature, VirtioFeature } from '@virtnet/wire';
 import { type DevicePlan, restorePlan } from './device-plan.js';

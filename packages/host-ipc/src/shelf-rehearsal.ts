@@ -66,11 +66,11 @@ async function practise(path: string, poller: Poller): Promise<void> {
       say(writer);
     };
     done(await writer.lease(everything));
-    const lent = [heard(successor), heard(other)];
-    await Promise.all(lent.map(({ synced }) => synced));
+    const listeners = [heard(successor), heard(other)];
+    await Promise.all(listeners.map(({ synced }) => synced));
     for (let i = 0; i < ENTRIES; i++) done(say(writer));
     done(writer.lend(PREFIX, process.pid, new Uint8Array(ENTRIES)));
-    await Promise.all(lent.map(({ lent }) => lent));
+    await Promise.all(listeners.map(({ lent }) => lent));
     done(say(successor));
     writer.close();
     done(successor.bury(0)); // somebody whom nobody knows: both have the same process here

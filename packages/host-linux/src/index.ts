@@ -55,6 +55,7 @@ export {
   viewAt,
   writtenRanges,
 } from './memory.js';
+export { monotonicMs } from './monotonic.js';
 export * from './netdev.js';
 export { packMemory } from './own-memory.js';
 export * from './poller.js';

@@ -23,8 +23,8 @@ const HEAP_WITH_ROOM = ['--min-semi-space-size=16', '--initial-heap-size=128'];
 const TIDIES_WHEN_IT_WANTS = ['--no-memory-reducer', '--expose-gc'];
 
 /**
- * A standby, and a keeper, practises a takeover once and may wait for weeks: V8 would throw away what was compiled for it, after some
- * collections in which nobody needed it.
+ * A standby practises a takeover once, and a keeper its part in it, and may wait for weeks: V8 would throw away what was
+ * compiled for it, after some collections in which nobody needed it.
  */
 const KEEPS_WHAT_IT_COMPILED = '--no-flush-bytecode';
 

@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { replaceVolatile, type VirtnetPaths } from '@virtnet/host-ipc';
+import { monotonicMs } from '@virtnet/host-linux';
 import type { Build } from './builds.js';
 
 /** In their order. */
@@ -94,12 +95,6 @@ function closePhase(record: UpdateRecord): void {
   record.phasesMs[record.phase] = (record.phasesMs[record.phase] ?? 0) + tookMs;
   record.phaseAt = now;
   record.phaseAtMonotonic = monotonic;
-}
-
-const NS_PER_MS = 1e6;
-
-function monotonicMs(): number {
-  return Number(process.hrtime.bigint()) / NS_PER_MS;
 }
 
 const fileOf = (paths: VirtnetPaths): string => join(paths.run, 'update.json');

@@ -25,10 +25,10 @@
  * Limits  BORROW_MS for a loan that was announced.
  */
 import { RpcError, type ShelfClient } from '@virtnet/host-ipc';
+import { monotonicMs } from '@virtnet/host-linux';
 import { Errno } from '@virtnet/wire';
 import { encodeNote, pausedAt } from './handover-note.js';
 import type { DeviceMirror, Mirror } from './mirror.js';
-import { monotonicMs } from './monotonic.js';
 import type { Precedence } from './precedence.js';
 import type { Device } from './served-device.js';
 import { parseShelfName, shelfNames } from './shelf-names.js';

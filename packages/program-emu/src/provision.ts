@@ -76,6 +76,12 @@ function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** A representor without a function, or -errno. */
+function newRepresentor(name: string): DeviceTaps | number {
+  if (interfaceExists(name)) return -Errno.EEXIST;
+  return descriptorsAreScarce() ? -Errno.EMFILE : DeviceTaps.create(name, 1);
+}
+
 /** A static PF that the firmware wants and that could not be made. */
 export interface PfNotMade {
   readonly pfId: number;
@@ -304,8 +310,7 @@ export class Provision {
     for (let sfNum = VF_SF_FIRST; sfNum < VF_SF_FIRST + count; sfNum++) {
       const name = representorName(port, sfNum);
       if (used.has(name) || pool.has(name)) continue;
-      const scarce = descriptorsAreScarce() ? -Errno.EMFILE : 0;
-      const taps = interfaceExists(name) ? -Errno.EEXIST : scarce || DeviceTaps.create(name, 1);
+      const taps = newRepresentor(name);
       if (typeof taps === 'number')
         return this.#error('the pool of SFs is smaller than it should be', { name, errno: -taps });
       pool.give(name, taps.release());

@@ -1,8 +1,8 @@
 import { HANG_MS, own } from '@virtnet/engine-recovery';
+import { monotonicMs } from '@virtnet/host-linux';
 import { StatePageHeader } from '@virtnet/wire';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeDeviceRecord } from './device-record.js';
-import { monotonicMs } from './monotonic.js';
 import { type Left, leftBy, pauseBegan, Recoveries, stamp } from './recoveries.js';
 import type { Device } from './served-device.js';
 import { shelfNames } from './shelf-names.js';

@@ -19,9 +19,9 @@
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type DeathCause, HANG_MS, ownerOf } from '@virtnet/engine-recovery';
+import { monotonicMs } from '@virtnet/host-linux';
 import { StatePageHeader } from '@virtnet/wire';
 import type { DeviceHost } from './device-host.js';
-import { monotonicMs } from './monotonic.js';
 import type { Device } from './served-device.js';
 
 const STAMP_MS = 100;

@@ -99,7 +99,8 @@ export class RecoveryStore {
       else recoveries.set(name, recovery);
       if (recoveries.size % READ_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
     }
-    return { ...NOTHING, ...devices, recoveries };
+    const { plans, requests } = devices ?? NOTHING;
+    return { recoveries, plans, requests };
   }
 
   /** The firmware's values under which what is saved was made; null when that is not known. */

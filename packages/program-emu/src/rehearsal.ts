@@ -5,8 +5,8 @@
  *   Code that never ran is parsed and compiled when it is needed most: the first takeover of a cold process took
  *   several times as long as the second. So a standby makes a device of its own, records it as the active emulator
  *   would, feeds the records to a mirror, and takes that device over with its sockets and rings, as if it were lent,
- *   several times, through the very code that a real takeover or update runs. Nothing of it is visible outside: socket pairs stand for the
- *   client and for the TAP, and a list for the state keeper.
+ *   several times, through the very code that a real takeover or update runs. Nothing of it is visible outside: socket
+ *   pairs stand for the client and for the TAP, and a list for the state keeper.
  *
  * Invariants
  *   I1  every descriptor and mapping made here is gone at the end.
@@ -16,7 +16,16 @@
  */
 import { type DevicePlan, FunctionKind, restorePlan } from '@virtnet/engine-control';
 import { hotplugFeatures } from '@virtnet/engine-virtio-net';
-import { type Arena, close, closeAll, eventfd, memfdCreate, socketPair } from '@virtnet/host-linux';
+import { messageOf } from '@virtnet/host-ipc';
+import {
+  type Arena,
+  close,
+  closeAll,
+  eventfd,
+  memfdCreate,
+  monotonicMs,
+  socketPair,
+} from '@virtnet/host-linux';
 import type { ServerConnectionOptions } from '@virtnet/server-vfio-user';
 import { DeviceStatus, Errno, VirtioPciCommon } from '@virtnet/wire';
 import { DeviceAccess } from './device-access.js';
@@ -32,7 +41,6 @@ import { Handover, type LendingShelf, type Serve } from './handover.js';
 import { encodeNote } from './handover-note.js';
 import { LocalShelf } from './local-shelf.js';
 import { Mirror } from './mirror.js';
-import { monotonicMs } from './monotonic.js';
 import { Precedence } from './precedence.js';
 import { shelfNames } from './shelf-names.js';
 
@@ -151,18 +159,15 @@ const NO_LENDER: LendingShelf = { connected: false, keeperPid: null, lend: () =>
 /** The same, of which no step throws where nobody waits for it. */
 function guarded(serve: Serve, problems: string[]): Serve {
   const failed = (error: unknown): null => {
-    problems.push(error instanceof Error ? error.message : String(error));
+    problems.push(messageOf(error));
     return null;
   };
   return async (held) => {
     const open = await serve(held).catch(failed);
-    return (
-      open &&
-      (() =>
-        open()
-          .catch(failed)
-          .then(() => {}))
-    );
+    if (open === null) return null;
+    return async () => {
+      await open().catch(failed);
+    };
   };
 }
 

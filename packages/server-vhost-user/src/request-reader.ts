@@ -37,8 +37,8 @@ export class RequestReader extends RequestPeeker<BadHeader> {
 export function messageOf(request: PeekedRequest): VhostUserMessage | VhostUserFault {
   const { message, fds, fdsLost } = request;
   const header = VhostUserHeader.decode(viewOf(message));
+  // Fewer than fit a message: this process has none to spare.
   if (fdsLost && fds.length < MESSAGE_FDS_MAX)
-    // this process has none to spare
     return { code: 'REFUSED', request: header.request, errno: Errno.EMFILE };
   if (fdsLost) return { code: 'DESCRIPTOR_COUNT', request: header.request, count: fds.length + 1 };
   return {
