@@ -33,7 +33,7 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              rounds in turn (--rounds, default 3, at least 2) of S seconds each (default 0.4): what a driver sends
              (drain), what it receives (fill), both (loop), and from one function to another (switch), for each kind of
              ring (split, packed, and with mergeable buffers split-mrg, packed-mrg) and frames of 64, 512, 1500 and 9000
-             bytes. Only rounds in which the machine was in the same state are compared. --cells chooses some cells:
+             bytes. Only windows in which the machine was in the same state are compared. --cells chooses some cells:
              words of their names, comma between choices ("loop split 64,fill 1500"). All take some 15 minutes.
              --against a file that --json wrote names the cells that lost more than 5 % of their ratio since.
   hiccups    How long a busy datapath thread takes from one poll of its queues to the next, under the load of some cells of

@@ -4,13 +4,14 @@
  * Theory
  *   datapath-stage.ts has one driver in front of both devices, and does rounds with one or the other in turn. A cell is
  *   what the device does (drain, fill, loop, switch), a kind of ring, and a size of frames. Which of the two goes first
- *   changes from round to round. round-analysis.ts says which rounds may be compared.
+ *   changes from round to round. A round has WINDOWS windows; round-analysis.ts says which of them may be compared.
  *
  * Limits  Two processors: the driver's and the device's.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import {
   type Compared,
+  type Comparison,
   compare,
   countDiscards,
   type Discard,
@@ -23,21 +24,27 @@ import {
 } from '../../test/lib/round-analysis.ts';
 import type { BenchOptions } from '../bench.ts';
 import { type Cell, chosenCells, machine, nameOf, ownProcessors } from './datapath-cells.ts';
-import { DatapathStage, type MeasuredRound, type StageOptions, stageOf } from './datapath-stage.ts';
+import { DatapathStage, type MeasuredWindow, type StageOptions, stageOf } from './datapath-stage.ts';
 import { PingPong } from './machine-state.ts';
 
 /** The target: see docs/benchmarks.md. */
 const RATIO_MIN = 1;
 const MEAN_RATIO_MIN = 1.3;
-/** A cell with too few rounds in one state to compare has up to so many times as many rounds, */
+/** Windows of a round: the state of the machine is known at the ends of each. */
+const WINDOWS = 4;
+/** A cell with too few windows in one state has up to so many times as many rounds, */
 const PATIENCE = 3;
 /** as long as all cells so far took less than this each, in milliseconds: all 64 are to be done in a quarter of an hour. */
 const CELL_MS = 13_500;
+/** Windows of each side that are enough; less are told all the same, when there is no time for more. */
+const WINDOWS_WANTED = 6;
+const isSure = ({ virtnet, dpdk }: Comparison): boolean =>
+  Math.min(virtnet.windows, dpdk.windows) >= WINDOWS_WANTED;
 const STATES: readonly MachineState[] = ['near', 'far'];
 
 interface CellReport extends Compared {
   readonly discarded: Partial<Record<Discard, number>>;
-  readonly rounds: readonly (MeasuredRound & { readonly discarded: Discard | null })[];
+  readonly windows: readonly (MeasuredWindow & { readonly discarded: Discard | null })[];
 }
 
 export async function run(options: BenchOptions): Promise<number> {
@@ -53,7 +60,7 @@ export async function run(options: BenchOptions): Promise<number> {
   try {
     process.stdout.write(`${HEADER}\n`);
     for (const alike of Map.groupBy(cells, stageOf).values()) {
-      const options = { ...alike[0]!, processors: pair, windowMs: seconds * 1_000 };
+      const options = { ...alike[0]!, processors: pair, windowMs: seconds * 1_000, windows: WINDOWS };
       for (const problem of await measureAlike(alike, options, rounds, pingPong, reports, begunMs)) {
         problems.push(problem);
         process.stderr.write(`${problem}\n`);
@@ -76,7 +83,10 @@ export async function run(options: BenchOptions): Promise<number> {
 function formerReports(path: string): readonly Compared[] | null {
   try {
     const { reports } = JSON.parse(readFileSync(path, 'utf8')) as { reports?: readonly Compared[] };
-    if (Array.isArray(reports) && reports.every(({ comparisons }) => Array.isArray(comparisons)))
+    if (
+      Array.isArray(reports) &&
+      reports.every(({ comparisons }) => Array.isArray(comparisons) && comparisons.every(hasQuartiles))
+    )
       return reports as readonly Compared[];
     process.stderr.write(`${path} is not what scripts/bench datapath --json writes\n`);
   } catch (error) {
@@ -85,11 +95,14 @@ function formerReports(path: string): readonly Compared[] | null {
   return null;
 }
 
+const hasQuartiles = ({ virtnet, dpdk }: Compared['comparisons'][number]): boolean =>
+  [virtnet, dpdk].every(({ lower, upper }) => Number.isFinite(lower) && Number.isFinite(upper));
+
 function slowerText(path: string, slower: readonly Slower[]): string {
   if (slower.length === 0) return `no cell is slower than in ${path}\n`;
   const rows = slower.map(({ cell, state, before, now, certain }) => {
     const ratios = `${before.toFixed(2)} -> ${now.toFixed(2)}`;
-    return `  ${cell.padEnd(29)} ${state.padEnd(5)} ${ratios}${certain ? '' : '  (within the spread of the rounds)'}`;
+    return `  ${cell.padEnd(29)} ${state.padEnd(5)} ${ratios}${certain ? '' : '  (within the spread of the windows)'}`;
   });
   return [`slower than in ${path}, ratio to DPDK:`, ...rows, ''].join('\n');
 }
@@ -132,57 +145,57 @@ async function measure(
   pingPong: PingPong,
   untilMs: number,
 ): Promise<CellReport> {
-  const rounds: MeasuredRound[] = [];
+  const windows: MeasuredWindow[] = [];
   await stage.setBytes(cell.bytes);
   // Whether there are more depends on the machine's state and the clock, never on how fast either side was.
   const enough = (i: number): boolean =>
-    i >= count && (i >= count * PATIENCE || performance.now() > untilMs || compare(rounds).length > 0);
+    i >= count && (i >= count * PATIENCE || performance.now() > untilMs || compare(windows).some(isSure));
   for (let i = 0; !enough(i); i++) {
     const order: readonly Side[] = i % 2 === 0 ? ['virtnet', 'dpdk'] : ['dpdk', 'virtnet'];
-    for (const side of order) {
-      const round = await stage.round(side, pingPong);
-      rounds.push(round);
-      process.stderr.write(`  ${nameOf(cell)}: ${describe(round)}\n`);
-    }
+    for (const side of order)
+      for (const window of await stage.round(side, pingPong)) {
+        windows.push(window);
+        process.stderr.write(`  ${nameOf(cell)}: ${describe(window)}\n`);
+      }
   }
   return {
     cell: nameOf(cell),
-    comparisons: compare(rounds),
-    discarded: countDiscards(rounds),
-    rounds: rounds.map((round) => ({ ...round, discarded: discardOf(round) })),
+    comparisons: compare(windows),
+    discarded: countDiscards(windows),
+    windows: windows.map((window) => ({ ...window, discarded: discardOf(window) })),
   };
 }
 
 const millions = (rate: number): string => (rate / 1e6).toFixed(2);
 const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
 
-function describe(round: MeasuredRound): string {
-  const { side, framesPerSecond, pingPongNs, ran, waited } = round;
+function describe(window: MeasuredWindow): string {
+  const { side, framesPerSecond, pingPongNs, ran, waited } = window;
   return [
     `${side.padEnd(7)} ${millions(framesPerSecond).padStart(6)} M/s`,
     `ping-pong ${pingPongNs.map((ns) => ns.toFixed(0)).join(' -> ')} ns`,
     `driver ran ${percent(ran.driver)}, waited ${percent(waited.driver)}`,
     `device ran ${percent(ran.device)}, waited ${percent(waited.device)}`,
-    discardOf(round) ?? 'counts',
+    discardOf(window) ?? 'counts',
   ].join('; ');
 }
 
-const HEADER = `cell                          state  virtnet      (spread)     DPDK      (spread)   ratio  rounds   discarded
+const HEADER = `cell                          state  virtnet      (middle half)  DPDK  (middle half)   ratio  windows  discarded
                                      M frames/s              M frames/s`;
 
 function lines({ cell, comparisons, discarded }: CellReport): string {
   const reasons = Object.entries(discarded).map(([reason, count]) => `${count} ${reason}`);
   const end = reasons.length > 0 ? reasons.join(', ') : '0';
   if (comparisons.length === 0)
-    return `${cell.padEnd(29)} too few rounds in one state to compare; discarded: ${end}\n`;
+    return `${cell.padEnd(29)} too few windows in one state to compare; discarded: ${end}\n`;
   return comparisons
     .map(({ state, virtnet, dpdk, ratio }) => {
       const sides = [virtnet, dpdk].map(
-        ({ median, min, max }) =>
-          `${millions(median).padStart(8)} ${`(${millions(min)}-${millions(max)})`.padStart(14)}`,
+        ({ median, lower, upper }) =>
+          `${millions(median).padStart(8)} ${`(${millions(lower)}-${millions(upper)})`.padStart(14)}`,
       );
-      const rounds = `${virtnet.rounds}/${dpdk.rounds}`;
-      return `${cell.padEnd(29)} ${state.padEnd(5)} ${sides.join(' ')} ${ratio.toFixed(2).padStart(7)}  ${rounds.padEnd(8)} ${end}\n`;
+      const windows = `${virtnet.windows}/${dpdk.windows}`;
+      return `${cell.padEnd(29)} ${state.padEnd(5)} ${sides.join(' ')} ${ratio.toFixed(2).padStart(7)}  ${windows.padEnd(8)} ${end}\n`;
     })
     .join('');
 }

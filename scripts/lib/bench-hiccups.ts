@@ -24,7 +24,7 @@ import {
 import { sleep } from '../../test/lib/waiting.ts';
 import type { BenchOptions } from '../bench.ts';
 import { type Cell, chosenCells, machine, nameOf, ownProcessors } from './datapath-cells.ts';
-import { DatapathStage, type MeasuredRound, type StageOptions } from './datapath-stage.ts';
+import { DatapathStage, type MeasuredWindow, type StageOptions } from './datapath-stage.ts';
 import type { PeerStart } from './hiccup-peer.ts';
 import { readRecord } from './hiccup-record.ts';
 import { PingPong } from './machine-state.ts';
@@ -40,7 +40,7 @@ const MS_PER_S = 1_000;
 
 interface CellReport {
   readonly cell: string;
-  readonly round: MeasuredRound;
+  readonly window: MeasuredWindow;
   readonly worker: Hiccups;
   readonly peer: Hiccups;
 }
@@ -87,13 +87,13 @@ async function measure(
   try {
     await stage.setBytes(cell.bytes);
     const readings: Reading[] = [];
-    const round = await stage.round('virtnet', pingPong, () => {
+    const [window] = await stage.round('virtnet', pingPong, () => {
       readings.push(readRecord(recordOf(directory, stage.emulatorPid)));
     });
     const peer = await stage.meanwhile(() =>
       bareLoop(join(directory, `peer${RECORD}`), processors[1], seconds),
     );
-    return { cell: nameOf(cell), round, worker: between(readings[0]!, readings[1]!), peer };
+    return { cell: nameOf(cell), window: window!, worker: between(readings[0]!, readings[1]!), peer };
   } finally {
     problems.push(...(await stage.close()));
   }
@@ -127,8 +127,8 @@ async function bareLoop(path: string, processor: number, seconds: number): Promi
 const HEADER = `                               turns/s   p50 us   p99 us   p99.99 ms   longest ms   turns later than 0.1 ms
 `;
 
-function lines({ cell, round, worker, peer }: CellReport, seconds: number): string {
-  const { ran, waited, framesPerSecond } = round;
+function lines({ cell, window, worker, peer }: CellReport, seconds: number): string {
+  const { ran, waited, framesPerSecond } = window;
   const share = (part: number): string => `${(100 * part).toFixed(1)} %`;
   const rank = Math.ceil(worker.turns * RARE);
   return [

@@ -7,18 +7,19 @@
  *   dpdk     dpdk-testpmd with ports of net_vhost.
  *   Both devices live all the time, and so does the driver: a round begins by telling it which ports to use. Who is not
  *   measured polls nothing. Driver and device have a processor each.
- *   A round's rate comes from the driver's counters over a window inside the round. Both sides' counters over the whole
- *   round must agree.
+ *   A round has windows, one after the other, and the state of the machine is measured between them. A window's rate
+ *   comes from the driver's counters at its ends. Both sides' counters over the whole round must agree. Who asks for
+ *   counters and who answers goes before everybody else, for a moment each, so that windows can be short.
  *
  * Limits  One queue pair a port.
  */
 import { constants, getPriority } from 'node:os';
-import { type Round, type Side, sides } from '../../test/lib/round-analysis.ts';
+import { type Side, sides, type Window } from '../../test/lib/round-analysis.ts';
 import { Scene } from '../../test/lib/scene.ts';
 import { Service } from '../../test/lib/service.ts';
 import { FORWARDING_THREAD, Testpmd, virtioUser } from '../../test/lib/testpmd.ts';
 import { sleep, until } from '../../test/lib/waiting.ts';
-import { accountOf, type PingPong, setPrecedence, threadNamed } from './machine-state.ts';
+import { accountOf, goFirst, type PingPong, setPrecedence, threadNamed } from './machine-state.ts';
 
 export type Case = 'drain' | 'fill' | 'loop' | 'switch';
 
@@ -35,8 +36,10 @@ export interface StageOptions {
   readonly bytes: number;
   /** Of driver and device. */
   readonly processors: readonly [number, number];
-  /** How long of a round is measured. */
+  /** How long what is measured of a round is, */
   readonly windowMs: number;
+  /** and in how many parts; default 1. */
+  readonly windows?: number;
   /** More of the environment of the service's processes. */
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -105,8 +108,8 @@ const SETTLE_MS = 30;
 const RINGS_TIMEOUT_MS = 30_000;
 const DATAPATH_THREAD = 'datapath-0';
 
-/** What a round says beside what round-analysis.ts needs. */
-export interface MeasuredRound extends Round {
+/** What a window of a round says beside what round-analysis.ts needs. */
+export interface MeasuredWindow extends Window {
   readonly windowMs: number;
   /** Shares of the time in which driver's and device's thread ran; a device may sleep. */
   readonly ran: { readonly driver: number; readonly device: number };
@@ -122,6 +125,7 @@ export class DatapathStage {
   readonly #dpdk: Testpmd;
   readonly #driver: Testpmd;
   readonly #warm = new Set<Side>();
+  #rounds = 0;
 
   private constructor(options: StageOptions, scene: Scene, service: Service, dpdk: Testpmd, driver: Testpmd) {
     this.#options = options;
@@ -140,6 +144,7 @@ export class DatapathStage {
       const driver = await startDriver(scene, options);
       const stage = new DatapathStage(options, scene, service, dpdk, driver);
       await stage.#prepare();
+      await stage.#letAnswersGoFirst();
       return stage;
     } catch (error) {
       await scene.end();
@@ -154,11 +159,10 @@ export class DatapathStage {
     return this.#scene.end();
   }
 
-  /** `edge` is called where what is measured begins and ends. */
-  async round(side: Side, pingPong: PingPong, edge: () => void = () => {}): Promise<MeasuredRound> {
-    const { driver, counts } = this.#case;
+  /** Its windows. `edge` is called where what is measured begins and ends. */
+  async round(side: Side, pingPong: PingPong, edge: () => void = () => {}): Promise<MeasuredWindow[]> {
+    const { driver } = this.#case;
     this.#prefer(side);
-    const before = await pingPong.measure();
     const driverBefore = await this.#driverFrames(side);
     const deviceBefore = await this.#deviceFrames(side);
     await this.#driver.command(`set portlist ${this.#driverPorts(side).join(',')}`);
@@ -167,11 +171,9 @@ export class DatapathStage {
     await sleep(this.#warm.has(side) ? WARM_MS : FIRST_WARM_MS);
     this.#warm.add(side);
 
-    const first = await this.#sample(side);
     edge();
-    await sleep(this.#options.windowMs);
+    const windows = await this.#windows(side, pingPong);
     edge();
-    const last = await this.#sample(side);
 
     await this.#driver.stop();
     await sleep(SETTLE_MS);
@@ -179,22 +181,37 @@ export class DatapathStage {
     if (side === 'dpdk') await this.#dpdk.stop();
     const driverAfter = await this.#driverFrames(side);
     const deviceAfter = await this.#deviceFrames(side);
-    const after = await pingPong.measure();
+    const frames = { driver: driverAfter - driverBefore, device: deviceAfter - deviceBefore };
+    this.#rounds++;
+    return windows.map((window) => ({ ...window, frames, onTheWay: this.#case.ports * QUEUE_SIZE }));
+  }
 
-    const windowMs = last.at - first.at;
-    const share = (thread: 'driver' | 'device', time: 'ranNs' | 'waitedNs'): number =>
-      (last[thread][time] - first[thread][time]) / 1e6 / windowMs;
-    return {
-      side,
-      framesPerSecond: ((last[counts] - first[counts]) / windowMs) * 1_000,
-      pingPongNs: [before, after],
-      ran: { driver: share('driver', 'ranNs'), device: share('device', 'ranNs') },
-      waited: { driver: share('driver', 'waitedNs'), device: share('device', 'waitedNs') },
-      windowError: (first.uncertainty + last.uncertainty) / windowMs,
-      windowMs,
-      frames: { driver: driverAfter - driverBefore, device: deviceAfter - deviceBefore },
-      onTheWay: this.#case.ports * QUEUE_SIZE,
-    };
+  async #windows(side: Side, pingPong: PingPong): Promise<Omit<MeasuredWindow, 'frames' | 'onTheWay'>[]> {
+    const { windowMs, windows: count = 1 } = this.#options;
+    const { counts } = this.#case;
+    const windows: Omit<MeasuredWindow, 'frames' | 'onTheWay'>[] = [];
+    let before = await pingPong.measure();
+    for (let i = 0; i < count; i++) {
+      const first = await this.#sample(side);
+      await sleep(windowMs / count);
+      const last = await this.#sample(side);
+      const after = await pingPong.measure();
+      const length = last.at - first.at;
+      const share = (thread: 'driver' | 'device', time: 'ranNs' | 'waitedNs'): number =>
+        (last[thread][time] - first[thread][time]) / 1e6 / length;
+      windows.push({
+        side,
+        round: this.#rounds,
+        framesPerSecond: ((last[counts] - first[counts]) / length) * 1_000,
+        pingPongNs: [before, after],
+        ran: { driver: share('driver', 'ranNs'), device: share('device', 'ranNs') },
+        waited: { driver: share('driver', 'waitedNs'), device: share('device', 'waitedNs') },
+        windowError: (first.uncertainty + last.uncertainty) / length,
+        windowMs: length,
+      });
+      before = after;
+    }
+    return windows;
   }
 
   /** Does something while the driver asks ports for frames that get none, and keeps its processor busy with that. */
@@ -231,6 +248,17 @@ export class DatapathStage {
     const done = threads.map(({ of, nice }) => setPrecedence(of, nice));
     if (this.#warm.size === 0 && done.includes(false))
       process.stderr.write('no precedence over others (CAP_SYS_NICE): rounds may be disturbed\n');
+  }
+
+  /**
+   * The driver's main thread answers beside the device: where its own forwarding thread runs it would be in the way of what
+   * it waits for when forwarding is to end.
+   */
+  async #letAnswersGoFirst(): Promise<void> {
+    const { pid } = this.#driver.child;
+    await this.#scene.processes.run(['taskset', '-p', '-c', `${this.#options.processors[1]}`, `${pid}`]);
+    goFirst(pid);
+    goFirst(process.pid);
   }
 
   #driverThread() {

@@ -4,12 +4,13 @@ import {
   countDiscards,
   discardOf,
   geometricMean,
-  type Round,
   slowerThan,
+  type Window,
 } from './round-analysis.ts';
 
-const sound: Round = {
+const sound: Window = {
   side: 'virtnet',
+  round: 0,
   framesPerSecond: 10,
   pingPongNs: [30, 35],
   waited: { driver: 0, device: 0.01 },
@@ -17,15 +18,18 @@ const sound: Round = {
   frames: { driver: 1000, device: 1000 },
   onTheWay: 100,
 };
-const round = (side: Round['side'], framesPerSecond: number, ns = 30): Round => ({
+let rounds = 0;
+/** The only window of a round of its own. */
+const round = (side: Window['side'], framesPerSecond: number, ns = 30): Window => ({
   ...sound,
   side,
+  round: rounds++,
   framesPerSecond,
   pingPongNs: [ns, ns],
 });
 
-describe('a round is left out', () => {
-  test.each<[string, Partial<Round>, ReturnType<typeof discardOf>]>([
+describe('a window is left out', () => {
+  test.each<[string, Partial<Window>, ReturnType<typeof discardOf>]>([
     ['sound', {}, null],
     ['far is a state as good as near', { pingPongNs: [160, 170] }, null],
     ['near before, far after', { pingPongNs: [30, 165] }, 'state changed'],
@@ -55,8 +59,8 @@ describe('comparison', () => {
     expect(compare(rounds)).toEqual([
       {
         state: 'near',
-        virtnet: { rounds: 3, median: 12, min: 8, max: 100 },
-        dpdk: { rounds: 2, median: 6, min: 5, max: 7 },
+        virtnet: { rounds: 3, windows: 3, median: 12, lower: 10, upper: 56, min: 8, max: 100 },
+        dpdk: { rounds: 2, windows: 2, median: 6, lower: 5.5, upper: 6.5, min: 5, max: 7 },
         ratio: 2,
       },
     ]);
@@ -73,6 +77,14 @@ describe('comparison', () => {
       ['near', 2],
       ['far', 0.5],
     ]);
+  });
+
+  test('windows of one round only say nothing, those of two do', () => {
+    const both = [round('dpdk', 5), round('dpdk', 5)];
+    const first = round('virtnet', 10);
+    expect(compare([...both, first, { ...first, framesPerSecond: 20 }])).toEqual([]);
+    const [comparison] = compare([...both, first, { ...first, framesPerSecond: 20 }, round('virtnet', 20)]);
+    expect(comparison?.virtnet).toMatchObject({ rounds: 2, windows: 3, median: 20 });
   });
 
   test('one side near and the other far say nothing about each other, nor does a single round', () => {
@@ -103,7 +115,7 @@ describe('a run beside a former one', () => {
 
   test('what lost more than a twentieth is named, the worst first, and whether the rounds leave a doubt', () => {
     const before = [cell('a', [10, 10]), cell('b', [10, 10]), cell('c', [10, 10]), cell('d', [10, 10])];
-    const now = [cell('a', [9.6, 9.6]), cell('b', [9, 9]), cell('c', [6, 10.4]), cell('d', [20, 20])];
+    const now = [cell('a', [9.6, 9.6]), cell('b', [9, 9]), cell('c', [4, 12.4]), cell('d', [20, 20])];
     expect(slowerThan(before, now)).toEqual([
       { cell: 'c', state: 'near', before: 1, now: 0.82, certain: false },
       { cell: 'b', state: 'near', before: 1, now: 0.9, certain: true },

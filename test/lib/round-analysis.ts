@@ -3,11 +3,12 @@
  *
  * Theory
  *   A virtual machine's processors are sometimes close to each other and sometimes far apart, and everything that two
- *   of them do together changes by a factor of two to five with it. So a round says how long a word takes from one to
- *   the other, before it and after it, and only rounds of one state are compared. A round during which the state
- *   changed, or one of whose threads was not let run, measured something else and is left out, with its reason.
+ *   of them do together changes by a factor of two to five with it. So a round has windows, each of which says how long a
+ *   word takes from one to the other, before it and after it, and only windows of one state are compared. A window during
+ *   which the state changed, or one of whose threads was not let run, measured something else and is left out, with its
+ *   reason.
  *
- * Limits  ROUNDS_MIN rounds of each side, or a state is not judged.
+ * Limits  Windows of ROUNDS_MIN rounds of each side, or a state is not judged.
  */
 
 export const sides = ['virtnet', 'dpdk'] as const;
@@ -15,8 +16,11 @@ export type Side = (typeof sides)[number];
 export type MachineState = 'near' | 'far';
 export type Discard = 'state changed' | 'no processor' | 'clock' | 'frames missing' | 'nothing moved';
 
-export interface Round {
+/** A window of a round. */
+export interface Window {
   readonly side: Side;
+  /** Which round it is of: windows of the same one say less than those of several. */
+  readonly round: number;
   readonly framesPerSecond: number;
   /** One way between the two processors, before and after. */
   readonly pingPongNs: readonly [number, number];
@@ -30,9 +34,14 @@ export interface Round {
   readonly onTheWay: number;
 }
 
+/** Frames a second of the windows of one side in one state. */
 export interface SideSummary {
   readonly rounds: number;
+  readonly windows: number;
   readonly median: number;
+  /** A quarter of the windows had less, a quarter more. */
+  readonly lower: number;
+  readonly upper: number;
   readonly min: number;
   readonly max: number;
 }
@@ -55,10 +64,10 @@ const SLOWER_SHARE = 0.05;
 
 const stateOf = (pingPongNs: number): MachineState => (pingPongNs <= NEAR_NS_MAX ? 'near' : 'far');
 
-/** Why a round says nothing; null: it does. */
-export function discardOf(round: Round): Discard | null {
-  const { pingPongNs, waited, windowError, frames, onTheWay } = round;
-  if (!(round.framesPerSecond > 0)) return 'nothing moved';
+/** Why a window says nothing; null: it does. */
+export function discardOf(window: Window): Discard | null {
+  const { pingPongNs, waited, windowError, frames, onTheWay } = window;
+  if (!(window.framesPerSecond > 0)) return 'nothing moved';
   if (Math.abs(frames.driver - frames.device) > onTheWay) return 'frames missing';
   if (waited.driver > WAITED_MAX || waited.device > WAITED_MAX) return 'no processor';
   if (stateOf(pingPongNs[0]) !== stateOf(pingPongNs[1])) return 'state changed';
@@ -67,18 +76,19 @@ export function discardOf(round: Round): Discard | null {
 }
 
 /** How often each reason occurs. */
-export function countDiscards(rounds: readonly Round[]): Partial<Record<Discard, number>> {
+export function countDiscards(windows: readonly Window[]): Partial<Record<Discard, number>> {
   const counts: Partial<Record<Discard, number>> = {};
-  for (const reason of rounds.map(discardOf)) if (reason !== null) counts[reason] = (counts[reason] ?? 0) + 1;
+  for (const reason of windows.map(discardOf))
+    if (reason !== null) counts[reason] = (counts[reason] ?? 0) + 1;
   return counts;
 }
 
-/** Both sides in each state that has enough rounds of both. */
-export function compare(rounds: readonly Round[]): Comparison[] {
-  const usable = rounds.filter((round) => discardOf(round) === null);
+/** Both sides in each state that has enough windows of both. */
+export function compare(windows: readonly Window[]): Comparison[] {
+  const usable = windows.filter((window) => discardOf(window) === null);
   return (['near', 'far'] as const).flatMap((state): Comparison[] => {
     const [virtnet, dpdk] = sides.map((side) =>
-      summary(usable.filter((round) => round.side === side && stateOf(round.pingPongNs[0]) === state)),
+      summary(usable.filter((window) => window.side === side && stateOf(window.pingPongNs[0]) === state)),
     );
     if (virtnet === null || virtnet === undefined || dpdk === null || dpdk === undefined) return [];
     return [{ state, virtnet, dpdk, ratio: virtnet.median / dpdk.median }];
@@ -97,7 +107,7 @@ export interface Slower {
   readonly state: MachineState;
   readonly before: number;
   readonly now: number;
-  /** Whether even the best that the rounds of now say is less than the worst that those of before said. */
+  /** Whether what the better windows of now say is less than what the worse ones of before said. */
   readonly certain: boolean;
 }
 
@@ -110,23 +120,34 @@ export function slowerThan(before: readonly Compared[], now: readonly Compared[]
     comparisons.flatMap((each): Slower[] => {
       const then = former.get(`${cell}/${each.state}`);
       if (then === undefined || each.ratio >= then.ratio * (1 - SLOWER_SHARE)) return [];
-      const certain = each.virtnet.max / each.dpdk.min < then.virtnet.min / then.dpdk.max;
+      const certain = each.virtnet.upper / each.dpdk.lower < then.virtnet.lower / then.dpdk.upper;
       return [{ cell, state: each.state, before: then.ratio, now: each.ratio, certain }];
     }),
   );
   return slower.sort((a, b) => a.now / a.before - b.now / b.before);
 }
 
-function summary(rounds: readonly Round[]): SideSummary | null {
-  if (rounds.length < ROUNDS_MIN) return null;
-  const rates = rounds.map(({ framesPerSecond }) => framesPerSecond).sort((a, b) => a - b);
-  return { rounds: rates.length, median: median(rates), min: rates[0]!, max: rates.at(-1)! };
+function summary(windows: readonly Window[]): SideSummary | null {
+  const rounds = new Set(windows.map(({ round }) => round)).size;
+  if (rounds < ROUNDS_MIN) return null;
+  const rates = windows.map(({ framesPerSecond }) => framesPerSecond).sort((a, b) => a - b);
+  const [lower, middle, upper] = [0.25, 0.5, 0.75].map((share) => quantile(rates, share));
+  return {
+    rounds,
+    windows: rates.length,
+    median: middle!,
+    lower: lower!,
+    upper: upper!,
+    min: rates[0]!,
+    max: rates.at(-1)!,
+  };
 }
 
-/** Of sorted numbers. */
-function median(sorted: readonly number[]): number {
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+/** Of sorted numbers, between two of them if need be. */
+function quantile(sorted: readonly number[], share: number): number {
+  const place = (sorted.length - 1) * share;
+  const before = sorted[Math.floor(place)]!;
+  return before + (sorted[Math.ceil(place)]! - before) * (place % 1);
 }
 
 export function geometricMean(values: readonly number[]): number {
