@@ -30,7 +30,7 @@ DPDK and tcpdump and a user who may use them. docs/benchmarks.md says how to rea
              taken over (--kills, default 20, with a stream through one of them) and started again, and what
              they cost in memory and, at rest, in processor time.
   datapath   Frames a second of our datapath beside those of DPDK's vhost library, both driven by DPDK's virtio-user, in
-             rounds in turn (--rounds, default 3, at least 2) of S seconds each (default 0.4): what a driver sends
+             rounds in turn (--rounds, default 4, at least 2) of S seconds each (default 0.4): what a driver sends
              (drain), what it receives (fill), both (loop), and from one function to another (switch), for each kind of
              ring (split, packed, and with mergeable buffers split-mrg, packed-mrg) and frames of 64, 512, 1500 and 9000
              bytes. Only windows in which the machine was in the same state are compared. --cells chooses some cells:
@@ -113,7 +113,7 @@ const COMMANDS = {
   datapath: {
     needs: ALL,
     options: ['--cells', '--rounds', '--seconds', '--against'],
-    defaults: { ...DEFAULTS, rounds: 3 },
+    defaults: { ...DEFAULTS, rounds: 4 },
     load: () => import('./lib/bench-datapath.ts'),
   },
   tap: {
