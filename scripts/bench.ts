@@ -113,7 +113,7 @@ const COMMANDS = {
   datapath: {
     needs: ALL,
     options: ['--cells', '--rounds', '--seconds', '--against'],
-    defaults: { ...DEFAULTS, rounds: 4 },
+    defaults: DEFAULTS,
     load: () => import('./lib/bench-datapath.ts'),
   },
   tap: {

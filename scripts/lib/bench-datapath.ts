@@ -180,8 +180,8 @@ function describe(window: MeasuredWindow): string {
   ].join('; ');
 }
 
-const HEADER = `cell                          state  virtnet      (middle half)  DPDK  (middle half)   ratio  windows  discarded
-                                     M frames/s              M frames/s`;
+const HEADER = `cell                          state  virtnet  (middle half)     DPDK  (middle half)   ratio  windows  discarded
+                                    M frames/s               M frames/s`;
 
 function lines({ cell, comparisons, discarded }: CellReport): string {
   const reasons = Object.entries(discarded).map(([reason, count]) => `${count} ${reason}`);

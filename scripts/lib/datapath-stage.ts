@@ -126,6 +126,8 @@ export class DatapathStage {
   readonly #driver: Testpmd;
   readonly #warm = new Set<Side>();
   #rounds = 0;
+  /** The state of the machine can be measured beside threads that never sleep. */
+  #measuresBeside = false;
 
   private constructor(options: StageOptions, scene: Scene, service: Service, dpdk: Testpmd, driver: Testpmd) {
     this.#options = options;
@@ -163,6 +165,7 @@ export class DatapathStage {
   async round(side: Side, pingPong: PingPong, edge: () => void = () => {}): Promise<MeasuredWindow[]> {
     const { driver } = this.#case;
     this.#prefer(side);
+    const before = this.#measuresBeside ? null : await pingPong.measure();
     const driverBefore = await this.#driverFrames(side);
     const deviceBefore = await this.#deviceFrames(side);
     await this.#driver.command(`set portlist ${this.#driverPorts(side).join(',')}`);
@@ -172,7 +175,7 @@ export class DatapathStage {
     this.#warm.add(side);
 
     edge();
-    const windows = await this.#windows(side, pingPong);
+    const windows = await this.#windows(side, before === null ? pingPong : null);
     edge();
 
     await this.#driver.stop();
@@ -183,19 +186,27 @@ export class DatapathStage {
     const deviceAfter = await this.#deviceFrames(side);
     const frames = { driver: driverAfter - driverBefore, device: deviceAfter - deviceBefore };
     this.#rounds++;
-    return windows.map((window) => ({ ...window, frames, onTheWay: this.#case.ports * QUEUE_SIZE }));
+    const round = { frames, onTheWay: this.#case.ports * QUEUE_SIZE };
+    if (before === null) return windows.map((window) => ({ ...window, ...round }));
+    const pingPongNs = [before, await pingPong.measure()] as const;
+    return windows.map((window) => ({ ...window, ...round, pingPongNs }));
   }
 
-  async #windows(side: Side, pingPong: PingPong): Promise<Omit<MeasuredWindow, 'frames' | 'onTheWay'>[]> {
-    const { windowMs, windows: count = 1 } = this.#options;
+  /** Several, where the state can be measured in between; else one. */
+  async #windows(
+    side: Side,
+    pingPong: PingPong | null,
+  ): Promise<Omit<MeasuredWindow, 'frames' | 'onTheWay'>[]> {
+    const { windowMs, windows: wished = 1 } = this.#options;
+    const count = pingPong === null ? 1 : wished;
     const { counts } = this.#case;
     const windows: Omit<MeasuredWindow, 'frames' | 'onTheWay'>[] = [];
-    let before = await pingPong.measure();
+    let before = (await pingPong?.measure()) ?? 0;
     for (let i = 0; i < count; i++) {
       const first = await this.#sample(side);
       await sleep(windowMs / count);
       const last = await this.#sample(side);
-      const after = await pingPong.measure();
+      const after = (await pingPong?.measure()) ?? 0;
       const length = last.at - first.at;
       const share = (thread: 'driver' | 'device', time: 'ranNs' | 'waitedNs'): number =>
         (last[thread][time] - first[thread][time]) / 1e6 / length;
@@ -257,8 +268,7 @@ export class DatapathStage {
   async #letAnswersGoFirst(): Promise<void> {
     const { pid } = this.#driver.child;
     await this.#scene.processes.run(['taskset', '-p', '-c', `${this.#options.processors[1]}`, `${pid}`]);
-    goFirst(pid);
-    goFirst(process.pid);
+    this.#measuresBeside = goFirst(pid) && goFirst(process.pid);
   }
 
   #driverThread() {

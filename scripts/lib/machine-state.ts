@@ -7,7 +7,7 @@
  *   ones (SCHED_FIFO), so that they are not put aside, and can measure beside threads that never sleep.
  *
  * Limits  A measurement spins on both processors for some 0.2 ms, or 0.6 where they are far from each other. Where
- *   precedence is not permitted, other threads may get in between.
+ *   precedence is not permitted, it takes long beside threads that never sleep.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
