@@ -115,6 +115,9 @@ export interface MeasuredWindow extends Window {
   readonly ran: { readonly driver: number; readonly device: number };
 }
 
+/** What a window says without the round it is of. */
+type WindowOfItself = Omit<MeasuredWindow, 'round' | 'pingPongNs' | 'frames' | 'onTheWay'>;
+
 const macOf = (side: Side, port: number): string => `02:00:00:00:0${side === 'dpdk' ? 1 : 2}:0${port + 1}`;
 
 export class DatapathStage {
@@ -161,22 +164,31 @@ export class DatapathStage {
     return this.#scene.end();
   }
 
-  /** Its windows. `edge` is called where what is measured begins and ends. */
+  /** Its windows; only one where the machine's state cannot be measured in between. `edge` is called at both ends of each. */
   async round(side: Side, pingPong: PingPong, edge: () => void = () => {}): Promise<MeasuredWindow[]> {
-    const { driver } = this.#case;
+    const { windowMs, windows: wished = 1 } = this.#options;
+    const beside = this.#measuresBeside;
+    const count = beside ? wished : 1;
+    const states: number[] = [];
+    const look = async (): Promise<void> => {
+      states.push(await pingPong.measure());
+    };
     this.#prefer(side);
-    const before = this.#measuresBeside ? null : await pingPong.measure();
+    if (!beside) await look();
     const driverBefore = await this.#driverFrames(side);
     const deviceBefore = await this.#deviceFrames(side);
     await this.#driver.command(`set portlist ${this.#driverPorts(side).join(',')}`);
     if (side === 'dpdk') await this.#dpdk.forward(this.#case.device);
-    await this.#driver.forward(driver, this.#case.circulating);
+    await this.#driver.forward(this.#case.driver, this.#case.circulating);
     await sleep(this.#warm.has(side) ? WARM_MS : FIRST_WARM_MS);
     this.#warm.add(side);
 
-    edge();
-    const windows = await this.#windows(side, before === null ? pingPong : null);
-    edge();
+    if (beside) await look();
+    const windows: WindowOfItself[] = [];
+    while (windows.length < count) {
+      windows.push(await this.#window(side, windowMs / count, edge));
+      if (beside) await look();
+    }
 
     await this.#driver.stop();
     await sleep(SETTLE_MS);
@@ -184,45 +196,37 @@ export class DatapathStage {
     if (side === 'dpdk') await this.#dpdk.stop();
     const driverAfter = await this.#driverFrames(side);
     const deviceAfter = await this.#deviceFrames(side);
+    if (!beside) await look();
+    const round = this.#rounds++;
     const frames = { driver: driverAfter - driverBefore, device: deviceAfter - deviceBefore };
-    this.#rounds++;
-    const round = { frames, onTheWay: this.#case.ports * QUEUE_SIZE };
-    if (before === null) return windows.map((window) => ({ ...window, ...round }));
-    const pingPongNs = [before, await pingPong.measure()] as const;
-    return windows.map((window) => ({ ...window, ...round, pingPongNs }));
+    const onTheWay = this.#case.ports * QUEUE_SIZE;
+    return windows.map((window, i) => ({
+      ...window,
+      round,
+      pingPongNs: [states[i]!, states[i + 1]!],
+      frames,
+      onTheWay,
+    }));
   }
 
-  /** Several, where the state can be measured in between; else one. */
-  async #windows(
-    side: Side,
-    pingPong: PingPong | null,
-  ): Promise<Omit<MeasuredWindow, 'frames' | 'onTheWay'>[]> {
-    const { windowMs, windows: wished = 1 } = this.#options;
-    const count = pingPong === null ? 1 : wished;
+  async #window(side: Side, ms: number, edge: () => void): Promise<WindowOfItself> {
     const { counts } = this.#case;
-    const windows: Omit<MeasuredWindow, 'frames' | 'onTheWay'>[] = [];
-    let before = (await pingPong?.measure()) ?? 0;
-    for (let i = 0; i < count; i++) {
-      const first = await this.#sample(side);
-      await sleep(windowMs / count);
-      const last = await this.#sample(side);
-      const after = (await pingPong?.measure()) ?? 0;
-      const length = last.at - first.at;
-      const share = (thread: 'driver' | 'device', time: 'ranNs' | 'waitedNs'): number =>
-        (last[thread][time] - first[thread][time]) / 1e6 / length;
-      windows.push({
-        side,
-        round: this.#rounds,
-        framesPerSecond: ((last[counts] - first[counts]) / length) * 1_000,
-        pingPongNs: [before, after],
-        ran: { driver: share('driver', 'ranNs'), device: share('device', 'ranNs') },
-        waited: { driver: share('driver', 'waitedNs'), device: share('device', 'waitedNs') },
-        windowError: (first.uncertainty + last.uncertainty) / length,
-        windowMs: length,
-      });
-      before = after;
-    }
-    return windows;
+    const first = await this.#sample(side);
+    edge();
+    await sleep(ms);
+    edge();
+    const last = await this.#sample(side);
+    const windowMs = last.at - first.at;
+    const share = (thread: 'driver' | 'device', time: 'ranNs' | 'waitedNs'): number =>
+      (last[thread][time] - first[thread][time]) / 1e6 / windowMs;
+    return {
+      side,
+      framesPerSecond: ((last[counts] - first[counts]) / windowMs) * 1_000,
+      ran: { driver: share('driver', 'ranNs'), device: share('device', 'ranNs') },
+      waited: { driver: share('driver', 'waitedNs'), device: share('device', 'waitedNs') },
+      windowError: (first.uncertainty + last.uncertainty) / windowMs,
+      windowMs,
+    };
   }
 
   /** Does something while the driver asks ports for frames that get none, and keeps its processor busy with that. */
