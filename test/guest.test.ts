@@ -178,7 +178,7 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     const world = used.value;
     for (let boot = 2; boot <= 3; boot++) {
       world.guest.reboot();
-      await world.guest.booted(boot);
+      await world.guest.booted(boot, 50_000);
       await world.guest.address(`${GUEST_ADDRESS}/24`);
       await world.reachable();
     }

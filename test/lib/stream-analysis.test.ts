@@ -1,5 +1,12 @@
 import { describe, expect, test } from 'vitest';
-import { type Arrival, analyseStream, describeLoss, longestPause, summarise } from './stream-analysis.ts';
+import {
+  type Arrival,
+  analyseStream,
+  describeDisorder,
+  describeLoss,
+  longestPause,
+  summarise,
+} from './stream-analysis.ts';
 
 /** Packets 0..n-1 sent a millisecond apart, each arriving `delayUs` later on a clock one hour ahead. */
 function stream(count: number, delayUs: (sequence: number) => number = () => 200): Arrival[] {
@@ -25,6 +32,10 @@ describe('numbered stream', () => {
     const [first, second, third, ...rest] = arrivals as [Arrival, Arrival, Arrival, ...Arrival[]];
     const report = analyseStream([first, third, second, second, ...rest], 0, 10);
     expect(report).toMatchObject({ received: 11, lost: [], duplicated: [1], reordered: 1 });
+    expect(describeDisorder([first, third, second, ...rest])).toMatch(
+      /^0 \(.*\), 2 \(.*\), 1 \(sent at 1000, there at 1000 us\), 3 /,
+    );
+    expect(describeDisorder(arrivals)).toBe('all in order');
   });
 
   test('runs of lost packets are told with the times around them', () => {

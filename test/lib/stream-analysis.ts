@@ -72,6 +72,19 @@ export function describeLoss(arrivals: readonly Arrival[], { lost }: StreamRepor
   return runs.length === 0 ? 'nothing' : runs.map(describe).join('; ');
 }
 
+/** The first packet that came again or late, with those around it and both ends' clocks; for a message, not for a verdict. */
+export function describeDisorder(arrivals: readonly Arrival[]): string {
+  const at = arrivals.findIndex(({ sequence }, i) => i > 0 && sequence <= arrivals[i - 1]!.sequence);
+  if (at < 0) return 'all in order';
+  const { sentUs, arrivedUs } = arrivals[0]!;
+  return arrivals
+    .slice(Math.max(0, at - 3), at + 4)
+    .map(
+      (one) => `${one.sequence} (sent at ${one.sentUs - sentUs}, there at ${one.arrivedUs - arrivedUs} us)`,
+    )
+    .join(', ');
+}
+
 export interface Pause {
   /** Index in the arrivals of the packet that ended it. */
   readonly index: number;
