@@ -267,7 +267,7 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     vhostd.start();
     await vhostd.ready(); // it waits for a keeper no longer
     keeper.start();
-    await until('what the keeper has is served', 5_000, async () =>
+    await until('what the keeper has is served', 20_000, async () =>
       (await service.vhostCli('vf', '-i', fullAddress(used.value.device.bdf))).stdout.includes(
         '"probed": true',
       ),
@@ -286,7 +286,7 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
 
     signalPid(vhostd.pid, 'SIGINT'); // as by systemctl stop
     expect(await vhostd.exited).toBe(0);
-    await until('nothing but the log', 5_000, () => keeper.names().length === 2);
+    await until('nothing but the log', 20_000, () => keeper.names().length === 2);
     expect(await keeper.stop()).toBe(0);
   }, 240_000);
 
