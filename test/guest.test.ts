@@ -178,12 +178,12 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     const world = used.value;
     for (let boot = 2; boot <= 3; boot++) {
       world.guest.reboot();
-      await world.guest.booted(boot, 50_000);
+      await world.guest.booted(boot, 90_000);
       await world.guest.address(`${GUEST_ADDRESS}/24`);
       await world.reachable();
     }
     expect((await world.service.query()).status.value).toBe(DRIVER_READY);
-  }, 120_000);
+  }, 300_000);
 
   test('QEMU killed and started again > vfe-vhostd connects to the new socket', async () => {
     const world = used.value;
