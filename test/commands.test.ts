@@ -130,12 +130,12 @@ describe('modify device', () => {
 
   test('link > the driver’s configuration and the representor’s carrier follow', async () => {
     expect((await driver.config()).status & NetStatus.LINK_UP).toBe(NetStatus.LINK_UP);
-    await until('carrier', 20_000, async () => !(await link()).flags.includes('NO-CARRIER'));
+    await until('carrier', 5_000, async () => !(await link()).flags.includes('NO-CARRIER'));
     expect(await modify('-l', '0')).toEqual(SUCCESS);
     expect((await driver.config()).status & NetStatus.LINK_UP).toBe(0);
-    await until('no carrier', 20_000, async () => (await link()).flags.includes('NO-CARRIER'));
+    await until('no carrier', 5_000, async () => (await link()).flags.includes('NO-CARRIER'));
     expect(await modify('-l', '1')).toEqual(SUCCESS);
-    await until('carrier', 20_000, async () => !(await link()).flags.includes('NO-CARRIER'));
+    await until('carrier', 5_000, async () => !(await link()).flags.includes('NO-CARRIER'));
     expect((await driver.config()).status & NetStatus.LINK_UP).toBe(NetStatus.LINK_UP);
   });
 
@@ -159,7 +159,7 @@ describe('modify device', () => {
       await service.recovered(pid);
       const wanted = up === '1';
       expect(((await driver.config()).status & NetStatus.LINK_UP) !== 0).toBe(wanted);
-      await until('carrier', 20_000, async () => !(await link()).flags.includes('NO-CARRIER') === wanted);
+      await until('carrier', 5_000, async () => !(await link()).flags.includes('NO-CARRIER') === wanted);
     }
     expect((await service.healthAfter('killed')).health_recover_counter).toBe(4);
   });
@@ -212,10 +212,10 @@ describe('modify device', () => {
     const bad = new Uint8Array(12).fill(0xff);
     for (let i = 0; i < 30; i++)
       expect(await driver.transmit(0, frame(), i % 3 === 0 ? bad : undefined)).toBe(true);
-    await until('the queue is empty', 20_000, async () => accounted((await queues())[1]!) === 30);
+    await until('the queue is empty', 5_000, async () => accounted((await queues())[1]!) === 30);
     await modify('-l', '0');
     for (let i = 0; i < 5; i++) expect(await driver.transmit(0, frame())).toBe(true);
-    await until('the queue is empty', 20_000, async () => accounted((await queues())[1]!) === 35);
+    await until('the queue is empty', 5_000, async () => accounted((await queues())[1]!) === 35);
     await modify('-l', '1');
     expect((await queues())[1]).toMatchObject({ frames: 20, drop_header: 10, drop_link_down: 5 });
     expect((await received()) - before).toBe(20);
@@ -252,10 +252,10 @@ describe('modify device', () => {
     await driver.postReceive(0, 100);
     await send(100);
     const now = async () => (await stats())['queues-stats'][0]!;
-    await until('the frames', 20_000, async () => bytesSince(before, await now()) === 100 * FRAME_BYTES);
+    await until('the frames', 5_000, async () => bytesSince(before, await now()) === 100 * FRAME_BYTES);
     const sent = async () =>
       Number((await now()).aux_handler_schd_number) - Number(before.aux_handler_schd_number);
-    await until('an interrupt', 20_000, async () => (await sent()) > 0);
+    await until('an interrupt', 5_000, async () => (await sent()) > 0);
     expect(await sent()).toBeLessThanOrEqual(2);
     driver.received(0);
     const { pid } = service.killEmu();
@@ -360,12 +360,12 @@ describe('a second function', () => {
     };
     expect(await errors()).toEqual([0, 0, 0]);
     await driver.pci.notify(1);
-    await until('a kick that brought nothing', 20_000, async () => (await errors())[0] === 1);
+    await until('a kick that brought nothing', 5_000, async () => (await errors())[0] === 1);
     expect(await errors()).toEqual([1, 0, 0]);
     driver.ring(1).offer(0xffff); // no descriptor has this number
     driver.ring(1).publish();
     await driver.pci.notify(1);
-    await until('the queue is stopped', 20_000, async () => (await errors())[1] === 1);
+    await until('the queue is stopped', 5_000, async () => (await errors())[1] === 1);
     expect(await errors()).toEqual([1, 1, 0]);
     await used.scene.net.ip(`link del ${SECOND}`);
     expect(await modifySecond('-l', '0')).toEqual(SUCCESS); // the driver's side of it

@@ -178,12 +178,12 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     const world = used.value;
     for (let boot = 2; boot <= 3; boot++) {
       world.guest.reboot();
-      await world.guest.booted(boot, 90_000);
+      await world.guest.booted(boot);
       await world.guest.address(`${GUEST_ADDRESS}/24`);
       await world.reachable();
     }
     expect((await world.service.query()).status.value).toBe(DRIVER_READY);
-  }, 300_000);
+  });
 
   test('QEMU killed and started again > vfe-vhostd connects to the new socket', async () => {
     const world = used.value;
@@ -191,7 +191,7 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     await world.guest.qemu.exited;
     await world.bootGuest();
     expect((await world.service.query()).status.value).toBe(DRIVER_READY);
-  }, 60_000);
+  });
 
   test('vfe-vhostd killed, and its keeper, and again, and told to end > the guest sees nothing, and streams go on without a loss', async () => {
     const { ends, guest, service, bridgeMac } = used.value;
@@ -267,7 +267,8 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
     vhostd.start();
     await vhostd.ready(); // it waits for a keeper no longer
     keeper.start();
-    await until('what the keeper has is served', 20_000, async () =>
+    await keeper.ready();
+    await until('what the keeper has is served', 5_000, async () =>
       (await service.vhostCli('vf', '-i', fullAddress(used.value.device.bdf))).stdout.includes(
         '"probed": true',
       ),
@@ -286,7 +287,7 @@ describe('Linux guest, QEMU listens (vfe-vhostd --client), four queue pairs', ()
 
     signalPid(vhostd.pid, 'SIGINT'); // as by systemctl stop
     expect(await vhostd.exited).toBe(0);
-    await until('nothing but the log', 20_000, () => keeper.names().length === 2);
+    await until('nothing but the log', 5_000, () => keeper.names().length === 2);
     expect(await keeper.stop()).toBe(0);
   }, 240_000);
 

@@ -41,7 +41,7 @@ async function expectHealth(): Promise<void> {
   const { driver } = bound;
   await driver.setMac(macBytes(HEALTHY_MAC));
   expect(await driver.transmit(0, broadcast(HEALTHY_MAC))).toBe(true);
-  await until('a transmitted frame', 20_000, () => {
+  await until('a transmitted frame', 2_000, () => {
     driver.ring(1).collect();
     return driver.ring(1).outstanding === 0;
   });
@@ -55,7 +55,7 @@ async function expectService(): Promise<void> {
   );
   const driver = await fn.start();
   expect(await driver.transmit(0, broadcast(VICTIM_MAC))).toBe(true);
-  await until('a transmitted frame', 20_000, () => driver.ring(1).collect().length > 0);
+  await until('a transmitted frame', 2_000, () => driver.ring(1).collect().length > 0);
   await fn.close();
 }
 
@@ -163,7 +163,7 @@ describe('rings', () => {
     driver.ring(1).offer(NO_SUCH_HEAD);
     driver.ring(1).publish();
     await driver.pci.notify(1);
-    await until('NEEDS_RESET', 20_000, async () => {
+    await until('NEEDS_RESET', 2_000, async () => {
       return ((await driver.pci.read('deviceStatus')) & DeviceStatus.NEEDS_RESET) !== 0;
     });
     await expectHealth();
@@ -178,7 +178,7 @@ describe('rings', () => {
     const ring = driver.ring(1);
     ring.setAvailableIndex(ring.availableIndex + ring.queueSize + 1);
     await driver.pci.notify(1);
-    await until('NEEDS_RESET', 20_000, async () => {
+    await until('NEEDS_RESET', 2_000, async () => {
       return ((await driver.pci.read('deviceStatus')) & DeviceStatus.NEEDS_RESET) !== 0;
     });
     await expectHealth();

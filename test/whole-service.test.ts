@@ -91,7 +91,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
     going = false;
     await traffic;
     const sent = Number((await sender.finish()).split(' ')[0]);
-    await until('all transmitted frames were taken', 20_000, async () => {
+    await until('all transmitted frames were taken', 5_000, async () => {
       await take();
       return driver.ring(1).outstanding === 0;
     });
@@ -233,7 +233,7 @@ describe('kill -9 of the whole service, under a service manager', () => {
   test('unplugged > nothing of the device is kept any more', async () => {
     const { manager, service } = used.value;
     expect((await service.virtnet('unplug', '-p', '0')).code).toBe(0);
-    await until('nothing but the log', 20_000, () => manager.names().length === 2);
+    await until('nothing but the log', 5_000, () => manager.names().length === 2);
     expect(manager.names()).toEqual(['virtnet-log-0', 'virtnet-log-1']);
   });
 
